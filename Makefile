@@ -1,0 +1,44 @@
+# iocast. `make demo` and `make test` set up all they need, as root, on Debian 12 with Rust.
+TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+LAB    := $(CURDIR)/target/debug/iocast-lab
+
+# Of the lab that `make lab-up` keeps.
+TOPOLOGY ?= bridge
+PODS     ?= 3
+NAME     ?= lab
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: build lab-tools lab ## See a LAN workstation read IOCs in pods
+	@$(LAB) demo --topology $(TOPOLOGY)
+
+test: build lab-tools ## Run all tests
+	cargo test --locked --workspace
+
+lint: toolchain ## Check formatting and lints
+	cargo fmt --all --check
+	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+lab-up: build lab-tools lab ## Keep a lab up: TOPOLOGY=bridge|routed PODS=3 NAME=lab
+	@$(LAB) up --name $(NAME) --topology $(TOPOLOGY) --pods $(PODS)
+
+lab-down: ## Tear it down: NAME=lab
+	@test ! -x $(LAB) || $(LAB) down --name $(NAME)
+
+build: toolchain ## Build the static binaries into target/bin
+	RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --quiet --locked --release --target $(TARGET) -p iocast -p iocast-node
+	@mkdir -p target/bin
+	@install target/$(TARGET)/release/iocast target/$(TARGET)/release/iocast-node target/bin/
+
+lab: toolchain
+	@cargo build --quiet --locked -p iocast-tests --bin iocast-lab
+
+toolchain: ## Install what the eBPF programs need to build
+	@ebpf/toolchain.sh
+
+lab-tools: ## Install what the lab needs
+	@tests/tools.sh
+
+.PHONY: help demo test lint lab-up lab-down build lab toolchain lab-tools

@@ -1,0 +1,80 @@
+//! Counters: one number per (domain, protocol, verdict) and CPU.
+
+use crate::DOMAINS;
+
+/// Defines an enum whose values are array indexes, with the name of each for people and for metrics.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident: $($(#[$vmeta:meta])* $variant:ident = $text:literal,)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vmeta])* $variant,)* }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name, for people and for metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+named! {
+    /// A protocol with a parser of its own, or [`Protocol::Other`].
+    Protocol:
+    /// None of ours.
+    Other = "other",
+    /// Channel Access.
+    Ca = "ca",
+}
+
+named! {
+    /// What became of a datagram, or of one copy of it.
+    Verdict:
+    /// A broadcast or search, handed to the fan.
+    Relayed = "relayed",
+    /// A copy given to a member that listens.
+    Delivered = "delivered",
+    /// A pod's broadcast, sent to the LAN.
+    Sent = "sent",
+    /// A pod's answer to a LAN searcher, translated.
+    Answered = "answered",
+    /// A datagram or segment from the LAN to an external port, translated.
+    TranslatedIn = "translated_in",
+    /// A segment of such a flow on its way back, translated.
+    TranslatedOut = "translated_out",
+    /// Refused by the fan device's queue.
+    Overrun = "overrun",
+    /// Left alone: not what the protocol's peers send.
+    Malformed = "malformed",
+    /// Left alone: a fragment.
+    Fragment = "fragment",
+    /// Left alone: a pod's broadcast whose source is not the pod's address.
+    Spoofed = "spoofed",
+    /// Dropped: no external port is free, so that no peer could have come back.
+    NoPort = "no_port",
+    /// Left alone: to an external port that stands for nothing.
+    Unowned = "unowned",
+    /// Left alone: to a relayed port of an address that is not the uplink's.
+    Elsewhere = "elsewhere",
+    /// Left alone: a broadcast to a port that is not relayed.
+    Unrelayed = "unrelayed",
+    /// Left alone: an answer that names another server than the pod.
+    Foreign = "foreign",
+}
+
+const PROTOCOLS: u32 = 16;
+const VERDICTS: u32 = 32;
+const _: () = assert!(Protocol::ALL.len() as u32 <= PROTOCOLS && Verdict::ALL.len() as u32 <= VERDICTS);
+
+/// Entries in the counter map.
+pub const COUNTERS: u32 = DOMAINS * PROTOCOLS * VERDICTS;
+
+/// Position of a counter in the counter map.
+#[inline(always)]
+pub const fn counter_index(domain: u32, protocol: u32, verdict: Verdict) -> u32 {
+    (domain * PROTOCOLS + protocol) * VERDICTS + verdict as u32
+}

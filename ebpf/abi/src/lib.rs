@@ -1,0 +1,252 @@
+//! What the programs in the kernel and the tools in user space both read: map keys, map values, limits.
+//!
+//! Addresses are octets in network order; ports and numbers are in host order. Every type has a fixed size and no
+//! hidden padding, because map keys are compared byte by byte. A change to any of them is a new [`SCHEMA`].
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+mod counter;
+mod fan;
+mod port;
+
+pub use counter::{COUNTERS, Protocol, Verdict, counter_index};
+pub use fan::FanMark;
+pub use port::{identity, preferred_port};
+
+/// Version of everything in this crate; part of the pin directory's name.
+pub const SCHEMA: u32 = 1;
+/// Broadcast domains on one node.
+pub const DOMAINS: u32 = 16;
+/// Member pods of one domain on one node.
+pub const SLOTS: u32 = 1024;
+/// Interfaces that can be an uplink.
+pub const UPLINKS: u32 = DOMAINS;
+/// Relayed UDP ports, all domains together.
+pub const RELAYS: u32 = 256;
+/// External ports in use, TCP and UDP, all domains together.
+pub const EXTERNALS: u32 = 16 * 1024;
+/// LAN sockets remembered as searchers; the least recently used one is forgotten first.
+pub const SEARCHERS: u32 = 64 * 1024;
+/// Translated TCP flows remembered; the least recently used one is forgotten first.
+pub const FLOWS: u32 = 64 * 1024;
+/// How long after its last search an answer to a LAN socket is translated, in nanoseconds.
+pub const SEARCHER_AGE_NS: u64 = 30_000_000_000;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+/// The limited broadcast address.
+pub const LIMITED_BROADCAST: [u8; 4] = [255; 4];
+
+/// Names under which programs and maps are pinned, one place for both sides.
+pub mod names {
+    /// tc ingress of an uplink.
+    pub const FROM_LAN: &str = "from_lan";
+    /// tc egress of an uplink.
+    pub const TO_LAN: &str = "to_lan";
+    /// tc ingress of a member's host-side veth.
+    pub const FROM_POD: &str = "from_pod";
+    /// tc ingress of the fan device.
+    pub const FAN: &str = "fan";
+}
+
+/// Defines a map value or key: C layout, plain bytes, and [`aya::Pod`] for user space.
+macro_rules! plain {
+    ($($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $type:ty,)* })*) => {$(
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name { $($(#[$fmeta])* pub $field: $type,)* }
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())*, "hidden padding");
+        // SAFETY: C layout, no padding (checked above), every bit pattern is valid.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
+    )*};
+}
+
+plain! {
+    /// What all programs need to know, one per node.
+    pub struct Config {
+        /// Interface index of the fan device.
+        pub fan: u32,
+    }
+
+    /// A broadcast domain on this node.
+    pub struct Domain {
+        /// Interface index of the uplink; 0 while there is none.
+        pub uplink: u32,
+        /// First external port.
+        pub first_port: u16,
+        /// Last external port, inclusive.
+        pub last_port: u16,
+        /// The domain's name, padded with zeros; all zeros where there is no such domain.
+        pub name: [u8; 64],
+    }
+
+    /// An interface on the LAN.
+    pub struct Uplink {
+        /// Its IPv4 address.
+        pub address: [u8; 4],
+        /// The broadcast address of its network.
+        pub broadcast: [u8; 4],
+        /// Its MAC address.
+        pub mac: [u8; 6],
+        /// The domain whose counters take what belongs to no domain in particular.
+        pub domain: u16,
+        /// First external port of any domain here.
+        pub first_port: u16,
+        /// Last external port of any domain here, inclusive.
+        pub last_port: u16,
+    }
+
+    /// A pod in a domain; keyed by the interface index of its host-side veth.
+    pub struct Member {
+        /// The pod's IPv4 address.
+        pub address: [u8; 4],
+        /// The broadcast address configured in the pod.
+        pub broadcast: [u8; 4],
+        /// Id of the pod's network namespace, as the node's namespace numbers it.
+        pub netns: i32,
+        /// Hash of the pod's namespace and name: where its search for an external port begins.
+        pub identity: u32,
+        /// Its domain.
+        pub domain: u16,
+        /// Its place in the domain's roster.
+        pub slot: u16,
+        /// MAC address of the host-side veth.
+        pub mac: [u8; 6],
+        /// Zero.
+        pub reserved: u16,
+    }
+
+    /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.
+    pub struct RelayKey {
+        /// Domain or interface index.
+        pub scope: u32,
+        /// UDP destination port.
+        pub port: u16,
+        /// Zero.
+        pub reserved: u16,
+    }
+
+    /// A relayed UDP port.
+    pub struct Relay {
+        /// The domain it belongs to.
+        pub domain: u16,
+        /// The port on the other side: in pods for a LAN key, on the LAN for a pod key.
+        pub port: u16,
+        /// A [`Protocol`].
+        pub protocol: u16,
+        /// Directions, from [`relay`].
+        pub flags: u16,
+    }
+
+    /// A transport address: a pod's, or an external one on an uplink.
+    pub struct Endpoint {
+        /// IPv4 address.
+        pub address: [u8; 4],
+        /// Port.
+        pub port: u16,
+        /// [`TCP`] or [`UDP`].
+        pub protocol: u16,
+    }
+
+    /// Who holds an external port.
+    pub struct Claim {
+        /// What the port stands for.
+        pub pod: Endpoint,
+        /// The member, by the interface index of its host-side veth.
+        pub member: u32,
+        /// The domain the port was taken for.
+        pub domain: u32,
+    }
+
+    /// A LAN socket that searched, seen from a domain.
+    pub struct SearcherKey {
+        /// Its address.
+        pub address: [u8; 4],
+        /// Its UDP port.
+        pub port: u16,
+        /// The domain it searched.
+        pub domain: u16,
+    }
+
+    /// When, and in which protocol, a LAN socket searched last.
+    pub struct Searcher {
+        /// Kernel's monotonic clock, nanoseconds.
+        pub seen: u64,
+        /// A [`Protocol`].
+        pub protocol: u64,
+    }
+
+    /// A TCP flow that came in through an external port, as the pod sees it.
+    pub struct FlowKey {
+        /// The LAN client.
+        pub peer: [u8; 4],
+        /// The pod.
+        pub pod: [u8; 4],
+        /// The client's port.
+        pub peer_port: u16,
+        /// The pod's port.
+        pub pod_port: u16,
+    }
+
+    /// Key of a CNI attachment (CNI spec: container id and interface name).
+    pub struct AttachmentKey {
+        /// `CNI_CONTAINERID`, padded with zeros.
+        pub container: [u8; 128],
+        /// `CNI_IFNAME`, padded with zeros.
+        pub interface: [u8; 16],
+    }
+
+    /// What ADD set up for an attachment, so that DEL and GC need nothing else. Read by user space only.
+    pub struct Attachment {
+        /// Interface index of the host-side veth: the key of the [`Member`].
+        pub member: u32,
+        /// The domain.
+        pub domain: u16,
+        /// The place in the domain's roster.
+        pub slot: u16,
+        /// The pod's IPv4 address.
+        pub address: [u8; 4],
+        /// The CNI network's name, padded with zeros.
+        pub network: [u8; 64],
+        /// The pod's namespace, padded with zeros.
+        pub namespace: [u8; 64],
+        /// The pod's name, padded with zeros.
+        pub pod: [u8; 256],
+    }
+}
+
+/// Directions in which datagrams to a relayed port travel; flags of [`Relay`].
+pub mod relay {
+    /// From the LAN to the pods.
+    pub const LAN_TO_PODS: u16 = 1;
+    /// From a pod to the LAN.
+    pub const POD_TO_LAN: u16 = 2;
+    /// From a pod to the other pods.
+    pub const POD_TO_PODS: u16 = 4;
+    /// Answers come by unicast to the socket that asked.
+    pub const ANSWERED: u16 = 8;
+    /// All of the above: a search protocol.
+    pub const SEARCH: u16 = LAN_TO_PODS | POD_TO_LAN | POD_TO_PODS | ANSWERED;
+}
+
+/// Position of a roster's entry in the map that holds all rosters.
+#[inline(always)]
+pub const fn roster_index(domain: u32, slot: u32) -> u32 {
+    domain * SLOTS + slot
+}
+
+/// A string as the fixed, zero-padded field of a key or value; `None` if it does not fit.
+pub fn field<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+    Some(bytes)
+}
+
+/// The string in a fixed, zero-padded field.
+pub fn text(field: &[u8]) -> &str {
+    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    core::str::from_utf8(&field[..end]).unwrap_or("?")
+}

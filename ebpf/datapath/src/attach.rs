@@ -1,0 +1,204 @@
+//! Attaching programs to interfaces, so that they stay when the process ends and are replaced without a gap.
+//!
+//! On an uplink and on the fan device TCX is used where the kernel has it: a link pinned beside the maps. On a pod's
+//! veth a classic filter of the clsact qdisc does the same in a tenth of the time (TCX waits for an RCU grace period),
+//! unless another owner's TCX program sits there, which would end the chain before a classic filter runs.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use abi::names;
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::{FdLink, PinnedLink},
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+};
+use netlink_packet_route::tc::TcHandle as NetlinkHandle;
+use nix::errno::Errno;
+
+use crate::{
+    Error, Result,
+    link::{self, Link},
+    state::{LINKS, PROGRAMS, pin_directory},
+};
+
+/// Priority of our classic filters: before other owners' filters, which may end the chain.
+const PRIORITY: u16 = 1;
+/// Handle of our classic filters, by which we know them again ("ioca").
+const HANDLE: (u16, u16) = (0x696f, 0x6361);
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `from_lan`: ingress of an uplink.
+    FromLan,
+    /// `to_lan`: egress of an uplink.
+    ToLan,
+    /// `from_pod`: ingress of a member's host-side veth.
+    FromPod,
+    /// `fan`: ingress of the fan device.
+    Fan,
+}
+
+impl Hook {
+    fn program(self) -> &'static str {
+        match self {
+            Self::FromLan => names::FROM_LAN,
+            Self::ToLan => names::TO_LAN,
+            Self::FromPod => names::FROM_POD,
+            Self::Fan => names::FAN,
+        }
+    }
+
+    fn direction(self) -> TcAttachType {
+        if self == Self::ToLan { TcAttachType::Egress } else { TcAttachType::Ingress }
+    }
+
+    /// First to see what comes in, last to see what goes out: others then see the node's own view of a packet.
+    fn order(self) -> LinkOrder {
+        if self == Self::ToLan { LinkOrder::last() } else { LinkOrder::first() }
+    }
+
+    /// Whether TCX is worth its price here when nobody else uses it.
+    fn prefers_tcx(self) -> bool {
+        self != Self::FromPod
+    }
+
+    fn parent(self) -> NetlinkHandle {
+        let minor = if self == Self::ToLan { 0xfff3 } else { 0xfff2 };
+        NetlinkHandle { major: 0xffff, minor }
+    }
+}
+
+/// Attaches the pinned program of `hook` to `device`; one that is already there is replaced in place.
+pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
+    let directory = pin_directory(bpffs);
+    let what = format!("cannot attach {} to {}", hook.program(), device.name);
+    let fault = |error: &ProgramError| Error::bpf(what.clone(), error);
+    let mut program = SchedClassifier::from_pin(directory.join(PROGRAMS).join(hook.program()))
+        .map_err(|error| fault(&error))?;
+    let pin = link_pin(bpffs, hook, device.index);
+    if replace_link(&mut program, &pin) {
+        return Ok(());
+    }
+    if link::has_filter(device.index, hook.parent(), PRIORITY, netlink_handle())? {
+        return replace_filter(&mut program, hook, device).map_err(|error| fault(&error));
+    }
+    if wants_tcx(hook, device) {
+        match attach_link(&mut program, hook, device, &pin) {
+            Ok(()) => return Ok(()),
+            Err(error) if lacks_tcx(&error) => {}
+            Err(error) => return Err(fault(&error)),
+        }
+    }
+    attach_filter(&mut program, hook, device).map_err(|error| fault(&error))
+}
+
+/// Whether the program of `hook` is on device `index`.
+pub fn is_attached(bpffs: &Path, hook: Hook, index: u32) -> Result<bool> {
+    Ok(link_pin(bpffs, hook, index).exists()
+        || link::has_filter(index, hook.parent(), PRIORITY, netlink_handle())?)
+}
+
+/// Removes the program of `hook` from device `index`; that it is not there, or that the device is gone, is no error.
+pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
+    let pin = link_pin(bpffs, hook, index);
+    match fs::remove_file(&pin) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::kernel(format!("cannot remove {}", pin.display()), error));
+        }
+        _ => {}
+    }
+    let Some(device) = link::by_index(index)? else { return Ok(()) };
+    if !link::has_filter(index, hook.parent(), PRIORITY, netlink_handle())? {
+        return Ok(());
+    }
+    let what = format!("cannot detach {} from {}", hook.program(), device.name);
+    let filter = SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
+        .map_err(|error| Error::kernel(what.clone(), error))?;
+    // A filter that was known by name only goes when its handle is dropped.
+    aya::programs::links::Link::detach(filter).map_err(|error| Error::bpf(what, &error))
+}
+
+fn handle() -> TcHandle {
+    TcHandle::new(HANDLE.0, HANDLE.1)
+}
+
+fn netlink_handle() -> NetlinkHandle {
+    NetlinkHandle { major: HANDLE.0, minor: HANDLE.1 }
+}
+
+fn link_pin(bpffs: &Path, hook: Hook, index: u32) -> PathBuf {
+    pin_directory(bpffs).join(LINKS).join(format!("{}-{index}", hook.program()))
+}
+
+/// Puts `program` into the link pinned at `pin`. False if there is none, or only the dead link of a device that is gone,
+/// which is removed.
+fn replace_link(program: &mut SchedClassifier, pin: &Path) -> bool {
+    let replaced = PinnedLink::from_pin(pin).ok().and_then(|pinned| {
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
+        let id = program.attach_to_link(link).ok()?;
+        program.take_link(id).ok() // the pin holds it; ours may go
+    });
+    if replaced.is_none() {
+        let _ = fs::remove_file(pin);
+    }
+    replaced.is_some()
+}
+
+fn replace_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> Result<(), ProgramError> {
+    let filter = SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
+        .map_err(TcError::IoError)?;
+    let id = program.attach_to_link(filter)?;
+    keep(program.take_link(id)?);
+    Ok(())
+}
+
+/// A classic filter lives in the kernel until someone deletes it; aya would delete it when its handle is dropped.
+fn keep(filter: SchedClassifierLink) {
+    std::mem::forget(filter);
+}
+
+fn wants_tcx(hook: Hook, device: &Link) -> bool {
+    hook.prefers_tcx()
+        || SchedClassifier::query_tcx(&device.name, hook.direction())
+            .is_ok_and(|(_, others)| !others.is_empty())
+}
+
+fn attach_link(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    device: &Link,
+    pin: &Path,
+) -> Result<(), ProgramError> {
+    let options = TcAttachOptions::TcxOrder(hook.order());
+    let id = program.attach_with_options(&device.name, hook.direction(), options)?;
+    let link: FdLink = program.take_link(id)?.try_into().map_err(|_| ProgramError::NotAttached)?;
+    match link.pin(pin) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ProgramError::IOError(std::io::Error::other(error))),
+    }
+}
+
+/// Whether a TCX attach failed because the kernel has no TCX (before 6.6 the call is an invalid argument).
+fn lacks_tcx(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error)
+        if matches!(error.io_error.raw_os_error(), Some(code) if code == Errno::EINVAL as i32 || code == Errno::EOPNOTSUPP as i32))
+}
+
+fn attach_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> Result<(), ProgramError> {
+    match tc::qdisc_add_clsact(&device.name) {
+        // Another owner's qdisc serves as well.
+        Err(TcError::AlreadyAttached) | Ok(()) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let options = NlOptions { priority: PRIORITY, handle: handle(), classid: None };
+    let id =
+        program.attach_with_options(&device.name, hook.direction(), TcAttachOptions::Netlink(options))?;
+    keep(program.take_link(id)?);
+    Ok(())
+}

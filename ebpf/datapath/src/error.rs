@@ -1,0 +1,101 @@
+//! What can go wrong between user space and the kernel, said so that a person knows what to do.
+
+use std::{io, path::PathBuf};
+
+/// A failure of the datapath's user space.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pin directory does not exist: no agent has loaded the datapath since the node booted.
+    #[error("the datapath is not loaded: there is no {0}; iocast-node must run on this node")]
+    NotLoaded(PathBuf),
+    /// The directory for pins is not on a BPF file system.
+    #[error(
+        "{0} is not a BPF file system; mount one there (mount -t bpf bpf {0}) or set another with --bpffs"
+    )]
+    NotBpffs(PathBuf),
+    /// The kernel refuses BPF to this user.
+    #[error("{0}: not permitted; run as root, or with CAP_BPF and CAP_NET_ADMIN")]
+    NotPermitted(String),
+    /// The kernel lacks something the programs call.
+    #[error("this kernel lacks {}: iocast needs Linux 5.17 or newer, or a kernel with these backported", .0.join(", "))]
+    MissingFeatures(Vec<&'static str>),
+    /// A map pinned by another version of iocast has another shape.
+    #[error(
+        "{path} has another shape than this version expects ({reason}); uninstall the version that pinned it"
+    )]
+    ForeignMap {
+        /// The pin.
+        path: PathBuf,
+        /// What aya found.
+        reason: String,
+    },
+    /// All places of a domain are taken.
+    #[error("domain `{domain}` already has {limit} members on this node, which is the most it can have")]
+    DomainFull {
+        /// The domain.
+        domain: String,
+        /// Its limit.
+        limit: u32,
+    },
+    /// Another process holds the lock and does not let go.
+    #[error("{0} stays locked by another process; try again")]
+    Busy(PathBuf),
+    /// A call to the kernel failed.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// What was tried, naming the thing.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An operation on a program or a map failed.
+    #[error("{what}: {reason}")]
+    Bpf {
+        /// What was tried, naming the thing.
+        what: String,
+        /// aya's account of it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// A failed call to the kernel.
+    pub(crate) fn kernel(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        let (what, source) = (what.into(), source.into());
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::NotPermitted(what),
+            _ => Self::Kernel { what, source },
+        }
+    }
+
+    /// A failed operation of aya, with the whole chain of causes.
+    pub(crate) fn bpf(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let what = what.into();
+        let mut reason = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+            {
+                return Self::NotPermitted(what);
+            }
+            let text = error.to_string();
+            if !reason.contains(&text) {
+                reason = format!("{reason}: {text}");
+            }
+            cause = error.source();
+        }
+        Self::Bpf { what, reason: shortened(&reason) }
+    }
+}
+
+/// The verifier tells its whole way through a program: only the end of it says what is wrong.
+fn shortened(reason: &str) -> String {
+    const VERIFIER: &str = "Verifier output:";
+    const LINES: usize = 8;
+    let Some((before, log)) = reason.split_once(VERIFIER) else { return reason.into() };
+    let lines: Vec<_> = log.trim_end().lines().collect();
+    let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+    format!("{before}{VERIFIER} ...\n{end}")
+}

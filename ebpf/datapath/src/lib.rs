@@ -1,0 +1,18 @@
+//! The datapath from user space: build, load, pin, attach, typed maps, and the network devices they need.
+//!
+//! Mechanism only: annotations, configuration files and Kubernetes are the business of `plugin` and `installer`.
+
+mod attach;
+mod error;
+pub mod link;
+mod load;
+mod netlink;
+mod state;
+
+pub use attach::{Hook, attach, detach, is_attached};
+pub use error::Error;
+pub use load::{ensure_fan, load};
+pub use state::{Counter, External, Lock, State, pin_directory};
+
+/// This crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,268 @@
+//! Network devices and addresses of the calling thread's network namespace.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    address::{AddressAttribute, AddressFlags, AddressMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    tc::{TcAttribute, TcHandle, TcMessage},
+};
+use nix::errno::Errno;
+
+use crate::{Error, Result, netlink};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// MAC address; zeros where the device has none.
+    pub mac: [u8; 6],
+    /// What kind of virtual device it is, such as `veth` or `macvlan`; empty for a physical one.
+    pub kind: String,
+    /// Interface index of its peer (veth) or lower device, in that one's namespace.
+    pub peer: Option<u32>,
+    /// The peer's namespace as this one numbers it; `None` for this one.
+    pub peer_netns: Option<i32>,
+}
+
+/// An IPv4 address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Prefix length, bits.
+    pub prefix: u8,
+    /// The broadcast address, where one is configured.
+    pub broadcast: Option<Ipv4Addr>,
+}
+
+impl Address {
+    /// The broadcast address that fits the prefix: the network's, or the limited one where there is no network.
+    pub fn natural_broadcast(&self) -> Ipv4Addr {
+        let host_bits = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+        if self.prefix >= 31 {
+            Ipv4Addr::BROADCAST
+        } else {
+            Ipv4Addr::from(u32::from(self.address) | host_bits)
+        }
+    }
+}
+
+/// The device called `name`; `None` if there is none.
+pub fn by_name(name: &str) -> Result<Option<Link>> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.into()));
+    find(request).map_err(|error| Error::kernel(format!("cannot look up interface {name}"), error))
+}
+
+/// The device numbered `index`; `None` if there is none.
+pub fn by_index(index: u32) -> Result<Option<Link>> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    find(request).map_err(|error| Error::kernel(format!("cannot look up interface number {index}"), error))
+}
+
+/// The names of all devices.
+pub fn names() -> Result<Vec<String>> {
+    let answers = netlink::dump(Message::GetLink(LinkMessage::default()))
+        .map_err(|error| Error::kernel("cannot list the interfaces", error))?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Message::NewLink(link) => Some(parse_link(link).name),
+            _ => None,
+        })
+        .collect())
+}
+
+fn find(request: LinkMessage) -> std::io::Result<Option<Link>> {
+    match netlink::get(Message::GetLink(request)) {
+        Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
+            Message::NewLink(link) => Some(parse_link(&link)),
+            _ => None,
+        })),
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse_link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: [0; 6],
+        kind: String::new(),
+        peer: None,
+        peer_netns: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::Link(index) => link.peer = Some(*index),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
+            LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn kind(info: &[LinkInfo]) -> String {
+    info.iter()
+        .find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None })
+        .unwrap_or_default()
+}
+
+/// The IPv4 addresses of device `index`, in the kernel's order.
+pub fn addresses(index: u32) -> Result<Vec<Address>> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    request.header.index = index;
+    let answers = netlink::dump(Message::GetAddress(request)).map_err(|error| {
+        Error::kernel(format!("cannot list the addresses of interface number {index}"), error)
+    })?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Message::NewAddress(message) if message.header.index == index => parse_address(message),
+            _ => None,
+        })
+        .collect())
+}
+
+fn parse_address(message: &AddressMessage) -> Option<Address> {
+    let mut address = None;
+    let mut broadcast = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
+            AddressAttribute::Broadcast(found) => broadcast = Some(*found),
+            _ => {}
+        }
+    }
+    Some(Address { address: address?, prefix: message.header.prefix_len, broadcast })
+}
+
+/// Gives `address` of device `index` a broadcast address if it has none, and returns the one it then has.
+///
+/// The kernel cannot change the broadcast address of an address that is there. A twin of it with another prefix holds
+/// the place meanwhile, so that the device is never without the address and no route is lost with it.
+pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
+    if let Some(broadcast) = address.broadcast {
+        return Ok(broadcast);
+    }
+    let twin = Address { prefix: if address.prefix == 31 { 30 } else { 31 }, ..address };
+    let wanted = Address { broadcast: Some(address.natural_broadcast()), ..address };
+    let steps: [(&str, &dyn Fn() -> std::io::Result<()>); 4] = [
+        ("add a twin of", &|| add_address(index, twin, true)),
+        ("remove", &|| remove_address(index, address)),
+        ("set the broadcast address of", &|| add_address(index, wanted, false)),
+        ("remove the twin of", &|| remove_address(index, twin)),
+    ];
+    for (what, step) in steps {
+        let Address { address, prefix, .. } = address;
+        step().map_err(|error| {
+            Error::kernel(format!("cannot {what} the pod's address {address}/{prefix}"), error)
+        })?;
+    }
+    Ok(address.natural_broadcast())
+}
+
+fn add_address(index: u32, address: Address, without_route: bool) -> std::io::Result<()> {
+    let mut message = address_message(index, address);
+    if without_route {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+    }
+    netlink::change(Message::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn remove_address(index: u32, address: Address) -> std::io::Result<()> {
+    netlink::change(Message::DelAddress(address_message(index, address)), 0)
+}
+
+fn address_message(index: u32, address: Address) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = index;
+    message.header.prefix_len = address.prefix;
+    let ip = IpAddr::V4(address.address);
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message.attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
+    message
+}
+
+/// Creates a veth pair `name`/`peer` with the largest MTU; an existing one is left as it is.
+pub(crate) fn create_veth(name: &str, peer: &str) -> Result<()> {
+    let named = |name: &str| {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(65535)];
+        message
+    };
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(named(peer)))),
+    ]));
+    match netlink::change(Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL) {
+        Err(error) if error.raw_os_error() != Some(Errno::EEXIST as i32) => {
+            Err(Error::kernel(format!("cannot create the veth pair {name}, {peer}"), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Brings device `index` up, without ARP.
+pub(crate) fn set_up(index: u32) -> Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up | LinkFlags::Noarp;
+    message.header.change_mask = LinkFlags::Up | LinkFlags::Noarp;
+    netlink::change(Message::SetLink(message), 0)
+        .map_err(|error| Error::kernel(format!("cannot bring interface number {index} up"), error))
+}
+
+/// Whether a bpf filter with this handle and priority is on the ingress (`parent` from [`ingress`]) of device `index`.
+pub(crate) fn has_filter(index: u32, parent: TcHandle, priority: u16, handle: TcHandle) -> Result<bool> {
+    let mut request = TcMessage::with_index(index.cast_signed());
+    request.header.parent = parent;
+    let answers = match netlink::dump(Message::GetTrafficFilter(request)) {
+        // No qdisc there to ask, or no device.
+        Err(error) if matches!(error.raw_os_error(), Some(code) if code == Errno::EINVAL as i32 || code == Errno::ENODEV as i32) =>
+        {
+            return Ok(false);
+        }
+        other => other.map_err(|error| {
+            Error::kernel(format!("cannot list the filters of interface number {index}"), error)
+        })?,
+    };
+    Ok(answers.iter().any(|answer| match answer {
+        Message::NewTrafficFilter(filter) => {
+            filter.header.handle == handle
+                && filter.header.info >> 16 == u32::from(priority)
+                && filter.attributes.contains(&TcAttribute::Kind("bpf".into()))
+        }
+        _ => false,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_natural_broadcast_address_is_the_networks_or_the_limited_one() {
+        let of =
+            |prefix| Address { address: [10, 244, 1, 5].into(), prefix, broadcast: None }.natural_broadcast();
+        assert_eq!(of(24), Ipv4Addr::new(10, 244, 1, 255));
+        assert_eq!(of(16), Ipv4Addr::new(10, 244, 255, 255));
+        assert_eq!(of(31), Ipv4Addr::BROADCAST);
+        assert_eq!(of(32), Ipv4Addr::BROADCAST);
+        assert_eq!(of(0), Ipv4Addr::BROADCAST);
+    }
+}

@@ -1,0 +1,140 @@
+//! Loading: the object into the kernel, its maps and programs to pins that outlive every process.
+
+use std::{fs, path::Path};
+
+use abi::{Config, names};
+use aya::{
+    EbpfLoader, include_bytes_aligned,
+    programs::{ProgramType, SchedClassifier},
+    sys::{BpfHelper, is_helper_supported},
+};
+use nix::sys::statfs::{FsType, statfs};
+
+use crate::{
+    Error, Result, State, link,
+    state::{MAPS, PROGRAMS, pin_directory},
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"));
+
+/// Magic number of a BPF file system (linux/magic.h).
+const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+
+/// Helpers that came late into the kernel, by the name people know.
+const HELPERS: [(BpfHelper, &str); 5] = [
+    (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp (4.20)"),
+    (BpfHelper::BPF_FUNC_sk_lookup_tcp, "bpf_sk_lookup_tcp (4.20)"),
+    (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh (5.10)"),
+    (BpfHelper::BPF_FUNC_redirect_peer, "bpf_redirect_peer (5.10)"),
+    (BpfHelper::BPF_FUNC_loop, "bpf_loop (5.17)"),
+];
+
+/// The fan device, the end that programs use and the end that nobody uses.
+const FAN: (&str, &str) = ("iocast-fan", "iocast-fan-peer");
+
+/// Loads the programs and pins them, and the maps that are not there yet, under `bpffs`.
+///
+/// Maps that are there are kept with all that is in them; programs are replaced.
+pub fn load(bpffs: &Path) -> Result<State> {
+    let directory = prepare(bpffs)?;
+    let fault = |what: &str, error: &dyn std::error::Error| Error::bpf(what, error);
+    let mut loader = EbpfLoader::new();
+    let mut object = loader
+        .default_map_pin_directory(directory.join(MAPS))
+        .load(OBJECT)
+        .map_err(|error| fault("cannot create the maps", &error))?;
+    for name in [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN] {
+        let what = format!("cannot load the program {name}");
+        let program = object
+            .program_mut(name)
+            .ok_or_else(|| Error::Bpf { what: what.clone(), reason: "not in the object".into() })?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|error| fault(&what, &error))?;
+        program.load().map_err(|error| fault(&what, &error))?;
+        let pin = directory.join(PROGRAMS).join(name);
+        let new = directory.join(PROGRAMS).join(format!("{name}_new")); // no dots: bpffs keeps them for itself
+        let _ = fs::remove_file(&new); // left by a load that was cut short
+        program.pin(&new).map_err(|error| fault(&format!("cannot pin {}", new.display()), &error))?;
+        fs::rename(&new, &pin)
+            .map_err(|error| Error::kernel(format!("cannot pin {}", pin.display()), error))?;
+    }
+    State::open(bpffs)
+}
+
+/// Checks what can be known beforehand and makes the pin directories.
+fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
+    let found =
+        statfs(bpffs).map_err(|error| Error::kernel(format!("cannot use {}", bpffs.display()), error))?;
+    if found.filesystem_type() != BPF_FS_MAGIC {
+        return Err(Error::NotBpffs(bpffs.into()));
+    }
+    let missing = missing_helpers(|helper| is_helper_supported(ProgramType::SchedClassifier, helper))?;
+    if !missing.is_empty() {
+        return Err(Error::MissingFeatures(missing));
+    }
+    let directory = pin_directory(bpffs);
+    for part in [MAPS, PROGRAMS, crate::state::LINKS] {
+        let path = directory.join(part);
+        fs::create_dir_all(&path)
+            .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;
+    }
+    if directory.join(MAPS).join("MEMBERS").exists() {
+        State::open(bpffs)?; // aya takes a pinned map of any shape: look before it does
+    }
+    Ok(directory)
+}
+
+/// The helpers that `probe` says the kernel does not have.
+fn missing_helpers<E: std::error::Error>(
+    probe: impl Fn(BpfHelper) -> Result<bool, E>,
+) -> Result<Vec<&'static str>> {
+    let mut missing = vec![];
+    for (helper, name) in HELPERS {
+        if !probe(helper).map_err(|error| Error::bpf("cannot ask the kernel for its BPF helpers", &error))? {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
+}
+
+/// Creates the fan device if it is not there, and tells the programs about it. Returns its name.
+pub fn ensure_fan(state: &mut State) -> Result<&'static str> {
+    let (name, peer) = FAN;
+    link::create_veth(name, peer)?;
+    for end in [name, peer] {
+        let device = link::by_name(end)?.ok_or_else(|| Error::Bpf {
+            what: format!("cannot set {end} up"),
+            reason: "it vanished after it was created".into(),
+        })?;
+        link::set_up(device.index)?;
+        if end == name {
+            state.set_config(Config { fan: device.index })?;
+        }
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_needed_helper_is_told_which_one() {
+        let old = |helper| Ok::<_, std::io::Error>(!matches!(helper, BpfHelper::BPF_FUNC_loop));
+        let missing = missing_helpers(old).unwrap();
+        assert_eq!(missing, ["bpf_loop (5.17)"]);
+        let message = Error::MissingFeatures(missing).to_string();
+        assert!(message.contains("bpf_loop (5.17)") && message.contains("5.17 or newer"), "{message}");
+    }
+
+    #[test]
+    fn a_user_without_rights_is_told_to_be_root() {
+        let denied = |_| Err(std::io::Error::from_raw_os_error(1));
+        let error = missing_helpers(denied).map_err(|error| error.to_string());
+        assert!(
+            error
+                .as_ref()
+                .is_err_and(|text| text.contains("Operation not permitted") || text.contains("run as root")),
+            "{error:?}"
+        );
+    }
+}

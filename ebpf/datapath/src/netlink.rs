@@ -1,0 +1,62 @@
+//! One request and its answers over a netlink socket of the calling thread's network namespace.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// Larger than any one answer of the kernel to the requests made here.
+const BUFFER: usize = 64 * 1024;
+
+/// Asks for all objects that match `request`.
+pub(crate) fn dump(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    exchange(request, NLM_F_DUMP)
+}
+
+/// Asks for one object.
+pub(crate) fn get(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    exchange(request, NLM_F_ACK)
+}
+
+/// Asks for a change, with `flags` such as `NLM_F_CREATE`.
+pub(crate) fn change(request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    exchange(request, NLM_F_ACK | flags).map(|_| ())
+}
+
+fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    collect(&socket)
+}
+
+/// Reads until the kernel says that it is done, or reports an error.
+fn collect(socket: &Socket) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut answers = vec![];
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let size = socket.recv(&mut &mut buffer[..], 0)?;
+        let mut rest = &buffer[..size];
+        while !rest.is_empty() {
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            rest = rest.get(message.header.length.next_multiple_of(4) as usize..).unwrap_or_default();
+            match message.payload {
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The pinned maps, typed, and the changes that user space makes to them.
+//!
+//! They are the only truth: whoever changes several of them holds the lock, whoever dies half-way leaves an attachment
+//! record behind by which DEL and GC find the rest.
+
+use std::{
+    fs::File,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use abi::{
+    Attachment, AttachmentKey, Claim, Config, Domain, Endpoint, FlowKey, Member, Protocol, Relay, RelayKey,
+    Uplink, Verdict, counter_index, roster_index,
+};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use crate::{Error, Result};
+
+/// Directory of pinned maps inside the pin directory.
+pub(crate) const MAPS: &str = "maps";
+/// Directory of pinned programs inside the pin directory.
+pub(crate) const PROGRAMS: &str = "programs";
+/// Directory of pinned links inside the pin directory.
+pub(crate) const LINKS: &str = "links";
+
+/// How long to wait for the lock; kubelet retries an ADD that gave up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(4);
+/// Holders keep the lock for well under a millisecond.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Where everything of this ABI is pinned, under the BPF file system at `bpffs`.
+pub fn pin_directory(bpffs: &Path) -> PathBuf {
+    bpffs.join("iocast").join(format!("v{}", abi::SCHEMA))
+}
+
+/// The right to change several maps at once; given up when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: Flock<File>,
+}
+
+/// A counter that is not zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// The domain's number.
+    pub domain: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// What became of the packets.
+    pub verdict: Verdict,
+    /// How many, on all CPUs together.
+    pub packets: u64,
+}
+
+/// An external port in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct External {
+    /// The endpoint on the uplink.
+    pub external: Endpoint,
+    /// What it stands for.
+    pub claim: Claim,
+}
+
+/// The pinned maps.
+pub struct State {
+    directory: PathBuf,
+    config: Array<MapData, Config>,
+    domains: Array<MapData, Domain>,
+    uplinks: HashMap<MapData, u32, Uplink>,
+    members: HashMap<MapData, u32, Member>,
+    roster: Array<MapData, u32>,
+    roster_length: Array<MapData, u32>,
+    lan_relays: HashMap<MapData, RelayKey, Relay>,
+    pod_relays: HashMap<MapData, RelayKey, Relay>,
+    externals: HashMap<MapData, Endpoint, Claim>,
+    internals: HashMap<MapData, Endpoint, Endpoint>,
+    flows: HashMap<MapData, FlowKey, Endpoint>,
+    counters: PerCpuArray<MapData, u64>,
+    attachments: HashMap<MapData, AttachmentKey, Attachment>,
+}
+
+impl State {
+    /// Opens the pinned maps under `bpffs`.
+    pub fn open(bpffs: &Path) -> Result<Self> {
+        let directory = pin_directory(bpffs);
+        let maps = directory.join(MAPS);
+        if !maps.join("MEMBERS").exists() {
+            return Err(Error::NotLoaded(directory));
+        }
+        Ok(Self {
+            config: array(&maps, "CONFIG")?,
+            domains: array(&maps, "DOMAINS")?,
+            uplinks: hash(&maps, "UPLINKS")?,
+            members: hash(&maps, "MEMBERS")?,
+            roster: array(&maps, "ROSTER")?,
+            roster_length: array(&maps, "ROSTER_LENGTH")?,
+            lan_relays: hash(&maps, "LAN_RELAYS")?,
+            pod_relays: hash(&maps, "POD_RELAYS")?,
+            externals: hash(&maps, "EXTERNALS")?,
+            internals: hash(&maps, "INTERNALS")?,
+            flows: hash(&maps, "FLOWS")?,
+            counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
+            attachments: hash(&maps, "ATTACHMENTS")?,
+            directory,
+        })
+    }
+
+    /// Waits for the right to change several maps at once, a few seconds at most.
+    pub fn lock(&self) -> Result<Lock> {
+        let what = || format!("cannot lock {}", self.directory.display());
+        let mut file = File::open(&self.directory).map_err(|error| Error::kernel(what(), error))?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(directory) => return Ok(Lock { _directory: directory }),
+                Err((_, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
+                    return Err(Error::Busy(self.directory.clone()));
+                }
+                Err((back, Errno::EWOULDBLOCK)) => file = back,
+                Err((_, error)) => return Err(Error::kernel(what(), error)),
+            }
+            sleep(LOCK_PAUSE);
+        }
+    }
+
+    /// Sets what all programs need to know.
+    pub fn set_config(&mut self, config: Config) -> Result<()> {
+        wrote("CONFIG", self.config.set(0, config, 0))
+    }
+
+    /// The configured domains, with their numbers.
+    pub fn domains(&self) -> Result<Vec<(u16, Domain)>> {
+        let mut found = vec![];
+        for number in 0..abi::DOMAINS {
+            let domain =
+                self.domains.get(&number, 0).map_err(|error| Error::bpf("cannot read DOMAINS", &error))?;
+            if domain.name[0] != 0 {
+                found.push((number as u16, domain));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sets domain `number`.
+    pub fn set_domain(&mut self, number: u16, domain: Domain) -> Result<()> {
+        wrote("DOMAINS", self.domains.set(u32::from(number), domain, 0))
+    }
+
+    /// Makes `uplinks`, by interface index, the only ones.
+    pub fn set_uplinks(&mut self, uplinks: &[(u32, Uplink)]) -> Result<()> {
+        replace_all("UPLINKS", &mut self.uplinks, uplinks)
+    }
+
+    /// Makes these the only relayed ports, as the LAN and as pods see them.
+    pub fn set_relays(&mut self, lan: &[(RelayKey, Relay)], pods: &[(RelayKey, Relay)]) -> Result<()> {
+        replace_all("LAN_RELAYS", &mut self.lan_relays, lan)?;
+        replace_all("POD_RELAYS", &mut self.pod_relays, pods)
+    }
+
+    /// The attachment recorded under `key`.
+    pub fn attachment(&self, key: &AttachmentKey) -> Result<Option<Attachment>> {
+        absent_is_none("ATTACHMENTS", self.attachments.get(key, 0))
+    }
+
+    /// All recorded attachments.
+    pub fn attachments(&self) -> Result<Vec<(AttachmentKey, Attachment)>> {
+        all("ATTACHMENTS", &self.attachments)
+    }
+
+    /// The member whose host-side veth has this interface index.
+    pub fn member(&self, interface: u32) -> Result<Option<Member>> {
+        absent_is_none("MEMBERS", self.members.get(&interface, 0))
+    }
+
+    /// The external ports in use.
+    pub fn externals(&self) -> Result<Vec<External>> {
+        Ok(all("EXTERNALS", &self.externals)?
+            .into_iter()
+            .map(|(external, claim)| External { external, claim })
+            .collect())
+    }
+
+    /// The counters that are not zero.
+    pub fn counters(&self) -> Result<Vec<Counter>> {
+        let mut found = vec![];
+        for (domain, _) in self.domains()? {
+            for &protocol in Protocol::ALL {
+                for &verdict in Verdict::ALL {
+                    let index = counter_index(u32::from(domain), protocol as u32, verdict);
+                    let values = self
+                        .counters
+                        .get(&index, 0)
+                        .map_err(|error| Error::bpf("cannot read COUNTERS", &error))?;
+                    let packets = values.iter().sum();
+                    if packets > 0 {
+                        found.push(Counter { domain, protocol, verdict, packets });
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes a pod a member: records the attachment, then lets the programs see the member. Fills in the slot of both.
+    /// The caller holds the lock.
+    pub fn join(&mut self, key: AttachmentKey, mut attachment: Attachment, mut member: Member) -> Result<()> {
+        let domain = u32::from(member.domain);
+        let slot = self.free_slot(domain)?;
+        (attachment.slot, member.slot) = (slot as u16, slot as u16);
+        wrote("ATTACHMENTS", self.attachments.insert(key, attachment, 0))?;
+        wrote("MEMBERS", self.members.insert(attachment.member, member, 0))?;
+        wrote("ROSTER", self.roster.set(roster_index(domain, slot), attachment.member, 0))?;
+        if slot >= self.roster_length(domain)? {
+            wrote("ROSTER_LENGTH", self.roster_length.set(domain, slot + 1, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`State::join`], and gives back all the pod's external ports. The caller holds the lock. That parts of it
+    /// are gone already is no error.
+    pub fn leave(&mut self, key: &AttachmentKey, attachment: &Attachment) -> Result<()> {
+        let place = roster_index(u32::from(attachment.domain), u32::from(attachment.slot));
+        if self.roster.get(&place, 0).is_ok_and(|interface| interface == attachment.member) {
+            wrote("ROSTER", self.roster.set(place, 0, 0))?;
+        }
+        removed("MEMBERS", self.members.remove(&attachment.member))?;
+        for External { external, claim } in self.externals()? {
+            if claim.member == attachment.member {
+                removed("EXTERNALS", self.externals.remove(&external))?;
+                removed("INTERNALS", self.internals.remove(&claim.pod))?;
+            }
+        }
+        for flow in keys("FLOWS", &self.flows)? {
+            if flow.pod == attachment.address {
+                removed("FLOWS", self.flows.remove(&flow))?;
+            }
+        }
+        removed("ATTACHMENTS", self.attachments.remove(key))
+    }
+
+    fn free_slot(&self, domain: u32) -> Result<u32> {
+        for slot in 0..abi::SLOTS {
+            let interface = self
+                .roster
+                .get(&roster_index(domain, slot), 0)
+                .map_err(|error| Error::bpf("cannot read ROSTER", &error))?;
+            if interface == 0 {
+                return Ok(slot);
+            }
+        }
+        let name =
+            self.domains.get(&domain, 0).map(|domain| abi::text(&domain.name).to_owned()).unwrap_or_default();
+        Err(Error::DomainFull { domain: name, limit: abi::SLOTS })
+    }
+
+    fn roster_length(&self, domain: u32) -> Result<u32> {
+        self.roster_length.get(&domain, 0).map_err(|error| Error::bpf("cannot read ROSTER_LENGTH", &error))
+    }
+}
+
+fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {
+    typed(maps, name, Map::Array)
+}
+
+fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
+    // aya reads LRU maps through the same type, and wants the variant that the kernel reports.
+    let lru = name == "FLOWS" || name == "SEARCHERS";
+    typed(maps, name, if lru { Map::LruHashMap } else { Map::HashMap })
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(maps: &Path, name: &str, kind: fn(MapData) -> Map) -> Result<T> {
+    let path = maps.join(name);
+    let data = MapData::from_pin(&path)
+        .map_err(|error| Error::bpf(format!("cannot open {}", path.display()), &error))?;
+    T::try_from(kind(data)).map_err(|error| Error::ForeignMap { path, reason: error.to_string() })
+}
+
+fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {
+    map.keys().collect::<Result<_, _>>().map_err(|error| Error::bpf(format!("cannot read {name}"), &error))
+}
+
+/// Every entry; those that vanish meanwhile are left out.
+fn all<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<(K, V)>> {
+    let mut found = vec![];
+    for key in keys(name, map)? {
+        if let Some(value) = absent_is_none(name, map.get(&key, 0))? {
+            found.push((key, value));
+        }
+    }
+    Ok(found)
+}
+
+/// Makes `entries` the map's only ones, without a moment in which one that stays is missing.
+fn replace_all<K: Pod + PartialEq, V: Pod>(
+    name: &str,
+    map: &mut HashMap<MapData, K, V>,
+    entries: &[(K, V)],
+) -> Result<()> {
+    for (key, value) in entries {
+        wrote(name, map.insert(key, value, 0))?;
+    }
+    for key in keys(name, map)? {
+        if !entries.iter().any(|(wanted, _)| *wanted == key) {
+            removed(name, map.remove(&key))?;
+        }
+    }
+    Ok(())
+}
+
+fn wrote(name: &str, result: Result<(), MapError>) -> Result<()> {
+    result.map_err(|error| Error::bpf(format!("cannot write {name}"), &error))
+}
+
+fn removed(name: &str, result: Result<(), MapError>) -> Result<()> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(Error::bpf(format!("cannot remove from {name}"), &error)),
+        _ => Ok(()),
+    }
+}
+
+fn absent_is_none<V>(name: &str, result: Result<V, MapError>) -> Result<Option<V>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(Error::bpf(format!("cannot read {name}"), &error)),
+    }
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+impl External {
+    /// `address:port` on the uplink.
+    pub fn external_address(&self) -> (Ipv4Addr, u16) {
+        (self.external.address.into(), self.external.port)
+    }
+
+    /// `address:port` in the pod.
+    pub fn pod_address(&self) -> (Ipv4Addr, u16) {
+        (self.claim.pod.address.into(), self.claim.pod.port)
+    }
+}

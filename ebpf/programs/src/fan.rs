@@ -1,0 +1,130 @@
+//! Fan-out: one datagram to every member of a domain that listens, without losing any to a full queue.
+//!
+//! A loop of clones to N interfaces would put N packets into this CPU's backlog, which holds 1000. Instead one copy
+//! circulates through the fan device: each run queues one copy of itself for the places that are left and then becomes
+//! the present member's own, entering the pod past the backlog. The queue is as long as datagrams are in flight,
+//! however many pods there are. State travels in the mark ([`FanMark`]); members without a socket on the port are
+//! passed over; the start is random, so that overload is shared fairly.
+
+use core::ffi::c_void;
+
+use abi::{Endpoint, FanMark, Member, Protocol, RelayKey, Verdict, roster_index};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
+
+use crate::{
+    count::count,
+    maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH},
+    packet::{BROADCAST_MAC, Packet},
+    skb::{DROP, Skb, random_below},
+};
+
+/// Gives the fan a copy of `packet` for all members of `domain` but the one that sent it, with `port` as the
+/// destination port; the packet itself stays as it is.
+#[inline(always)]
+pub fn hand_over(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
+    let (Some(config), Some(length)) = (CONFIG.get(0), ROSTER_LENGTH.get(domain as u32)) else {
+        return Verdict::Relayed;
+    };
+    let length = *length;
+    if length == 0 {
+        return Verdict::Relayed;
+    }
+    let (mark, mac, destination) = (packet.skb.mark(), packet.mac_destination(), packet.destination);
+    packet.set_destination(Endpoint { port, ..destination });
+    packet.set_mac_destination(BROADCAST_MAC); // or the fan device would take it for another host's
+    let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
+    packet.skb.set_mark(state.pack());
+    let queued = packet.skb.clone_in(config.fan);
+    packet.skb.set_mark(mark);
+    packet.set_mac_destination(mac);
+    packet.set_destination(destination);
+    if queued { Verdict::Relayed } else { Verdict::Overrun }
+}
+
+/// One run of the fan: deliver to the next member that listens.
+#[inline(always)]
+pub fn run(skb: Skb) -> i32 {
+    let Some(state) = FanMark::unpack(skb.mark()) else { return DROP };
+    let (Some(config), Some(mut packet)) = (CONFIG.get(0), Packet::parse(skb)) else { return DROP };
+    let Some(&length) = ROSTER_LENGTH.get(state.domain) else { return DROP };
+    let mut visit = Visit {
+        skb: skb.raw(),
+        source: packet.source,
+        destination: packet.destination,
+        state,
+        length,
+        found: 0,
+    };
+    let pointer = &raw mut visit;
+    // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
+    let visit = unsafe {
+        bpf_loop(state.remaining, find_listener as *mut c_void, pointer.cast(), 0);
+        pointer.read()
+    };
+    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
+    match unsafe { MEMBERS.get(visit.found) } {
+        Some(member) => deliver(&mut packet, member, visit.found, visit.state, config.fan),
+        None => DROP,
+    }
+}
+
+/// A visit of the roster, passed through `bpf_loop`.
+struct Visit {
+    skb: *mut __sk_buff,
+    source: Endpoint,
+    destination: Endpoint,
+    state: FanMark,
+    length: u32,
+    /// Interface index of the host-side veth of a member that listens; 0 while there is none.
+    found: u32,
+}
+
+/// Visits one place of the roster; returns 1 to stop.
+extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
+    // SAFETY: `visit` is the state passed to bpf_loop, alive during the loop.
+    let visit = unsafe { &mut *visit };
+    let slot = if visit.state.slot < visit.length { visit.state.slot } else { 0 };
+    visit.state.remaining -= 1;
+    visit.state.slot = slot + 1;
+    let interface = ROSTER.get(roster_index(visit.state.domain, slot)).copied().unwrap_or(0);
+    if interface != 0 && listens(visit, interface) {
+        visit.found = interface;
+        return 1;
+    }
+    0
+}
+
+/// Whether the member behind `interface` did not send the datagram and has a socket for it.
+#[inline(always)]
+fn listens(visit: &Visit, interface: u32) -> bool {
+    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
+    let Some(member) = (unsafe { MEMBERS.get(interface) }) else { return false };
+    let destination = Endpoint { address: member.broadcast, ..visit.destination };
+    member.address != visit.source.address
+        && Skb::from_raw(visit.skb).socket(&visit.source, &destination, member.netns)
+}
+
+/// Queues a copy for the places left, then turns the packet into the member's own.
+#[inline(always)]
+fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark, fan: u32) -> i32 {
+    let protocol = protocol(member.domain, packet.destination.port);
+    if state.remaining > 0 {
+        packet.skb.set_mark(state.pack());
+        if !packet.skb.clone_in(fan) {
+            count(member.domain, protocol, Verdict::Overrun);
+        }
+    }
+    packet.skb.set_mark(0);
+    // Only this form reaches every kind of server in the pod: one bound to the pod's broadcast address does not hear
+    // 255.255.255.255, and one of several on a port does not hear unicast.
+    packet.set_destination(Endpoint { address: member.broadcast, ..packet.destination });
+    count(member.domain, protocol, Verdict::Delivered);
+    packet.skb.redirect_to_peer(interface)
+}
+
+#[inline(always)]
+fn protocol(domain: u16, port: u16) -> u16 {
+    let key = RelayKey { scope: domain as u32, port, reserved: 0 };
+    // SAFETY: read at once; the worst a concurrent change of configuration does is count under another protocol.
+    unsafe { POD_RELAYS.get(key) }.map_or(Protocol::Other as u16, |relay| relay.protocol)
+}

@@ -1,0 +1,53 @@
+//! iocast's tc programs. One packet's way through them is told in ARCHITECTURE.md.
+//!
+//! Every program returns [`skb::NEXT`] for what is not ours, so that other programs on the hook still run.
+#![no_std]
+#![no_main]
+
+mod ca;
+mod count;
+mod fan;
+mod from_lan;
+mod from_pod;
+mod maps;
+mod packet;
+mod ports;
+mod skb;
+mod to_lan;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use skb::Skb;
+
+/// tc ingress of a member's host-side veth.
+#[classifier]
+pub fn from_pod(context: TcContext) -> i32 {
+    from_pod::run(Skb::new(&context))
+}
+
+/// tc ingress of an uplink.
+#[classifier]
+pub fn from_lan(context: TcContext) -> i32 {
+    from_lan::run(Skb::new(&context))
+}
+
+/// tc egress of an uplink.
+#[classifier]
+pub fn to_lan(context: TcContext) -> i32 {
+    to_lan::run(Skb::new(&context))
+}
+
+/// tc ingress of the fan device.
+#[classifier]
+pub fn fan(context: TcContext) -> i32 {
+    fan::run(Skb::new(&context))
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

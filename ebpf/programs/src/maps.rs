@@ -1,0 +1,56 @@
+//! The maps, pinned by name: the only state there is.
+
+use abi::{
+    Attachment, AttachmentKey, Claim, Config, Domain, Endpoint, FlowKey, Member, Relay, RelayKey, Searcher,
+    SearcherKey, Uplink,
+};
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+
+/// One entry: what all programs need.
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+/// Domains by number.
+#[map]
+pub static DOMAINS: Array<Domain> = Array::pinned(abi::DOMAINS, 0);
+/// Uplinks by interface index.
+#[map]
+pub static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(abi::UPLINKS, BPF_F_NO_PREALLOC);
+/// Members by the interface index of their host-side veth. Not preallocated: an entry is then freed only after every
+/// program run that may still read it.
+#[map]
+pub static MEMBERS: HashMap<u32, Member> = HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);
+/// Per domain the members' interface indexes, 0 where a place is free.
+#[map]
+pub static ROSTER: Array<u32> = Array::pinned(abi::DOMAINS * abi::SLOTS, 0);
+/// Per domain one more than the last place that was ever taken.
+#[map]
+pub static ROSTER_LENGTH: Array<u32> = Array::pinned(abi::DOMAINS, 0);
+/// Relayed UDP ports as the LAN sees them, by uplink.
+#[map]
+pub static LAN_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);
+/// Relayed UDP ports as pods see them, by domain.
+#[map]
+pub static POD_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);
+/// External endpoint -> who holds it.
+#[map]
+pub static EXTERNALS: HashMap<Endpoint, Claim> = HashMap::pinned(abi::EXTERNALS, 0);
+/// Pod's endpoint -> its external endpoint; valid only while that one's claim names it back.
+#[map]
+pub static INTERNALS: HashMap<Endpoint, Endpoint> = HashMap::pinned(abi::EXTERNALS, 0);
+/// LAN sockets that searched.
+#[map]
+pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);
+/// TCP flows that came in through an external port -> that external endpoint.
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Endpoint> = LruHashMap::pinned(abi::FLOWS, 0);
+/// Counters, see [`abi::counter_index`].
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(abi::COUNTERS, 0);
+/// CNI attachments; for user space.
+#[map]
+pub static ATTACHMENTS: HashMap<AttachmentKey, Attachment> =
+    HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);

@@ -1,0 +1,166 @@
+//! An IPv4 TCP or UDP packet: what the programs decide by, and rewriting with its checksums kept right.
+//!
+//! Only headers of the plain shape are taken (no VLAN tag, no IP options, not a later fragment): everything else is
+//! somebody else's. Checksums are corrected whether or not the interface computes them, since a packet between
+//! namespaces carries an unfinished one (`CHECKSUM_PARTIAL`) and the helpers know how to treat it.
+
+use abi::{Endpoint, TCP, UDP};
+
+use crate::skb::Skb;
+
+const MAC_DESTINATION: u32 = 0;
+const MAC_SOURCE: u32 = 6;
+const IP: u32 = 14;
+const IP_CHECKSUM: u32 = IP + 10;
+const IP_SOURCE: u32 = IP + 12;
+const IP_DESTINATION: u32 = IP + 16;
+const L4: u32 = IP + 20;
+const PORT_SOURCE: u32 = L4;
+const PORT_DESTINATION: u32 = L4 + 2;
+const UDP_CHECKSUM: u32 = L4 + 6;
+const TCP_CHECKSUM: u32 = L4 + 16;
+/// Offset of a UDP datagram's payload from the Ethernet header.
+pub const PAYLOAD: u32 = L4 + 8;
+/// All ones: every station on the LAN.
+pub const BROADCAST_MAC: [u8; 6] = [0xff; 6];
+
+/// "More fragments" and the fragment offset.
+const FRAGMENT: u16 = 0x3fff;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// The headers of a packet, as they are in it now.
+pub struct Packet {
+    /// The packet in the kernel.
+    pub skb: Skb,
+    /// Source address and port.
+    pub source: Endpoint,
+    /// Destination address and port.
+    pub destination: Endpoint,
+    /// Whether it is the first fragment of several.
+    pub fragment: bool,
+    /// Bytes of UDP payload; `None` where the headers promise more than there is.
+    pub payload: Option<u32>,
+    checksummed: bool,
+}
+
+impl Packet {
+    /// The packet's headers; `None` for anything but plain TCP or UDP over IPv4.
+    #[inline(always)]
+    pub fn parse(skb: Skb) -> Option<Self> {
+        if !skb.is_untagged_ipv4() {
+            return None;
+        }
+        let [version, _, len0, len1, _, _, frag0, frag1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+            skb.load::<20>(IP)?;
+        let fragment = u16::from_be_bytes([frag0, frag1]) & FRAGMENT;
+        if version != 0x45 || (protocol != UDP && protocol != TCP) || fragment & FRAGMENT_OFFSET != 0 {
+            return None;
+        }
+        let [sport0, sport1, dport0, dport1, length0, length1, sum0, sum1] = skb.load::<8>(L4)?;
+        let endpoint = |address, port| Endpoint { address, port, protocol: protocol as u16 };
+        Some(Self {
+            skb,
+            source: endpoint([s0, s1, s2, s3], u16::from_be_bytes([sport0, sport1])),
+            destination: endpoint([d0, d1, d2, d3], u16::from_be_bytes([dport0, dport1])),
+            fragment: fragment != 0,
+            payload: payload(
+                skb.length(),
+                u16::from_be_bytes([len0, len1]) as u32,
+                u16::from_be_bytes([length0, length1]) as u32,
+            ),
+            checksummed: protocol == TCP || sum0 | sum1 != 0,
+        })
+    }
+
+    /// Whether it is UDP; TCP otherwise.
+    #[inline(always)]
+    pub fn is_udp(&self) -> bool {
+        self.destination.protocol == UDP as u16
+    }
+
+    /// Makes `source` its source.
+    #[inline(always)]
+    pub fn set_source(&mut self, source: Endpoint) {
+        self.set_address(IP_SOURCE, self.source.address, source.address);
+        self.set_port(PORT_SOURCE, self.source.port, source.port);
+        self.source = source;
+    }
+
+    /// Makes `destination` its destination.
+    #[inline(always)]
+    pub fn set_destination(&mut self, destination: Endpoint) {
+        self.set_address(IP_DESTINATION, self.destination.address, destination.address);
+        self.set_port(PORT_DESTINATION, self.destination.port, destination.port);
+        self.destination = destination;
+    }
+
+    /// The destination MAC address.
+    #[inline(always)]
+    pub fn mac_destination(&self) -> [u8; 6] {
+        self.skb.load(MAC_DESTINATION).unwrap_or_default()
+    }
+
+    /// Makes `mac` the destination MAC address.
+    #[inline(always)]
+    pub fn set_mac_destination(&self, mac: [u8; 6]) {
+        self.skb.store(MAC_DESTINATION, mac);
+    }
+
+    /// Makes `mac` the source MAC address.
+    #[inline(always)]
+    pub fn set_mac_source(&self, mac: [u8; 6]) {
+        self.skb.store(MAC_SOURCE, mac);
+    }
+
+    /// Replaces a port at an even offset of the UDP payload.
+    #[inline(always)]
+    pub fn set_payload_port(&self, offset: u32, old: u16, new: u16) {
+        self.set_port(PAYLOAD + offset, old, new);
+    }
+
+    /// Replaces an address at an even offset of the UDP payload.
+    #[inline(always)]
+    pub fn set_payload_address(&self, offset: u32, old: [u8; 4], new: [u8; 4]) {
+        if old == new {
+            return;
+        }
+        if self.checksummed {
+            self.skb.fix_checksum_payload(self.checksum(), self.destination.protocol, old, new);
+        }
+        self.skb.store(PAYLOAD + offset, new);
+    }
+
+    #[inline(always)]
+    fn set_address(&self, offset: u32, old: [u8; 4], new: [u8; 4]) {
+        if old == new {
+            return;
+        }
+        if self.checksummed {
+            self.skb.fix_checksum_address(self.checksum(), self.destination.protocol, old, new);
+        }
+        self.skb.fix_ip_checksum(IP_CHECKSUM, old, new);
+        self.skb.store(offset, new);
+    }
+
+    #[inline(always)]
+    fn set_port(&self, offset: u32, old: u16, new: u16) {
+        if old == new {
+            return;
+        }
+        if self.checksummed {
+            self.skb.fix_checksum_port(self.checksum(), self.destination.protocol, old, new);
+        }
+        self.skb.store(offset, new.to_be_bytes());
+    }
+
+    #[inline(always)]
+    fn checksum(&self) -> u32 {
+        if self.is_udp() { UDP_CHECKSUM } else { TCP_CHECKSUM }
+    }
+}
+
+/// Bytes of UDP payload, where frame, IP header and UDP header agree that they are there.
+#[inline(always)]
+fn payload(frame: u32, ip: u32, udp: u32) -> Option<u32> {
+    (udp >= 8 && udp + 20 <= ip && ip + IP <= frame).then(|| udp - 8)
+}

@@ -1,0 +1,132 @@
+//! External ports: finding the one that stands for a pod's endpoint, or taking one, before the answer that names it
+//! leaves the node.
+//!
+//! The claim in EXTERNALS is the truth, taken by a compare-and-insert; INTERNALS only finds it faster. A port is looked
+//! for from the place that the pod's identity and port prefer. Where none is free, one whose pod no longer has a socket
+//! behind it is taken over: this is how the ports of finished clients and restarted servers come back.
+
+use core::ffi::c_void;
+
+use abi::{Claim, Domain, Endpoint, Member, preferred_port};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_EXIST, BPF_NOEXIST},
+    helpers::bpf_loop,
+};
+
+use crate::{
+    maps::{EXTERNALS, INTERNALS, MEMBERS},
+    skb::Skb,
+};
+
+/// Nobody: the peer in a look-up of any socket on a port.
+const ANYONE: Endpoint = Endpoint { address: [0; 4], port: 0, protocol: 0 };
+
+/// A search for a free external port, passed through `bpf_loop`.
+struct Search {
+    skb: *mut __sk_buff,
+    claim: Claim,
+    uplink: [u8; 4],
+    first: u32,
+    count: u32,
+    start: u32,
+    found: u32,
+}
+
+/// The external endpoint on `uplink` that stands for `pod`, an endpoint of `member`; `None` if none is left.
+#[inline(always)]
+pub fn external(
+    skb: Skb,
+    (member, interface): (&Member, u32),
+    domain: &Domain,
+    uplink: [u8; 4],
+    pod: Endpoint,
+) -> Option<Endpoint> {
+    if let Some(known) = known(uplink, pod) {
+        return Some(known);
+    }
+    let first = domain.first_port as u32;
+    let count = (domain.last_port as u32).checked_sub(first)? + 1;
+    let mut search = Search {
+        skb: skb.raw(),
+        claim: Claim { pod, member: interface, domain: member.domain as u32 },
+        uplink,
+        first,
+        count,
+        start: preferred_port(member.identity, pod.port, count),
+        found: 0,
+    };
+    let pointer = &raw mut search;
+    // SAFETY: the callbacks have the type bpf_loop calls, and the state outlives both loops.
+    let found = unsafe {
+        bpf_loop(count, take_free as *mut c_void, pointer.cast(), 0);
+        if (*pointer).found == 0 {
+            bpf_loop(count, take_over as *mut c_void, pointer.cast(), 0);
+        }
+        (*pointer).found
+    };
+    if found == 0 {
+        return None;
+    }
+    let external = Endpoint { address: uplink, port: found as u16, protocol: pod.protocol };
+    let _ = INTERNALS.insert(pod, external, 0); // full: found again by the search next time
+    Some(external)
+}
+
+/// The external endpoint on `uplink` that already stands for `pod`.
+#[inline(always)]
+fn known(uplink: [u8; 4], pod: Endpoint) -> Option<Endpoint> {
+    // SAFETY: copied at once, and checked against its claim below.
+    let external = unsafe { INTERNALS.get(pod) }.copied()?;
+    // SAFETY: as above.
+    let claim = unsafe { EXTERNALS.get(external) }?;
+    (external.address == uplink && claim.pod == pod).then_some(external)
+}
+
+impl Search {
+    #[inline(always)]
+    fn candidate(&self, index: u32) -> Endpoint {
+        let offset = (self.start + index).checked_rem(self.count).unwrap_or(0);
+        Endpoint {
+            address: self.uplink,
+            port: (self.first + offset) as u16,
+            protocol: self.claim.pod.protocol,
+        }
+    }
+}
+
+/// Takes the candidate if it is free or already ours; returns 1 to stop.
+extern "C" fn take_free(index: u32, search: *mut Search) -> i64 {
+    // SAFETY: `search` is the state passed to bpf_loop, alive during the loop.
+    let search = unsafe { &mut *search };
+    let candidate = search.candidate(index);
+    let taken = EXTERNALS.insert(candidate, search.claim, BPF_NOEXIST as u64).is_ok()
+        // SAFETY: compared at once.
+        || unsafe { EXTERNALS.get(candidate) }.is_some_and(|claim| claim.pod == search.claim.pod);
+    if taken {
+        search.found = candidate.port as u32;
+    }
+    taken as i64
+}
+
+/// Takes the candidate if its holder has no socket behind it any more; returns 1 to stop.
+extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
+    // SAFETY: as in `take_free`.
+    let search = unsafe { &mut *search };
+    let candidate = search.candidate(index);
+    // SAFETY: copied at once.
+    let Some(claim) = (unsafe { EXTERNALS.get(candidate) }).copied() else { return 0 };
+    if is_alive(search.skb, &claim) || EXTERNALS.insert(candidate, search.claim, BPF_EXIST as u64).is_err() {
+        return 0;
+    }
+    let _ = INTERNALS.remove(claim.pod);
+    search.found = candidate.port as u32;
+    1
+}
+
+/// Whether the claim's member still has a socket on the port.
+#[inline(always)]
+fn is_alive(skb: *mut __sk_buff, claim: &Claim) -> bool {
+    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
+    let Some(member) = (unsafe { MEMBERS.get(claim.member) }) else { return false };
+    Skb::from_raw(skb).socket(&ANYONE, &claim.pod, member.netns)
+}

@@ -1,0 +1,216 @@
+//! The kernel's helpers, as safe calls on one packet: the only place that calls them.
+
+use core::mem::MaybeUninit;
+
+use abi::{Endpoint, UDP};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_sock_tuple,
+    },
+    helpers::{
+        bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
+        bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+
+/// Verdict: not ours, let the next program or the stack have it (`TC_ACT_UNSPEC`, the same number as `TCX_NEXT`).
+pub const NEXT: i32 = TC_ACT_UNSPEC;
+/// Verdict: drop.
+pub const DROP: i32 = TC_ACT_SHOT as i32;
+/// The namespace the program runs in, for [`Skb::socket`].
+pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
+
+/// Size of the IPv4 part of `bpf_sock_tuple`.
+const TUPLE: u32 = 12;
+const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
+
+/// A packet in the kernel. Offsets count from the Ethernet header.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+impl Skb {
+    /// The packet a program was called for.
+    #[inline(always)]
+    pub fn new(context: &TcContext) -> Self {
+        Self(context.as_ptr().cast())
+    }
+
+    /// The interface whose hook runs.
+    #[inline(always)]
+    pub fn interface(self) -> u32 {
+        // SAFETY: a field of the context, valid as long as the program runs.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// Bytes from the Ethernet header to the end.
+    #[inline(always)]
+    pub fn length(self) -> u32 {
+        // SAFETY: as in `interface`.
+        unsafe { (*self.0).len }
+    }
+
+    /// Whether it is IPv4 without a VLAN tag. The tag is not in the bytes: a packet for a VLAN sub-interface passes the
+    /// hook of the parent looking like an untagged one.
+    #[inline(always)]
+    pub fn is_untagged_ipv4(self) -> bool {
+        // SAFETY: as in `interface`.
+        unsafe { (*self.0).protocol == ETHERTYPE_IPV4 && (*self.0).vlan_present == 0 }
+    }
+
+    /// The packet's mark.
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: as in `interface`.
+        unsafe { (*self.0).mark }
+    }
+
+    /// Sets the packet's mark.
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: as in `interface`; tc programs may write the mark.
+        unsafe { (*self.0).mark = mark };
+    }
+
+    /// `N` bytes at `offset`; `None` past the end.
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes N bytes into a buffer of N bytes, or fails; they are read only if it did not.
+        unsafe {
+            let result = bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
+            (result == 0).then(|| bytes.assume_init())
+        }
+    }
+
+    /// Writes `bytes` at `offset`. Past the end nothing is written.
+    #[inline(always)]
+    pub fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) {
+        // SAFETY: the helper reads N bytes from a buffer of N bytes.
+        unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0) };
+    }
+
+    /// Corrects the IPv4 header checksum at `offset` for four bytes that changed.
+    #[inline(always)]
+    pub fn fix_ip_checksum(self, offset: u32, old: [u8; 4], new: [u8; 4]) {
+        let (old, new) = (u32::from_ne_bytes(old), u32::from_ne_bytes(new));
+        // SAFETY: only the packet is touched.
+        unsafe { bpf_l3_csum_replace(self.0, offset, old as u64, new as u64, 4) };
+    }
+
+    /// Corrects the TCP or UDP checksum at `offset` for a change of an address in the pseudo header.
+    #[inline(always)]
+    pub fn fix_checksum_address(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4]) {
+        self.fix_checksum4(offset, protocol, old, new, BPF_F_PSEUDO_HDR as u64);
+    }
+
+    /// Corrects the TCP or UDP checksum at `offset` for four payload bytes that changed, at an even offset.
+    #[inline(always)]
+    pub fn fix_checksum_payload(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4]) {
+        self.fix_checksum4(offset, protocol, old, new, 0);
+    }
+
+    #[inline(always)]
+    fn fix_checksum4(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4], flags: u64) {
+        let (old, new) = (u32::from_ne_bytes(old), u32::from_ne_bytes(new));
+        // SAFETY: only the packet is touched.
+        unsafe { bpf_l4_csum_replace(self.0, offset, old as u64, new as u64, 4 | flags | mangled(protocol)) };
+    }
+
+    /// Corrects the TCP or UDP checksum at `offset` for two bytes that changed, at an even offset.
+    #[inline(always)]
+    pub fn fix_checksum_port(self, offset: u32, protocol: u16, old: u16, new: u16) {
+        let (old, new) = (old.to_be(), new.to_be());
+        // SAFETY: only the packet is touched.
+        unsafe { bpf_l4_csum_replace(self.0, offset, old as u64, new as u64, 2 | mangled(protocol)) };
+    }
+
+    /// Sends a copy out of `interface`; false if its queue refused it.
+    #[inline(always)]
+    pub fn clone_out(self, interface: u32) -> bool {
+        // SAFETY: only the packet is touched.
+        unsafe { bpf_clone_redirect(self.0, interface, 0) == 0 }
+    }
+
+    /// Lets a copy arrive at `interface`; false if the backlog refused it.
+    #[inline(always)]
+    pub fn clone_in(self, interface: u32) -> bool {
+        // SAFETY: only the packet is touched.
+        unsafe { bpf_clone_redirect(self.0, interface, BPF_F_INGRESS as u64) == 0 }
+    }
+
+    /// Verdict: arrive at the other end of veth `interface`, in its namespace.
+    #[inline(always)]
+    pub fn redirect_to_peer(self, interface: u32) -> i32 {
+        // SAFETY: no memory is passed.
+        unsafe { bpf_redirect_peer(interface, 0) as i32 }
+    }
+
+    /// Verdict: leave by `interface` towards the destination, the neighbour resolved by the kernel.
+    #[inline(always)]
+    pub fn redirect_to_neighbour(self, interface: u32) -> i32 {
+        // SAFETY: a null parameter block means "look the route up".
+        unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+
+    /// Whether `netns` has a socket that would take a datagram, or a connection request, `from` -> `to`.
+    #[inline(always)]
+    pub fn socket(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
+        // SAFETY: zero is valid for this plain C struct.
+        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        tuple.__bindgen_anon_1.ipv4.saddr = u32::from_ne_bytes(from.address);
+        tuple.__bindgen_anon_1.ipv4.sport = from.port.to_be();
+        tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes(to.address);
+        tuple.__bindgen_anon_1.ipv4.dport = to.port.to_be();
+        // The id is passed as the unsigned 32-bit number that the kernel makes an int of.
+        let netns = netns as u32 as u64;
+        // SAFETY: the tuple outlives the call; a socket that was found is released at once.
+        unsafe {
+            let found = if to.protocol == UDP as u16 {
+                bpf_sk_lookup_udp(self.0.cast(), &raw mut tuple, TUPLE, netns, 0)
+            } else {
+                bpf_sk_lookup_tcp(self.0.cast(), &raw mut tuple, TUPLE, netns, 0)
+            };
+            if found.is_null() {
+                return false;
+            }
+            bpf_sk_release(found.cast());
+        }
+        true
+    }
+
+    /// The raw context, for callbacks that get it through a struct.
+    #[inline(always)]
+    pub fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
+    /// The packet behind a raw context that [`Skb::raw`] returned in the same program run.
+    #[inline(always)]
+    pub fn from_raw(raw: *mut __sk_buff) -> Self {
+        Self(raw)
+    }
+}
+
+/// For UDP a checksum that becomes zero is written as ffff: zero would mean "no checksum" (RFC 768).
+#[inline(always)]
+fn mangled(protocol: u16) -> u64 {
+    if protocol == UDP as u16 { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+}
+
+/// The kernel's monotonic clock, nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// A random number below `limit`.
+#[inline(always)]
+pub fn random_below(limit: u32) -> u32 {
+    // SAFETY: no arguments.
+    unsafe { bpf_get_prandom_u32() }.checked_rem(limit).unwrap_or(0)
+}

@@ -1,0 +1,59 @@
+//! tc egress of an uplink: what leaves for the LAN.
+//!
+//! Segments of flows that came in through an external port get that port back. Searches that processes on the node
+//! broadcast are handed to the members, so that a client on the node finds pods.
+
+use abi::{FlowKey, RelayKey, Uplink, Verdict, relay};
+
+use crate::{
+    ca,
+    count::{count, count_other},
+    fan,
+    from_lan::is_broadcast,
+    maps::{EXTERNALS, FLOWS, LAN_RELAYS, UPLINKS},
+    packet::Packet,
+    skb::{NEXT, Skb},
+};
+
+#[inline(always)]
+pub fn run(skb: Skb) -> i32 {
+    let Some(mut packet) = Packet::parse(skb) else { return NEXT };
+    let interface = skb.interface();
+    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
+    let Some(uplink) = (unsafe { UPLINKS.get(interface) }) else { return NEXT };
+    let of_the_node = packet.source.address == uplink.address;
+    match (packet.is_udp(), of_the_node) {
+        (false, false) => restore_external(&mut packet, uplink),
+        (true, true) if is_broadcast(packet.destination.address, uplink) => search(&mut packet, interface),
+        _ => {}
+    }
+    NEXT
+}
+
+/// A segment from a pod: gives it the external source under which its peer knows it.
+#[inline(always)]
+fn restore_external(packet: &mut Packet, uplink: &Uplink) {
+    let (pod, peer) = (packet.source, packet.destination);
+    let key = FlowKey { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port };
+    // SAFETY: copied at once.
+    if let Some(external) = unsafe { FLOWS.get(key) }.copied() {
+        packet.set_source(external);
+        count_other(uplink.domain, Verdict::TranslatedOut);
+    }
+}
+
+/// A broadcast in the node's name: hands it to the members, unless it is a member's own search on its way out.
+#[inline(always)]
+fn search(packet: &mut Packet, interface: u32) {
+    let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
+    // SAFETY: copied at once.
+    let Some(relay) = (unsafe { LAN_RELAYS.get(key) }).copied() else { return };
+    // SAFETY: only its presence counts.
+    let translated = unsafe { EXTERNALS.get(packet.source) }.is_some();
+    if translated || relay.flags & relay::LAN_TO_PODS == 0 {
+        return;
+    }
+    let sound = !packet.fragment && ca::is_search(packet);
+    let verdict = if sound { fan::hand_over(packet, relay.domain, relay.port) } else { Verdict::Malformed };
+    count(relay.domain, relay.protocol, verdict);
+}

@@ -1,0 +1,152 @@
+//! From configuration and interfaces to the contents of the maps: pure, no I/O.
+
+use abi::{Domain, Protocol, Relay, RelayKey, Uplink, field, relay};
+
+use crate::config::{Config, DomainConfig};
+
+/// What an uplink's interface looks like now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) mac: [u8; 6],
+    pub(crate) address: [u8; 4],
+    pub(crate) broadcast: [u8; 4],
+}
+
+/// What the maps should hold.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// All domains by number; those without a name are not there.
+    pub(crate) domains: Vec<(u16, Domain)>,
+    pub(crate) uplinks: Vec<(u32, Uplink)>,
+    pub(crate) lan_relays: Vec<(RelayKey, Relay)>,
+    pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
+}
+
+const NO_DOMAIN: Domain = Domain { uplink: 0, first_port: 0, last_port: 0, name: [0; 64] };
+
+/// UDP ports of a protocol, and where datagrams to them travel.
+fn ports(protocol: Protocol) -> &'static [(u16, u16)] {
+    match protocol {
+        Protocol::Ca => &[(5064, relay::SEARCH)],
+        Protocol::Other => &[],
+    }
+}
+
+/// The plan for `config`, with `interface` telling what an uplink looks like (`None`: it is not there, or has no
+/// address) and `present` the domains that have numbers already, which they keep.
+pub(crate) fn plan(
+    config: &Config,
+    present: &[(u16, Domain)],
+    interface: impl Fn(&DomainConfig) -> Option<Interface>,
+) -> Plan {
+    let mut plan = Plan::default();
+    let numbers = numbers(config, present);
+    for (domain, &number) in config.domains.iter().zip(&numbers) {
+        let found = interface(domain);
+        let uplink = found.map_or(0, |interface| interface.index);
+        plan.domains.push((number, entry(domain, uplink)));
+        if let Some(interface) = found {
+            add_uplink(&mut plan.uplinks, domain, number, interface);
+        }
+        for &protocol in &domain.protocols {
+            for &(port, flags) in ports(protocol) {
+                let value = Relay { domain: number, port, protocol: protocol as u16, flags };
+                plan.pod_relays.push((RelayKey { scope: u32::from(number), port, reserved: 0 }, value));
+                if uplink != 0 {
+                    plan.lan_relays.push((RelayKey { scope: uplink, port, reserved: 0 }, value));
+                }
+            }
+        }
+    }
+    let gone = present.iter().filter(|(number, _)| !numbers.contains(number));
+    plan.domains.extend(gone.map(|(number, _)| (*number, NO_DOMAIN)));
+    plan
+}
+
+/// A number for each configured domain: the one it has, else the lowest that nobody has.
+fn numbers(config: &Config, present: &[(u16, Domain)]) -> Vec<u16> {
+    let kept = |name: &str| {
+        present.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
+    };
+    let mut free = (0..).filter(|number| !present.iter().any(|(taken, _)| taken == number));
+    config.domains.iter().filter_map(|domain| kept(&domain.name).or_else(|| free.next())).collect()
+}
+
+fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
+    Domain {
+        uplink,
+        first_port: domain.ports.first,
+        last_port: domain.ports.last,
+        name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
+    }
+}
+
+/// Adds the uplink, or widens the range of external ports where another domain has it already.
+fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, domain: &DomainConfig, number: u16, interface: Interface) {
+    let Interface { index, mac, address, broadcast } = interface;
+    if let Some((_, uplink)) = uplinks.iter_mut().find(|(known, _)| *known == index) {
+        uplink.first_port = uplink.first_port.min(domain.ports.first);
+        uplink.last_port = uplink.last_port.max(domain.ports.last);
+        return;
+    }
+    let (first_port, last_port) = (domain.ports.first, domain.ports.last);
+    uplinks.push((index, Uplink { address, broadcast, mac, domain: number, first_port, last_port }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Ports;
+
+    const ETH0: Interface =
+        Interface { index: 7, mac: [2; 6], address: [172, 23, 0, 10], broadcast: [172, 23, 0, 255] };
+
+    fn config(names: &[&str]) -> Config {
+        let domain = |name: &&str| DomainConfig {
+            name: (*name).into(),
+            uplink: "eth0".into(),
+            protocols: vec![Protocol::Ca],
+            ports: Ports { first: 61000, last: 61099 },
+        };
+        Config { domains: names.iter().map(domain).collect() }
+    }
+
+    #[test]
+    fn a_domain_with_an_uplink_relays_both_ways() {
+        let plan = plan(&config(&["bl07"]), &[], |_| Some(ETH0));
+        assert_eq!(abi::text(&plan.domains[0].1.name), "bl07");
+        assert_eq!(plan.domains[0].1.uplink, 7);
+        assert_eq!(plan.uplinks[0].1.address, [172, 23, 0, 10]);
+        assert_eq!(plan.lan_relays[0].0, RelayKey { scope: 7, port: 5064, reserved: 0 });
+        assert_eq!(plan.pod_relays[0].0, RelayKey { scope: 0, port: 5064, reserved: 0 });
+        assert_eq!(plan.lan_relays[0].1.flags, relay::SEARCH);
+    }
+
+    #[test]
+    fn a_domain_without_its_uplink_still_joins_its_pods() {
+        let plan = plan(&config(&["bl07"]), &[], |_| None);
+        assert_eq!((plan.uplinks.len(), plan.lan_relays.len(), plan.pod_relays.len()), (0, 0, 1));
+        assert_eq!(plan.domains[0].1.uplink, 0);
+    }
+
+    #[test]
+    fn domains_keep_their_numbers_and_removed_ones_are_cleared() {
+        let first = plan(&config(&["b", "c"]), &[], |_| None).domains;
+        let second = plan(&config(&["a", "c"]), &first, |_| None).domains;
+        let number = |name: &str| {
+            second.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
+        };
+        assert_eq!((number("a"), number("c")), (Some(2), Some(1)));
+        assert!(second.contains(&(0, NO_DOMAIN)), "{second:?}");
+    }
+
+    #[test]
+    fn two_domains_on_one_uplink_share_its_entry() {
+        let mut config = config(&["a", "b"]);
+        config.domains[1].ports = Ports { first: 62000, last: 62099 };
+        let plan = plan(&config, &[], |_| Some(ETH0));
+        assert_eq!(plan.uplinks.len(), 1);
+        assert_eq!((plan.uplinks[0].1.first_port, plan.uplinks[0].1.last_port), (61000, 62099));
+    }
+}

@@ -1,0 +1,62 @@
+//! Reserving the external ports: the kernel must not give one of them to a process of the node.
+
+use std::{fs, io};
+
+use crate::config::Ports;
+
+/// A sysctl of the process's network namespace: ports that are never chosen for a socket that names none.
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// Adds `ports` to the node's reserved ports, unless they are reserved already.
+pub(crate) fn reserve(ports: &[Ports]) -> Result<(), String> {
+    let fault = |error: io::Error| {
+        let list: Vec<_> = ports.iter().map(|ports| format!("{}-{}", ports.first, ports.last)).collect();
+        format!(
+            "cannot reserve ports {} in {RESERVED}: {error}; reserve them by sysctl on the node",
+            list.join(",")
+        )
+    };
+    let present = fs::read_to_string(RESERVED).map_err(fault)?;
+    match merged(&present, ports) {
+        Some(list) => fs::write(RESERVED, list).map_err(fault),
+        None => Ok(()),
+    }
+}
+
+/// The list with `ports` added; `None` if they are in it.
+fn merged(present: &str, ports: &[Ports]) -> Option<String> {
+    let ranges: Vec<(u16, u16)> = present.trim().split(',').filter_map(range).collect();
+    let covered =
+        |wanted: &&Ports| ranges.iter().any(|(first, last)| *first <= wanted.first && wanted.last <= *last);
+    if ports.iter().all(|wanted| covered(&wanted)) {
+        return None;
+    }
+    let added = ports.iter().map(|ports| (ports.first, ports.last));
+    let list: Vec<_> =
+        ranges.iter().copied().chain(added).map(|(first, last)| format!("{first}-{last}")).collect();
+    Some(list.join(","))
+}
+
+fn range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: [Ports; 1] = [Ports { first: 61000, last: 64999 }];
+
+    #[test]
+    fn what_others_reserved_stays() {
+        assert_eq!(merged("8080,30000-32767\n", &OURS).as_deref(), Some("8080-8080,30000-32767,61000-64999"));
+        assert_eq!(merged("\n", &OURS).as_deref(), Some("61000-64999"));
+    }
+
+    #[test]
+    fn what_is_reserved_is_not_written_again() {
+        assert_eq!(merged("61000-64999", &OURS), None);
+        assert_eq!(merged("60000-65000", &OURS), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! `iocast-node run`: load, then make the node as configured, again and again, until told to stop.
+
+use std::{collections::HashMap, error::Error, path::Path};
+
+use abi::Verdict;
+use datapath::{Counter, State, load};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::SignalFd,
+    },
+};
+use std::os::fd::AsFd;
+
+use crate::{
+    config::{Config, DomainConfig},
+    reconcile::{Programs, reconcile},
+};
+
+/// Milliseconds between two passes.
+const PERIOD: u16 = 2000;
+
+pub(crate) fn run(bpffs: &Path, config: &Path, once: bool) -> Result<(), Box<dyn Error>> {
+    let config = Config::read(config)?;
+    let stop = stop_signals()?;
+    let mut state = load(bpffs)?;
+    let mut reporter = Reporter::default();
+    reporter.problems(reconcile(bpffs, &mut state, &config, Programs::Replace)?);
+    println!("iocast-node: ready, {} attached", names(&config));
+    while !once && !told_to_stop(&stop)? {
+        // A pass that fails is repeated: interfaces and namespaces come and go while it runs.
+        match reconcile(bpffs, &mut state, &config, Programs::Keep) {
+            Ok(problems) => reporter.problems(problems),
+            Err(error) => reporter.problems(vec![error.to_string()]),
+        }
+        reporter.exhausted_ports(&config, &state)?;
+    }
+    Ok(())
+}
+
+fn names(config: &Config) -> String {
+    let names: Vec<_> = config.domains.iter().map(|domain| domain.name.as_str()).collect();
+    format!("{} {}", if names.len() == 1 { "domain" } else { "domains" }, names.join(", "))
+}
+
+fn stop_signals() -> nix::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    SignalFd::new(&signals)
+}
+
+/// Waits one period; true if a signal to stop came.
+fn told_to_stop(signals: &SignalFd) -> nix::Result<bool> {
+    let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut ready, PollTimeout::from(PERIOD))? > 0)
+}
+
+/// Says each problem once, and again only after it was gone.
+#[derive(Default)]
+struct Reporter {
+    known: Vec<String>,
+    dropped: HashMap<u16, u64>,
+}
+
+impl Reporter {
+    fn problems(&mut self, problems: Vec<String>) {
+        for new in problems.iter().filter(|problem| !self.known.contains(problem)) {
+            eprintln!("iocast-node: {new}");
+        }
+        for gone in self.known.iter().filter(|problem| !problems.contains(problem)) {
+            eprintln!("iocast-node: solved: {gone}");
+        }
+        self.known = problems;
+    }
+
+    /// Says how many packets were dropped since last time because a domain has no external port left.
+    fn exhausted_ports(&mut self, config: &Config, state: &State) -> Result<(), datapath::Error> {
+        let mut dropped: HashMap<u16, u64> = HashMap::new();
+        for Counter { domain, verdict, packets, .. } in state.counters()? {
+            if verdict == Verdict::NoPort {
+                *dropped.entry(domain).or_default() += packets;
+            }
+        }
+        for (number, domain) in state.domains()? {
+            let name = abi::text(&domain.name);
+            let new =
+                dropped.get(&number).copied().unwrap_or(0) - self.dropped.get(&number).copied().unwrap_or(0);
+            if let (true, Some(DomainConfig { ports, .. })) =
+                (new > 0, config.domains.iter().find(|domain| domain.name == name))
+            {
+                eprintln!(
+                    "iocast-node: domain `{name}`: {new} packets dropped, because all external ports {}-{} are taken; \
+                     widen `ports`",
+                    ports.first, ports.last
+                );
+            }
+        }
+        self.dropped = dropped;
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! `iocast-node status`: the pinned maps, as a table for people or as JSON for programs.
+
+use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path};
+
+use abi::{TCP, text};
+use datapath::{External, State, link};
+use serde::Serialize;
+
+/// A domain on this node.
+#[derive(Debug, Serialize)]
+struct DomainStatus {
+    name: String,
+    /// Name of the uplink's interface; null while there is none.
+    uplink: Option<String>,
+    /// The uplink's address; null while there is none.
+    address: Option<Ipv4Addr>,
+    first_port: u16,
+    last_port: u16,
+    members: Vec<MemberStatus>,
+    counters: Vec<CounterStatus>,
+}
+
+/// A member pod.
+#[derive(Debug, Serialize)]
+struct MemberStatus {
+    namespace: String,
+    pod: String,
+    address: Ipv4Addr,
+    broadcast: Ipv4Addr,
+    /// Name of the host-side veth.
+    veth: String,
+    external_ports: Vec<PortStatus>,
+}
+
+/// An external port and what it stands for.
+#[derive(Debug, Serialize)]
+struct PortStatus {
+    protocol: &'static str,
+    external: u16,
+    pod: u16,
+}
+
+/// A counter that is not zero.
+#[derive(Debug, Serialize)]
+struct CounterStatus {
+    protocol: &'static str,
+    verdict: &'static str,
+    packets: u64,
+}
+
+pub(crate) fn run(bpffs: &Path, json: bool) -> Result<(), Box<dyn Error>> {
+    let domains = read(&State::open(bpffs)?)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&domains)?);
+    } else {
+        print!("{}", table(&domains));
+    }
+    Ok(())
+}
+
+fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
+    let mut found = vec![];
+    let (counters, externals) = (state.counters()?, state.externals()?);
+    for (number, domain) in state.domains()? {
+        let uplink = if domain.uplink == 0 { None } else { link::by_index(domain.uplink)? };
+        let address = match &uplink {
+            Some(uplink) => link::addresses(uplink.index)?.first().map(|address| address.address),
+            None => None,
+        };
+        let counters =
+            counters.iter().filter(|counter| counter.domain == number).map(|counter| CounterStatus {
+                protocol: counter.protocol.name(),
+                verdict: counter.verdict.name(),
+                packets: counter.packets,
+            });
+        found.push(DomainStatus {
+            name: text(&domain.name).into(),
+            uplink: uplink.map(|uplink| uplink.name),
+            address,
+            first_port: domain.first_port,
+            last_port: domain.last_port,
+            members: members(state, number, &externals)?,
+            counters: counters.collect(),
+        });
+    }
+    Ok(found)
+}
+
+fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<MemberStatus>, datapath::Error> {
+    let mut found = vec![];
+    for (_, attachment) in state.attachments()? {
+        let Some(member) = state.member(attachment.member)?.filter(|member| member.domain == domain) else {
+            continue;
+        };
+        let ports = externals.iter().filter(|external| external.claim.member == attachment.member);
+        let mut ports: Vec<_> = ports.map(port).collect();
+        ports.sort_by_key(|port| (port.protocol, port.pod));
+        found.push(MemberStatus {
+            namespace: text(&attachment.namespace).into(),
+            pod: text(&attachment.pod).into(),
+            address: member.address.into(),
+            broadcast: member.broadcast.into(),
+            veth: link::by_index(attachment.member)?.map_or_else(|| "gone".into(), |veth| veth.name),
+            external_ports: ports,
+        });
+    }
+    found.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+    Ok(found)
+}
+
+fn port(External { external, claim }: &External) -> PortStatus {
+    let protocol = if external.protocol == u16::from(TCP) { "tcp" } else { "udp" };
+    PortStatus { protocol, external: external.port, pod: claim.pod.port }
+}
+
+fn table(domains: &[DomainStatus]) -> String {
+    let mut out = String::new();
+    for domain in domains {
+        // Writing to a string cannot fail.
+        let _ = write_domain(&mut out, domain);
+    }
+    out
+}
+
+fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
+    let uplink = match (&domain.uplink, domain.address) {
+        (Some(name), Some(address)) => format!("{name} {address}"),
+        (Some(name), None) => format!("{name} (no address)"),
+        _ => "none".into(),
+    };
+    let DomainStatus { name, first_port, last_port, members, counters, .. } = domain;
+    writeln!(
+        out,
+        "domain {name}: uplink {uplink}, external ports {first_port}-{last_port}, {} members",
+        members.len()
+    )?;
+    if !members.is_empty() {
+        writeln!(out, "  {:<32} {:<15} {:<15} EXTERNAL PORTS", "POD", "ADDRESS", "VETH")?;
+    }
+    for member in members {
+        let MemberStatus { namespace, pod, address, veth, external_ports, .. } = member;
+        let ports: Vec<_> = external_ports
+            .iter()
+            .map(|port| format!("{} {}->{}", port.protocol, port.external, port.pod))
+            .collect();
+        writeln!(
+            out,
+            "  {:<32} {:<15} {veth:<15} {}",
+            format!("{namespace}/{pod}"),
+            address.to_string(),
+            ports.join(", ")
+        )?;
+    }
+    if !counters.is_empty() {
+        writeln!(out, "  {:<10} {:<16} {:>12}", "PROTOCOL", "VERDICT", "PACKETS")?;
+    }
+    for CounterStatus { protocol, verdict, packets } in counters {
+        writeln!(out, "  {protocol:<10} {verdict:<16} {packets:>12}")?;
+    }
+    Ok(())
+}

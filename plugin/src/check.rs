@@ -1,0 +1,47 @@
+//! CHECK: what ADD set up is still there.
+
+use datapath::{Hook, State, is_attached};
+
+use crate::{
+    error::CniError,
+    member,
+    pod::Pod,
+    request::{Environment, Request},
+};
+
+pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
+    if request.previous.is_none() {
+        return Err(CniError::config("there is no prevResult to check against"));
+    }
+    if request.domain()?.is_some() {
+        check(environment, request)?;
+    }
+    Ok(String::new())
+}
+
+fn check(environment: &Environment, request: &Request) -> Result<(), CniError> {
+    let bpffs = request.bpffs()?;
+    let state = State::open(&bpffs)?;
+    let missing = |what: &str| {
+        CniError::not_as_added(format!(
+            "container {} interface {}: {what}; delete the pod so that it is created again",
+            environment.container, environment.interface
+        ))
+    };
+    let attachment = state
+        .attachment(&member::key_of(environment)?)?
+        .ok_or_else(|| missing("no ADD is recorded for it"))?;
+    let recorded =
+        state.member(attachment.member)?.ok_or_else(|| missing("it is no member of its domain"))?;
+    let pod = Pod::find(&environment.netns, &environment.interface)?;
+    if pod.veth.index != attachment.member || pod.address().octets() != recorded.address {
+        return Err(missing("its address or its veth is not the recorded one"));
+    }
+    if pod.configured_broadcast() != Some(recorded.broadcast.into()) {
+        return Err(missing("its broadcast address is not the recorded one"));
+    }
+    if !is_attached(&bpffs, Hook::FromPod, attachment.member)? {
+        return Err(missing("from_pod is not attached to its veth"));
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! DEL: nothing of ours is left, however often it is called and whatever is gone already.
+
+use datapath::{Error, State};
+
+use crate::{
+    error::CniError,
+    member,
+    request::{Environment, Request},
+};
+
+pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
+    let bpffs = request.bpffs()?;
+    match State::open(&bpffs) {
+        // The datapath went with the node's last boot, and all state with it.
+        Err(Error::NotLoaded(_)) => {}
+        state => member::remove(&bpffs, &mut state?, &member::key_of(environment)?)?,
+    }
+    Ok(String::new())
+}

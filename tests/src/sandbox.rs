@@ -34,8 +34,17 @@ const NETNS: &str = "/run/netns";
 pub struct Sandbox {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// What every job begins with.
+    base: Arc<Base>,
+}
+
+/// The namespaces that jobs run in.
+#[derive(Debug)]
+struct Base {
     /// The base network namespace.
-    home: Arc<File>,
+    network: File,
+    /// The first process of the pid namespace, as the machine numbers it.
+    first: u32,
 }
 
 impl Sandbox {
@@ -48,24 +57,21 @@ impl Sandbox {
         }
         let (jobs, queue) = channel::<Job>();
         let thread = std::thread::spawn(move || queue.into_iter().for_each(|job| job()));
-        let nowhere = Arc::new(tried("open /dev/null", File::open("/dev/null"))?);
-        let mut sandbox = Self { jobs: Some(jobs), thread: Some(thread), home: nowhere };
-        sandbox.home = Arc::new(sandbox.run(isolate)?);
-        Ok(sandbox)
+        let base = Arc::new(run_on(&jobs, isolate)?);
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), base })
     }
 
     /// Runs `work` on the sandbox's thread, in its base network namespace.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let (answer, outcome) = channel();
-        let job: Job = Box::new(move || {
-            let _ = answer.send(catch_unwind(AssertUnwindSafe(work)));
-        });
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        match outcome.recv() {
-            Ok(Ok(value)) if sent => value,
-            Ok(Err(panic)) => resume_unwind(panic),
-            _ => panic!("the sandbox's thread has ended"),
+        match &self.jobs {
+            Some(jobs) => run_on(jobs, work),
+            None => unreachable!("only drop takes it"),
         }
+    }
+
+    /// The first process of the sandbox, as the machine numbers it: a door to its namespaces.
+    pub fn first_process(&self) -> u32 {
+        self.base.first
     }
 
     /// Runs `work` on the sandbox's thread, in network namespace `netns`. Sockets it makes stay there.
@@ -74,12 +80,12 @@ impl Sandbox {
         netns: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let (path, home) = (Path::new(NETNS).join(netns), Arc::clone(&self.home));
+        let (path, base) = (Path::new(NETNS).join(netns), Arc::clone(&self.base));
         self.run(move || {
             let there = tried(format!("open {}", path.display()), File::open(&path))?;
             tried("enter a namespace", setns(there, CloneFlags::CLONE_NEWNET))?;
             let outcome = catch_unwind(AssertUnwindSafe(work));
-            tried("return to the base namespace", setns(&*home, CloneFlags::CLONE_NEWNET))?;
+            tried("return to the base namespace", setns(&base.network, CloneFlags::CLONE_NEWNET))?;
             outcome.map_err(|panic| resume_unwind(panic))
         })
     }
@@ -144,6 +150,19 @@ impl Drop for Sandbox {
     }
 }
 
+/// Runs `work` on the thread that takes `jobs`.
+fn run_on<T: Send + 'static>(jobs: &Sender<Job>, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (answer, outcome) = channel();
+    let sent = jobs.send(Box::new(move || {
+        let _ = answer.send(catch_unwind(AssertUnwindSafe(work)));
+    }));
+    match outcome.recv() {
+        Ok(Ok(value)) if sent.is_ok() => value,
+        Ok(Err(panic)) => resume_unwind(panic),
+        _ => panic!("the sandbox's thread has ended"),
+    }
+}
+
 /// A command line of words without quoting.
 pub(crate) fn words(line: &str) -> Command {
     let mut words = line.split_whitespace();
@@ -166,9 +185,8 @@ fn run_here(mut command: Command) -> Result<()> {
     Err(Error::Command { command: line, output: String::from_utf8_lossy(&output.stderr).into() })
 }
 
-/// Gives the calling thread namespaces of its own, an empty `/run`, a BPF file system, and a first process. Returns the
-/// network namespace.
-fn isolate() -> Result<File> {
+/// Gives the calling thread namespaces of its own, an empty `/run`, a BPF file system, and a first process.
+fn isolate() -> Result<Base> {
     let flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWPID
@@ -182,9 +200,9 @@ fn isolate() -> Result<File> {
     let mut first = words("setpriv --pdeathsig KILL sleep infinity");
     first.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Never waited for: it lives as long as this thread.
-    tried("start the first process", first.spawn())?;
+    let first = tried("start the first process", first.spawn())?.id();
     // Before /proc is the new pid namespace's, in which this thread has no number; only a child can mount that one.
-    let home = tried("open the base namespace", File::open("/proc/thread-self/ns/net"))?;
+    let network = tried("open the base namespace", File::open("/proc/thread-self/ns/net"))?;
     run_here(words("mount -t proc proc /proc"))?;
-    Ok(home)
+    Ok(Base { network, first })
 }

@@ -180,7 +180,7 @@ impl Request {
         if verb == Verb::Version && input.trim().is_empty() {
             return Ok(Self::from_stdin(Stdin { version: VERSIONS[4].into(), ..Stdin::default() }));
         }
-        let stdin: Stdin = serde_json::from_str(input).map_err(|error| {
+        let stdin = object(input).map_err(|error| {
             CniError::decode(format!("the network configuration on stdin is not valid: {error}"))
         })?;
         let known = VERSIONS.iter().position(|version| *version == stdin.version);
@@ -248,9 +248,17 @@ impl Request {
     }
 }
 
+/// Decodes a JSON object; serde would take an array for a struct as well.
+fn object(input: &str) -> serde_json::Result<Stdin> {
+    if !input.trim_start().starts_with('{') {
+        return Err(serde::de::Error::custom("expected a JSON object"));
+    }
+    serde_json::from_str(input)
+}
+
 /// The version in which to report an error about `input`: its own if we speak it, else our newest.
 pub(crate) fn version_for_errors(input: &str) -> String {
-    let stdin: Stdin = serde_json::from_str(input).unwrap_or_default();
+    let stdin = object(input).unwrap_or_default();
     let known = VERSIONS.contains(&stdin.version.as_str());
     if known { stdin.version } else { VERSIONS[VERSIONS.len() - 1].into() }
 }

@@ -189,7 +189,7 @@ fn key(attachment: &Attachment) -> (String, String) {
 }
 
 /// Runs `command` with `input` on its stdin: whether it succeeded, and its stdout.
-pub(crate) fn pipe(mut command: Command, input: &str) -> std::io::Result<(bool, String)> {
+pub fn pipe(mut command: Command, input: &str) -> std::io::Result<(bool, String)> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // A plugin that does not read its input closes the pipe; its answer tells why.

@@ -10,8 +10,8 @@ mod process;
 mod sandbox;
 pub mod udp;
 
-pub use cni::{CniError, Conflist, Executor};
-pub use node::{Lab, Options, Pod, Topology};
+pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
+pub use node::{DOMAIN, Lab, NATIVE, NODE, Options, Pod, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;
 
@@ -52,9 +52,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub fn tried<T>(what: impl Into<String>, result: Result<T, impl Into<std::io::Error>>) -> Result<T> {
     result.map_err(|source| Error::System { what: what.into(), source: source.into() })
 }
-
-pub use cni::Attachment;
-pub use node::{DOMAIN, NATIVE, NODE, WORKSTATION, binary};
 
 /// Makes a test of each function, once in each topology. A function takes the [`Topology`] and returns a [`Result`].
 #[macro_export]

@@ -146,7 +146,18 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends iocast-node; the datapath stays.
+    /// Ends iocast-node by SIGTERM; the datapath stays.
+    pub fn terminate_agent(&mut self) -> Result<()> {
+        match self.agent.take() {
+            Some(agent) => {
+                agent.terminate();
+                agent.finish()?.success().map(|_| ())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Kills iocast-node; the datapath stays.
     pub fn stop_agent(&mut self) {
         self.agent = None;
     }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
 };
@@ -193,7 +194,7 @@ fn isolate() -> Result<Base> {
         | CloneFlags::CLONE_NEWIPC;
     tried("make namespaces", unshare(flags))?;
     let none = None::<&str>;
-    tried("make mounts private", mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))?;
+    make_mounts_private()?;
     tried("mount /run", mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none))?;
     tried("mount a BPF file system", mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none))?;
     tried("create /run/netns", fs::create_dir(NETNS))?;
@@ -205,4 +206,24 @@ fn isolate() -> Result<Base> {
     let network = tried("open the base namespace", File::open("/proc/thread-self/ns/net"))?;
     run_here(words("mount -t proc proc /proc"))?;
     Ok(Base { network, first })
+}
+
+/// Keeps what is mounted here from appearing elsewhere.
+fn make_mounts_private() -> Result<()> {
+    let private = |path: &str| {
+        mount(None::<&str>, path, None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+    };
+    match private("/") {
+        // The root of a chroot is no mount point: then those we mount upon, as far as they are.
+        Err(Errno::EINVAL) => {
+            for path in ["/run", "/proc", "/sys", "/sys/fs/bpf"] {
+                match private(path) {
+                    Ok(()) | Err(Errno::EINVAL) => {}
+                    error => tried(format!("make {path} private"), error)?,
+                }
+            }
+            Ok(())
+        }
+        outcome => tried("make mounts private", outcome),
+    }
 }

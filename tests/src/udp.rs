@@ -4,10 +4,11 @@
 use std::{
     io::ErrorKind,
     net::{SocketAddrV4, UdpSocket},
+    os::fd::AsRawFd,
     time::Duration,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
 
 use crate::{Result, Sandbox, tried};
 
@@ -36,6 +37,23 @@ impl Socket {
     /// Sends a datagram.
     pub fn send(&self, bytes: &[u8], to: &str) -> Result<()> {
         tried(format!("send to {to}"), self.0.send_to(bytes, to)).map(|_| ())
+    }
+
+    /// Sends the same datagram many times by one system call, so that they arrive as close together as they can.
+    pub fn send_burst(&self, bytes: &[u8], to: &str, count: usize) -> Result<()> {
+        let to: SocketAddrV4 = to.parse().map_err(|_| crate::Error::Missing(format!("{to}: not IP:PORT")))?;
+        let part = [std::io::IoSlice::new(bytes)];
+        let parts = vec![part; count];
+        let targets = vec![Some(SockaddrIn::from(to)); count];
+        let mut headers = MultiHeaders::preallocate(count, None);
+        let none: [ControlMessage; 0] = [];
+        let sent = sendmmsg(self.0.as_raw_fd(), &mut headers, &parts, targets, none, MsgFlags::empty());
+        let sent = tried(format!("send to {to}"), sent)?.count();
+        if sent == count {
+            Ok(())
+        } else {
+            Err(crate::Error::Timeout(format!("{sent} of {count} datagrams sent")))
+        }
     }
 
     /// The next datagram and who sent it; `None` if there is none in time.

@@ -190,6 +190,22 @@ impl State {
             .collect())
     }
 
+    /// How many places of all rosters are taken.
+    pub fn roster_entries(&self) -> Result<usize> {
+        let mut taken = 0;
+        for place in 0..self.roster.len() {
+            let interface =
+                self.roster.get(&place, 0).map_err(|error| Error::bpf("cannot read ROSTER", &error))?;
+            taken += usize::from(interface != 0);
+        }
+        Ok(taken)
+    }
+
+    /// How many translated TCP flows are remembered.
+    pub fn flow_count(&self) -> Result<usize> {
+        Ok(keys("FLOWS", &self.flows)?.len())
+    }
+
     /// The counters that are not zero.
     pub fn counters(&self) -> Result<Vec<Counter>> {
         let mut found = vec![];

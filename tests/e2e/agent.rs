@@ -1,0 +1,115 @@
+//! The node agent: what it says when something is wrong, and that it leaves the datapath alone when it ends.
+
+use std::time::Duration;
+
+use lab::{Lab, NODE, Options, Result, Topology, WORKSTATION};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn lab() -> Result<Lab> {
+    Lab::without_agent(Options::new(Topology::Bridge))
+}
+
+/// What the agent says before it gives up.
+fn failure(lab: &Lab, line: &str) -> Result<String> {
+    let finished = lab.agent_command(line)?.finish()?;
+    assert!(!finished.status.success(), "{}", finished.output);
+    Ok(finished.output)
+}
+
+const RUN: &str = "run --config /run/iocast/config.toml";
+
+#[test]
+fn an_uplink_that_does_not_exist_is_named_and_taken_when_it_appears() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.bl07]\nuplink = \"lan9\"\n")?;
+    let mut agent = lab.agent_command(RUN)?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    let said = agent.output();
+    assert!(said.contains("domain `bl07`: there is no interface `lan9` (there are: "), "{said}");
+    assert!(said.contains("eth0") && said.contains("set `uplink`"), "{said}");
+    lab.sandbox.sh(NODE, "ip link set eth0 down")?;
+    lab.sandbox.sh(NODE, "ip link set eth0 name lan9")?;
+    lab.sandbox.sh(NODE, "ip link set lan9 up")?;
+    agent.wait_for("the uplink", PATIENCE, |output| output.contains("solved: domain `bl07`"))?;
+    assert_eq!(lab.status()?["uplink"], "lan9");
+    Ok(())
+}
+
+#[test]
+fn a_new_address_of_the_uplink_is_followed() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    lab.sandbox.sh(NODE, "ip address flush dev eth0")?;
+    lab.sandbox.sh(NODE, "ip address add 172.23.0.99/24 broadcast + dev eth0")?;
+    std::thread::sleep(Duration::from_secs(3)); // the agent looks every two seconds
+    let info = lab.epics_output(WORKSTATION, "cainfo -w 5 A:NAME", &[])?;
+    assert!(info.contains("Host:             172.23.0.99:"), "{info}");
+    Ok(())
+}
+
+#[test]
+fn a_faulty_configuration_is_refused_with_all_its_faults() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.a]\nuplink = \"eth0\"\nprotocols = [\"cb\"]\nports = \"9-1\"\n")?;
+    let said = failure(&lab, RUN)?;
+    assert!(said.contains("/run/iocast/config.toml"), "{said}");
+    assert!(said.contains("protocol `cb` is not known") && said.contains("`ports` is `9-1`"), "{said}");
+    let said = failure(&lab, "run --config /run/iocast/none.toml")?;
+    assert!(said.contains("/run/iocast/none.toml") && said.contains("--config"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_place_without_a_bpf_file_system_is_refused() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.a]\nuplink = \"eth0\"\n")?;
+    let said = failure(&lab, &format!("--bpffs /run {RUN}"))?;
+    assert!(said.contains("/run is not a BPF file system") && said.contains("mount -t bpf"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_user_without_rights_is_told_which_are_needed() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.a]\nuplink = \"eth0\"\n")?;
+    lab.sandbox.sh(NODE, "chmod 0777 /sys/fs/bpf")?;
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65534", "--clear-groups", "--inh-caps", "-all"]);
+    command.arg(lab::binary("iocast-node")?).args(RUN.split(' '));
+    let finished = lab.sandbox.spawn(NODE, command)?.finish()?;
+    assert!(!finished.status.success());
+    let said = finished.output;
+    assert!(said.contains("not permitted") && said.contains("run as root"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn status_without_a_datapath_says_what_is_missing() -> Result<()> {
+    let said = failure(&lab()?, "status")?;
+    assert!(said.contains("the datapath is not loaded") && said.contains("iocast-node must run"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn external_ports_are_reserved_on_the_node() -> Result<()> {
+    let lab = lab()?;
+    lab.sandbox.sh(NODE, "sysctl -q -w net.ipv4.ip_local_reserved_ports=8080")?;
+    lab.configure("[domain.a]\nuplink = \"eth0\"\nports = \"50000-50099\"\n")?;
+    lab.agent_command(&format!("{RUN} --once"))?.finish()?.success()?;
+    let reserved = lab.sandbox.sh(NODE, "sysctl -n net.ipv4.ip_local_reserved_ports")?;
+    assert_eq!(reserved.trim(), "8080,50000-50099");
+    Ok(())
+}
+
+#[test]
+fn sigterm_ends_the_agent_and_nothing_else() -> Result<()> {
+    let mut lab = Lab::up(Options::new(Topology::Routed))?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    lab.terminate_agent()?;
+    let read = lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?;
+    assert_eq!(read, "A\n");
+    Ok(())
+}

@@ -1,0 +1,494 @@
+//! The CNI plugin: every verb in every version, every error, and nothing left behind.
+#![allow(clippy::unwrap_used)] // a test's helper fails its test
+
+use std::{path::Path, process::Command, time::Instant};
+
+use lab::{Attachment, DOMAIN, Lab, NODE, Options, Pod, Result, Sandbox, Topology, WORKSTATION, cni_pipe};
+use serde_json::{Value, json};
+
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+lab::in_both_topologies! {
+    a_members_previous_result_comes_back_to_the_letter_in_every_version
+    a_pod_without_the_annotation_touches_no_map
+    check_finds_what_is_missing
+    del_leaves_nothing_however_it_is_called
+    gc_removes_what_is_not_listed_and_nothing_else
+    an_add_that_fails_half_way_leaves_nothing
+    a_second_add_replaces_the_first
+    adds_in_parallel_get_places_of_their_own
+    the_cost_of_add_is_reported
+}
+
+/// Runs the plugin itself in the node's namespace: whether it succeeded, and its stdout.
+fn plugin(sandbox: &Sandbox, variables: &[(&str, &str)], stdin: &str) -> Result<(bool, String)> {
+    let mut command = Command::new(lab::binary("iocast")?);
+    command.env_clear().envs(variables.iter().copied());
+    let stdin = stdin.to_owned();
+    let output = sandbox.run_in(NODE, move || cni_pipe(command, &stdin))?;
+    lab::tried("run the plugin", output)
+}
+
+/// The environment of a verb for an attachment.
+fn environment<'a>(verb: &'a str, attachment: &'a Attachment) -> [(&'a str, &'a str); 5] {
+    [
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", &attachment.container),
+        ("CNI_NETNS", &attachment.netns),
+        ("CNI_IFNAME", &attachment.interface),
+        ("CNI_ARGS", &attachment.arguments),
+    ]
+}
+
+/// A network configuration for our plugin alone.
+fn configuration(version: &str, previous: Option<&str>, domain: Option<&str>, more: &str) -> String {
+    let previous = previous.map(|previous| format!(r#","prevResult":{previous}"#)).unwrap_or_default();
+    let annotations = domain.map_or("null".into(), |domain| format!(r#"{{"iocast.io/domain":"{domain}"}}"#));
+    format!(
+        r#"{{"cniVersion":"{version}","name":"lab","type":"iocast"{previous}{more},"runtimeConfig":{{"io.kubernetes.cri.pod-annotations":{annotations}}}}}"#
+    )
+}
+
+/// A result as a bridge plugin prints it in `version`, with spaces and keys that nobody knows.
+fn previous_result(version: &str) -> String {
+    let family = if version < "1.0.0" { r#""version":"4","# } else { "" };
+    format!(
+        r#"{{ "cniVersion":"{version}","interfaces":[{{"name":"cni0","mac":"0a:00:00:00:00:01"}},{{"name":"eth0","sandbox":"/run/netns/x"}}],
+  "ips":[{{{family}"address":"10.244.1.7/24","gateway":"10.244.1.1","interface":1}}],"dns":{{}},"x.example/number":1.50,"x.example/order":{{"b":1,"a":2}} }}"#
+    )
+}
+
+/// Compares with a recorded text; UPDATE_GOLDEN=1 records it anew.
+fn assert_golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, recorded, "differs from {}; UPDATE_GOLDEN=1 records it anew", path.display());
+}
+
+#[test]
+fn every_verb_answers_as_recorded_in_every_version() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    sandbox.add_netns(NODE)?;
+    let attachment = Attachment {
+        container: "c1".into(),
+        netns: "/run/netns/gone".into(),
+        interface: "eth0".into(),
+        ..Attachment::default()
+    };
+    let mut found = String::new();
+    for verb in ["VERSION", "ADD", "CHECK", "DEL", "GC", "STATUS"] {
+        for version in VERSIONS {
+            let stdin = configuration(
+                version,
+                Some(&previous_result(version)),
+                None,
+                r#","cni.dev/valid-attachments":[]"#,
+            );
+            let (success, stdout) = plugin(&sandbox, &environment(verb, &attachment), &stdin)?;
+            let expected = (verb == "ADD" && success).then(|| previous_result(version));
+            assert!(expected.is_none_or(|expected| expected == stdout), "{verb} {version}: {stdout}");
+            let shown = if verb == "ADD" { "prevResult, to the letter" } else { &stdout };
+            found += &format!("{verb} {version}: {} {shown}\n", if success { "ok" } else { "failed" });
+        }
+    }
+    let (success, stdout) = plugin(&sandbox, &[("CNI_COMMAND", "VERSION")], "")?;
+    found += &format!("VERSION without stdin: {} {stdout}\n", if success { "ok" } else { "failed" });
+    assert_golden("verbs.txt", &found);
+    Ok(())
+}
+
+#[test]
+fn bad_input_is_named_with_the_codes_of_the_specification() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    sandbox.add_netns(NODE)?;
+    let result = previous_result("1.0.0");
+    let member = configuration("1.0.0", Some(&result), Some("bl07"), "");
+    let with = |more: &str| configuration("1.0.0", Some(&result), Some("bl07"), more);
+    let attachment = Attachment {
+        container: "c1".into(),
+        netns: "/run/netns/gone".into(),
+        interface: "eth0".into(),
+        ..Attachment::default()
+    };
+    let good = environment("ADD", &attachment);
+    let other = |name: &'static str, value: &'static str| {
+        let mut variables = good;
+        for variable in &mut variables {
+            if variable.0 == name {
+                variable.1 = value;
+            }
+        }
+        variables
+    };
+    let cases = [
+        ("a version from the future", good, configuration("2.0.0", Some(&result), None, "")),
+        ("no version", good, r#"{"name":"lab"}"#.into()),
+        ("no such verb", other("CNI_COMMAND", "REMOVE"), member.clone()),
+        ("no container", other("CNI_CONTAINERID", ""), member.clone()),
+        ("an odd container", other("CNI_CONTAINERID", "../../etc"), member.clone()),
+        ("no namespace", other("CNI_NETNS", ""), member.clone()),
+        ("an odd interface", other("CNI_IFNAME", "much-too-long-a-name"), member.clone()),
+        ("stdin that is cut short", good, member[..40].into()),
+        ("stdin that is no object", good, "[]".into()),
+        ("no prevResult", good, configuration("1.0.0", None, Some("bl07"), "")),
+        (
+            "no prevResult for CHECK",
+            other("CNI_COMMAND", "CHECK"),
+            configuration("1.0.0", None, Some("bl07"), ""),
+        ),
+        ("an empty annotation", good, configuration("1.0.0", Some(&result), Some(""), "")),
+        ("a relative bpffs", good, with(r#","bpffs":"bpf""#)),
+        ("a bpffs that is a number", good, with(r#","bpffs":42"#)),
+        ("no datapath", good, member.clone()),
+        ("no datapath for CHECK", other("CNI_COMMAND", "CHECK"), member.clone()),
+        (
+            "a list for GC that is none",
+            other("CNI_COMMAND", "GC"),
+            configuration("1.1.0", None, None, r#","cni.dev/valid-attachments":{"containerID":"c1"}"#),
+        ),
+    ];
+    let mut found = String::new();
+    for (what, variables, stdin) in cases {
+        let (success, stdout) = plugin(&sandbox, &variables, &stdin)?;
+        assert!(!success, "{what}: {stdout}");
+        let error: Value = serde_json::from_str(&stdout).unwrap_or_default();
+        found += &format!(
+            "{what}\n  {} {} {}\n",
+            error["cniVersion"],
+            error["code"],
+            error["msg"].as_str().unwrap_or(&stdout)
+        );
+    }
+    assert_golden("errors.txt", &found);
+    Ok(())
+}
+
+#[test]
+fn a_pod_without_the_annotation_passes_whatever_else_is_broken() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    sandbox.add_netns(NODE)?;
+    sandbox.run(|| nix::mount::umount("/sys/fs/bpf")).unwrap();
+    let attachment = Attachment {
+        container: "c1".into(),
+        netns: "/x".into(),
+        interface: "eth0".into(),
+        ..Attachment::default()
+    };
+    let result = previous_result("1.0.0");
+    for broken in [
+        "",
+        r#","bpffs":42"#,
+        r#","bpffs":"/nonexistent""#,
+        r#","bpffs":{"a":[]}"#,
+        r#","capabilities":7,"args":[null]"#,
+        r#","cni.dev/valid-attachments":"all""#,
+    ] {
+        for verb in ["ADD", "CHECK"] {
+            let stdin = configuration("1.0.0", Some(&result), None, broken);
+            let (success, stdout) = plugin(&sandbox, &environment(verb, &attachment), &stdin)?;
+            let expected = if verb == "ADD" { result.as_str() } else { "" };
+            assert!(success && stdout == expected, "{verb} with {broken}: {stdout}");
+        }
+    }
+    let odd = format!(r#"{{"cniVersion":"1.0.0","name":7,"runtimeConfig":"?","prevResult":{result}}}"#);
+    assert_eq!(plugin(&sandbox, &environment("ADD", &attachment), &odd)?, (true, result));
+    Ok(())
+}
+
+/// A pod that the other plugins made, without ours.
+fn plain_pod(lab: &Lab, name: &str) -> Result<Pod> {
+    let ours = lab.execute(|executor| {
+        let mut list = executor.conflist().clone();
+        let plugins = list.0["plugins"].as_array_mut().and_then(Vec::pop);
+        executor.set_conflist(list);
+        plugins
+    });
+    let pod = lab.pod_with(name, &[("iocast.io/domain", DOMAIN)]);
+    lab.execute(move |executor| {
+        let mut list = executor.conflist().clone();
+        if let (Some(plugins), Some(ours)) = (list.0["plugins"].as_array_mut(), ours) {
+            plugins.push(ours);
+        }
+        executor.set_conflist(list);
+    });
+    pod
+}
+
+/// What is left of ours: attachments, members, external ports, filters on veths.
+fn leftovers(lab: &Lab) -> Result<String> {
+    let maps = lab.state(|state| {
+        let attachments = state.attachments().unwrap();
+        let members: Vec<_> =
+            attachments.iter().filter_map(|(_, entry)| state.member(entry.member).unwrap()).collect();
+        format!(
+            "{} attachments, {} members, {} external ports, {} roster entries, {} flows",
+            attachments.len(),
+            members.len(),
+            state.externals().unwrap().len(),
+            state.roster_entries().unwrap(),
+            state.flow_count().unwrap(),
+        )
+    })?;
+    let mut filters = 0;
+    let links: Value =
+        serde_json::from_str(&lab.sandbox.sh(NODE, "ip -j link show type veth")?).unwrap_or_default();
+    for link in links.as_array().unwrap() {
+        let shown = lab
+            .sandbox
+            .sh(NODE, &format!("tc filter show dev {} ingress", link["ifname"].as_str().unwrap()))?;
+        filters += shown.matches("from_pod direct-action").count();
+    }
+    Ok(format!("{maps}, {filters} filters"))
+}
+
+const NOTHING: &str = "0 attachments, 0 members, 0 external ports, 0 roster entries, 0 flows, 0 filters";
+
+fn a_members_previous_result_comes_back_to_the_letter_in_every_version(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let pod = plain_pod(&lab, "ioc-a")?;
+    let routes = lab.sandbox.sh(&pod.netns, "ip route")?;
+    for version in VERSIONS {
+        let result = previous_result(version);
+        let stdin = configuration(version, Some(&result), Some(DOMAIN), "");
+        let added = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
+        assert_eq!(added, (true, result.clone()), "{version}");
+        let checked = plugin(&lab.sandbox, &environment("CHECK", &pod.attachment), &stdin)?;
+        assert_eq!(checked.0, version >= "0.4.0", "CHECK {version}: {}", checked.1);
+        assert_eq!(
+            plugin(&lab.sandbox, &environment("DEL", &pod.attachment), &stdin)?,
+            (true, String::new()),
+            "{version}"
+        );
+        assert_eq!(leftovers(&lab)?, NOTHING, "after {version}");
+    }
+    assert_eq!(lab.sandbox.sh(&pod.netns, "ip route")?, routes, "routes changed");
+    let addresses = lab.sandbox.sh(&pod.netns, "ip -4 address show dev eth0")?;
+    assert_eq!(addresses.matches(" inet ").count(), 1, "{addresses}");
+    assert!(addresses.contains(" brd "), "{addresses}");
+    Ok(())
+}
+
+fn a_pod_without_the_annotation_touches_no_map(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let plain = plain_pod(&lab, "plain")?;
+    let pod = lab.pod_with("other", &[("example.com/other", "x")])?;
+    assert_eq!(leftovers(&lab)?, NOTHING);
+    let keys = |pod: &Pod| pod.result.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&pod), keys(&plain), "the result is the earlier plugins'");
+    lab.delete_pod(&pod)
+}
+
+fn check_finds_what_is_missing(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options { cni_version: "1.0.0", ..Options::new(topology) })?;
+    let pod = lab.pod("ioc-a")?;
+    let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
+    let check = || plugin(&lab.sandbox, &environment("CHECK", &pod.attachment), &stdin);
+    assert_eq!(check()?, (true, String::new()));
+
+    let veth = lab.host_veth(&pod);
+    lab.sandbox.sh(NODE, &format!("tc filter del dev {veth} ingress"))?;
+    let (success, stdout) = check()?;
+    assert!(
+        !success && stdout.contains(r#""code":101"#) && stdout.contains("from_pod is not attached"),
+        "{stdout}"
+    );
+
+    lab.delete_pod(&pod)?;
+    lab.sandbox.add_netns(&pod.netns)?;
+    let (success, stdout) = check()?;
+    assert!(!success && stdout.contains("no ADD is recorded"), "{stdout}");
+    Ok(())
+}
+
+fn del_leaves_nothing_however_it_is_called(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    for how in
+        ["in order", "twice", "without a namespace", "without prevResult", "after the namespace is gone"]
+    {
+        let pod = lab.pod("ioc-a")?;
+        let ioc = lab.ioc(&pod.netns, "A")?;
+        lab.epics_output(WORKSTATION, "caget -w 5 A:NAME", &[])?;
+        assert_ne!(leftovers(&lab)?, NOTHING);
+        ioc.kill();
+        let mut attachment = pod.attachment.clone();
+        match how {
+            "without a namespace" => attachment.netns = String::new(),
+            "without prevResult" => {
+                let forgotten = attachment.clone();
+                lab.execute(move |executor| executor.forget(&forgotten));
+            }
+            "after the namespace is gone" => lab.sandbox.delete_netns(&pod.netns)?,
+            _ => {}
+        }
+        lab.del(&attachment)?;
+        assert_eq!(leftovers(&lab)?, NOTHING, "DEL {how}");
+        lab.del(&attachment)?;
+        if how != "after the namespace is gone" {
+            lab.sandbox.delete_netns(&pod.netns)?;
+        }
+    }
+    Ok(())
+}
+
+fn gc_removes_what_is_not_listed_and_nothing_else(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options { cni_version: "1.0.0", ..Options::new(topology) })?;
+    let (kept, lost) = (lab.pod("kept")?, lab.pod("lost")?);
+    let gc = |name: &str, valid: Option<&[&Pod]>| {
+        let valid = valid.map(|pods| {
+            pods.iter()
+                .map(|pod| json!({ "containerID": pod.attachment.container, "ifname": "eth0" }))
+                .collect::<Value>()
+        });
+        let mut stdin = json!({ "cniVersion": "1.1.0", "name": name, "type": "iocast" });
+        if let Some(valid) = valid {
+            stdin["cni.dev/valid-attachments"] = valid;
+        }
+        plugin(&lab.sandbox, &[("CNI_COMMAND", "GC"), ("CNI_PATH", "/")], &stdin.to_string())
+    };
+    let members = || lab.state(|state| state.attachments().unwrap().len());
+    assert_eq!(gc("lab", None)?, (true, String::new()));
+    assert_eq!(gc("another-network", Some(&[]))?, (true, String::new()));
+    assert_eq!(gc("lab", Some(&[&kept, &lost]))?, (true, String::new()));
+    assert_eq!(members()?, 2, "nothing to remove");
+    assert_eq!(gc("lab", Some(&[&kept]))?, (true, String::new()));
+    assert_eq!(members()?, 1, "the lost one");
+    let names = lab.status()?["members"][0]["pod"].clone();
+    assert_eq!(names, "kept");
+    assert_eq!(gc("lab", Some(&[]))?, (true, String::new()));
+    assert_eq!(leftovers(&lab)?, NOTHING);
+    lab.delete_pod(&kept)?;
+    lab.delete_pod(&lost)
+}
+
+fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
+    let mut lab = Lab::up(Options::new(topology))?;
+    lab.terminate_agent()?;
+    let addresses = |pod: &Pod| lab.sandbox.sh(&pod.netns, "ip -4 address show dev eth0");
+    let pod = plain_pod(&lab, "ioc-a")?;
+    let before = addresses(&pod)?;
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/programs/from_pod")).unwrap();
+    let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
+    let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
+    assert!(!success && stdout.contains("cannot attach from_pod"), "{stdout}");
+    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(addresses(&pod)?, before, "the pod is as it was");
+    Ok(())
+}
+
+fn a_second_add_replaces_the_first(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let pod = lab.pod("ioc-a")?;
+    let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
+    let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
+    assert!(success, "{stdout}");
+    let expected = "1 attachments, 1 members, 0 external ports, 1 roster entries, 0 flows, 1 filters";
+    assert_eq!(leftovers(&lab)?, expected);
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    assert!(lab.epics_output(WORKSTATION, "caget -w 5 A:NAME", &[])?.contains('A'));
+    Ok(())
+}
+
+fn adds_in_parallel_get_places_of_their_own(topology: Topology) -> Result<()> {
+    const PODS: usize = 16;
+    let lab = Lab::up(Options::new(topology))?;
+    let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
+    lab.sandbox.write("/run/stdin", stdin)?;
+    let mut script = String::new();
+    for number in 0..PODS {
+        let pod = plain_pod(&lab, &format!("ioc-{number}"))?;
+        let variables: Vec<_> = environment("ADD", &pod.attachment)
+            .iter()
+            .map(|(name, value)| format!("{name}='{value}'"))
+            .collect();
+        script += &format!(
+            "{} {} </run/stdin >/dev/null &\n",
+            variables.join(" "),
+            lab::binary("iocast")?.display()
+        );
+    }
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script + "wait");
+    lab.sandbox.exec(NODE, shell)?;
+    let slots = lab.state(|state| {
+        let mut slots: Vec<_> = state.attachments().unwrap().iter().map(|(_, entry)| entry.slot).collect();
+        slots.sort_unstable();
+        slots
+    })?;
+    assert_eq!(slots, (0..16).collect::<Vec<u16>>());
+    Ok(())
+}
+
+fn the_cost_of_add_is_reported(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let time = |domain: Option<&str>, pod: &Pod| -> Result<f64> {
+        let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), domain, "");
+        let start = Instant::now();
+        let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        assert!(success, "{stdout}");
+        Ok(took)
+    };
+    let (mut member, mut other) = (vec![], vec![]);
+    for number in 0..20 {
+        let pod = plain_pod(&lab, &format!("ioc-{number}"))?;
+        other.push(time(None, &pod)?);
+        member.push(time(Some(DOMAIN), &pod)?);
+    }
+    for (what, times) in [("member", &mut member), ("non-member", &mut other)] {
+        times.sort_by(f64::total_cmp);
+        println!(
+            "ADD of a {what}: min {:.1} ms, median {:.1} ms, max {:.1} ms",
+            times[0], times[10], times[19]
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
+    for (name, make, expected) in [
+        ("none", "", "has no interface eth0"),
+        ("bridge", "ip link add eth0 type bridge", "no IPv4 address"),
+        ("alone", "ip link add eth0 type veth peer name other", "its other end is not in this namespace"),
+    ] {
+        let attachment = lab.attachment(name, &[]);
+        let netns = format!("pod-{name}");
+        lab.sandbox.add_netns(&netns)?;
+        if !make.is_empty() {
+            lab.sandbox.sh(&netns, make)?;
+        }
+        if name == "alone" {
+            lab.sandbox.sh(&netns, "ip address add 10.244.1.77/24 dev eth0")?;
+        }
+        let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &attachment), &stdin)?;
+        assert!(
+            !success && stdout.contains(r#""code":100"#) && stdout.contains(expected),
+            "{name}: {stdout}"
+        );
+    }
+    lab.sandbox.add_netns("pod-macvlan")?;
+    lab.sandbox.sh(NODE, "ip link add eth0 link eth0 netns pod-macvlan type macvlan")?;
+    lab.sandbox.sh("pod-macvlan", "ip address add 172.23.0.77/24 dev eth0")?;
+    let attachment = lab.attachment("macvlan", &[]);
+    let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &attachment), &stdin)?;
+    assert!(!success && stdout.contains("of kind macvlan"), "{stdout}");
+    assert_eq!(leftovers(&lab)?, NOTHING);
+    Ok(())
+}
+
+#[test]
+fn a_domain_that_is_not_configured_is_named_beside_those_that_are() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let error = lab.pod_with("ioc-a", &[("iocast.io/domain", "bl99")]).unwrap_err().to_string();
+    assert!(
+        error.contains("code 7") && error.contains("`bl99`") && error.contains("(configured: lab)"),
+        "{error}"
+    );
+    assert_eq!(leftovers(&lab)?, NOTHING);
+    Ok(())
+}

@@ -17,6 +17,7 @@ lab::in_both_topologies! {
     a_client_in_another_pod_reads_by_pod_address
     every_client_gets_exactly_one_answer_from_every_server
     an_address_list_that_names_the_node_finds_every_pod
+    an_address_list_that_names_an_external_port_finds_its_pod_only
     a_name_server_entry_for_an_external_port_reaches_its_pod
     a_client_in_a_pod_reads_a_native_ioc_on_the_lan
     a_process_on_the_node_reads_a_pod_and_is_read_by_one
@@ -117,9 +118,12 @@ fn every_client_gets_exactly_one_answer_from_every_server(topology: Topology) ->
 
     // Two pods, the native IOC and the node's own: four servers, four answers, wherever the question comes from.
     let (node, native) = ("172.23.0.10".to_owned(), "172.23.0.3".to_owned());
-    let mut outside = vec![native.clone(), node.clone(), node.clone(), node.clone()];
+    let mut outside = vec![native.clone(), node.clone(), node.clone(), node.clone()]; // pods in the node's name
     outside.sort();
     assert_eq!(answers(&lab, WORKSTATION, "172.23.0.255:5064")?, outside);
+    let mut on_node = vec![native.clone(), node, a.address.clone(), b.address.clone()];
+    on_node.sort();
+    assert_eq!(answers(&lab, NODE, "172.23.0.255:5064")?, on_node);
     let answers = answers(&lab, &client.netns, pod_broadcast)?;
     for server in [&a.address, &b.address, &native] {
         assert_eq!(answers.iter().filter(|from| *from == server).count(), 1, "{server} in {answers:?}");
@@ -145,6 +149,21 @@ fn an_address_list_that_names_the_node_finds_every_pod(topology: Topology) -> Re
     let _iocs = [lab.ioc(&a.netns, "A")?, lab.ioc(&b.netns, "B")?];
     let variables = [("EPICS_CA_AUTO_ADDR_LIST", "NO"), ("EPICS_CA_ADDR_LIST", "172.23.0.10")];
     assert_eq!(caget(&lab, WORKSTATION, "A:NAME B:NAME", &variables)?, "A\nB\n");
+    Ok(())
+}
+
+fn an_address_list_that_names_an_external_port_finds_its_pod_only(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let (a, b) = (lab.pod("ioc-a")?, lab.pod("ioc-b")?);
+    let _iocs = [lab.ioc(&a.netns, "X")?, lab.ioc(&b.netns, "X")?];
+    answers(&lab, WORKSTATION, "172.23.0.255:5064")?; // takes the ports
+    let port =
+        |pod: &str, protocol: &str| lab.external_port(pod, protocol, 5064).map(Option::unwrap_or_default);
+    let socket = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    socket.send(&ca::search(&["X:NAME"]), &format!("172.23.0.10:{}", port("ioc-b", "udp")?))?;
+    let answers = socket.drain(QUIET);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(ca::servers(&answers[0].0)[0].0, port("ioc-b", "tcp")?);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ lab::in_both_topologies! {
     a_pods_false_source_address_does_not_reach_the_lan
     a_datagram_routed_through_the_node_stays_as_it_is
     external_ports_that_nobody_owns_are_left_to_the_node
+    a_search_to_the_node_itself_is_not_refused_by_it
     ports_that_are_not_relayed_are_left_alone
     an_answer_after_too_long_is_not_translated
     a_full_port_range_refuses_newcomers_and_says_so
@@ -171,6 +172,19 @@ fn external_ports_that_nobody_owns_are_left_to_the_node(topology: Topology) -> R
     assert_eq!(refused.map_err(|error| error.kind()).err(), Some(std::io::ErrorKind::ConnectionRefused));
     assert!(ioc.drain(QUIET).is_empty());
     assert_eq!(lab.counter("other", "unowned")?, 2);
+    Ok(())
+}
+
+fn a_search_to_the_node_itself_is_not_refused_by_it(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let asked = lab.sandbox.run_in(WORKSTATION, || -> std::io::Result<usize> {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("172.23.0.10:5064")?; // so that "port unreachable" becomes an error here
+        socket.set_read_timeout(Some(QUIET))?;
+        socket.send(&ca::search(&["A:NAME"]))?;
+        socket.recv(&mut [0; 64])
+    })?;
+    assert_eq!(asked.map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
     Ok(())
 }
 

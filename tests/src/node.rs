@@ -132,6 +132,7 @@ impl Lab {
         let lab = Self { sandbox, options, agent: None, executor };
         for (host, _) in LAN {
             lab.set_offload(host, "eth0")?;
+            lab.set_offload("lan", host)?;
         }
         Ok(lab)
     }

@@ -14,7 +14,9 @@ demo: build lab-tools lab ## See a LAN workstation read IOCs in pods
 	@$(LAB) demo --topology $(TOPOLOGY)
 
 test: build lab-tools ## Run all tests
+	@rm -rf target/figures
 	cargo test --locked --workspace
+	@echo "figures of this run:"; cat target/figures/*
 
 lint: toolchain ## Check formatting and lints
 	cargo fmt --all --check
@@ -28,12 +30,12 @@ lab-down: ## Tear it down: NAME=lab
 	@test ! -x $(LAB) || $(LAB) down --name $(NAME)
 
 build: toolchain ## Build the static binaries into target/bin
-	@RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --quiet --locked --release --target $(TARGET) -p iocast -p iocast-node
+	@RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --locked --release --target $(TARGET) -p iocast -p iocast-node
 	@mkdir -p target/bin
 	@install target/$(TARGET)/release/iocast target/$(TARGET)/release/iocast-node target/bin/
 
 lab: toolchain
-	@cargo build --quiet --locked -p iocast-tests --bin iocast-lab
+	@cargo build --locked -p iocast-tests --bin iocast-lab
 
 toolchain: ## Install what the eBPF programs need to build
 	@ebpf/toolchain.sh

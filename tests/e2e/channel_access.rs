@@ -305,7 +305,10 @@ fn a_monitor_recovers_when_the_ioc_restarts(topology: Topology) -> Result<()> {
     let seen = values(&monitor.output());
     let _ioc = lab.ioc(&pod.netns, "A")?;
     let took = monitor.wait_for("value of the new IOC", PATIENCE, |output| values(output) > seen + 3)?;
-    println!("values again {:.1} s after the IOC was up", took.as_secs_f32());
+    lab::report(
+        &format!("camonitor's first values after an IOC restart ({topology:?})"),
+        &format!("{:.1} s after the IOC was up", took.as_secs_f32()),
+    );
     assert_eq!(lab.external_port("ioc-a", "tcp", 5064)?, port);
     Ok(())
 }
@@ -327,7 +330,10 @@ fn a_monitor_recovers_when_the_pod_is_created_again_and_its_port_is_the_same(
     let seen = values(&monitor.output());
     let _ioc = lab.ioc(&again.netns, "A")?;
     let took = monitor.wait_for("value of the new pod", PATIENCE, |output| values(output) > seen + 3)?;
-    println!("values again {:.1} s after the IOC was up", took.as_secs_f32());
+    lab::report(
+        &format!("camonitor's first values after the pod was created again ({topology:?})"),
+        &format!("{:.1} s after the IOC was up", took.as_secs_f32()),
+    );
     assert_eq!(lab.external_port("ioc-a", "tcp", 5064)?, port);
     Ok(())
 }

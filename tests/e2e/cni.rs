@@ -372,7 +372,10 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
     lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/programs/from_pod")).unwrap();
     let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
     let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
-    assert!(!success && stdout.contains("cannot attach from_pod"), "{stdout}");
+    assert!(
+        !success && stdout.contains(r#""code":5"#) && stdout.contains("cannot attach from_pod"),
+        "{stdout}"
+    );
     assert_eq!(leftovers(&lab)?, NOTHING);
     assert_eq!(addresses(&pod)?, before, "the pod is as it was");
     Ok(())
@@ -439,10 +442,8 @@ fn the_cost_of_add_is_reported(topology: Topology) -> Result<()> {
     }
     for (what, times) in [("member", &mut member), ("non-member", &mut other)] {
         times.sort_by(f64::total_cmp);
-        println!(
-            "ADD of a {what}: min {:.1} ms, median {:.1} ms, max {:.1} ms",
-            times[0], times[10], times[19]
-        );
+        let figure = format!("min {:.1} ms, median {:.1} ms, max {:.1} ms", times[0], times[10], times[19]);
+        lab::report(&format!("plugin wall time, ADD of a {what} ({topology:?})"), &figure);
     }
     Ok(())
 }

@@ -53,6 +53,18 @@ pub fn tried<T>(what: impl Into<String>, result: Result<T, impl Into<std::io::Er
     result.map_err(|source| Error::System { what: what.into(), source: source.into() })
 }
 
+/// Reports a figure that a test measured: printed, and kept in `target/figures` for the end of `make test`.
+pub fn report(name: &str, figure: &str) {
+    println!("{name}: {figure}");
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/figures");
+    let file = directory.join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+    let written = std::fs::create_dir_all(&directory)
+        .and_then(|()| std::fs::write(file, format!("{name}: {figure}\n")));
+    if let Err(error) = written {
+        println!("the figure is not kept: {error}");
+    }
+}
+
 /// Makes a test of each function, once in each topology. A function takes the [`Topology`] and returns a [`Result`].
 #[macro_export]
 macro_rules! in_both_topologies {

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use abi::Protocol;
+use abi::{Protocol, relay};
 use serde::Deserialize;
 
 /// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
@@ -53,6 +53,14 @@ pub(crate) struct DomainConfig {
 pub(crate) struct Ports {
     pub(crate) first: u16,
     pub(crate) last: u16,
+}
+
+/// UDP ports of a protocol, and where datagrams to them travel.
+pub(crate) fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
+    match protocol {
+        Protocol::Ca => &[(5064, relay::SEARCH)],
+        Protocol::Other => &[],
+    }
 }
 
 #[derive(Deserialize)]
@@ -138,6 +146,14 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
     if section.protocols.is_none() {
         protocols = PROTOCOLS.to_vec();
     }
+    for port in protocols.iter().flat_map(|&protocol| well_known(protocol)).map(|(port, _)| *port) {
+        if (ports.first..=ports.last).contains(&port) {
+            fault(format!(
+                "`ports` {}-{} contains UDP port {port}, which is relayed",
+                ports.first, ports.last
+            ));
+        }
+    }
     DomainConfig { name, uplink: section.uplink, protocols, ports }
 }
 
@@ -212,6 +228,12 @@ mod tests {
         for wrong in ["", "61000", "61001-61000", "80-90", "1-99999", "a-b"] {
             assert_eq!(parse_ports(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn external_ports_do_not_contain_relayed_ones() {
+        let found = faults("[domain.a]\nuplink = \"eth0\"\nports = \"5000-6000\"");
+        assert!(found[0].contains("5000-6000 contains UDP port 5064"), "{found:#?}");
     }
 
     #[test]

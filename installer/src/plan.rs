@@ -1,8 +1,8 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
-use abi::{Domain, Protocol, Relay, RelayKey, Uplink, field, relay};
+use abi::{Domain, Relay, RelayKey, Uplink, field};
 
-use crate::config::{Config, DomainConfig};
+use crate::config::{Config, DomainConfig, well_known};
 
 /// What an uplink's interface looks like now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,24 +25,26 @@ pub(crate) struct Plan {
 
 const NO_DOMAIN: Domain = Domain { uplink: 0, first_port: 0, last_port: 0, name: [0; 64] };
 
-/// UDP ports of a protocol, and where datagrams to them travel.
-fn ports(protocol: Protocol) -> &'static [(u16, u16)] {
-    match protocol {
-        Protocol::Ca => &[(5064, relay::SEARCH)],
-        Protocol::Other => &[],
-    }
+/// What a plan starts from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Present<'a> {
+    /// Domains that have numbers, which they keep.
+    pub(crate) domains: &'a [(u16, Domain)],
+    /// Numbers that pods are members of, configured or not: nobody else may get them.
+    pub(crate) members: &'a [u16],
 }
 
 /// The plan for `config`, with `interface` telling what an uplink looks like (`None`: it is not there, or has no
-/// address) and `present` the domains that have numbers already, which they keep.
+/// address). A domain for which no number is left is not in it.
 pub(crate) fn plan(
     config: &Config,
-    present: &[(u16, Domain)],
+    present: Present<'_>,
     interface: impl Fn(&DomainConfig) -> Option<Interface>,
 ) -> Plan {
     let mut plan = Plan::default();
     let numbers = numbers(config, present);
-    for (domain, &number) in config.domains.iter().zip(&numbers) {
+    for (domain, number) in config.domains.iter().zip(&numbers) {
+        let Some(number) = *number else { continue };
         let found = interface(domain);
         let uplink = found.map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
@@ -50,7 +52,7 @@ pub(crate) fn plan(
             add_uplink(&mut plan.uplinks, domain, number, interface);
         }
         for &protocol in &domain.protocols {
-            for &(port, flags) in ports(protocol) {
+            for &(port, flags) in well_known(protocol) {
                 let value = Relay { domain: number, port, protocol: protocol as u16, flags };
                 plan.pod_relays.push((RelayKey { scope: u32::from(number), port, reserved: 0 }, value));
                 if uplink != 0 {
@@ -59,18 +61,21 @@ pub(crate) fn plan(
             }
         }
     }
-    let gone = present.iter().filter(|(number, _)| !numbers.contains(number));
+    let gone = present.domains.iter().filter(|(number, _)| !numbers.contains(&Some(*number)));
     plan.domains.extend(gone.map(|(number, _)| (*number, NO_DOMAIN)));
     plan
 }
 
 /// A number for each configured domain: the one it has, else the lowest that nobody has.
-fn numbers(config: &Config, present: &[(u16, Domain)]) -> Vec<u16> {
+fn numbers(config: &Config, present: Present<'_>) -> Vec<Option<u16>> {
     let kept = |name: &str| {
-        present.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
+        present.domains.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
     };
-    let mut free = (0..).filter(|number| !present.iter().any(|(taken, _)| taken == number));
-    config.domains.iter().filter_map(|domain| kept(&domain.name).or_else(|| free.next())).collect()
+    let taken = |number: &u16| {
+        present.members.contains(number) || present.domains.iter().any(|(taken, _)| taken == number)
+    };
+    let mut free = (0..abi::DOMAINS as u16).filter(|number| !taken(number));
+    config.domains.iter().map(|domain| kept(&domain.name).or_else(|| free.next())).collect()
 }
 
 fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
@@ -96,6 +101,8 @@ fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, domain: &DomainConfig, number: u
 
 #[cfg(test)]
 mod tests {
+    use abi::{Protocol, relay};
+
     use super::*;
     use crate::config::Ports;
 
@@ -114,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_domain_with_an_uplink_relays_both_ways() {
-        let plan = plan(&config(&["bl07"]), &[], |_| Some(ETH0));
+        let plan = plan(&config(&["bl07"]), Present::default(), |_| Some(ETH0));
         assert_eq!(abi::text(&plan.domains[0].1.name), "bl07");
         assert_eq!(plan.domains[0].1.uplink, 7);
         assert_eq!(plan.uplinks[0].1.address, [172, 23, 0, 10]);
@@ -125,15 +132,16 @@ mod tests {
 
     #[test]
     fn a_domain_without_its_uplink_still_joins_its_pods() {
-        let plan = plan(&config(&["bl07"]), &[], |_| None);
+        let plan = plan(&config(&["bl07"]), Present::default(), |_| None);
         assert_eq!((plan.uplinks.len(), plan.lan_relays.len(), plan.pod_relays.len()), (0, 0, 1));
         assert_eq!(plan.domains[0].1.uplink, 0);
     }
 
     #[test]
     fn domains_keep_their_numbers_and_removed_ones_are_cleared() {
-        let first = plan(&config(&["b", "c"]), &[], |_| None).domains;
-        let second = plan(&config(&["a", "c"]), &first, |_| None).domains;
+        let first = plan(&config(&["b", "c"]), Present::default(), |_| None).domains;
+        let present = Present { domains: &first, members: &[] };
+        let second = plan(&config(&["a", "c"]), present, |_| None).domains;
         let number = |name: &str| {
             second.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
         };
@@ -142,10 +150,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_pods_are_members_of_goes_to_nobody_else() {
+        let present = Present { domains: &[], members: &[0, 1] };
+        let domains = plan(&config(&["new"]), present, |_| None).domains;
+        assert_eq!(domains[0].0, 2, "pods of a removed domain must not wake up in another");
+        let all: Vec<u16> = (0..16).collect();
+        let present = Present { domains: &[], members: &all };
+        assert_eq!(plan(&config(&["new"]), present, |_| None).domains, []);
+    }
+
+    #[test]
     fn two_domains_on_one_uplink_share_its_entry() {
         let mut config = config(&["a", "b"]);
         config.domains[1].ports = Ports { first: 62000, last: 62099 };
-        let plan = plan(&config, &[], |_| Some(ETH0));
+        let plan = plan(&config, Present::default(), |_| Some(ETH0));
         assert_eq!(plan.uplinks.len(), 1);
         assert_eq!((plan.uplinks[0].1.first_port, plan.uplinks[0].1.last_port), (61000, 62099));
     }

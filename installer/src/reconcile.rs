@@ -1,15 +1,16 @@
 //! Making the node as the configuration says: one pass, the same at start and ever after.
 //!
-//! What cannot be done now, because an uplink is not there yet, is a problem to report and to try again, not a reason to
-//! stop: the other domains work.
+//! What cannot be done now, because an uplink is not there yet or a veth has just gone, is a problem to report and to try
+//! again, not a reason to stop: everything else works.
 
 use std::path::Path;
 
-use datapath::{Hook, State, attach, ensure_fan, is_attached, link};
+use abi::Uplink;
+use datapath::{Error, Hook, State, attach, detach, ensure_fan, is_attached, link};
 
 use crate::{
     config::{Config, DomainConfig, Ports},
-    plan::{Interface, plan},
+    plan::{Interface, Present, plan},
     reserve::reserve,
 };
 
@@ -22,80 +23,125 @@ pub(crate) enum Programs {
     Keep,
 }
 
-/// Makes the node as `config` says. Returns what could not be done, each with what to do about it.
+/// One pass, with what it could not do so far.
+pub(crate) struct Pass<'a> {
+    bpffs: &'a Path,
+    state: &'a mut State,
+    programs: Programs,
+    problems: Vec<String>,
+}
+
+/// Makes the node as `config` says. Returns what could not be done, each with what to do about it; an error if nothing
+/// could.
 pub(crate) fn reconcile(
     bpffs: &Path,
     state: &mut State,
     config: &Config,
     programs: Programs,
-) -> Result<Vec<String>, datapath::Error> {
-    let mut problems = vec![];
+) -> Result<Vec<String>, Error> {
+    let mut pass = Pass { bpffs, state, programs, problems: vec![] };
     let ranges: Vec<Ports> = config.domains.iter().map(|domain| domain.ports).collect();
-    problems.extend(reserve(&ranges).err());
-
-    let mut interfaces = vec![];
-    for domain in &config.domains {
-        match interface(domain) {
-            Ok(interface) => interfaces.push((domain.uplink.clone(), interface)),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    let find = |domain: &DomainConfig| {
-        interfaces.iter().find(|(name, _)| *name == domain.uplink).map(|(_, interface)| *interface)
-    };
-    let fan = ensure_fan(state)?;
-    let lock = state.lock()?;
-    let plan = plan(config, &state.domains()?, find);
-    state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
-    state.set_uplinks(&plan.uplinks)?;
-    for (number, domain) in &plan.domains {
-        state.set_domain(*number, *domain)?;
-    }
-    drop(lock);
-
-    ensure_attached(bpffs, fan, &[Hook::Fan], programs)?;
-    for (name, _) in &interfaces {
-        ensure_attached(bpffs, name, &[Hook::FromLan, Hook::ToLan], programs)?;
-    }
-    for (_, attachment) in state.attachments()? {
-        if let Some(veth) = link::by_index(attachment.member)? {
-            ensure_attached(bpffs, &veth.name, &[Hook::FromPod], programs)?;
-        }
-    }
-    Ok(problems)
+    pass.problems.extend(reserve(&ranges).err());
+    let fan = ensure_fan(pass.state)?;
+    pass.attach(fan, &[Hook::Fan]);
+    pass.follow_uplinks(config)?;
+    pass.follow_members()?;
+    Ok(pass.problems)
 }
 
-fn ensure_attached(
-    bpffs: &Path,
-    name: &str,
-    hooks: &[Hook],
-    programs: Programs,
-) -> Result<(), datapath::Error> {
-    let Some(device) = link::by_name(name)? else { return Ok(()) }; // gone since we looked
-    for hook in hooks {
-        if programs == Programs::Replace || !is_attached(bpffs, *hook, device.index)? {
-            attach(bpffs, *hook, &device)?;
+impl Pass<'_> {
+    /// Writes what is configured, with the uplinks as they are now, and attaches to them.
+    fn follow_uplinks(&mut self, config: &Config) -> Result<(), Error> {
+        let before = self.state.uplinks()?;
+        let mut interfaces = vec![];
+        for domain in &config.domains {
+            match interface(domain, &before)? {
+                Ok(interface) => interfaces.push((domain.uplink.as_str(), interface)),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        let find = |domain: &DomainConfig| {
+            interfaces.iter().find(|(name, _)| *name == domain.uplink).map(|(_, interface)| *interface)
+        };
+        let _lock = self.state.lock()?;
+        let members: Vec<u16> =
+            self.state.attachments()?.iter().map(|(_, attachment)| attachment.domain).collect();
+        let present = self.state.domains()?;
+        let plan = plan(config, Present { domains: &present, members: &members }, find);
+        if plan.domains.iter().filter(|(_, domain)| domain.name[0] != 0).count() < config.domains.len() {
+            self.problems.push(format!(
+                "pods are still members of domains that were removed, and no number is left of the {} a node has; \
+                 delete these pods",
+                abi::DOMAINS
+            ));
+        }
+        self.state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
+        self.state.set_uplinks(&plan.uplinks)?;
+        for (number, domain) in &plan.domains {
+            self.state.set_domain(*number, *domain)?;
+        }
+        for (index, _) in
+            before.iter().filter(|(index, _)| plan.uplinks.iter().all(|(kept, _)| kept != index))
+        {
+            for hook in [Hook::FromLan, Hook::ToLan] {
+                self.problems.extend(detach(self.bpffs, hook, *index).err().map(|error| error.to_string()));
+            }
+        }
+        for (name, _) in interfaces {
+            self.attach(name, &[Hook::FromLan, Hook::ToLan]);
+        }
+        Ok(())
+    }
+
+    /// Attaches to the members' veths, and collects what is left of members whose veth is gone: the runtime does not
+    /// always say DEL.
+    fn follow_members(&mut self) -> Result<(), Error> {
+        let _lock = self.state.lock()?;
+        for (key, attachment) in self.state.attachments()? {
+            match link::by_index(attachment.member)? {
+                Some(veth) => self.attach(&veth.name, &[Hook::FromPod]),
+                None => self.state.leave(&key, &attachment)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, name: &str, hooks: &[Hook]) {
+        for hook in hooks {
+            self.problems.extend(self.attach_one(name, *hook).err().map(|error| error.to_string()));
         }
     }
-    Ok(())
+
+    fn attach_one(&self, name: &str, hook: Hook) -> Result<(), Error> {
+        let Some(device) = link::by_name(name)? else { return Ok(()) }; // gone since we looked
+        if self.programs == Programs::Replace || !is_attached(self.bpffs, hook, device.index)? {
+            attach(self.bpffs, hook, &device)?;
+        }
+        Ok(())
+    }
 }
 
-/// The uplink of `domain` as it is now, or what is wrong with it.
-fn interface(domain: &DomainConfig) -> Result<Interface, String> {
+/// The uplink of `domain` as it is now, or what is wrong with it. One that has no address for the moment, as while a DHCP
+/// client renews it, keeps the one it had `before`: its circuits would be reset otherwise.
+fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<Result<Interface, String>, Error> {
     let DomainConfig { name, uplink, .. } = domain;
-    let say =
-        |what: String| format!("domain `{name}`: {what}; set `uplink` to the node's interface on that LAN");
-    let device = link::by_name(uplink).map_err(|error| error.to_string())?.ok_or_else(|| {
-        let names = link::names().unwrap_or_default().join(", ");
-        say(format!("there is no interface `{uplink}` (there are: {names})"))
-    })?;
-    let addresses = link::addresses(device.index).map_err(|error| error.to_string())?;
-    let address =
-        addresses.first().ok_or_else(|| say(format!("interface `{uplink}` has no IPv4 address")))?;
-    Ok(Interface {
-        index: device.index,
-        mac: device.mac,
-        address: address.address.octets(),
-        broadcast: address.broadcast.unwrap_or_else(|| address.natural_broadcast()).octets(),
+    let say = |what: String| {
+        Err(format!("domain `{name}`: {what}; set `uplink` to the node's interface on that LAN"))
+    };
+    let Some(device) = link::by_name(uplink)? else {
+        let names = link::names()?.join(", ");
+        return Ok(say(format!("there is no interface `{uplink}` (there are: {names})")));
+    };
+    let now = link::addresses(device.index)?.first().map(|address| {
+        let broadcast = address.broadcast.unwrap_or_else(|| address.natural_broadcast());
+        (address.address.octets(), broadcast.octets())
+    });
+    let kept = before.iter().find(|(index, _)| *index == device.index);
+    let known = now.or_else(|| kept.map(|(_, uplink)| (uplink.address, uplink.broadcast)));
+    Ok(match known {
+        Some((address, broadcast)) => {
+            Ok(Interface { index: device.index, mac: device.mac, address, broadcast })
+        }
+        None => say(format!("interface `{uplink}` has no IPv4 address")),
     })
 }

@@ -25,14 +25,14 @@ pub(crate) fn run(bpffs: &Path, config: &Path, once: bool) -> Result<(), Box<dyn
     let config = Config::read(config)?;
     let stop = stop_signals()?;
     let mut state = load(bpffs)?;
-    let mut reporter = Reporter::default();
+    let mut reporter = Reporter { known: vec![], dropped: dropped(&state)? };
     reporter.problems(reconcile(bpffs, &mut state, &config, Programs::Replace)?);
     println!("iocast-node: ready, {} attached", names(&config));
     while !once && !told_to_stop(&stop)? {
         // A pass that fails is repeated: interfaces and namespaces come and go while it runs.
         match reconcile(bpffs, &mut state, &config, Programs::Keep) {
             Ok(problems) => reporter.problems(problems),
-            Err(error) => reporter.problems(vec![error.to_string()]),
+            Err(error) => eprintln!("iocast-node: {error}; trying again"),
         }
         reporter.exhausted_ports(&config, &state)?;
     }
@@ -58,8 +58,18 @@ fn told_to_stop(signals: &SignalFd) -> nix::Result<bool> {
     Ok(poll(&mut ready, PollTimeout::from(PERIOD))? > 0)
 }
 
+/// Packets dropped since the datapath was loaded because a domain had no external port left, by domain.
+fn dropped(state: &State) -> Result<HashMap<u16, u64>, datapath::Error> {
+    let mut dropped = HashMap::new();
+    for Counter { domain, verdict, packets, .. } in state.counters()? {
+        if verdict == Verdict::NoPort {
+            *dropped.entry(domain).or_default() += packets;
+        }
+    }
+    Ok(dropped)
+}
+
 /// Says each problem once, and again only after it was gone.
-#[derive(Default)]
 struct Reporter {
     known: Vec<String>,
     dropped: HashMap<u16, u64>,
@@ -78,12 +88,7 @@ impl Reporter {
 
     /// Says how many packets were dropped since last time because a domain has no external port left.
     fn exhausted_ports(&mut self, config: &Config, state: &State) -> Result<(), datapath::Error> {
-        let mut dropped: HashMap<u16, u64> = HashMap::new();
-        for Counter { domain, verdict, packets, .. } in state.counters()? {
-            if verdict == Verdict::NoPort {
-                *dropped.entry(domain).or_default() += packets;
-            }
-        }
+        let dropped = dropped(state)?;
         for (number, domain) in state.domains()? {
             let name = abi::text(&domain.name);
             let new =

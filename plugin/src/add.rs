@@ -30,19 +30,23 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let bpffs = request.bpffs()?;
     let key = member::key_of(environment)?;
     let mut state = State::open(&bpffs)?;
-    let number = domain_number(&state, domain)?;
+    domain_number(&state, domain)?; // the most likely fault, before anything is looked at
     let pod = Pod::find(&environment.netns, &environment.interface)?;
-    let attachment = attachment(environment, request, number, &pod)?;
+    let attachment = attachment(environment, request, &pod)?;
     member::remove(&bpffs, &mut state, &key)?; // left by an ADD that the runtime gave up on
 
+    let _lock = state.lock()?;
+    let attachment = Attachment { domain: domain_number(&state, domain)?, ..attachment };
     let done = act(&bpffs, &mut state, key, attachment, &pod);
     if done.is_err() {
         // The step that failed is what the runtime must hear of; DEL, which follows, tries again.
-        let _ = member::remove(&bpffs, &mut state, &key);
+        let _ = member::remove_locked(&bpffs, &mut state, &key, &attachment);
     }
     done
 }
 
+/// Records the attachment, lets the programs see the member, attaches to its veth and completes its address. The caller
+/// holds the lock.
 fn act(
     bpffs: &Path,
     state: &mut State,
@@ -55,26 +59,16 @@ fn act(
         broadcast: pod.broadcast().octets(),
         netns: pod.netns_id,
         identity: identity(abi::text(&attachment.namespace), abi::text(&attachment.pod)),
-        domain: attachment.domain,
-        slot: 0,
         mac: pod.veth.mac,
-        reserved: 0,
+        domain: attachment.domain,
     };
-    {
-        let _lock = state.lock()?;
-        state.join(key, attachment, member)?;
-    }
+    state.join(key, attachment, member)?;
     attach(bpffs, Hook::FromPod, &pod.veth)?;
     pod.ensure_broadcast()
 }
 
 /// The record by which DEL and GC find everything again. Without a CRI the container id stands for the pod's name.
-fn attachment(
-    environment: &Environment,
-    request: &Request,
-    domain: u16,
-    pod: &Pod,
-) -> Result<Attachment, CniError> {
+fn attachment(environment: &Environment, request: &Request, pod: &Pod) -> Result<Attachment, CniError> {
     let (namespace, name) = match &environment.pod {
         Some((namespace, name)) => (namespace.as_str(), name.as_str()),
         None => ("", environment.container.as_str()),
@@ -83,7 +77,7 @@ fn attachment(
         || CniError::environment(format!("the pod's name {namespace}/{name} in CNI_ARGS is too long"));
     Ok(Attachment {
         member: pod.veth.index,
-        domain,
+        domain: 0, // and the slot: known under the lock
         slot: 0,
         address: pod.address().octets(),
         network: field(request.network()?).ok_or_else(too_long)?,

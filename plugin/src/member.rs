@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use abi::{AttachmentKey, field};
+use abi::{Attachment, AttachmentKey, field};
 use datapath::{Hook, State, detach};
 
 use crate::{error::CniError, request::Environment};
@@ -24,12 +24,29 @@ pub(crate) fn key_of(environment: &Environment) -> Result<AttachmentKey, CniErro
     key(&environment.container, &environment.interface)
 }
 
-/// Removes all that is left of an attachment: the program first, so that nothing is learned any more, then the state.
-/// Goes on after a failure and reports the first one. That nothing is left is no failure.
+/// Removes all that is left of an attachment. That nothing is left is no failure, and costs no wait for the lock: DEL comes
+/// for every pod, most of which never were members.
 pub(crate) fn remove(bpffs: &Path, state: &mut State, key: &AttachmentKey) -> Result<(), CniError> {
-    let _lock = state.lock()?;
+    if state.attachment(key)?.is_none() {
+        return Ok(());
+    }
+    let lock = state.lock()?;
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
+    let removed = remove_locked(bpffs, state, key, &attachment);
+    drop(lock);
+    state.forget_circuits(attachment.address)?;
+    removed
+}
+
+/// Removes the program first, so that nothing is learned any more, then the state. Goes on after a failure and reports the
+/// first one. The caller holds the lock.
+pub(crate) fn remove_locked(
+    bpffs: &Path,
+    state: &mut State,
+    key: &AttachmentKey,
+    attachment: &Attachment,
+) -> Result<(), CniError> {
     let detached = detach(bpffs, Hook::FromPod, attachment.member);
-    state.leave(key, &attachment)?;
+    state.leave(key, attachment)?;
     Ok(detached?)
 }

@@ -81,11 +81,11 @@ fn other_end(interface: &Link) -> Result<(Link, i32), CniError> {
         let kind = if interface.kind.is_empty() { "a physical device" } else { &interface.kind };
         return Err(unsuited(&format!("it is of kind {kind}")));
     }
-    let peer = interface.peer.and_then(|index| link::by_index(index).transpose()).transpose()?;
-    match peer {
-        Some(Link { peer: Some(back), peer_netns: Some(netns), .. }) if back == interface.index => {
-            peer.map(|veth| (veth, netns)).ok_or_else(|| unsuited(""))
-        }
+    let Some(veth) = interface.peer.map(link::by_index).transpose()?.flatten() else {
+        return Err(unsuited("its other end is not in this namespace"));
+    };
+    match veth.peer_netns {
+        Some(netns) if veth.peer == Some(interface.index) => Ok((veth, netns)),
         _ => Err(unsuited("its other end is not in this namespace")),
     }
 }

@@ -178,11 +178,18 @@ impl Request {
     pub(crate) fn parse(input: &str, environment: &Environment) -> Result<Self, CniError> {
         let verb = environment.verb;
         if verb == Verb::Version && input.trim().is_empty() {
+            // Older runtimes pass nothing.
             return Ok(Self::from_stdin(Stdin { version: VERSIONS[4].into(), ..Stdin::default() }));
         }
         let stdin = object(input).map_err(|error| {
             CniError::decode(format!("the network configuration on stdin is not valid: {error}"))
         })?;
+        if verb == Verb::Version {
+            // Whatever a runtime speaks, it asks because it wants to know what we do.
+            let unknown = stdin.version.is_empty();
+            let version = if unknown { VERSIONS[4].into() } else { stdin.version.clone() };
+            return Ok(Self::from_stdin(Stdin { version, ..stdin }));
+        }
         let known = VERSIONS.iter().position(|version| *version == stdin.version);
         let since = VERSIONS.iter().position(|version| *version == verb.since());
         if known.is_none() || known < since {

@@ -113,3 +113,71 @@ fn sigterm_ends_the_agent_and_nothing_else() -> Result<()> {
     assert_eq!(read, "A\n");
     Ok(())
 }
+
+#[test]
+fn what_a_pod_left_that_vanished_without_del_is_collected() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let pod = lab.pod("ioc-a")?;
+    let ioc = lab.ioc(&pod.netns, "A")?;
+    lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?;
+    ioc.kill();
+    lab.sandbox.delete_netns(&pod.netns)?;
+    wait_until(|| lab.status().is_ok_and(|status| status["members"] == serde_json::json!([])));
+    assert_eq!(lab.state(|state| state.externals().map(|ports| ports.len()))?.ok(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn an_uplink_without_an_address_for_a_moment_keeps_its_circuits() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    let mut monitor = lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
+    monitor.wait_for("values", PATIENCE, |output| output.lines().count() > 3)?;
+    lab.sandbox.sh(NODE, "ip address flush dev eth0")?;
+    std::thread::sleep(Duration::from_secs(3));
+    lab.sandbox.sh(NODE, "ip address add 172.23.0.10/24 broadcast + dev eth0")?;
+    let seen = monitor.output().lines().count();
+    monitor.wait_for("values again", PATIENCE, |output| output.lines().count() > seen + 10)?;
+    assert!(!monitor.output().contains("disconnected"), "{}", monitor.output());
+    Ok(())
+}
+
+#[test]
+fn a_range_that_changed_gives_pods_ports_of_the_new_one() -> Result<()> {
+    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    let read = |lab: &Lab| lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[]);
+    assert_eq!(read(&lab)?, "A\n");
+    lab.stop_agent();
+    lab.options.ports = (50000, 50099);
+    lab.start_agent()?;
+    assert_eq!(read(&lab)?, "A\n");
+    let ports =
+        lab.state(|state| state.externals().map(|all| all.iter().any(|entry| entry.external.port < 50100)))?;
+    assert_eq!(ports.ok(), Some(true));
+    Ok(())
+}
+
+#[test]
+fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
+    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
+    lab.stop_agent();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/maps/SEARCHERS")).ok();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/maps/FLOWS")).ok();
+    let error = lab.pod("ioc-a").map_err(|error| error.to_string()).err().unwrap_or_default();
+    assert!(error.contains("code 11") && error.contains("maps/FLOWS is missing"), "{error}");
+    lab.start_agent()?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    Ok(())
+}
+
+fn wait_until(test: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !test() && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -17,6 +17,7 @@ lab::in_both_topologies! {
     an_add_that_fails_half_way_leaves_nothing
     a_second_add_replaces_the_first
     adds_in_parallel_get_places_of_their_own
+    a_pod_that_another_plugin_filters_joins_all_the_same
     the_cost_of_add_is_reported
 }
 
@@ -93,6 +94,10 @@ fn every_verb_answers_as_recorded_in_every_version() -> Result<()> {
             let shown = if verb == "ADD" { "prevResult, to the letter" } else { &stdout };
             found += &format!("{verb} {version}: {} {shown}\n", if success { "ok" } else { "failed" });
         }
+    }
+    for stdin in [r#"{"cniVersion":"9.9.9"}"#, "{}"] {
+        let (success, stdout) = plugin(&sandbox, &[("CNI_COMMAND", "VERSION")], stdin)?;
+        found += &format!("VERSION with {stdin}: {} {stdout}\n", if success { "ok" } else { "failed" });
     }
     let (success, stdout) = plugin(&sandbox, &[("CNI_COMMAND", "VERSION")], "")?;
     found += &format!("VERSION without stdin: {} {stdout}\n", if success { "ok" } else { "failed" });
@@ -192,6 +197,14 @@ fn a_pod_without_the_annotation_passes_whatever_else_is_broken() -> Result<()> {
             let expected = if verb == "ADD" { result.as_str() } else { "" };
             assert!(success && stdout == expected, "{verb} with {broken}: {stdout}");
         }
+    }
+    for broken in [r#","bpffs":42"#, r#","bpffs":"/nonexistent""#] {
+        let stdin = configuration("1.0.0", None, None, broken);
+        assert_eq!(
+            plugin(&sandbox, &environment("DEL", &attachment), &stdin)?,
+            (true, String::new()),
+            "DEL {broken}"
+        );
     }
     let odd = format!(r#"{{"cniVersion":"1.0.0","name":7,"runtimeConfig":"?","prevResult":{result}}}"#);
     assert_eq!(plugin(&sandbox, &environment("ADD", &attachment), &odd)?, (true, result));
@@ -368,16 +381,29 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
     lab.terminate_agent()?;
     let addresses = |pod: &Pod| lab.sandbox.sh(&pod.netns, "ip -4 address show dev eth0");
     let pod = plain_pod(&lab, "ioc-a")?;
+    // An address without a broadcast address, and one in the way of giving it one: the last step of ADD fails.
+    let ip = |line: &str| lab.sandbox.sh(&pod.netns, &format!("ip address {line} dev eth0"));
+    ip("flush")?;
+    ip(&format!("add {}/24", pod.address))?;
+    ip(&format!("add {}/31", pod.address))?;
     let before = addresses(&pod)?;
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/programs/from_pod")).unwrap();
     let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
-    let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
+    let add = || plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin);
+    let (success, stdout) = add()?;
     assert!(
-        !success && stdout.contains(r#""code":5"#) && stdout.contains("cannot attach from_pod"),
+        !success && stdout.contains(r#""code":5"#) && stdout.contains("cannot add a twin of"),
         "{stdout}"
     );
     assert_eq!(leftovers(&lab)?, NOTHING);
     assert_eq!(addresses(&pod)?, before, "the pod is as it was");
+
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/programs/from_pod")).unwrap();
+    let (success, stdout) = add()?;
+    assert!(
+        !success && stdout.contains(r#""code":11"#) && stdout.contains("programs/from_pod is missing"),
+        "{stdout}"
+    );
+    assert_eq!(leftovers(&lab)?, NOTHING);
     Ok(())
 }
 
@@ -421,6 +447,31 @@ fn adds_in_parallel_get_places_of_their_own(topology: Topology) -> Result<()> {
         slots
     })?;
     assert_eq!(slots, (0..16).collect::<Vec<u16>>());
+    Ok(())
+}
+
+fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let pod = plain_pod(&lab, "ioc-a")?;
+    let veth = lab.host_veth(&pod);
+    // As the bandwidth plugin does it: another kind of filter, of the priority that ours would take.
+    lab.sandbox.sh(NODE, &format!("tc qdisc add dev {veth} ingress"))?;
+    lab.sandbox
+        .sh(NODE, &format!("tc filter add dev {veth} parent ffff: prio 1 u32 match u32 0 0 flowid 1:1"))?;
+    let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
+    let run = |verb| plugin(&lab.sandbox, &environment(verb, &pod.attachment), &stdin);
+    assert!(run("ADD")?.0);
+    assert_eq!(run("CHECK")?, (true, String::new()));
+    let ioc = lab.ioc(&pod.netns, "A")?;
+    assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    ioc.kill();
+    assert!(run("DEL")?.0);
+    assert_eq!(leftovers(&lab)?, NOTHING);
+    let theirs = lab.sandbox.sh(NODE, &format!("tc filter show dev {veth} ingress"))?;
+    assert!(theirs.contains("u32"), "{theirs}");
+    let pins =
+        lab.sandbox.run(|| std::fs::read_dir("/sys/fs/bpf/iocast/v1/links").unwrap().flatten().count());
+    assert_eq!(pins, 3, "fan, from_lan and to_lan");
     Ok(())
 }
 

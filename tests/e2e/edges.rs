@@ -21,7 +21,7 @@ lab::in_both_topologies! {
     a_pods_false_source_address_does_not_reach_the_lan
     a_datagram_routed_through_the_node_stays_as_it_is
     external_ports_that_nobody_owns_are_left_to_the_node
-    a_search_to_the_node_itself_is_not_refused_by_it
+    an_answer_to_the_nodes_nat_is_not_taken_for_a_pods
     ports_that_are_not_relayed_are_left_alone
     an_answer_after_too_long_is_not_translated
     a_full_port_range_refuses_newcomers_and_says_so
@@ -175,16 +175,27 @@ fn external_ports_that_nobody_owns_are_left_to_the_node(topology: Topology) -> R
     Ok(())
 }
 
-fn a_search_to_the_node_itself_is_not_refused_by_it(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
-    let asked = lab.sandbox.run_in(WORKSTATION, || -> std::io::Result<usize> {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect("172.23.0.10:5064")?; // so that "port unreachable" becomes an error here
-        socket.set_read_timeout(Some(QUIET))?;
-        socket.send(&ca::search(&["A:NAME"]))?;
-        socket.recv(&mut [0; 64])
-    })?;
-    assert_eq!(asked.map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
+fn an_answer_to_the_nodes_nat_is_not_taken_for_a_pods(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options { ports: (61000, 61000), ..Options::new(topology) })?;
+    let (ioc, other) = (lab.pod("ioc-a")?, lab.pod_with("no-member", &[])?);
+    let _ioc = lab.ioc(&ioc.netns, "A")?;
+    assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    // Now 61000 is the IOC's, and NAT gives the same port to connections of another pod, to a port of its own choice.
+    let nat = "nft insert rule ip nat post ip saddr";
+    lab.sandbox.sh(NODE, &format!("{nat} {} tcp dport 7777 masquerade to :61000", other.address))?;
+    lab.sandbox.sh(NODE, &format!("{nat} {} udp dport 7777 masquerade to :61000", other.address))?;
+    let server = lab.sandbox.run_in(NATIVE, || std::net::TcpListener::bind("0.0.0.0:7777"))?.unwrap();
+    let client = lab.sandbox.run_in(&other.netns, || std::net::TcpStream::connect("172.23.0.3:7777"))?;
+    assert_eq!(server.accept().unwrap().1.to_string(), "172.23.0.10:61000", "the lab does what it should");
+    client.unwrap();
+    let echo = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:7777")?;
+    let client = Socket::bind(&lab.sandbox, &other.netns, "0.0.0.0:0")?;
+    client.send(b"time?", "172.23.0.3:7777")?;
+    let (_, from) = echo.receive(QUIET).unwrap();
+    assert_eq!(from.to_string(), "172.23.0.10:61000");
+    echo.send(b"noon", &from.to_string())?;
+    assert_eq!(client.receive(QUIET).unwrap().0, b"noon");
+    assert!(lab.counter("other", "unrelated")? >= 2);
     Ok(())
 }
 

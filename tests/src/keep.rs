@@ -128,6 +128,7 @@ pub(crate) fn exec(lab: &Named, host: &str, command: &[String]) -> Result<()> {
             "--target",
             &first.to_string(),
             "--mount",
+            "--root", // or a chroot would be left with the namespace
             "--pid",
             &format!("--net={NETNS}/{}", published(lab, host)),
         ])

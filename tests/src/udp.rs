@@ -3,7 +3,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddrV4, UdpSocket},
+    net::{SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -30,7 +30,7 @@ impl Socket {
     }
 
     /// Its own address.
-    pub fn address(&self) -> std::net::SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap_or_else(|error| panic!("a bound socket has an address: {error}"))
     }
 
@@ -60,11 +60,14 @@ impl Socket {
     pub fn receive(&self, patience: Duration) -> Option<(Vec<u8>, SocketAddrV4)> {
         let mut buffer = [0; 2048];
         self.0.set_read_timeout(Some(patience)).ok()?;
-        match self.0.recv_from(&mut buffer) {
-            Ok((length, std::net::SocketAddr::V4(from))) => Some((buffer[..length].to_vec(), from)),
-            Ok(_) => None,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-            Err(error) => panic!("recv: {error}"),
+        loop {
+            return match self.0.recv_from(&mut buffer) {
+                Ok((length, SocketAddr::V4(from))) => Some((buffer[..length].to_vec(), from)),
+                Ok(_) => None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+                Err(error) => panic!("recv: {error}"),
+            };
         }
     }
 

@@ -56,8 +56,13 @@ named! {
     Spoofed = "spoofed",
     /// Dropped: no external port is free, so that no peer could have come back.
     NoPort = "no_port",
+    /// Not sent to the LAN: the domain has no uplink now.
+    NoUplink = "no_uplink",
     /// Left alone: to an external port that stands for nothing.
     Unowned = "unowned",
+    /// Left alone: to an external port, but neither a circuit that began there nor a message of a relayed protocol. Such
+    /// are the answers to connections for which the node's NAT chose the same port.
+    Unrelated = "unrelated",
     /// Left alone: to a relayed port of an address that is not the uplink's.
     Elsewhere = "elsewhere",
     /// Left alone: a broadcast to a port that is not relayed.

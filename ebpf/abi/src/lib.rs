@@ -109,14 +109,10 @@ plain! {
         pub netns: i32,
         /// Hash of the pod's namespace and name: where its search for an external port begins.
         pub identity: u32,
-        /// Its domain.
-        pub domain: u16,
-        /// Its place in the domain's roster.
-        pub slot: u16,
         /// MAC address of the host-side veth.
         pub mac: [u8; 6],
-        /// Zero.
-        pub reserved: u16,
+        /// Its domain.
+        pub domain: u16,
     }
 
     /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.

@@ -2,7 +2,8 @@
 //!
 //! On an uplink and on the fan device TCX is used where the kernel has it: a link pinned beside the maps. On a pod's
 //! veth a classic filter of the clsact qdisc does the same in a tenth of the time (TCX waits for an RCU grace period),
-//! unless another owner's TCX program sits there, which would end the chain before a classic filter runs.
+//! unless somebody else's program or filter sits there: a TCX program may end the chain before a classic filter runs, and a
+//! filter of another kind may have the priority that ours needs.
 
 use std::{
     fs,
@@ -21,11 +22,11 @@ use nix::errno::Errno;
 
 use crate::{
     Error, Result,
-    link::{self, Link},
+    link::{self, Filter, Link},
     state::{LINKS, PROGRAMS, pin_directory},
 };
 
-/// Priority of our classic filters: before other owners' filters, which may end the chain.
+/// Priority of our classic filters: the first.
 const PRIORITY: u16 = 1;
 /// Handle of our classic filters, by which we know them again ("ioca").
 const HANDLE: (u16, u16) = (0x696f, 0x6361);
@@ -75,19 +76,22 @@ impl Hook {
 
 /// Attaches the pinned program of `hook` to `device`; one that is already there is replaced in place.
 pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
-    let directory = pin_directory(bpffs);
     let what = format!("cannot attach {} to {}", hook.program(), device.name);
     let fault = |error: &ProgramError| Error::bpf(what.clone(), error);
-    let mut program = SchedClassifier::from_pin(directory.join(PROGRAMS).join(hook.program()))
-        .map_err(|error| fault(&error))?;
+    let path = pin_directory(bpffs).join(PROGRAMS).join(hook.program());
+    if !path.exists() {
+        return Err(Error::NotLoaded(path));
+    }
+    let mut program = SchedClassifier::from_pin(path).map_err(|error| fault(&error))?;
     let pin = link_pin(bpffs, hook, device.index);
-    if replace_link(&mut program, &pin) {
+    if replace_link(&mut program, &pin).map_err(|error| fault(&error))? {
         return Ok(());
     }
-    if link::has_filter(device.index, hook.parent(), PRIORITY, netlink_handle())? {
+    let filters = link::filters(device.index, hook.parent())?;
+    if filters.iter().any(is_ours) {
         return replace_filter(&mut program, hook, device).map_err(|error| fault(&error));
     }
-    if wants_tcx(hook, device) {
+    if hook.prefers_tcx() || !filters.is_empty() || has_links(hook, device) {
         match attach_link(&mut program, hook, device, &pin) {
             Ok(()) => return Ok(()),
             Err(error) if lacks_tcx(&error) => {}
@@ -99,8 +103,7 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
 
 /// Whether the program of `hook` is on device `index`.
 pub fn is_attached(bpffs: &Path, hook: Hook, index: u32) -> Result<bool> {
-    Ok(link_pin(bpffs, hook, index).exists()
-        || link::has_filter(index, hook.parent(), PRIORITY, netlink_handle())?)
+    Ok(link_pin(bpffs, hook, index).exists() || link::filters(index, hook.parent())?.iter().any(is_ours))
 }
 
 /// Removes the program of `hook` from device `index`; that it is not there, or that the device is gone, is no error.
@@ -113,22 +116,29 @@ pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
         _ => {}
     }
     let Some(device) = link::by_index(index)? else { return Ok(()) };
-    if !link::has_filter(index, hook.parent(), PRIORITY, netlink_handle())? {
+    if !link::filters(index, hook.parent())?.iter().any(is_ours) {
         return Ok(());
     }
     let what = format!("cannot detach {} from {}", hook.program(), device.name);
-    let filter = SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
-        .map_err(|error| Error::kernel(what.clone(), error))?;
-    // A filter that was known by name only goes when its handle is dropped.
+    let filter = known_filter(hook, &device).map_err(|error| Error::kernel(what.clone(), error))?;
     aya::programs::links::Link::detach(filter).map_err(|error| Error::bpf(what, &error))
+}
+
+/// Whether a filter is one that we attached.
+fn is_ours(filter: &Filter) -> bool {
+    let (major, minor) = HANDLE;
+    filter.handle == NetlinkHandle { major, minor }
+        && filter.priority == u32::from(PRIORITY)
+        && filter.kind == "bpf"
+}
+
+/// Our filter on `device`, by what identifies it.
+fn known_filter(hook: Hook, device: &Link) -> std::io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
 }
 
 fn handle() -> TcHandle {
     TcHandle::new(HANDLE.0, HANDLE.1)
-}
-
-fn netlink_handle() -> NetlinkHandle {
-    NetlinkHandle { major: HANDLE.0, minor: HANDLE.1 }
 }
 
 fn link_pin(bpffs: &Path, hook: Hook, index: u32) -> PathBuf {
@@ -137,22 +147,27 @@ fn link_pin(bpffs: &Path, hook: Hook, index: u32) -> PathBuf {
 
 /// Puts `program` into the link pinned at `pin`. False if there is none, or only the dead link of a device that is gone,
 /// which is removed.
-fn replace_link(program: &mut SchedClassifier, pin: &Path) -> bool {
-    let replaced = PinnedLink::from_pin(pin).ok().and_then(|pinned| {
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
-        let id = program.attach_to_link(link).ok()?;
-        program.take_link(id).ok() // the pin holds it; ours may go
-    });
-    if replaced.is_none() {
-        let _ = fs::remove_file(pin);
+fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<bool, ProgramError> {
+    if !pin.exists() {
+        return Ok(false);
     }
-    replaced.is_some()
+    let dead = |_| ProgramError::NotAttached;
+    let link = PinnedLink::from_pin(pin).map_err(dead)?;
+    let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(dead)?;
+    match program.attach_to_link(link) {
+        Ok(id) => program.take_link(id).map(|_| true), // the pin holds it; ours may go
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
+        {
+            fs::remove_file(pin).map_err(ProgramError::IOError)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn replace_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> Result<(), ProgramError> {
-    let filter = SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
-        .map_err(TcError::IoError)?;
-    let id = program.attach_to_link(filter)?;
+    let id = program.attach_to_link(known_filter(hook, device).map_err(TcError::IoError)?)?;
     keep(program.take_link(id)?);
     Ok(())
 }
@@ -162,10 +177,9 @@ fn keep(filter: SchedClassifierLink) {
     std::mem::forget(filter);
 }
 
-fn wants_tcx(hook: Hook, device: &Link) -> bool {
-    hook.prefers_tcx()
-        || SchedClassifier::query_tcx(&device.name, hook.direction())
-            .is_ok_and(|(_, others)| !others.is_empty())
+/// Whether TCX programs of others are there.
+fn has_links(hook: Hook, device: &Link) -> bool {
+    SchedClassifier::query_tcx(&device.name, hook.direction()).is_ok_and(|(_, others)| !others.is_empty())
 }
 
 fn attach_link(

@@ -2,11 +2,16 @@
 
 use std::{io, path::PathBuf};
 
+use nix::errno::Errno;
+
+/// What aya puts before the verifier's log.
+const VERIFIER: &str = "Verifier output:";
+
 /// A failure of the datapath's user space.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The pin directory does not exist: no agent has loaded the datapath since the node booted.
-    #[error("the datapath is not loaded: there is no {0}; iocast-node must run on this node")]
+    /// A pin is not there: no agent has loaded the datapath since the node booted.
+    #[error("the datapath is not loaded: {0} is missing; iocast-node must run on this node")]
     NotLoaded(PathBuf),
     /// The directory for pins is not on a BPF file system.
     #[error(
@@ -74,10 +79,10 @@ impl Error {
         let mut reason = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            if error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
-            {
+            let errno =
+                error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+            // The verifier says EACCES, too, of a program that it refuses.
+            if errno == Some(Errno::EPERM) || (errno == Some(Errno::EACCES) && !reason.contains(VERIFIER)) {
                 return Self::NotPermitted(what);
             }
             let text = error.to_string();
@@ -92,7 +97,6 @@ impl Error {
 
 /// The verifier tells its whole way through a program: only the end of it says what is wrong.
 fn shortened(reason: &str) -> String {
-    const VERIFIER: &str = "Verifier output:";
     const LINES: usize = 8;
     let Some((before, log)) = reason.split_once(VERIFIER) else { return reason.into() };
     let lines: Vec<_> = log.trim_end().lines().collect();

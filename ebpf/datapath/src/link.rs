@@ -165,11 +165,18 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
         ("set the broadcast address of", &|| add_address(index, wanted, false)),
         ("remove the twin of", &|| remove_address(index, twin)),
     ];
-    for (what, step) in steps {
-        let Address { address, prefix, .. } = address;
-        step().map_err(|error| {
-            Error::kernel(format!("cannot {what} the pod's address {address}/{prefix}"), error)
-        })?;
+    for (number, (what, step)) in steps.into_iter().enumerate() {
+        if let Err(error) = step() {
+            // As it was, as far as that goes: the first step undone, and the second if it was done.
+            if number == 2 {
+                let _ = add_address(index, address, false);
+            }
+            if number > 0 {
+                let _ = remove_address(index, twin);
+            }
+            let Address { address, prefix, .. } = address;
+            return Err(Error::kernel(format!("cannot {what} the pod's address {address}/{prefix}"), error));
+        }
     }
     Ok(address.natural_broadcast())
 }
@@ -227,28 +234,38 @@ pub(crate) fn set_up(index: u32) -> Result<()> {
         .map_err(|error| Error::kernel(format!("cannot bring interface number {index} up"), error))
 }
 
-/// Whether a bpf filter with this handle and priority is on the ingress (`parent` from [`ingress`]) of device `index`.
-pub(crate) fn has_filter(index: u32, parent: TcHandle, priority: u16, handle: TcHandle) -> Result<bool> {
+/// A classic filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) priority: u32,
+    pub(crate) handle: TcHandle,
+    pub(crate) kind: String,
+}
+
+/// The filters on one side, `parent`, of device `index`; none where there is no device or no qdisc.
+pub(crate) fn filters(index: u32, parent: TcHandle) -> Result<Vec<Filter>> {
     let mut request = TcMessage::with_index(index.cast_signed());
     request.header.parent = parent;
     let answers = match netlink::dump(Message::GetTrafficFilter(request)) {
-        // No qdisc there to ask, or no device.
-        Err(error) if matches!(error.raw_os_error(), Some(code) if code == Errno::EINVAL as i32 || code == Errno::ENODEV as i32) =>
-        {
-            return Ok(false);
-        }
-        other => other.map_err(|error| {
+        Err(error) if is_one_of(&error, &[Errno::EINVAL, Errno::ENODEV]) => vec![],
+        answers => answers.map_err(|error| {
             Error::kernel(format!("cannot list the filters of interface number {index}"), error)
         })?,
     };
-    Ok(answers.iter().any(|answer| match answer {
-        Message::NewTrafficFilter(filter) => {
-            filter.header.handle == handle
-                && filter.header.info >> 16 == u32::from(priority)
-                && filter.attributes.contains(&TcAttribute::Kind("bpf".into()))
-        }
-        _ => false,
-    }))
+    Ok(answers.iter().filter_map(parse_filter).collect())
+}
+
+fn parse_filter(message: &Message) -> Option<Filter> {
+    let Message::NewTrafficFilter(filter) = message else { return None };
+    let kind = filter.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.clone()),
+        _ => None,
+    });
+    Some(Filter { priority: filter.header.info >> 16, handle: filter.header.handle, kind: kind? })
+}
+
+fn is_one_of(error: &std::io::Error, codes: &[Errno]) -> bool {
+    error.raw_os_error().is_some_and(|found| codes.iter().any(|code| *code as i32 == found))
 }
 
 #[cfg(test)]

@@ -77,10 +77,11 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
         fs::create_dir_all(&path)
             .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;
     }
-    if directory.join(MAPS).join("MEMBERS").exists() {
-        State::open(bpffs)?; // aya takes a pinned map of any shape: look before it does
+    // aya takes a pinned map of any shape, so look before it does; it creates those that are missing.
+    match State::open(bpffs) {
+        Ok(_) | Err(Error::NotLoaded(_)) => Ok(directory),
+        Err(error) => Err(error),
     }
-    Ok(directory)
 }
 
 /// The helpers that `probe` says the kernel does not have.

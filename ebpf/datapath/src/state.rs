@@ -94,9 +94,6 @@ impl State {
     pub fn open(bpffs: &Path) -> Result<Self> {
         let directory = pin_directory(bpffs);
         let maps = directory.join(MAPS);
-        if !maps.join("MEMBERS").exists() {
-            return Err(Error::NotLoaded(directory));
-        }
         Ok(Self {
             config: array(&maps, "CONFIG")?,
             domains: array(&maps, "DOMAINS")?,
@@ -153,7 +150,15 @@ impl State {
 
     /// Sets domain `number`.
     pub fn set_domain(&mut self, number: u16, domain: Domain) -> Result<()> {
+        if self.domains.get(&u32::from(number), 0).is_ok_and(|present| present == domain) {
+            return Ok(());
+        }
         wrote("DOMAINS", self.domains.set(u32::from(number), domain, 0))
+    }
+
+    /// The uplinks by interface index.
+    pub fn uplinks(&self) -> Result<Vec<(u32, Uplink)>> {
+        all("UPLINKS", &self.uplinks)
     }
 
     /// Makes `uplinks`, by interface index, the only ones.
@@ -227,12 +232,12 @@ impl State {
         Ok(found)
     }
 
-    /// Makes a pod a member: records the attachment, then lets the programs see the member. Fills in the slot of both.
+    /// Makes a pod a member: records the attachment, then lets the programs see the member.
     /// The caller holds the lock.
-    pub fn join(&mut self, key: AttachmentKey, mut attachment: Attachment, mut member: Member) -> Result<()> {
+    pub fn join(&mut self, key: AttachmentKey, mut attachment: Attachment, member: Member) -> Result<()> {
         let domain = u32::from(member.domain);
         let slot = self.free_slot(domain)?;
-        (attachment.slot, member.slot) = (slot as u16, slot as u16);
+        attachment.slot = slot as u16;
         wrote("ATTACHMENTS", self.attachments.insert(key, attachment, 0))?;
         wrote("MEMBERS", self.members.insert(attachment.member, member, 0))?;
         wrote("ROSTER", self.roster.set(roster_index(domain, slot), attachment.member, 0))?;
@@ -256,12 +261,18 @@ impl State {
                 removed("INTERNALS", self.internals.remove(&claim.pod))?;
             }
         }
+        removed("ATTACHMENTS", self.attachments.remove(key))
+    }
+
+    /// Forgets the circuits of the pod at `address`, so that another pod that gets it later is not taken for this one. Takes
+    /// a while where there are many, so the caller holds no lock.
+    pub fn forget_circuits(&mut self, address: [u8; 4]) -> Result<()> {
         for flow in keys("FLOWS", &self.flows)? {
-            if flow.pod == attachment.address {
+            if flow.pod == address {
                 removed("FLOWS", self.flows.remove(&flow))?;
             }
         }
-        removed("ATTACHMENTS", self.attachments.remove(key))
+        Ok(())
     }
 
     fn free_slot(&self, domain: u32) -> Result<u32> {
@@ -296,13 +307,21 @@ fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V
 
 fn typed<T: TryFrom<Map, Error = MapError>>(maps: &Path, name: &str, kind: fn(MapData) -> Map) -> Result<T> {
     let path = maps.join(name);
+    if !path.exists() {
+        return Err(Error::NotLoaded(path)); // or loaded only half: the agent makes it whole
+    }
     let data = MapData::from_pin(&path)
         .map_err(|error| Error::bpf(format!("cannot open {}", path.display()), &error))?;
     T::try_from(kind(data)).map_err(|error| Error::ForeignMap { path, reason: error.to_string() })
 }
 
 fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {
-    map.keys().collect::<Result<_, _>>().map_err(|error| Error::bpf(format!("cannot read {name}"), &error))
+    // The kernel starts over when the key it stands at is removed meanwhile: that must not go on for ever.
+    const MOST: usize = 4 * abi::FLOWS as usize;
+    map.keys()
+        .take(MOST)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::bpf(format!("cannot read {name}"), &error))
 }
 
 /// Every entry; those that vanish meanwhile are left out.
@@ -317,13 +336,15 @@ fn all<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<(
 }
 
 /// Makes `entries` the map's only ones, without a moment in which one that stays is missing.
-fn replace_all<K: Pod + PartialEq, V: Pod>(
+fn replace_all<K: Pod + PartialEq, V: Pod + PartialEq>(
     name: &str,
     map: &mut HashMap<MapData, K, V>,
     entries: &[(K, V)],
 ) -> Result<()> {
     for (key, value) in entries {
-        wrote(name, map.insert(key, value, 0))?;
+        if map.get(key, 0).ok().as_ref() != Some(value) {
+            wrote(name, map.insert(key, value, 0))?;
+        }
     }
     for key in keys(name, map)? {
         if !entries.iter().any(|(wanted, _)| *wanted == key) {

@@ -11,13 +11,6 @@ use crate::{
     skb::Skb,
 };
 
-/// The one server that a reply names.
-#[derive(Clone, Copy)]
-pub struct Server {
-    /// Its TCP port.
-    pub port: u16,
-}
-
 /// State of a walk, passed through `bpf_loop`.
 struct Scan {
     skb: *mut __sk_buff,
@@ -36,14 +29,14 @@ pub fn is_search(packet: &Packet) -> bool {
     scan(packet, Direction::Request, [0; 4]).is_some()
 }
 
-/// The server that a search reply from `pod` names.
+/// The TCP port of the one server that a search reply from `pod` names.
 #[inline(always)]
-pub fn server(packet: &Packet, pod: [u8; 4]) -> Result<Server, Verdict> {
+pub fn server(packet: &Packet, pod: [u8; 4]) -> Result<u16, Verdict> {
     let scan = scan(packet, Direction::Reply, pod).ok_or(Verdict::Malformed)?;
     if scan.foreign {
         return Err(Verdict::Foreign);
     }
-    Ok(Server { port: scan.port })
+    Ok(scan.port)
 }
 
 #[inline(always)]

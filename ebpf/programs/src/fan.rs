@@ -61,9 +61,9 @@ pub fn run(skb: Skb) -> i32 {
         bpf_loop(state.remaining, find_listener as *mut c_void, pointer.cast(), 0);
         pointer.read()
     };
-    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-    match unsafe { MEMBERS.get(visit.found) } {
-        Some(member) => deliver(&mut packet, member, visit.found, visit.state, config.fan),
+    // SAFETY: copied at once.
+    match unsafe { MEMBERS.get(visit.found) }.copied() {
+        Some(member) => deliver(&mut packet, &member, visit.found, visit.state, config.fan),
         None => DROP,
     }
 }
@@ -97,8 +97,8 @@ extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
 /// Whether the member behind `interface` did not send the datagram and has a socket for it.
 #[inline(always)]
 fn listens(visit: &Visit, interface: u32) -> bool {
-    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-    let Some(member) = (unsafe { MEMBERS.get(interface) }) else { return false };
+    // SAFETY: copied at once.
+    let Some(member) = (unsafe { MEMBERS.get(interface) }).copied() else { return false };
     let destination = Endpoint { address: member.broadcast, ..visit.destination };
     member.address != visit.source.address
         && Skb::from_raw(visit.skb).socket(&visit.source, &destination, member.netns)

@@ -5,44 +5,41 @@
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
 use abi::{
-    Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink, Verdict, relay,
+    Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink, Verdict,
+    relay,
 };
 
 use crate::{
     ca,
     count::{count, count_other},
     fan,
-    maps::{EXTERNALS, FLOWS, LAN_RELAYS, POD_RELAYS, SEARCHERS, UPLINKS},
+    maps::{EXTERNALS, FLOWS, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::Packet,
-    skb::{DROP, NEXT, OWN_NETNS, Skb, now},
+    skb::{NEXT, Skb, now},
 };
 
 #[inline(always)]
 pub fn run(skb: Skb) -> i32 {
     let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
-    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-    let Some(uplink) = (unsafe { UPLINKS.get(interface) }) else { return NEXT };
+    // SAFETY: copied at once.
+    let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
     let to = packet.destination;
     if to.address == uplink.address && (uplink.first_port..=uplink.last_port).contains(&to.port) {
-        return to_external_port(&mut packet, uplink);
-    }
-    if !packet.is_udp() {
-        return NEXT;
-    }
-    let broadcast = is_broadcast(to.address, uplink);
-    // SAFETY: copied at once.
-    match unsafe { LAN_RELAYS.get(RelayKey { scope: interface, port: to.port, reserved: 0 }) }.copied() {
-        Some(relay) if relay.flags & relay::LAN_TO_PODS != 0 => {
-            search(&mut packet, uplink, &relay, broadcast)
-        }
-        _ => {
-            if broadcast {
-                count_other(uplink.domain, Verdict::Unrelayed);
+        to_external_port(&mut packet, &uplink);
+    } else if packet.is_udp() && packet.source.address != uplink.address {
+        let broadcast = is_broadcast(to.address, &uplink);
+        let key = RelayKey { scope: interface, port: to.port, reserved: 0 };
+        // SAFETY: copied at once.
+        match unsafe { LAN_RELAYS.get(key) }.copied() {
+            Some(relay) if relay.flags & relay::LAN_TO_PODS != 0 => {
+                search(&mut packet, &uplink, &relay, broadcast)
             }
-            NEXT
+            _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
+            _ => {}
         }
     }
+    NEXT // the node's own sockets, and its stack, get all of it
 }
 
 /// Whether `address` means every host on the uplink's network.
@@ -51,19 +48,17 @@ pub fn is_broadcast(address: [u8; 4], uplink: &Uplink) -> bool {
     address == LIMITED_BROADCAST || address == uplink.broadcast
 }
 
-/// A datagram to a relayed port: to all members that listen, and on to the node's own sockets.
+/// A datagram to a relayed port: to all members that listen.
 #[inline(always)]
-fn search(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> i32 {
+fn search(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
     if let Some(fault) = fault(packet, uplink, broadcast) {
         count(relay.domain, relay.protocol, fault);
-        return NEXT;
+        return;
     }
     if relay.flags & relay::ANSWERED != 0 {
         learn_searcher(packet.source, relay);
     }
     count(relay.domain, relay.protocol, fan::hand_over(packet, relay.domain, relay.port));
-    // An address list names the node: where no socket of its own listens, the node would answer "port unreachable".
-    if broadcast || packet.skb.socket(&packet.source, &packet.destination, OWN_NETNS) { NEXT } else { DROP }
 }
 
 /// Why a datagram to a relayed port is not relayed.
@@ -88,47 +83,60 @@ fn learn_searcher(Endpoint { address, port, .. }: Endpoint, relay: &Relay) {
 }
 
 /// A packet to an external port: translates it to the pod it stands for.
+///
+/// The node's NAT may have chosen the same port for a connection of any pod: it knows nothing of ours. So only what begins
+/// here, or goes on, is taken: circuits by their first segment, datagrams by what they say.
 #[inline(always)]
-fn to_external_port(packet: &mut Packet, uplink: &Uplink) -> i32 {
+fn to_external_port(packet: &mut Packet, uplink: &Uplink) {
     let external = packet.destination;
     // SAFETY: copied at once.
-    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied() else {
+    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(is_current) else {
         count_other(uplink.domain, Verdict::Unowned);
-        return NEXT;
+        return;
     };
     let domain = claim.domain as u16;
+    let ours =
+        if packet.is_udp() { is_message(packet, &claim) } else { is_circuit(packet, &claim.pod, &external) };
+    if ours {
+        packet.set_destination(claim.pod);
+    }
+    count_other(domain, if ours { Verdict::TranslatedIn } else { Verdict::Unrelated });
+}
+
+/// Whether the pod that took the port still has the address.
+#[inline(always)]
+fn is_current(claim: &Claim) -> bool {
+    // SAFETY: compared at once.
+    unsafe { MEMBERS.get(claim.member) }.is_some_and(|member| member.address == claim.pod.address)
+}
+
+/// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.
+#[inline(always)]
+fn is_message(packet: &Packet, claim: &Claim) -> bool {
     if packet.fragment {
-        count_other(domain, Verdict::Fragment);
-        return NEXT;
+        return false;
     }
-    if packet.is_udp() {
-        learn_unicast_searcher(packet.source, &claim.pod, domain);
-    } else {
-        remember_flow(packet.source, claim.pod, external);
+    if !ca::is_search(packet) {
+        return ca::server(packet, claim.pod.address) != Err(Verdict::Malformed);
     }
-    packet.set_destination(claim.pod);
-    count_other(domain, Verdict::TranslatedIn);
-    NEXT
-}
-
-/// A search may be sent to one pod by its external port: whoever does that wants its answer translated, too.
-#[inline(always)]
-fn learn_unicast_searcher(source: Endpoint, pod: &Endpoint, domain: u16) {
-    let key = RelayKey { scope: domain as u32, port: pod.port, reserved: 0 };
+    let key = RelayKey { scope: claim.domain, port: claim.pod.port, reserved: 0 };
     // SAFETY: copied at once.
-    match unsafe { POD_RELAYS.get(key) }.copied() {
-        Some(relay) if relay.flags & relay::ANSWERED != 0 => learn_searcher(source, &relay),
-        _ => {}
+    if let Some(relay) = unsafe { POD_RELAYS.get(key) }.copied() {
+        learn_searcher(packet.source, &relay);
     }
+    true
 }
 
-/// Remembers a TCP flow, so that its answers are translated back at the uplink; flows to the pod's own address are not
-/// in the table and stay as they are. Looking the flow up keeps it from being forgotten.
+/// Whether a segment opens a circuit through an external port, or belongs to one. Circuits are remembered, so that their
+/// answers are translated back at the uplink; flows to the pod's own address are not, and stay as they are. Looking one
+/// up keeps it from being forgotten.
 #[inline(always)]
-fn remember_flow(peer: Endpoint, pod: Endpoint, external: Endpoint) {
+fn is_circuit(packet: &Packet, pod: &Endpoint, external: &Endpoint) -> bool {
+    let peer = packet.source;
     let key = FlowKey { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port };
     // SAFETY: compared at once.
-    if unsafe { FLOWS.get(key) } != Some(&external) {
-        let _ = FLOWS.insert(key, external, 0);
+    if unsafe { FLOWS.get(key) } == Some(external) {
+        return true;
     }
+    packet.opens_circuit() && FLOWS.insert(key, external, 0).is_ok()
 }

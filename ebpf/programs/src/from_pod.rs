@@ -21,7 +21,7 @@ use crate::{
 /// A packet from a member, with all that is known of both.
 struct FromPod {
     packet: Packet,
-    member: &'static Member,
+    member: Member,
     interface: u32,
 }
 
@@ -32,8 +32,8 @@ pub fn run(skb: Skb) -> i32 {
         return NEXT; // TCP is translated at the uplink only
     }
     let interface = skb.interface();
-    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-    let Some(member) = (unsafe { MEMBERS.get(interface) }) else { return NEXT };
+    // SAFETY: copied at once.
+    let Some(member) = (unsafe { MEMBERS.get(interface) }).copied() else { return NEXT };
     let destination = packet.destination.address;
     let from = FromPod { packet, member, interface };
     if destination == member.broadcast || destination == LIMITED_BROADCAST {
@@ -87,9 +87,12 @@ impl FromPod {
     /// Sends a copy to the LAN from the uplink's address and a port that leads back; the packet stays as it is.
     #[inline(always)]
     fn send_to_lan(&mut self, relay: &Relay) {
-        let Some((domain, uplink)) = self.uplink() else { return };
+        let Some((domain, uplink)) = self.uplink() else {
+            count(self.member.domain, relay.protocol, Verdict::NoUplink);
+            return;
+        };
         let (source, destination) = (self.packet.source, self.packet.destination);
-        let Some(external) = self.external(domain, uplink, source) else {
+        let Some(external) = self.external(domain, &uplink, source) else {
             count(self.member.domain, relay.protocol, Verdict::NoPort);
             return;
         };
@@ -143,11 +146,11 @@ impl FromPod {
         if pod.address != self.member.address {
             return Err(Verdict::Spoofed);
         }
-        let server = ca::server(&self.packet, pod.address)?;
-        let (domain, uplink) = self.uplink().ok_or(Verdict::NoPort)?;
-        let circuit = Endpoint { port: server.port, protocol: abi::TCP as u16, ..pod };
-        let circuit = self.external(domain, uplink, circuit).ok_or(Verdict::NoPort)?;
-        let source = self.external(domain, uplink, pod).ok_or(Verdict::NoPort)?;
+        let port = ca::server(&self.packet, pod.address)?;
+        let (domain, uplink) = self.uplink().ok_or(Verdict::NoUplink)?;
+        let circuit = Endpoint { port, protocol: abi::TCP as u16, ..pod };
+        let circuit = self.external(domain, &uplink, circuit).ok_or(Verdict::NoPort)?;
+        let source = self.external(domain, &uplink, pod).ok_or(Verdict::NoPort)?;
         ca::rename_server(&self.packet, pod.address, uplink.address, circuit.port);
         self.packet.set_source(source);
         Ok(domain.uplink)
@@ -155,15 +158,15 @@ impl FromPod {
 
     #[inline(always)]
     fn external(&self, domain: &Domain, uplink: &Uplink, pod: Endpoint) -> Option<Endpoint> {
-        ports::external(self.packet.skb, (self.member, self.interface), domain, uplink.address, pod)
+        ports::external(self.packet.skb, (&self.member, self.interface), domain, uplink.address, pod)
     }
 
     /// The member's domain and its uplink, while it has one.
     #[inline(always)]
-    fn uplink(&self) -> Option<(&'static Domain, &'static Uplink)> {
+    fn uplink(&self) -> Option<(&'static Domain, Uplink)> {
         let domain = DOMAINS.get(self.member.domain as u32)?;
-        // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-        let uplink = unsafe { UPLINKS.get(domain.uplink) }?;
+        // SAFETY: copied at once.
+        let uplink = unsafe { UPLINKS.get(domain.uplink) }.copied()?;
         Some((domain, uplink))
     }
 }

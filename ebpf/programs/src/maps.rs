@@ -19,8 +19,8 @@ pub static DOMAINS: Array<Domain> = Array::pinned(abi::DOMAINS, 0);
 /// Uplinks by interface index.
 #[map]
 pub static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(abi::UPLINKS, BPF_F_NO_PREALLOC);
-/// Members by the interface index of their host-side veth. Not preallocated: an entry is then freed only after every
-/// program run that may still read it.
+/// Members by the interface index of their host-side veth. The kernel may use the memory of a removed entry again at once:
+/// programs copy what they find.
 #[map]
 pub static MEMBERS: HashMap<u32, Member> = HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);
 /// Per domain the members' interface indexes, 0 where a place is free.

@@ -19,6 +19,9 @@ const PORT_SOURCE: u32 = L4;
 const PORT_DESTINATION: u32 = L4 + 2;
 const UDP_CHECKSUM: u32 = L4 + 6;
 const TCP_CHECKSUM: u32 = L4 + 16;
+const TCP_FLAGS: u32 = L4 + 13;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
 /// Offset of a UDP datagram's payload from the Ethernet header.
 pub const PAYLOAD: u32 = L4 + 8;
 /// All ones: every station on the LAN.
@@ -76,6 +79,13 @@ impl Packet {
     #[inline(always)]
     pub fn is_udp(&self) -> bool {
         self.destination.protocol == UDP as u16
+    }
+
+    /// Whether it is a TCP segment that asks for a connection.
+    #[inline(always)]
+    pub fn opens_circuit(&self) -> bool {
+        let flags = self.skb.load::<1>(TCP_FLAGS).map_or(0, |[flags]| flags);
+        !self.fragment && flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
     /// Makes `source` its source.

@@ -9,13 +9,13 @@ use core::ffi::c_void;
 
 use abi::{Claim, Domain, Endpoint, Member, preferred_port};
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_EXIST, BPF_NOEXIST},
+    bindings::{__sk_buff, BPF_NOEXIST},
     helpers::bpf_loop,
 };
 
 use crate::{
     maps::{EXTERNALS, INTERNALS, MEMBERS},
-    skb::Skb,
+    skb::{OWN_NETNS, Skb},
 };
 
 /// Nobody: the peer in a look-up of any socket on a port.
@@ -41,7 +41,7 @@ pub fn external(
     uplink: [u8; 4],
     pod: Endpoint,
 ) -> Option<Endpoint> {
-    if let Some(known) = known(uplink, pod) {
+    if let Some(known) = known(domain, uplink, pod, interface) {
         return Some(known);
     }
     let first = domain.first_port as u32;
@@ -72,14 +72,16 @@ pub fn external(
     Some(external)
 }
 
-/// The external endpoint on `uplink` that already stands for `pod`.
+/// The external endpoint on `uplink` that already stands for `pod`, if it is still one of the domain's.
 #[inline(always)]
-fn known(uplink: [u8; 4], pod: Endpoint) -> Option<Endpoint> {
+fn known(domain: &Domain, uplink: [u8; 4], pod: Endpoint, interface: u32) -> Option<Endpoint> {
     // SAFETY: copied at once, and checked against its claim below.
     let external = unsafe { INTERNALS.get(pod) }.copied()?;
-    // SAFETY: as above.
-    let claim = unsafe { EXTERNALS.get(external) }?;
-    (external.address == uplink && claim.pod == pod).then_some(external)
+    // SAFETY: compared at once.
+    let ours =
+        unsafe { EXTERNALS.get(external) }.is_some_and(|claim| claim.pod == pod && claim.member == interface);
+    let in_range = domain.first_port <= external.port && external.port <= domain.last_port;
+    (ours && in_range && external.address == uplink).then_some(external)
 }
 
 impl Search {
@@ -92,6 +94,12 @@ impl Search {
             protocol: self.claim.pod.protocol,
         }
     }
+
+    /// Claims a port that nobody has; false if somebody was faster.
+    #[inline(always)]
+    fn insert(&self, candidate: Endpoint) -> bool {
+        EXTERNALS.insert(candidate, self.claim, BPF_NOEXIST as u64).is_ok()
+    }
 }
 
 /// Takes the candidate if it is free or already ours; returns 1 to stop.
@@ -99,9 +107,12 @@ extern "C" fn take_free(index: u32, search: *mut Search) -> i64 {
     // SAFETY: `search` is the state passed to bpf_loop, alive during the loop.
     let search = unsafe { &mut *search };
     let candidate = search.candidate(index);
-    let taken = EXTERNALS.insert(candidate, search.claim, BPF_NOEXIST as u64).is_ok()
-        // SAFETY: compared at once.
-        || unsafe { EXTERNALS.get(candidate) }.is_some_and(|claim| claim.pod == search.claim.pod);
+    // SAFETY: copied at once.
+    let taken = match unsafe { EXTERNALS.get(candidate) }.copied() {
+        Some(claim) => claim == search.claim,
+        // A process of the node may have asked for this very port.
+        None => !Skb::from_raw(search.skb).socket(&ANYONE, &candidate, OWN_NETNS) && search.insert(candidate),
+    };
     if taken {
         search.found = candidate.port as u32;
     }
@@ -115,7 +126,7 @@ extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
     let candidate = search.candidate(index);
     // SAFETY: copied at once.
     let Some(claim) = (unsafe { EXTERNALS.get(candidate) }).copied() else { return 0 };
-    if is_alive(search.skb, &claim) || EXTERNALS.insert(candidate, search.claim, BPF_EXIST as u64).is_err() {
+    if is_alive(search.skb, &claim) || EXTERNALS.remove(candidate).is_err() || !search.insert(candidate) {
         return 0;
     }
     let _ = INTERNALS.remove(claim.pod);
@@ -123,10 +134,10 @@ extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
     1
 }
 
-/// Whether the claim's member still has a socket on the port.
+/// Whether the claim's member still has a socket on the port. One that is connected to a single peer does not count.
 #[inline(always)]
 fn is_alive(skb: *mut __sk_buff, claim: &Claim) -> bool {
-    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-    let Some(member) = (unsafe { MEMBERS.get(claim.member) }) else { return false };
-    Skb::from_raw(skb).socket(&ANYONE, &claim.pod, member.netns)
+    // SAFETY: copied at once.
+    let Some(netns) = (unsafe { MEMBERS.get(claim.member) }).map(|member| member.netns) else { return false };
+    Skb::from_raw(skb).socket(&ANYONE, &claim.pod, netns)
 }

@@ -19,12 +19,12 @@ use crate::{
 pub fn run(skb: Skb) -> i32 {
     let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
-    // SAFETY: not preallocated, so the entry lives as long as this run may read it.
-    let Some(uplink) = (unsafe { UPLINKS.get(interface) }) else { return NEXT };
+    // SAFETY: copied at once.
+    let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
-        (false, false) => restore_external(&mut packet, uplink),
-        (true, true) if is_broadcast(packet.destination.address, uplink) => search(&mut packet, interface),
+        (false, false) => restore_external(&mut packet, &uplink),
+        (true, true) if is_broadcast(packet.destination.address, &uplink) => search(&mut packet, interface),
         _ => {}
     }
     NEXT

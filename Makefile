@@ -20,7 +20,7 @@ test: build lab-tools ## Run all tests
 
 lint: toolchain ## Check formatting and lints
 	cargo fmt --all --check
-	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
+	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check -- --config-path .
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 lab-up: build lab-tools lab ## Keep a lab up: TOPOLOGY=bridge|routed PODS=3 NAME=lab

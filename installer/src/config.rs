@@ -3,11 +3,12 @@
 //! ```toml
 //! [domain.bl07]
 //! uplink = "eth0"           # the interface on the LAN
-//! protocols = ["ca"]        # default: all
+//! protocols = ["ca", "pva"] # default: all
 //! ports = "61000-64999"     # external ports, default as here
+//! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
 //! ```
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 
 use abi::{Protocol, relay};
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 /// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
 /// Protocols that can be relayed, by the names used in the file.
-const PROTOCOLS: [Protocol; 1] = [Protocol::Ca];
+const PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,16 @@ pub(crate) struct DomainConfig {
     pub(crate) uplink: String,
     pub(crate) protocols: Vec<Protocol>,
     pub(crate) ports: Ports,
+    /// Networks that are LAN besides those of the uplink.
+    pub(crate) lan: Vec<Network>,
+}
+
+/// An IPv4 network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    pub(crate) address: [u8; 4],
+    /// Prefix length, bits.
+    pub(crate) prefix: u8,
 }
 
 /// A range of ports, both ends inclusive.
@@ -58,7 +69,8 @@ pub(crate) struct Ports {
 /// UDP ports of a protocol, and where datagrams to them travel.
 pub(crate) fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
     match protocol {
-        Protocol::Ca => &[(5064, relay::SEARCH)],
+        Protocol::Ca => &[(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
+        Protocol::Pva => &[(5076, relay::SEARCH)],
         Protocol::Other => &[],
     }
 }
@@ -76,6 +88,8 @@ struct Section {
     uplink: String,
     protocols: Option<Vec<String>>,
     ports: Option<String>,
+    #[serde(default)]
+    lan: Vec<String>,
 }
 
 impl Config {
@@ -154,7 +168,20 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
             ));
         }
     }
-    DomainConfig { name, uplink: section.uplink, protocols, ports }
+    let mut lan = vec![];
+    for text in &section.lan {
+        match parse_network(text) {
+            Some(network) => lan.push(network),
+            None => fault(format!("`lan` has `{text}`: expected an IPv4 network such as 172.24.0.0/16")),
+        }
+    }
+    DomainConfig { name, uplink: section.uplink, protocols, ports, lan }
+}
+
+fn parse_network(text: &str) -> Option<Network> {
+    let (address, prefix) = text.split_once('/')?;
+    let (address, prefix): (Ipv4Addr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
+    (prefix <= 32).then_some(Network { address: address.octets(), prefix })
 }
 
 fn known_protocols() -> String {
@@ -202,8 +229,9 @@ mod tests {
         let expected = DomainConfig {
             name: "bl07".into(),
             uplink: "eth0".into(),
-            protocols: vec![Protocol::Ca],
+            protocols: vec![Protocol::Ca, Protocol::Pva],
             ports: DEFAULT_PORTS,
+            lan: vec![],
         };
         assert_eq!(config.domains, [expected]);
     }
@@ -240,6 +268,12 @@ mod tests {
     fn two_domains_cannot_share_a_port_of_one_lan() {
         let found = faults("[domain.a]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"eth0\"");
         assert!(found[0].contains("`a` and `b` both relay `ca` on uplink `eth0`"), "{found:#?}");
+    }
+
+    #[test]
+    fn what_is_no_network_is_named() {
+        let found = faults("[domain.a]\nuplink = \"eth0\"\nlan = [\"172.24.0.0\", \"172.24.0.0/33\"]");
+        assert!(found[0].contains("`172.24.0.0`") && found[1].contains("`172.24.0.0/33`"), "{found:#?}");
     }
 
     #[test]

@@ -2,15 +2,17 @@
 
 use abi::{Domain, Relay, RelayKey, Uplink, field};
 
-use crate::config::{Config, DomainConfig, well_known};
+use crate::config::{Config, DomainConfig, Network, well_known};
 
 /// What an uplink's interface looks like now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
     pub(crate) index: u32,
     pub(crate) mac: [u8; 6],
     pub(crate) address: [u8; 4],
     pub(crate) broadcast: [u8; 4],
+    /// The networks it is connected to.
+    pub(crate) networks: Vec<Network>,
 }
 
 /// What the maps should hold.
@@ -21,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) uplinks: Vec<(u32, Uplink)>,
     pub(crate) lan_relays: Vec<(RelayKey, Relay)>,
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
+    /// Networks that are LAN: domain, address, prefix length.
+    pub(crate) networks: Vec<(u16, [u8; 4], u8)>,
 }
 
 const NO_DOMAIN: Domain = Domain { uplink: 0, first_port: 0, last_port: 0, name: [0; 64] };
@@ -46,9 +50,12 @@ pub(crate) fn plan(
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
         let found = interface(domain);
-        let uplink = found.map_or(0, |interface| interface.index);
+        let uplink = found.as_ref().map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
-        if let Some(interface) = found {
+        let connected = found.iter().flat_map(|interface| &interface.networks);
+        plan.networks
+            .extend(connected.chain(&domain.lan).map(|network| (number, network.address, network.prefix)));
+        if let Some(interface) = &found {
             add_uplink(&mut plan.uplinks, domain, number, interface);
         }
         for &protocol in &domain.protocols {
@@ -88,8 +95,8 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
 }
 
 /// Adds the uplink, or widens the range of external ports where another domain has it already.
-fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, domain: &DomainConfig, number: u16, interface: Interface) {
-    let Interface { index, mac, address, broadcast } = interface;
+fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, domain: &DomainConfig, number: u16, interface: &Interface) {
+    let Interface { index, mac, address, broadcast, .. } = *interface;
     if let Some((_, uplink)) = uplinks.iter_mut().find(|(known, _)| *known == index) {
         uplink.first_port = uplink.first_port.min(domain.ports.first);
         uplink.last_port = uplink.last_port.max(domain.ports.last);
@@ -106,8 +113,15 @@ mod tests {
     use super::*;
     use crate::config::Ports;
 
-    const ETH0: Interface =
-        Interface { index: 7, mac: [2; 6], address: [172, 23, 0, 10], broadcast: [172, 23, 0, 255] };
+    fn eth0() -> Interface {
+        Interface {
+            index: 7,
+            mac: [2; 6],
+            address: [172, 23, 0, 10],
+            broadcast: [172, 23, 0, 255],
+            networks: vec![Network { address: [172, 23, 0, 10], prefix: 24 }],
+        }
+    }
 
     fn config(names: &[&str]) -> Config {
         let domain = |name: &&str| DomainConfig {
@@ -115,13 +129,14 @@ mod tests {
             uplink: "eth0".into(),
             protocols: vec![Protocol::Ca],
             ports: Ports { first: 61000, last: 61099 },
+            lan: vec![Network { address: [172, 24, 0, 0], prefix: 16 }],
         };
         Config { domains: names.iter().map(domain).collect() }
     }
 
     #[test]
     fn a_domain_with_an_uplink_relays_both_ways() {
-        let plan = plan(&config(&["bl07"]), Present::default(), |_| Some(ETH0));
+        let plan = plan(&config(&["bl07"]), Present::default(), |_| Some(eth0()));
         assert_eq!(abi::text(&plan.domains[0].1.name), "bl07");
         assert_eq!(plan.domains[0].1.uplink, 7);
         assert_eq!(plan.uplinks[0].1.address, [172, 23, 0, 10]);
@@ -133,7 +148,7 @@ mod tests {
     #[test]
     fn a_domain_without_its_uplink_still_joins_its_pods() {
         let plan = plan(&config(&["bl07"]), Present::default(), |_| None);
-        assert_eq!((plan.uplinks.len(), plan.lan_relays.len(), plan.pod_relays.len()), (0, 0, 1));
+        assert_eq!((plan.uplinks.len(), plan.lan_relays.len(), plan.pod_relays.len()), (0, 0, 2));
         assert_eq!(plan.domains[0].1.uplink, 0);
     }
 
@@ -163,8 +178,14 @@ mod tests {
     fn two_domains_on_one_uplink_share_its_entry() {
         let mut config = config(&["a", "b"]);
         config.domains[1].ports = Ports { first: 62000, last: 62099 };
-        let plan = plan(&config, Present::default(), |_| Some(ETH0));
+        let plan = plan(&config, Present::default(), |_| Some(eth0()));
         assert_eq!(plan.uplinks.len(), 1);
         assert_eq!((plan.uplinks[0].1.first_port, plan.uplinks[0].1.last_port), (61000, 62099));
+    }
+
+    #[test]
+    fn connected_and_configured_networks_are_lan() {
+        let plan = plan(&config(&["a"]), Present::default(), |_| Some(eth0()));
+        assert_eq!(plan.networks, [(0, [172, 23, 0, 10], 24), (0, [172, 24, 0, 0], 16)]);
     }
 }

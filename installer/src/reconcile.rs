@@ -9,7 +9,7 @@ use abi::Uplink;
 use datapath::{Error, Hook, State, attach, detach, ensure_fan, is_attached, link};
 
 use crate::{
-    config::{Config, DomainConfig, Ports},
+    config::{Config, DomainConfig, Network, Ports},
     plan::{Interface, Present, plan},
     reserve::reserve,
 };
@@ -61,7 +61,7 @@ impl Pass<'_> {
             }
         }
         let find = |domain: &DomainConfig| {
-            interfaces.iter().find(|(name, _)| *name == domain.uplink).map(|(_, interface)| *interface)
+            interfaces.iter().find(|(name, _)| *name == domain.uplink).map(|(_, interface)| interface.clone())
         };
         let _lock = self.state.lock()?;
         let members: Vec<u16> =
@@ -76,6 +76,7 @@ impl Pass<'_> {
             ));
         }
         self.state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
+        self.state.set_networks(&plan.networks)?;
         self.state.set_uplinks(&plan.uplinks)?;
         for (number, domain) in &plan.domains {
             self.state.set_domain(*number, *domain)?;
@@ -132,7 +133,11 @@ fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<Result<I
         let names = link::names()?.join(", ");
         return Ok(say(format!("there is no interface `{uplink}` (there are: {names})")));
     };
-    let now = link::addresses(device.index)?.first().map(|address| {
+    let addresses = link::addresses(device.index)?;
+    let networks =
+        addresses.iter().map(|address| Network { address: address.address.octets(), prefix: address.prefix });
+    let networks = networks.collect();
+    let now = addresses.first().map(|address| {
         let broadcast = address.broadcast.unwrap_or_else(|| address.natural_broadcast());
         (address.address.octets(), broadcast.octets())
     });
@@ -140,7 +145,7 @@ fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<Result<I
     let known = now.or_else(|| kept.map(|(_, uplink)| (uplink.address, uplink.broadcast)));
     Ok(match known {
         Some((address, broadcast)) => {
-            Ok(Interface { index: device.index, mac: device.mac, address, broadcast })
+            Ok(Interface { index: device.index, mac: device.mac, address, broadcast, networks })
         }
         None => say(format!("interface `{uplink}` has no IPv4 address")),
     })

@@ -104,7 +104,6 @@ fn a_client_in_another_pod_reads_by_pod_address(topology: Topology) -> Result<()
     assert_eq!(caget(&lab, &client.netns, "A:NAME", &NOTHING)?, "A\n");
     let info = lab.epics_output(&client.netns, "cainfo -w 5 A:NAME", &NOTHING)?;
     assert!(info.contains(&format!("Host:             {}:5064", server.address)), "{info}");
-    assert_eq!(lab.external_port("ioc-a", "tcp", 5064)?, None, "nobody outside asked");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Real EPICS programs in the lab: softIoc, caget, camonitor, caput, unmodified.
+//! Real EPICS programs in the lab, unmodified: IOCs and clients of Channel Access and of both PV Access implementations.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,7 +35,86 @@ pub fn command(program: &str, arguments: &[&str], variables: &[(&str, &str)]) ->
     Ok(command)
 }
 
+/// A server of an IOC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Channel Access only.
+    Rsrv,
+    /// Channel Access, and PV Access by pvAccessCPP.
+    PvAccessCpp,
+    /// Channel Access, and PV Access by PVXS.
+    Pvxs,
+}
+
+/// A client of PV Access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// `pvget`: pvAccessCPP.
+    PvAccessCpp,
+    /// p4p: PVXS.
+    Pvxs,
+}
+
+/// A command that runs a Python program with PVXS, with nothing in its environment but `variables`.
+fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab/pvxs");
+    if !libraries.exists() {
+        return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", libraries.display())));
+    }
+    let mut command = Command::new("/usr/bin/python3");
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", directory())
+        .env("PYTHONPATH", libraries)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(variables.iter().copied());
+    Ok(command)
+}
+
 impl Lab {
+    /// Starts an IOC with this server in `netns`, whose records begin with `prefix`, and waits until it serves.
+    pub fn ioc_of(&self, server: Server, netns: &str, prefix: &str) -> Result<Process> {
+        let path = format!("/run/ioc/{netns}-{prefix}.db");
+        self.sandbox.write(&path, DATABASE)?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ioc/pvxs_ioc.py");
+        let command = match server {
+            Server::Rsrv => command("softIoc", &["-S", "-m", &format!("P={prefix}"), "-d", &path], &[])?,
+            Server::PvAccessCpp => {
+                command("softIocPVA", &["-S", "-m", &format!("P={prefix}"), "-d", &path], &[])?
+            }
+            Server::Pvxs => python(&[&script.display().to_string(), prefix, &path], &[])?,
+        };
+        let mut ioc = self.sandbox.spawn(netns, command)?;
+        ioc.wait_for("running IOC", PATIENCE, |output| {
+            output.contains("iocRun: All initialization complete")
+        })?;
+        Ok(ioc)
+    }
+
+    /// Reads PVs over PV Access in `netns` with this client: what it printed, or an error if it failed.
+    pub fn pvget(
+        &self,
+        client: Client,
+        netns: &str,
+        pvs: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<String> {
+        let pvs = pvs.split_whitespace();
+        let command = match client {
+            Client::PvAccessCpp => {
+                let arguments: Vec<_> = ["-w", "5"].into_iter().chain(pvs).collect();
+                command("pvget", &arguments, variables)?
+            }
+            Client::Pvxs => {
+                let arguments: Vec<_> =
+                    ["-m", "p4p.client.cli", "-w", "5", "get"].into_iter().chain(pvs).collect();
+                python(&arguments, variables)?
+            }
+        };
+        self.sandbox.spawn(netns, command)?.finish()?.success()
+    }
+
     /// Starts an EPICS program in `netns`.
     pub fn epics(&self, netns: &str, line: &str, variables: &[(&str, &str)]) -> Result<Process> {
         let mut words = line.split_whitespace();

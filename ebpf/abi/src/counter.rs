@@ -29,6 +29,8 @@ named! {
     Other = "other",
     /// Channel Access.
     Ca = "ca",
+    /// PV Access.
+    Pva = "pva",
 }
 
 named! {
@@ -67,11 +69,14 @@ named! {
     Elsewhere = "elsewhere",
     /// Left alone: a broadcast to a port that is not relayed.
     Unrelayed = "unrelayed",
-    /// Left alone: an answer that names another server than the pod.
+    /// Left alone: it names another host than the pod that sent it.
     Foreign = "foreign",
+    /// Left alone: a search that a server passes on to others on its own host.
+    Local = "local",
 }
 
-const PROTOCOLS: u32 = 16;
+/// Room for protocols.
+pub const PROTOCOLS: u32 = 16;
 const VERDICTS: u32 = 32;
 const _: () = assert!(Protocol::ALL.len() as u32 <= PROTOCOLS && Verdict::ALL.len() as u32 <= VERDICTS);
 

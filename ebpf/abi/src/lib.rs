@@ -8,7 +8,7 @@ mod counter;
 mod fan;
 mod port;
 
-pub use counter::{COUNTERS, Protocol, Verdict, counter_index};
+pub use counter::{COUNTERS, PROTOCOLS, Protocol, Verdict, counter_index};
 pub use fan::FanMark;
 pub use port::{identity, preferred_port};
 
@@ -22,6 +22,8 @@ pub const SLOTS: u32 = 1024;
 pub const UPLINKS: u32 = DOMAINS;
 /// Relayed UDP ports, all domains together.
 pub const RELAYS: u32 = 256;
+/// Networks that are LAN, all domains together.
+pub const NETWORKS: u32 = 1024;
 /// External ports in use, TCP and UDP, all domains together.
 pub const EXTERNALS: u32 = 16 * 1024;
 /// LAN sockets remembered as searchers; the least recently used one is forgotten first.
@@ -46,6 +48,9 @@ pub mod names {
     pub const TO_LAN: &str = "to_lan";
     /// tc ingress of a member's host-side veth.
     pub const FROM_POD: &str = "from_pod";
+    /// What `from_pod` goes on with, by protocol; entries of the map `FROM_POD`.
+    pub const FROM_POD_BY_PROTOCOL: [(&str, crate::Protocol); 2] =
+        [("from_pod_ca", crate::Protocol::Ca), ("from_pod_pva", crate::Protocol::Pva)];
     /// tc ingress of the fan device.
     pub const FAN: &str = "fan";
 }
@@ -154,7 +159,9 @@ plain! {
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
         /// The domain the port was taken for.
-        pub domain: u32,
+        pub domain: u16,
+        /// The [`Protocol`] it was taken for.
+        pub protocol: u16,
     }
 
     /// A LAN socket that searched, seen from a domain.
@@ -224,8 +231,18 @@ pub mod relay {
     pub const POD_TO_PODS: u16 = 4;
     /// Answers come by unicast to the socket that asked.
     pub const ANSWERED: u16 = 8;
-    /// All of the above: a search protocol.
-    pub const SEARCH: u16 = LAN_TO_PODS | POD_TO_LAN | POD_TO_PODS | ANSWERED;
+    /// Everywhere, without answers: announcements.
+    pub const ANNOUNCE: u16 = LAN_TO_PODS | POD_TO_LAN | POD_TO_PODS;
+    /// Everywhere, with answers: searches.
+    pub const SEARCH: u16 = ANNOUNCE | ANSWERED;
+}
+
+/// Key of a network that is LAN for a domain, and the number of its significant bits: the domain's and the prefix's.
+#[inline(always)]
+pub const fn network(domain: u16, address: [u8; 4], prefix: u8) -> (u32, [u8; 6]) {
+    let [high, low] = domain.to_be_bytes();
+    let [a, b, c, d] = address;
+    (16 + prefix as u32, [high, low, a, b, c, d])
 }
 
 /// Position of a roster's entry in the map that holds all rosters.

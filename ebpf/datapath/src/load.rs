@@ -4,7 +4,8 @@ use std::{fs, path::Path};
 
 use abi::{Config, names};
 use aya::{
-    EbpfLoader, include_bytes_aligned,
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::ProgramArray,
     programs::{ProgramType, SchedClassifier},
     sys::{BpfHelper, is_helper_supported},
 };
@@ -43,21 +44,43 @@ pub fn load(bpffs: &Path) -> Result<State> {
         .default_map_pin_directory(directory.join(MAPS))
         .load(OBJECT)
         .map_err(|error| fault("cannot create the maps", &error))?;
-    for name in [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN] {
+    let entered = [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN];
+    let called = names::FROM_POD_BY_PROTOCOL.map(|(name, _)| name);
+    for name in called.into_iter().chain(entered) {
         let what = format!("cannot load the program {name}");
         let program = object
             .program_mut(name)
             .ok_or_else(|| Error::Bpf { what: what.clone(), reason: "not in the object".into() })?;
         let program: &mut SchedClassifier = program.try_into().map_err(|error| fault(&what, &error))?;
         program.load().map_err(|error| fault(&what, &error))?;
-        let pin = directory.join(PROGRAMS).join(name);
-        let new = directory.join(PROGRAMS).join(format!("{name}_new")); // no dots: bpffs keeps them for itself
-        let _ = fs::remove_file(&new); // left by a load that was cut short
-        program.pin(&new).map_err(|error| fault(&format!("cannot pin {}", new.display()), &error))?;
-        fs::rename(&new, &pin)
-            .map_err(|error| Error::kernel(format!("cannot pin {}", pin.display()), error))?;
+        pin_program(&directory, name, program)?;
     }
+    fill_program_array(&mut object)?;
     State::open(bpffs)
+}
+
+/// Pins `program` in place of the one that an earlier load pinned.
+fn pin_program(directory: &Path, name: &str, program: &mut SchedClassifier) -> Result<()> {
+    let pin = directory.join(PROGRAMS).join(name);
+    let new = directory.join(PROGRAMS).join(format!("{name}_new")); // no dots: bpffs keeps them for itself
+    let _ = fs::remove_file(&new); // left by a load that was cut short
+    program.pin(&new).map_err(|error| Error::bpf(format!("cannot pin {}", new.display()), &error))?;
+    fs::rename(&new, &pin).map_err(|error| Error::kernel(format!("cannot pin {}", pin.display()), error))
+}
+
+/// Puts the programs that `from_pod` goes on with into its map.
+fn fill_program_array(object: &mut Ebpf) -> Result<()> {
+    const WHAT: &str = "cannot fill the map FROM_POD";
+    let missing = || Error::Bpf { what: WHAT.into(), reason: "not in the object".into() };
+    let mut array = ProgramArray::try_from(object.take_map("FROM_POD").ok_or_else(missing)?)
+        .map_err(|error| Error::bpf(WHAT, &error))?;
+    for (name, protocol) in names::FROM_POD_BY_PROTOCOL {
+        let program: &SchedClassifier =
+            object.program(name).ok_or_else(missing)?.try_into().map_err(|error| Error::bpf(WHAT, &error))?;
+        let fd = program.fd().map_err(|error| Error::bpf(WHAT, &error))?;
+        array.set(protocol as u32, fd, 0).map_err(|error| Error::bpf(WHAT, &error))?;
+    }
+    Ok(())
 }
 
 /// Checks what can be known beforehand and makes the pin directories.

@@ -17,7 +17,7 @@ use abi::{
 };
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use nix::{
     errno::Errno,
@@ -84,6 +84,7 @@ pub struct State {
     pod_relays: HashMap<MapData, RelayKey, Relay>,
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Endpoint, Endpoint>,
+    lan: LpmTrie<MapData, [u8; 6], u32>,
     flows: HashMap<MapData, FlowKey, Endpoint>,
     counters: PerCpuArray<MapData, u64>,
     attachments: HashMap<MapData, AttachmentKey, Attachment>,
@@ -105,6 +106,7 @@ impl State {
             pod_relays: hash(&maps, "POD_RELAYS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
+            lan: typed(&maps, "LAN", Map::LpmTrie)?,
             flows: hash(&maps, "FLOWS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
             attachments: hash(&maps, "ATTACHMENTS")?,
@@ -164,6 +166,27 @@ impl State {
     /// Makes `uplinks`, by interface index, the only ones.
     pub fn set_uplinks(&mut self, uplinks: &[(u32, Uplink)]) -> Result<()> {
         replace_all("UPLINKS", &mut self.uplinks, uplinks)
+    }
+
+    /// Makes these, by (domain, address, prefix length), the only networks that are LAN.
+    pub fn set_networks(&mut self, networks: &[(u16, [u8; 4], u8)]) -> Result<()> {
+        let wanted: Vec<_> = networks
+            .iter()
+            .map(|(domain, address, prefix)| abi::network(*domain, *address, *prefix))
+            .collect();
+        for (bits, key) in &wanted {
+            wrote("LAN", self.lan.insert(&Key::new(*bits, *key), 1, 0))?;
+        }
+        let present: Result<Vec<_>, _> = self.lan.keys().collect();
+        for key in present.map_err(|error| Error::bpf("cannot read LAN", &error))? {
+            if !wanted
+                .iter()
+                .any(|(bits, data)| *bits == key.prefix_len() && covers(*data, key.data(), *bits))
+            {
+                removed("LAN", self.lan.remove(&key))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes these the only relayed ports, as the LAN and as pods see them.
@@ -293,6 +316,12 @@ impl State {
     fn roster_length(&self, domain: u32) -> Result<u32> {
         self.roster_length.get(&domain, 0).map_err(|error| Error::bpf("cannot read ROSTER_LENGTH", &error))
     }
+}
+
+/// Whether two keys of a trie are the same in their first `bits` bits, which is all that the kernel keeps of them.
+fn covers(a: [u8; 6], b: [u8; 6], bits: u32) -> bool {
+    let number = |bytes: [u8; 6]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    (number(a) ^ number(b)) >> (48 - bits) == 0
 }
 
 fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {

@@ -15,13 +15,14 @@ use crate::{
     count::count,
     maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH},
     packet::{BROADCAST_MAC, Packet},
+    payload::{self, Content},
     skb::{DROP, Skb, random_below},
 };
 
 /// Gives the fan a copy of `packet` for all members of `domain` but the one that sent it, with `port` as the
 /// destination port; the packet itself stays as it is.
 #[inline(always)]
-pub fn hand_over(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
+pub fn hand_over(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
     let (Some(config), Some(length)) = (CONFIG.get(0), ROSTER_LENGTH.get(domain as u32)) else {
         return Verdict::Relayed;
     };
@@ -30,6 +31,7 @@ pub fn hand_over(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
         return Verdict::Relayed;
     }
     let (mark, mac, destination) = (packet.skb.mark(), packet.mac_destination(), packet.destination);
+    payload::set_unicast(packet, content, false);
     packet.set_destination(Endpoint { port, ..destination });
     packet.set_mac_destination(BROADCAST_MAC); // or the fan device would take it for another host's
     let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
@@ -38,6 +40,7 @@ pub fn hand_over(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
     packet.skb.set_mark(mark);
     packet.set_mac_destination(mac);
     packet.set_destination(destination);
+    payload::set_unicast(packet, content, true);
     if queued { Verdict::Relayed } else { Verdict::Overrun }
 }
 

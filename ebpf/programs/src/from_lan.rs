@@ -9,12 +9,14 @@ use abi::{
     relay,
 };
 
+use wire::Direction;
+
 use crate::{
-    ca,
     count::{count, count_other},
     fan,
     maps::{EXTERNALS, FLOWS, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::Packet,
+    payload::{self, Content},
     skb::{NEXT, Skb, now},
 };
 
@@ -33,7 +35,7 @@ pub fn run(skb: Skb) -> i32 {
         // SAFETY: copied at once.
         match unsafe { LAN_RELAYS.get(key) }.copied() {
             Some(relay) if relay.flags & relay::LAN_TO_PODS != 0 => {
-                search(&mut packet, &uplink, &relay, broadcast)
+                relayed(&mut packet, &uplink, &relay, broadcast)
             }
             _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
             _ => {}
@@ -50,32 +52,29 @@ pub fn is_broadcast(address: [u8; 4], uplink: &Uplink) -> bool {
 
 /// A datagram to a relayed port: to all members that listen.
 #[inline(always)]
-fn search(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
-    if let Some(fault) = fault(packet, uplink, broadcast) {
-        count(relay.domain, relay.protocol, fault);
-        return;
-    }
-    if relay.flags & relay::ANSWERED != 0 {
-        learn_searcher(packet.source, relay);
-    }
-    count(relay.domain, relay.protocol, fan::hand_over(packet, relay.domain, relay.port));
+fn relayed(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
+    let verdict = match content(packet, uplink, relay, broadcast) {
+        Ok(content) => {
+            if content.is_search() && relay.flags & relay::ANSWERED != 0 {
+                learn_searcher(content.reply_to(packet.source), relay);
+            }
+            fan::hand_over(packet, &content, relay.domain, relay.port)
+        }
+        Err(fault) => fault,
+    };
+    count(relay.domain, relay.protocol, verdict);
 }
 
-/// Why a datagram to a relayed port is not relayed.
+/// What a datagram to a relayed port holds, or why it is not relayed.
 #[inline(always)]
-fn fault(packet: &Packet, uplink: &Uplink, broadcast: bool) -> Option<Verdict> {
+fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> Result<Content, Verdict> {
     if !broadcast && packet.destination.address != uplink.address {
-        Some(Verdict::Elsewhere)
-    } else if packet.fragment {
-        Some(Verdict::Fragment)
-    } else if !ca::is_search(packet) {
-        Some(Verdict::Malformed)
-    } else {
-        None
+        return Err(Verdict::Elsewhere);
     }
+    payload::inspect(packet, relay.protocol, Direction::Announce)
 }
 
-/// Remembers who asked, so that answers to it are translated.
+/// Remembers where a search is to be answered to, so that such answers are translated.
 #[inline(always)]
 fn learn_searcher(Endpoint { address, port, .. }: Endpoint, relay: &Relay) {
     let key = SearcherKey { address, port, domain: relay.domain };
@@ -94,7 +93,7 @@ fn to_external_port(packet: &mut Packet, uplink: &Uplink) {
         count_other(uplink.domain, Verdict::Unowned);
         return;
     };
-    let domain = claim.domain as u16;
+    let domain = claim.domain;
     let ours =
         if packet.is_udp() { is_message(packet, &claim) } else { is_circuit(packet, &claim.pod, &external) };
     if ours {
@@ -113,16 +112,15 @@ fn is_current(claim: &Claim) -> bool {
 /// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.
 #[inline(always)]
 fn is_message(packet: &Packet, claim: &Claim) -> bool {
-    if packet.fragment {
-        return false;
-    }
-    if !ca::is_search(packet) {
-        return ca::server(packet, claim.pod.address) != Err(Verdict::Malformed);
-    }
-    let key = RelayKey { scope: claim.domain, port: claim.pod.port, reserved: 0 };
+    let Ok(content) = payload::inspect(packet, claim.protocol, Direction::Announce) else {
+        return payload::inspect(packet, claim.protocol, Direction::Answer).is_ok();
+    };
+    let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
     // SAFETY: copied at once.
-    if let Some(relay) = unsafe { POD_RELAYS.get(key) }.copied() {
-        learn_searcher(packet.source, &relay);
+    if let Some(relay) = unsafe { POD_RELAYS.get(key) }.copied()
+        && content.is_search()
+    {
+        learn_searcher(content.reply_to(packet.source), &relay);
     }
     true
 }

@@ -1,105 +1,186 @@
 //! tc ingress of a member's host-side veth: what a pod sends.
 //!
 //! A broadcast to a relayed port goes to the other members, to the LAN in the uplink's name, and to the node's own
-//! sockets. A unicast answer to a LAN socket that searched leaves by the uplink, translated. All else passes.
+//! sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN socket that searched, leave by the uplink,
+//! translated. All else passes.
+//!
+//! `from_pod` itself only finds out what a datagram is, and goes on by a tail call to the program of its protocol: each has
+//! its own 512 bytes of stack, and its own share of the verifier's patience.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, Relay, RelayKey, SEARCHER_AGE_NS, SearcherKey, UDP, Uplink,
-    Verdict, relay,
+    Domain, Endpoint, LIMITED_BROADCAST, Member, RelayKey, SEARCHER_AGE_NS, SearcherKey, UDP, Uplink,
+    Verdict, network, relay,
 };
+use aya_ebpf::{maps::lpm_trie::Key, programs::TcContext};
+use wire::Direction;
 
 use crate::{
-    ca,
     count::{count, count_other},
     fan,
-    maps::{DOMAINS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
+    maps::{DOMAINS, FROM_POD, LAN, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{BROADCAST_MAC, Packet},
+    payload::{Content, Format},
     ports,
     skb::{DROP, NEXT, Skb, now},
 };
 
-/// A packet from a member, with all that is known of both.
+/// What a datagram is, by its destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A broadcast to a relayed port.
+    Broadcast,
+    /// A datagram to a relayed port of a host on the LAN, or of the node.
+    Unicast,
+    /// An answer to a LAN socket that searched.
+    Answer,
+}
+
+/// What stands for an uplink that is not there: an Option would leave the compiler registers to spill that were never
+/// written, which the verifier refuses.
+const NO_UPLINK: Uplink =
+    Uplink { address: [0; 4], broadcast: [0; 4], mac: [0; 6], domain: 0, first_port: 0, last_port: 0 };
+
+/// A datagram from a member that is ours to treat, with all that is known of both.
 struct FromPod {
     packet: Packet,
     member: Member,
     interface: u32,
+    way: Way,
+    protocol: u16,
+    /// Directions of the relay.
+    flags: u16,
+    /// Its destination port on the LAN.
+    port: u16,
 }
 
+/// Goes on with the program of the datagram's protocol.
 #[inline(always)]
-pub fn run(skb: Skb) -> i32 {
-    let Some(packet) = Packet::parse(skb) else { return NEXT };
-    if !packet.is_udp() {
-        return NEXT; // TCP is translated at the uplink only
-    }
-    let interface = skb.interface();
-    // SAFETY: copied at once.
-    let Some(member) = (unsafe { MEMBERS.get(interface) }).copied() else { return NEXT };
-    let destination = packet.destination.address;
-    let from = FromPod { packet, member, interface };
-    if destination == member.broadcast || destination == LIMITED_BROADCAST {
-        from.broadcast()
+pub fn run(context: &TcContext) -> i32 {
+    if let Some(from) = FromPod::read(Skb::new(context)) {
+        // SAFETY: comes back only if there is no such program.
+        let _ = unsafe { FROM_POD.tail_call(context, from.protocol as u32) };
     } else {
-        from.answer()
+        count_unrelayed(Skb::new(context));
+    }
+    NEXT
+}
+
+/// Treats a datagram of the protocol whose payloads have format `F`.
+#[inline(always)]
+pub fn relay<F: Format>(skb: Skb) -> i32 {
+    let Some(mut from) = FromPod::read(skb) else { return NEXT };
+    let verdict = from.relay::<F>();
+    count(from.member.domain, from.protocol, verdict);
+    match (from.way, verdict) {
+        (Way::Broadcast, Verdict::Malformed | Verdict::Spoofed | Verdict::Fragment | Verdict::Local) => NEXT,
+        (Way::Broadcast, _) => {
+            // To the node's own sockets only: a bridge would flood the original to pods that had their copy.
+            from.packet.set_mac_destination(from.member.mac);
+            NEXT
+        }
+        (_, Verdict::Sent | Verdict::Answered) => {
+            let uplink = DOMAINS.get(from.member.domain as u32).map_or(0, |domain| domain.uplink);
+            skb.redirect_to_neighbour(uplink)
+        }
+        (_, Verdict::NoPort) => DROP, // nobody could come back
+        _ => NEXT,
     }
 }
 
 impl FromPod {
-    /// A broadcast: relays it if its port is relayed. The original goes on to the node's own sockets.
+    /// The datagram, if it is ours to treat. TCP is translated at the uplink only.
     #[inline(always)]
-    fn broadcast(mut self) -> i32 {
-        let domain = self.member.domain;
-        let key = RelayKey { scope: domain as u32, port: self.packet.destination.port, reserved: 0 };
+    fn read(skb: Skb) -> Option<Self> {
+        let packet = Packet::parse(skb)?;
+        let interface = skb.interface();
         // SAFETY: copied at once.
-        let Some(relay) = (unsafe { POD_RELAYS.get(key) }).copied() else {
-            count_other(domain, Verdict::Unrelayed);
-            return NEXT;
-        };
-        if let Some(fault) = self.fault() {
-            count(domain, relay.protocol, fault);
-            return NEXT;
+        let member = unsafe { MEMBERS.get(interface) }.copied()?;
+        if !packet.is_udp() {
+            return None;
         }
-        if relay.flags & relay::POD_TO_PODS != 0 {
-            let port = self.packet.destination.port;
-            count(domain, relay.protocol, fan::hand_over(&mut self.packet, domain, port));
+        let Endpoint { address, port, .. } = packet.destination;
+        let broadcast = is_broadcast(address, &member);
+        if !broadcast && let Some(protocol) = searcher(address, port, member.domain) {
+            let flags = relay::POD_TO_LAN;
+            return Some(Self { packet, member, interface, way: Way::Answer, protocol, flags, port });
         }
-        if relay.flags & relay::POD_TO_LAN != 0 {
-            self.send_to_lan(&relay);
+        let key = RelayKey { scope: member.domain as u32, port, reserved: 0 };
+        // SAFETY: copied at once.
+        let relay = unsafe { POD_RELAYS.get(key) }.copied()?;
+        if !broadcast && !is_on_lan(address, member.domain) {
+            return None;
         }
-        // To the node's own sockets only: a bridge would flood the original to pods that had their copy.
-        self.packet.set_mac_destination(self.member.mac);
-        NEXT
+        let way = if broadcast { Way::Broadcast } else { Way::Unicast };
+        let (protocol, flags, port) = (relay.protocol, relay.flags, relay.port);
+        Some(Self { packet, member, interface, way, protocol, flags, port })
     }
 
-    /// Why a broadcast to a relayed port is not relayed.
+    /// Gives copies to the other members, and makes the datagram one for the LAN; a broadcast is copied for that, too, and
+    /// stays as it is.
     #[inline(always)]
-    fn fault(&self) -> Option<Verdict> {
-        if self.packet.fragment {
-            Some(Verdict::Fragment)
-        } else if self.packet.source.address != self.member.address {
-            Some(Verdict::Spoofed)
-        } else if !ca::is_search(&self.packet) {
-            Some(Verdict::Malformed)
-        } else {
-            None
+    fn relay<F: Format>(&mut self) -> Verdict {
+        if self.packet.source.address != self.member.address {
+            return Verdict::Spoofed;
         }
+        let direction = if self.way == Way::Answer { Direction::Answer } else { Direction::Announce };
+        let content = match F::inspect(&self.packet, direction) {
+            Ok(content) => content,
+            Err(fault) => return fault,
+        };
+        let Some(domain) = DOMAINS.get(self.member.domain as u32) else { return Verdict::NoUplink };
+        // SAFETY: copied at once.
+        let uplink = unsafe { UPLINKS.get(domain.uplink) }.copied().unwrap_or(NO_UPLINK);
+        let to_node = self.packet.destination.address == uplink.address;
+        if self.way == Way::Broadcast || to_node {
+            let verdict = self.give_to_pods(&content);
+            if to_node || self.flags & relay::POD_TO_LAN == 0 {
+                return verdict; // and the original to the node's own sockets
+            }
+            count(self.member.domain, self.protocol, verdict);
+        }
+        if uplink.address == NO_UPLINK.address {
+            return Verdict::NoUplink;
+        }
+        self.send_to_lan::<F>(&content, domain, &uplink)
     }
 
-    /// Sends a copy to the LAN from the uplink's address and a port that leads back; the packet stays as it is.
     #[inline(always)]
-    fn send_to_lan(&mut self, relay: &Relay) {
-        let Some((domain, uplink)) = self.uplink() else {
-            count(self.member.domain, relay.protocol, Verdict::NoUplink);
-            return;
-        };
+    fn give_to_pods(&mut self, content: &Content) -> Verdict {
+        if self.flags & relay::POD_TO_PODS == 0 {
+            return Verdict::Relayed;
+        }
+        let port = self.packet.destination.port;
+        fan::hand_over(&mut self.packet, content, self.member.domain, port)
+    }
+
+    /// Makes the datagram come from the uplink, payload included, by external ports that lead back, and sends a copy of it
+    /// if it is a broadcast.
+    #[inline(always)]
+    fn send_to_lan<F: Format>(&mut self, content: &Content, domain: &Domain, uplink: &Uplink) -> Verdict {
         let (source, destination) = (self.packet.source, self.packet.destination);
-        let Some(external) = self.external(domain, &uplink, source) else {
-            count(self.member.domain, relay.protocol, Verdict::NoPort);
-            return;
-        };
-        self.packet.set_source(external);
+        let Some(named) = content.own(source.address) else { return Verdict::Foreign };
+        let mut external = named;
+        if named.port != 0 {
+            let Some(found) = self.external(domain, uplink, named) else { return Verdict::NoPort };
+            external = found;
+        }
+        // Nobody answers a beacon: it comes from the port that it names, and takes no other.
+        let mut from = Endpoint { protocol: UDP as u16, ..external };
+        if self.way == Way::Answer || content.is_search() {
+            let Some(found) = self.external(domain, uplink, source) else { return Verdict::NoPort };
+            from = found;
+        }
+        if named.port != 0 {
+            F::rename(&self.packet, content, &named, &external);
+        }
+        self.packet.set_source(from);
+        if self.way != Way::Broadcast {
+            self.packet.set_destination(Endpoint { port: self.port, ..destination });
+            return if self.way == Way::Answer { Verdict::Answered } else { Verdict::Sent };
+        }
         self.packet.set_destination(Endpoint {
             address: uplink.broadcast,
-            port: relay.port,
+            port: self.port,
             protocol: UDP as u16,
         });
         self.packet.set_mac_source(uplink.mac);
@@ -107,66 +188,49 @@ impl FromPod {
         let sent = self.packet.skb.clone_out(domain.uplink);
         self.packet.set_source(source);
         self.packet.set_destination(destination);
-        count(self.member.domain, relay.protocol, if sent { Verdict::Sent } else { Verdict::Overrun });
-    }
-
-    /// A unicast datagram: translates it if it answers a LAN socket that searched.
-    #[inline(always)]
-    fn answer(mut self) -> i32 {
-        let Some(protocol) = self.searcher() else { return NEXT };
-        match self.translate_answer() {
-            Ok(uplink) => {
-                count(self.member.domain, protocol, Verdict::Answered);
-                self.packet.skb.redirect_to_neighbour(uplink)
-            }
-            Err(verdict) => {
-                count(self.member.domain, protocol, verdict);
-                if verdict == Verdict::NoPort { DROP } else { NEXT }
-            }
+        if named.port != 0 {
+            F::rename(&self.packet, content, &external, &named);
         }
-    }
-
-    /// The protocol in which the destination searched a short while ago.
-    #[inline(always)]
-    fn searcher(&self) -> Option<u16> {
-        let Endpoint { address, port, .. } = self.packet.destination;
-        let key = SearcherKey { address, port, domain: self.member.domain };
-        // SAFETY: copied at once.
-        let searcher = unsafe { SEARCHERS.get(key) }.copied()?;
-        (now() - searcher.seen < SEARCHER_AGE_NS).then_some(searcher.protocol as u16)
-    }
-
-    /// Makes the answer come from the uplink, payload included; returns the uplink's interface.
-    #[inline(always)]
-    fn translate_answer(&mut self) -> Result<u32, Verdict> {
-        if self.packet.fragment {
-            return Err(Verdict::Fragment);
-        }
-        let pod = self.packet.source;
-        if pod.address != self.member.address {
-            return Err(Verdict::Spoofed);
-        }
-        let port = ca::server(&self.packet, pod.address)?;
-        let (domain, uplink) = self.uplink().ok_or(Verdict::NoUplink)?;
-        let circuit = Endpoint { port, protocol: abi::TCP as u16, ..pod };
-        let circuit = self.external(domain, &uplink, circuit).ok_or(Verdict::NoPort)?;
-        let source = self.external(domain, &uplink, pod).ok_or(Verdict::NoPort)?;
-        ca::rename_server(&self.packet, pod.address, uplink.address, circuit.port);
-        self.packet.set_source(source);
-        Ok(domain.uplink)
+        if sent { Verdict::Sent } else { Verdict::Overrun }
     }
 
     #[inline(always)]
     fn external(&self, domain: &Domain, uplink: &Uplink, pod: Endpoint) -> Option<Endpoint> {
-        ports::external(self.packet.skb, (&self.member, self.interface), domain, uplink.address, pod)
+        let member = (&self.member, self.interface);
+        ports::external(self.packet.skb, member, domain, uplink.address, (pod, self.protocol))
     }
+}
 
-    /// The member's domain and its uplink, while it has one.
-    #[inline(always)]
-    fn uplink(&self) -> Option<(&'static Domain, Uplink)> {
-        let domain = DOMAINS.get(self.member.domain as u32)?;
-        // SAFETY: copied at once.
-        let uplink = unsafe { UPLINKS.get(domain.uplink) }.copied()?;
-        Some((domain, uplink))
+/// Counts a broadcast of a member to a port that is not relayed.
+#[inline(always)]
+fn count_unrelayed(skb: Skb) {
+    // SAFETY: copied at once.
+    if let Some(packet) = Packet::parse(skb)
+        && let Some(member) = unsafe { MEMBERS.get(skb.interface()) }.copied()
+        && packet.is_udp()
+        && is_broadcast(packet.destination.address, &member)
+    {
+        count_other(member.domain, Verdict::Unrelayed);
     }
+}
+
+/// Whether `address` means everybody on the member's network.
+#[inline(always)]
+fn is_broadcast(address: [u8; 4], member: &Member) -> bool {
+    address == member.broadcast || address == LIMITED_BROADCAST
+}
+
+/// The protocol in which a LAN socket searched a short while ago.
+#[inline(always)]
+fn searcher(address: [u8; 4], port: u16, domain: u16) -> Option<u16> {
+    // SAFETY: copied at once.
+    let searcher = unsafe { SEARCHERS.get(SearcherKey { address, port, domain }) }.copied()?;
+    (now() - searcher.seen < SEARCHER_AGE_NS).then_some(searcher.protocol as u16)
+}
+
+/// Whether `address` is on the domain's LAN. Anything else, such as a pod on another node, keeps its peers' true addresses.
+#[inline(always)]
+fn is_on_lan(address: [u8; 4], domain: u16) -> bool {
+    let (bits, key) = network(domain, address, 32);
+    LAN.get(Key::new(bits, key)).is_some()
 }

@@ -4,13 +4,13 @@
 #![no_std]
 #![no_main]
 
-mod ca;
 mod count;
 mod fan;
 mod from_lan;
 mod from_pod;
 mod maps;
 mod packet;
+mod payload;
 mod ports;
 mod skb;
 mod to_lan;
@@ -21,7 +21,19 @@ use skb::Skb;
 /// tc ingress of a member's host-side veth.
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
-    from_pod::run(Skb::new(&context))
+    from_pod::run(&context)
+}
+
+/// `from_pod` for a datagram of Channel Access.
+#[classifier]
+pub fn from_pod_ca(context: TcContext) -> i32 {
+    from_pod::relay::<payload::Ca>(Skb::new(&context))
+}
+
+/// `from_pod` for a datagram of PV Access.
+#[classifier]
+pub fn from_pod_pva(context: TcContext) -> i32 {
+    from_pod::relay::<payload::Pva>(Skb::new(&context))
 }
 
 /// tc ingress of an uplink.

@@ -7,7 +7,7 @@ use abi::{
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 
 /// One entry: what all programs need.
@@ -41,6 +41,12 @@ pub static EXTERNALS: HashMap<Endpoint, Claim> = HashMap::pinned(abi::EXTERNALS,
 /// Pod's endpoint -> its external endpoint; valid only while that one's claim names it back.
 #[map]
 pub static INTERNALS: HashMap<Endpoint, Endpoint> = HashMap::pinned(abi::EXTERNALS, 0);
+/// Networks that are LAN, see [`abi::network`].
+#[map]
+pub static LAN: LpmTrie<[u8; 6], u32> = LpmTrie::pinned(abi::NETWORKS, 0);
+/// Programs that `from_pod` goes on with, by protocol.
+#[map]
+pub static FROM_POD: ProgramArray = ProgramArray::pinned(abi::PROTOCOLS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);

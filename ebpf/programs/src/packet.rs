@@ -122,20 +122,21 @@ impl Packet {
         self.skb.store(MAC_SOURCE, mac);
     }
 
-    /// Replaces a port at an even offset of the UDP payload.
+    /// Replaces two or four bytes of the UDP payload.
     #[inline(always)]
-    pub fn set_payload_port(&self, offset: u32, old: u16, new: u16) {
-        self.set_port(PAYLOAD + offset, old, new);
-    }
-
-    /// Replaces an address at an even offset of the UDP payload.
-    #[inline(always)]
-    pub fn set_payload_address(&self, offset: u32, old: [u8; 4], new: [u8; 4]) {
+    pub fn set_payload<const N: usize>(&self, offset: u32, old: [u8; N], new: [u8; N]) {
         if old == new {
             return;
         }
         if self.checksummed {
-            self.skb.fix_checksum_payload(self.checksum(), self.destination.protocol, old, new);
+            // The sum is over 16-bit words: bytes at an odd offset stand in the other half of theirs.
+            let swap = offset % 2 != 0;
+            self.skb.fix_checksum(
+                self.checksum(),
+                self.destination.protocol,
+                swapped(old, swap),
+                swapped(new, swap),
+            );
         }
         self.skb.store(PAYLOAD + offset, new);
     }
@@ -158,7 +159,8 @@ impl Packet {
             return;
         }
         if self.checksummed {
-            self.skb.fix_checksum_port(self.checksum(), self.destination.protocol, old, new);
+            let (old, new) = (old.to_be_bytes(), new.to_be_bytes());
+            self.skb.fix_checksum(self.checksum(), self.destination.protocol, old, new);
         }
         self.skb.store(offset, new.to_be_bytes());
     }
@@ -173,4 +175,17 @@ impl Packet {
 #[inline(always)]
 fn payload(frame: u32, ip: u32, udp: u32) -> Option<u32> {
     (udp >= 8 && udp + 20 <= ip && ip + IP <= frame).then(|| udp - 8)
+}
+
+/// `bytes` with the two of each pair exchanged, if `swap`.
+#[inline(always)]
+fn swapped<const N: usize>(mut bytes: [u8; N], swap: bool) -> [u8; N] {
+    if swap {
+        let mut index = 0;
+        while index + 1 < N {
+            (bytes[index], bytes[index + 1]) = (bytes[index + 1], bytes[index]);
+            index += 2;
+        }
+    }
+    bytes
 }

@@ -39,7 +39,7 @@ pub fn external(
     (member, interface): (&Member, u32),
     domain: &Domain,
     uplink: [u8; 4],
-    pod: Endpoint,
+    (pod, protocol): (Endpoint, u16),
 ) -> Option<Endpoint> {
     if let Some(known) = known(domain, uplink, pod, interface) {
         return Some(known);
@@ -48,7 +48,7 @@ pub fn external(
     let count = (domain.last_port as u32).checked_sub(first)? + 1;
     let mut search = Search {
         skb: skb.raw(),
-        claim: Claim { pod, member: interface, domain: member.domain as u32 },
+        claim: Claim { pod, member: interface, domain: member.domain, protocol },
         uplink,
         first,
         count,

@@ -104,28 +104,27 @@ impl Skb {
     /// Corrects the TCP or UDP checksum at `offset` for a change of an address in the pseudo header.
     #[inline(always)]
     pub fn fix_checksum_address(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4]) {
-        self.fix_checksum4(offset, protocol, old, new, BPF_F_PSEUDO_HDR as u64);
+        self.fix_l4_checksum(offset, protocol, old, new, BPF_F_PSEUDO_HDR as u64);
     }
 
-    /// Corrects the TCP or UDP checksum at `offset` for four payload bytes that changed, at an even offset.
+    /// Corrects the TCP or UDP checksum at `offset` for two or four bytes that changed, at an even offset.
     #[inline(always)]
-    pub fn fix_checksum_payload(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4]) {
-        self.fix_checksum4(offset, protocol, old, new, 0);
+    pub fn fix_checksum<const N: usize>(self, offset: u32, protocol: u16, old: [u8; N], new: [u8; N]) {
+        self.fix_l4_checksum(offset, protocol, old, new, 0);
     }
 
     #[inline(always)]
-    fn fix_checksum4(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4], flags: u64) {
-        let (old, new) = (u32::from_ne_bytes(old), u32::from_ne_bytes(new));
+    fn fix_l4_checksum<const N: usize>(
+        self,
+        offset: u32,
+        protocol: u16,
+        old: [u8; N],
+        new: [u8; N],
+        flags: u64,
+    ) {
+        let flags = N as u64 | flags | mangled(protocol);
         // SAFETY: only the packet is touched.
-        unsafe { bpf_l4_csum_replace(self.0, offset, old as u64, new as u64, 4 | flags | mangled(protocol)) };
-    }
-
-    /// Corrects the TCP or UDP checksum at `offset` for two bytes that changed, at an even offset.
-    #[inline(always)]
-    pub fn fix_checksum_port(self, offset: u32, protocol: u16, old: u16, new: u16) {
-        let (old, new) = (old.to_be(), new.to_be());
-        // SAFETY: only the packet is touched.
-        unsafe { bpf_l4_csum_replace(self.0, offset, old as u64, new as u64, 2 | mangled(protocol)) };
+        unsafe { bpf_l4_csum_replace(self.0, offset, word(old), word(new), flags) };
     }
 
     /// Sends a copy out of `interface`; false if its queue refused it.
@@ -192,6 +191,16 @@ impl Skb {
     #[inline(always)]
     pub fn from_raw(raw: *mut __sk_buff) -> Self {
         Self(raw)
+    }
+}
+
+/// Two or four bytes as the number that the checksum helpers take.
+#[inline(always)]
+fn word<const N: usize>(bytes: [u8; N]) -> u64 {
+    if N == 2 {
+        u16::from_ne_bytes([bytes[0], bytes[1]]) as u64
+    } else {
+        u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as u64
     }
 }
 

@@ -3,15 +3,16 @@
 //! Segments of flows that came in through an external port get that port back. Searches that processes on the node
 //! broadcast are handed to the members, so that a client on the node finds pods.
 
-use abi::{FlowKey, RelayKey, Uplink, Verdict, relay};
+use abi::{Endpoint, FlowKey, RelayKey, TCP, Uplink, Verdict, relay};
+use wire::Direction;
 
 use crate::{
-    ca,
     count::{count, count_other},
     fan,
     from_lan::is_broadcast,
     maps::{EXTERNALS, FLOWS, LAN_RELAYS, UPLINKS},
     packet::Packet,
+    payload,
     skb::{NEXT, Skb},
 };
 
@@ -24,7 +25,7 @@ pub fn run(skb: Skb) -> i32 {
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
         (false, false) => restore_external(&mut packet, &uplink),
-        (true, true) if is_broadcast(packet.destination.address, &uplink) => search(&mut packet, interface),
+        (true, true) if is_broadcast(packet.destination.address, &uplink) => relayed(&mut packet, interface),
         _ => {}
     }
     NEXT
@@ -42,18 +43,26 @@ fn restore_external(packet: &mut Packet, uplink: &Uplink) {
     }
 }
 
-/// A broadcast in the node's name: hands it to the members, unless it is a member's own search on its way out.
+/// A broadcast in the node's name: hands it to the members, unless it is a member's own on its way out.
 #[inline(always)]
-fn search(packet: &mut Packet, interface: u32) {
+fn relayed(packet: &mut Packet, interface: u32) {
     let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
     // SAFETY: copied at once.
     let Some(relay) = (unsafe { LAN_RELAYS.get(key) }).copied() else { return };
-    // SAFETY: only its presence counts.
-    let translated = unsafe { EXTERNALS.get(packet.source) }.is_some();
-    if translated || relay.flags & relay::LAN_TO_PODS == 0 {
+    if is_external(&packet.source) || relay.flags & relay::LAN_TO_PODS == 0 {
         return;
     }
-    let sound = !packet.fragment && ca::is_search(packet);
-    let verdict = if sound { fan::hand_over(packet, relay.domain, relay.port) } else { Verdict::Malformed };
+    let verdict = match payload::inspect(packet, relay.protocol, Direction::Announce) {
+        Ok(content) => fan::hand_over(packet, &content, relay.domain, relay.port),
+        Err(fault) => fault,
+    };
     count(relay.domain, relay.protocol, verdict);
+}
+
+/// Whether `source` is an external endpoint, or the external port of a circuit, from which beacons come.
+#[inline(always)]
+fn is_external(source: &Endpoint) -> bool {
+    let circuit = Endpoint { protocol: TCP as u16, ..*source };
+    // SAFETY: only its presence counts.
+    unsafe { EXTERNALS.get(source).is_some() || EXTERNALS.get(circuit).is_some() }
 }

@@ -5,76 +5,41 @@
 //! parameter 1 u32 @8, parameter 2 u32 @12.
 //!
 //! A search carries no address: the server answers to the datagram's source. A search *reply* carries the server's
-//! TCP port in the data type field and its address in parameter 1 (`ffffffff`: the datagram's source).
+//! TCP port in the data type field and its address in parameter 1 (`ffffffff`: the datagram's source). A beacon carries
+//! the TCP port in the data count field and the address in parameter 2 (0: the datagram's source).
+
+use crate::{Direction, Kind, Malformed, Named, Order, Step};
 
 /// Bytes in a message header.
 pub const HEADER: u32 = 16;
-/// `CA_PROTO_SEARCH`, the command of searches and of their replies.
-pub const SEARCH: u16 = 6;
-/// Parameter 1 of a search reply when the server's address is the datagram's source.
-pub const ADDRESS_IS_SOURCE: [u8; 4] = [0xff; 4];
 /// Messages in the longest chain we walk; libca and RSRV send at most 1024 bytes, which hold 64 headers.
 pub const MAX_MESSAGES: u32 = 128;
-/// Offset of the server's TCP port in a search reply.
-pub const REPLY_PORT: u32 = 4;
-/// Offset of the server's IPv4 address in a search reply.
-pub const REPLY_ADDRESS: u32 = 8;
 
-/// Data count and payload size of a message with an extended header, which UDP never carries.
+/// `CA_PROTO_SEARCH`, the command of searches and of their replies.
+const SEARCH: u16 = 6;
+/// `CA_PROTO_RSRV_IS_UP`, the command of beacons.
+const BEACON: u16 = 13;
+/// Address of a server in a search reply that leaves it to the datagram's source.
+const REPLY_FROM_SOURCE: [u8; 4] = [0xff; 4];
+/// Address of a server in a beacon that leaves it to the datagram's source.
+const BEACON_FROM_SOURCE: [u8; 4] = [0; 4];
+/// Payload size of a message with an extended header, which UDP never carries.
 const EXTENDED: u16 = 0xffff;
-
-/// Who sent the datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// A client's searches, to UDP port 5064.
-    Request,
-    /// A server's answers, to the socket that asked.
-    Reply,
-}
-
-/// Why a datagram is not Channel Access as real peers send it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// A header or a payload reaches past the end of the datagram.
-    Truncated,
-    /// A payload size that no UDP message can have.
-    Size,
-    /// The chain has more than [`MAX_MESSAGES`] messages.
-    TooLong,
-    /// No message of the chain is a search.
-    NoSearch,
-}
 
 /// A walk along the messages of one datagram.
 #[derive(Clone, Copy, Debug)]
-pub struct Walk {
-    /// Offset of the next header, from the start of the UDP payload.
+pub struct Chain {
+    /// Offset of the next message, from the start of the UDP payload.
     pub offset: u32,
     end: u32,
-    searches: u32,
+    found: u32,
 }
 
-/// What one message of the chain means for us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing in it names an address or a port.
-    Opaque,
-    /// A search reply: TCP `port` at `offset` + [`REPLY_PORT`], `address` at `offset` + [`REPLY_ADDRESS`].
-    Server {
-        /// Offset of the message, from the start of the UDP payload.
-        offset: u32,
-        /// The server's TCP port.
-        port: u16,
-        /// The server's address, or [`ADDRESS_IS_SOURCE`].
-        address: [u8; 4],
-    },
-}
-
-impl Walk {
+impl Chain {
     /// A walk along a UDP payload of `length` bytes.
     #[inline(always)]
     pub const fn new(length: u32) -> Self {
-        Self { offset: 0, end: length, searches: 0 }
+        Self { offset: 0, end: length, found: 0 }
     }
 
     /// Whether the next header lies wholly inside the datagram.
@@ -83,45 +48,77 @@ impl Walk {
         self.offset < self.end && self.end - self.offset >= HEADER
     }
 
-    /// Takes the header at [`Walk::offset`] and moves past its message.
+    /// Moves past a message whose header is inside the datagram and whose body has `size` bytes.
     #[inline(always)]
-    pub fn step(&mut self, header: &[u8; HEADER as usize], direction: Direction) -> Result<Step, Malformed> {
-        let offset = self.offset;
-        let payload = u16::from_be_bytes([header[2], header[3]]);
-        if payload == EXTENDED {
-            return Err(Malformed::Size);
-        }
-        let next = offset + HEADER + u32::from(payload);
-        if next > self.end {
+    const fn pass(&mut self, size: u32) -> Result<(), Malformed> {
+        if !self.has_next() || size > self.end - self.offset - HEADER {
             return Err(Malformed::Truncated);
         }
-        self.offset = next;
-        if u16::from_be_bytes([header[0], header[1]]) != SEARCH {
-            return Ok(Step::Opaque);
-        }
-        self.searches += 1;
-        Ok(match direction {
-            Direction::Request => Step::Opaque,
-            Direction::Reply => Step::Server {
-                offset,
-                port: u16::from_be_bytes([header[4], header[5]]),
-                address: [header[8], header[9], header[10], header[11]],
-            },
-        })
+        self.offset += HEADER + size;
+        Ok(())
     }
 
-    /// Whether the chain ended exactly at the end of the datagram and searched for something.
+    /// Whether the chain ended exactly at the end of the datagram and held something that belongs there.
     #[inline(always)]
     pub const fn finish(&self) -> Result<(), Malformed> {
-        if self.offset < self.end && self.end - self.offset >= HEADER {
+        if self.has_next() {
             Err(Malformed::TooLong)
         } else if self.offset != self.end {
             Err(Malformed::Truncated)
-        } else if self.searches == 0 {
-            Err(Malformed::NoSearch)
+        } else if self.found == 0 {
+            Err(Malformed::NoMessage)
         } else {
             Ok(())
         }
+    }
+}
+
+/// Takes the header at [`Chain::offset`] and moves past its message.
+#[inline(always)]
+pub fn step(
+    chain: &mut Chain,
+    header: &[u8; HEADER as usize],
+    direction: Direction,
+) -> Result<Step, Malformed> {
+    let offset = chain.offset;
+    let payload = u16::from_be_bytes([header[2], header[3]]);
+    if payload == EXTENDED {
+        return Err(Malformed::Header);
+    }
+    chain.pass(u32::from(payload))?;
+    let step = match (u16::from_be_bytes([header[0], header[1]]), direction) {
+        (SEARCH, Direction::Announce) => Step::Plain(Kind::Search),
+        (SEARCH, Direction::Answer) => {
+            let address = [header[8], header[9], header[10], header[11]];
+            Step::Names(Kind::Reply, server(header, offset, (4, 8), address, REPLY_FROM_SOURCE))
+        }
+        (BEACON, Direction::Announce) => {
+            let address = [header[12], header[13], header[14], header[15]];
+            Step::Names(Kind::Beacon, server(header, offset, (6, 12), address, BEACON_FROM_SOURCE))
+        }
+        _ => return Ok(Step::Opaque),
+    };
+    chain.found |= 1; // not a count: the kernel's verifier would follow every value of it
+    Ok(step)
+}
+
+/// The server in a message at `offset` whose port and address are `at` these offsets in its header.
+#[inline(always)]
+fn server(
+    header: &[u8; HEADER as usize],
+    offset: u32,
+    at: (u32, u32),
+    address: [u8; 4],
+    from_source: [u8; 4],
+) -> Named {
+    let port = if at.0 == 4 { [header[4], header[5]] } else { [header[6], header[7]] };
+    Named {
+        port_at: offset + at.0,
+        address_at: offset + at.1,
+        port: u16::from_be_bytes(port),
+        order: Order::Big,
+        address: if address == from_source { [0; 4] } else { address },
+        odd: false,
     }
 }
 
@@ -132,27 +129,14 @@ pub fn walk(datagram: &[u8], direction: Direction, mut visit: impl FnMut(Step)) 
 }
 
 fn each(datagram: &[u8], direction: Direction, mut visit: impl FnMut(Step)) -> Result<(), Malformed> {
-    let mut walk = Walk::new(u32::try_from(datagram.len()).map_err(|_| Malformed::TooLong)?);
+    let mut chain = Chain::new(u32::try_from(datagram.len()).map_err(|_| Malformed::TooLong)?);
     for _ in 0..MAX_MESSAGES {
-        let Some(header) = datagram.get(walk.offset as usize..).and_then(|rest| rest.first_chunk()) else {
+        let Some(header) = datagram.get(chain.offset as usize..).and_then(|rest| rest.first_chunk()) else {
             break;
         };
-        visit(walk.step(header, direction)?);
+        visit(step(&mut chain, header, direction)?);
     }
-    walk.finish()
-}
-
-/// The address a LAN client must read where a server in `pod` wrote `address`; `None` where the server speaks for
-/// another host, as a name server does, so that neither its address nor its port is ours to change.
-#[inline(always)]
-pub fn address_on_lan(address: [u8; 4], pod: [u8; 4], uplink: [u8; 4]) -> Option<[u8; 4]> {
-    if address == ADDRESS_IS_SOURCE {
-        Some(address)
-    } else if address == pod {
-        Some(uplink)
-    } else {
-        None
-    }
+    chain.finish()
 }
 
 #[cfg(test)]
@@ -171,27 +155,46 @@ mod tests {
         0, 6, 0, 8, 0x13, 0xc8, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 13, 0, 0, 0, 0, 0, 0, //
         0, 6, 0, 8, 0x13, 0xc8, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 2, 0, 13, 0, 0, 0, 0, 0, 0,
     ];
+    /// RSRV's fifth beacon, from TCP port 5064 (captured).
+    const BEACON: [u8; 16] = [0, 13, 0, 0, 0, 13, 0x13, 0xc8, 0, 0, 0, 5, 0, 0, 0, 0];
+
+    fn steps(datagram: &[u8], direction: Direction) -> Result<Vec<Step>, Malformed> {
+        let mut found = vec![];
+        walk(datagram, direction, |step| found.push(step))?;
+        Ok(found)
+    }
 
     fn servers(datagram: &[u8]) -> Result<Vec<(u32, u16)>, Malformed> {
-        let mut found = vec![];
-        walk(datagram, Direction::Reply, |step| {
-            if let Step::Server { offset, port, .. } = step {
-                found.push((offset, port));
-            }
-        })?;
-        Ok(found)
+        let found = steps(datagram, Direction::Answer)?;
+        Ok(found
+            .iter()
+            .filter_map(|step| match step {
+                Step::Names(Kind::Reply, named) => Some((named.port_at, named.port)),
+                _ => None,
+            })
+            .collect())
     }
 
     #[test]
     fn a_captured_search_names_no_server() {
-        let mut steps = vec![];
-        walk(&SEARCH_REQUEST, Direction::Request, |step| steps.push(step)).unwrap();
-        assert_eq!(steps, [Step::Opaque, Step::Opaque]);
+        let found = steps(&SEARCH_REQUEST, Direction::Announce).unwrap();
+        assert_eq!(found, [Step::Opaque, Step::Plain(Kind::Search)]);
     }
 
     #[test]
     fn every_record_of_a_captured_reply_names_the_tcp_port() {
-        assert_eq!(servers(&SEARCH_REPLY), Ok(vec![(16, 5064), (40, 5064)]));
+        assert_eq!(servers(&SEARCH_REPLY), Ok(vec![(20, 5064), (44, 5064)]));
+    }
+
+    #[test]
+    fn a_captured_beacon_names_the_tcp_port_and_leaves_the_address_to_its_source() {
+        let named =
+            Named { port_at: 6, address_at: 12, port: 5064, order: Order::Big, address: [0; 4], odd: false };
+        assert_eq!(steps(&BEACON, Direction::Announce), Ok(vec![Step::Names(Kind::Beacon, named)]));
+        let mut explicit = BEACON;
+        explicit[12..].copy_from_slice(&[10, 244, 1, 5]);
+        let named = Named { address: [10, 244, 1, 5], ..named };
+        assert_eq!(steps(&explicit, Direction::Announce), Ok(vec![Step::Names(Kind::Beacon, named)]));
     }
 
     #[test]
@@ -209,8 +212,8 @@ mod tests {
         for length in 0..SEARCH_REPLY.len() {
             let found = servers(&SEARCH_REPLY[..length]);
             match length {
-                0 | 16 => assert_eq!(found, Err(Malformed::NoSearch)),
-                40 => assert_eq!(found, Ok(vec![(16, 5064)])),
+                0 | 16 => assert_eq!(found, Err(Malformed::NoMessage)),
+                40 => assert_eq!(found, Ok(vec![(20, 5064)])),
                 _ => assert_eq!(found, Err(Malformed::Truncated), "{length} bytes"),
             }
         }
@@ -220,7 +223,7 @@ mod tests {
     fn an_extended_header_is_refused() {
         let mut datagram = SEARCH_REPLY;
         datagram[18..20].copy_from_slice(&[0xff, 0xff]);
-        assert_eq!(servers(&datagram), Err(Malformed::Size));
+        assert_eq!(servers(&datagram), Err(Malformed::Header));
     }
 
     #[test]
@@ -228,21 +231,19 @@ mod tests {
         assert_eq!(servers(&[0; 16 * (MAX_MESSAGES as usize + 1)]), Err(Malformed::TooLong));
     }
 
-    #[test]
-    fn a_server_that_names_itself_is_renamed_and_one_that_names_another_is_left_alone() {
-        let (pod, uplink, other) = ([10, 244, 1, 5], [172, 23, 0, 10], [172, 23, 0, 99]);
-        assert_eq!(address_on_lan(ADDRESS_IS_SOURCE, pod, uplink), Some(ADDRESS_IS_SOURCE));
-        assert_eq!(address_on_lan(pod, pod, uplink), Some(uplink));
-        assert_eq!(address_on_lan(other, pod, uplink), None);
-    }
-
     proptest! {
         #[test]
-        fn whatever_arrives_a_named_server_lies_inside_the_datagram(datagram in prop::collection::vec(any::<u8>(), 0..600)) {
-            if let Ok(found) = servers(&datagram) {
-                for (offset, _) in found {
-                    prop_assert!(offset as usize + HEADER as usize <= datagram.len());
-                    prop_assert_eq!(datagram[offset as usize..][..2].to_vec(), SEARCH.to_be_bytes().to_vec());
+        fn whatever_arrives_what_is_named_lies_inside_the_datagram(
+            datagram in prop::collection::vec(prop_oneof![Just(0u8), Just(6), Just(13), Just(16), any::<u8>()], 0..600),
+            answer in any::<bool>(),
+        ) {
+            let direction = if answer { Direction::Answer } else { Direction::Announce };
+            for step in steps(&datagram, direction).unwrap_or_default() {
+                if let Step::Names(_, named) = step {
+                    prop_assert!(named.port_at as usize + 2 <= datagram.len());
+                    prop_assert!(named.address_at as usize + 4 <= datagram.len());
+                    let at = named.port_at as usize;
+                    prop_assert_eq!(named.order.port([datagram[at], datagram[at + 1]]), named.port);
                 }
             }
         }

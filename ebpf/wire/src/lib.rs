@@ -1,8 +1,101 @@
 //! Wire formats: which bytes of a datagram name a port or an address, and what they become.
 //!
-//! Pure and `no_std`: the programs in the kernel walk packets with the same steps that the tests in user space take over
-//! byte slices. Nothing here reads a map, a socket or a clock, and nothing here changes a length.
+//! Pure and `no_std`: the programs in the kernel walk packets with the same functions that the tests in user
+//! space run over byte slices. Nothing here reads a map, a socket or a clock, and nothing here changes a length.
+//!
+//! A protocol's module tells what a message is ([`Kind`]) and which transport address it names ([`Named`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod ca;
+pub mod pva;
+
+/// Which way a datagram travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To a well-known port: searches and beacons.
+    Announce,
+    /// To a socket that searched: a server's answer.
+    Answer,
+}
+
+/// Why a datagram is not what the protocol's peers send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// A header or a payload reaches past the end of the datagram.
+    Truncated,
+    /// A header that no UDP message has.
+    Header,
+    /// The chain has more messages than any peer sends.
+    TooLong,
+    /// No message of the chain is of a kind that belongs here.
+    NoMessage,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A client looks for a server.
+    Search,
+    /// A server answers a search.
+    Reply,
+    /// A server tells that it is there.
+    Beacon,
+}
+
+/// Byte order of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Network byte order.
+    Big,
+    /// The other.
+    Little,
+}
+
+impl Order {
+    /// A port as it stands in the datagram.
+    #[inline(always)]
+    pub const fn bytes(self, port: u16) -> [u8; 2] {
+        match self {
+            Self::Big => port.to_be_bytes(),
+            Self::Little => port.to_le_bytes(),
+        }
+    }
+
+    /// The port that stands in the datagram.
+    #[inline(always)]
+    pub const fn port(self, bytes: [u8; 2]) -> u16 {
+        match self {
+            Self::Big => u16::from_be_bytes(bytes),
+            Self::Little => u16::from_le_bytes(bytes),
+        }
+    }
+}
+
+/// A transport address that a message names: a server's TCP port, or the UDP port to which a search is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Offset of the port, from the start of the UDP payload.
+    pub port_at: u32,
+    /// Offset of the four bytes of the IPv4 address, from the start of the UDP payload.
+    pub address_at: u32,
+    /// The port.
+    pub port: u16,
+    /// Its byte order.
+    pub order: Order,
+    /// The address; zeros where it is left to the datagram's source, however the protocol says so.
+    pub address: [u8; 4],
+    /// Whether it is something that we cannot rename, such as an IPv6 address.
+    pub odd: bool,
+}
+
+/// What one message means for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Opaque,
+    /// It is of this kind, and names nothing.
+    Plain(Kind),
+    /// It is of this kind, and names a transport address.
+    Names(Kind, Named),
+}

@@ -1,0 +1,272 @@
+//! PV Access over UDP, versions 2 and 3: one message a datagram, an 8-byte header and a body.
+//!
+//! pvAccessCPP reads several messages of a datagram, but the only datagrams of two are those that begin with an origin
+//! tag, which never leave their host.
+//!
+//! Header: magic `CA`, version u8, flags u8, command u8, body size u32. Flag 0x80: big endian, for this message alone;
+//! PVXS always sends so over UDP, pvAccessCPP in its machine's order. Flag 0x01: a control message without a body.
+//! Addresses are 16 bytes, IPv4 mapped into IPv6; all zeros or `::ffff:0.0.0.0` leave it to the datagram's source.
+//! Sources: "pvAccess Protocol Messages" (epics-docs), pvxs `src/udp_collector.cpp`, and captures of both implementations.
+//!
+//! | message | named | address @ | port @ |
+//! |---|---|---|---|
+//! | search (3) | where to answer to, UDP | 16 | 32 |
+//! | search reply (4), beacon (0) | the server, TCP | 24 | 40 |
+
+use crate::{Direction, Kind, Malformed, Named, Order};
+
+/// Bytes in a message header.
+pub const HEADER: u32 = 8;
+/// Bytes of a search's body up to the port to answer to.
+pub const SEARCH_BODY: u32 = 26;
+/// Bytes of a search reply's or a beacon's body up to the protocol's name.
+pub const SERVER_BODY: u32 = 38;
+/// First byte of every message.
+pub const MAGIC: u8 = 0xca;
+const BIG_ENDIAN: u8 = 0x80;
+const SEGMENTED: u8 = 0x30;
+const CONTROL: u8 = 0x01;
+
+const BEACON: u8 = 0;
+const SEARCH: u8 = 3;
+const SEARCH_REPLY: u8 = 4;
+/// A search that a server passes on to others on its host; it must not leave it.
+const ORIGIN_TAG: u8 = 22;
+
+/// Search flag: sent to one server. pvAccessCPP answers no unicast without it, and PVXS passes such a search on.
+pub const UNICAST: u8 = 0x80;
+/// Offset of the flags in a search.
+pub const SEARCH_FLAGS: u32 = 12;
+
+/// What must be read of a message's body to know what it names. The body begins at [`HEADER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// It must not leave its host.
+    Local,
+    /// The first [`SEARCH_BODY`] bytes, for [`search`].
+    Search(Order),
+    /// The first [`SERVER_BODY`] bytes, for [`server`].
+    Server(Kind, Order),
+}
+
+/// What the message in a UDP payload of `length` bytes is. Its body has at least the bytes that the answer asks for.
+#[inline(always)]
+pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction) -> Result<Body, Malformed> {
+    let [magic, version, flags, command, size @ ..] = *header;
+    if magic != MAGIC || version == 0 || flags & (SEGMENTED | CONTROL) != 0 {
+        return Err(Malformed::Header);
+    }
+    let order = if flags & BIG_ENDIAN != 0 { Order::Big } else { Order::Little };
+    let size = match order {
+        Order::Big => u32::from_be_bytes(size),
+        Order::Little => u32::from_le_bytes(size),
+    };
+    let (body, least) = match (command, direction) {
+        (ORIGIN_TAG, _) => return Ok(Body::Local),
+        (BEACON, Direction::Announce) => (Body::Server(Kind::Beacon, order), SERVER_BODY),
+        (SEARCH, Direction::Announce) => (Body::Search(order), SEARCH_BODY),
+        (SEARCH_REPLY, Direction::Answer) => (Body::Server(Kind::Reply, order), SERVER_BODY),
+        _ => return Err(Malformed::NoMessage),
+    };
+    if size < least || length < HEADER || size != length - HEADER {
+        return Err(Malformed::Truncated);
+    }
+    Ok(body)
+}
+
+/// Where a search is to be answered to, and whether it says that it is sent to one server.
+#[inline(always)]
+pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> (Named, bool) {
+    let [_, _, _, _, flags, _, _, _, rest @ ..] = *body;
+    let [address @ .., p0, p1] = rest;
+    let port = order.port([p0, p1]);
+    let (address, odd) = mapped(&address);
+    (Named { port_at: 32, address_at: 28, port, order, address, odd }, flags & UNICAST != 0)
+}
+
+/// The server that a search reply or a beacon names.
+#[inline(always)]
+pub fn server(body: &[u8; SERVER_BODY as usize], order: Order) -> Named {
+    // GUID 12, sequence 4 (a beacon: flags, sequence, change count), address 16, port 2, protocol 1 + 3.
+    let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, rest @ ..] = *body;
+    let [address @ .., p0, p1, l, a, b, c] = rest;
+    let over_tcp = [l, a, b, c] == *b"\x03tcp" || [l, a, b, c] == *b"\x03tls";
+    let (address, odd) = mapped(&address);
+    Named { port_at: 40, address_at: 36, port: order.port([p0, p1]), order, address, odd: odd || !over_tcp }
+}
+
+/// The IPv4 address in a 16-byte field, zeros where it is left to the source, and whether it is something else.
+#[inline(always)]
+fn mapped(field: &[u8; 16]) -> ([u8; 4], bool) {
+    let [p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, f0, f1, a, b, c, d] = *field;
+    let prefix = p0 | p1 | p2 | p3 | p4 | p5 | p6 | p7 | p8 | p9;
+    let is_mapped = prefix == 0 && f0 & f1 == 0xff;
+    let is_zero = prefix | f0 | f1 | a | b | c | d == 0;
+    ([a, b, c, d], !is_mapped && !is_zero)
+}
+
+/// What a whole datagram names: its kind, and the transport address. `None` where it must not leave its host.
+pub fn parse(datagram: &[u8], direction: Direction) -> Result<Option<(Kind, Named)>, Malformed> {
+    let header = datagram.first_chunk().ok_or(Malformed::Truncated)?;
+    let length = u32::try_from(datagram.len()).map_err(|_| Malformed::TooLong)?;
+    let message = message(header, length, direction)?;
+    let body = &datagram[HEADER as usize..];
+    Ok(match message {
+        Body::Local => None,
+        Body::Search(order) => {
+            Some((Kind::Search, search(body.first_chunk().ok_or(Malformed::Truncated)?, order).0))
+        }
+        Body::Server(kind, order) => {
+            Some((kind, server(body.first_chunk().ok_or(Malformed::Truncated)?, order)))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: String = hex.split_whitespace().collect();
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// PVXS asking for `H2:AO` and `H2:STR`, to be answered on port 33754 (captured).
+    const PVXS_SEARCH: &str = "ca02800300000036 66696e64 00 000000 00000000000000000000000000000000 83da \
+        01 03746370 0002 12345678 05 48323a414f 12345679 06 48323a535452";
+    /// pvAccessCPP asking for `H2:AO`, little endian, to be answered on port 41277 (captured).
+    const CPP_SEARCH: &str = "ca0200032b000000 01000000 80 000000 00000000000000000000ffff00000000 3da1 \
+        01 03746370 0100 41302010 05 48323a414f";
+    /// PVXS answering from TCP port 5075 (captured).
+    const PVXS_REPLY: &str = "ca02c00400000031 51da2895085a1a180d6575ca 66696e64 \
+        00000000000000000000ffff00000000 13d3 03746370 01 0002 12345678 12345679";
+    /// pvAccessCPP answering from TCP port 5075, little endian (captured).
+    const CPP_REPLY: &str = "ca0240042d000000 59e0016b00000000e7b2412b 01000000 \
+        00000000000000000000ffff00000000 d313 03746370 01 0100 41302010";
+    /// PVXS's beacon (captured).
+    const PVXS_BEACON: &str = "ca02c00000000027 a6fd40f2016b906abf6e34e9 00 00 0002 \
+        00000000000000000000ffff00000000 13d3 03746370 ff";
+    /// What PVXS passes on to others on its host (captured).
+    const FORWARDED: &str = "ca02801600000010 00000000000000000000ffff0a580005 \
+        ca0280030000002b 00001234 00 000000 00000000000000000000ffff0a630009 9c40 01 03746370 0001 41302010 05 48323a414f";
+
+    fn read(hex: &str, direction: Direction) -> Result<Option<(Kind, Named)>, Malformed> {
+        parse(&bytes(hex), direction)
+    }
+
+    fn named(at: u32, port: u16, order: Order) -> Named {
+        Named { port_at: at, address_at: at - 4, port, order, address: [0; 4], odd: false }
+    }
+
+    #[test]
+    fn captured_searches_name_the_port_to_answer_to_in_both_byte_orders() {
+        let expected = |port, order| Ok(Some((Kind::Search, named(32, port, order))));
+        assert_eq!(read(PVXS_SEARCH, Direction::Announce), expected(33754, Order::Big));
+        assert_eq!(read(CPP_SEARCH, Direction::Announce), expected(41277, Order::Little));
+    }
+
+    #[test]
+    fn only_a_unicast_search_says_so() {
+        let flag = |hex: &str| search(bytes(hex)[8..].first_chunk().unwrap(), Order::Big).1;
+        assert_eq!((flag(PVXS_SEARCH), flag(CPP_SEARCH)), (false, true));
+    }
+
+    #[test]
+    fn captured_replies_and_beacons_name_the_servers_tcp_port() {
+        let expected = |kind, order| Ok(Some((kind, named(40, 5075, order))));
+        assert_eq!(read(PVXS_REPLY, Direction::Answer), expected(Kind::Reply, Order::Big));
+        assert_eq!(read(CPP_REPLY, Direction::Answer), expected(Kind::Reply, Order::Little));
+        assert_eq!(read(PVXS_BEACON, Direction::Announce), expected(Kind::Beacon, Order::Big));
+    }
+
+    #[test]
+    fn a_reply_does_not_belong_on_a_well_known_port_nor_a_search_in_an_answer() {
+        assert_eq!(read(PVXS_REPLY, Direction::Announce), Err(Malformed::NoMessage));
+        assert_eq!(read(PVXS_SEARCH, Direction::Answer), Err(Malformed::NoMessage));
+    }
+
+    #[test]
+    fn a_search_with_an_origin_tag_is_local() {
+        assert_eq!(read(FORWARDED, Direction::Announce), Ok(None));
+    }
+
+    #[test]
+    fn version_three_is_taken_like_two() {
+        let search = PVXS_SEARCH.replacen("ca02", "ca03", 1).replacen("66696e64 00", "66696e64 02", 1);
+        let expected = Ok(Some((Kind::Search, named(32, 33754, Order::Big))));
+        assert_eq!(read(&search, Direction::Announce), expected);
+    }
+
+    #[test]
+    fn a_tls_server_is_named_like_a_tcp_one_and_any_other_not_at_all() {
+        let expected = |named| Ok(Some((Kind::Reply, named)));
+        let tls = PVXS_REPLY.replacen("03746370", "03746c73", 1);
+        assert_eq!(read(&tls, Direction::Answer), expected(named(40, 5075, Order::Big)));
+        let udp = PVXS_REPLY.replacen("03746370", "03756470", 1);
+        let other = Named { odd: true, ..named(40, 5075, Order::Big) };
+        assert_eq!(read(&udp, Direction::Answer), expected(other));
+    }
+
+    #[test]
+    fn addresses_are_the_source_an_ipv4_one_or_something_else() {
+        let mut field = [0; 16];
+        assert_eq!(mapped(&field), ([0; 4], false));
+        field[15] = 1;
+        assert!(mapped(&field).1, "::1");
+        field[10..].copy_from_slice(&[0xff, 0xff, 0, 0, 0, 0]);
+        assert_eq!(mapped(&field), ([0; 4], false));
+        field[12..].copy_from_slice(&[10, 244, 1, 5]);
+        assert_eq!(mapped(&field), ([10, 244, 1, 5], false));
+        field[0] = 0xfe;
+        assert!(mapped(&field).1);
+    }
+
+    #[test]
+    fn a_message_of_the_wrong_length_is_refused() {
+        for (hex, direction) in [(PVXS_SEARCH, Direction::Announce), (CPP_REPLY, Direction::Answer)] {
+            let mut whole = bytes(hex);
+            for length in 0..whole.len() {
+                assert_eq!(
+                    parse(&whole[..length], direction),
+                    Err(Malformed::Truncated),
+                    "{length} of {hex}"
+                );
+            }
+            whole.push(0);
+            assert_eq!(parse(&whole, direction), Err(Malformed::Truncated), "one byte more than {hex}");
+        }
+    }
+
+    #[test]
+    fn headers_that_no_datagram_has_are_refused() {
+        for (from, to) in [("ca02", "cb02"), ("ca02", "ca00"), ("ca0280", "ca0290"), ("ca0280", "ca0281")] {
+            let search = PVXS_SEARCH.replacen(from, to, 1);
+            assert_eq!(read(&search, Direction::Announce), Err(Malformed::Header), "{to}");
+        }
+        let huge = PVXS_SEARCH.replacen("00000036", "ffffffff", 1);
+        assert_eq!(read(&huge, Direction::Announce), Err(Malformed::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_arrives_what_is_named_lies_inside_the_datagram(
+            mut datagram in prop::collection::vec(any::<u8>(), 8..300),
+            command in prop::sample::select(vec![0u8, 3, 4, 22, 9]),
+            flags in prop::sample::select(vec![0u8, 0x80, 0x40, 0xc0, 1]),
+            answer in any::<bool>(),
+        ) {
+            let size = datagram.len() as u32 - 8;
+            let size = if flags & 0x80 != 0 { size.to_be_bytes() } else { size.to_le_bytes() };
+            datagram[..4].copy_from_slice(&[MAGIC, 2, flags, command]);
+            datagram[4..8].copy_from_slice(&size);
+            let direction = if answer { Direction::Answer } else { Direction::Announce };
+            if let Ok(Some((_, named))) = parse(&datagram, direction) {
+                let at = named.port_at as usize;
+                prop_assert!(at + 2 <= datagram.len() && named.address_at as usize + 4 <= datagram.len());
+                prop_assert_eq!(named.order.port([datagram[at], datagram[at + 1]]), named.port);
+                prop_assert_eq!(named.order.bytes(named.port), [datagram[at], datagram[at + 1]]);
+            }
+        }
+    }
+}

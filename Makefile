@@ -18,9 +18,12 @@ test: build lab-tools ## Run all tests
 	cargo test --locked --workspace
 	@echo "figures of this run:"; cat target/figures/*
 
+matrix: build lab-tools ## Try every client with every server, and print the table
+	cargo test --locked -p iocast-tests --test matrix -- --nocapture
+
 lint: toolchain ## Check formatting and lints
 	cargo fmt --all --check
-	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check -- --config-path .
+	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 lab-up: build lab-tools lab ## Keep a lab up: TOPOLOGY=bridge|routed PODS=3 NAME=lab
@@ -43,4 +46,4 @@ toolchain: ## Install what the eBPF programs need to build
 lab-tools: ## Install what the lab needs
 	@tests/tools.sh
 
-.PHONY: help demo test lint lab-up lab-down build lab toolchain lab-tools
+.PHONY: help demo test matrix lint lab-up lab-down build lab toolchain lab-tools

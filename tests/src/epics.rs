@@ -100,19 +100,42 @@ impl Lab {
         pvs: &str,
         variables: &[(&str, &str)],
     ) -> Result<String> {
-        let pvs = pvs.split_whitespace();
+        self.pvget_process(5, client, netns, pvs, variables)?.finish()?.success()
+    }
+
+    /// Tries to read PVs over PV Access for so many seconds: what the client printed, whatever came of it.
+    pub fn pvget_within(
+        &self,
+        seconds: u8,
+        client: Client,
+        netns: &str,
+        pvs: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<String> {
+        Ok(self.pvget_process(seconds, client, netns, pvs, variables)?.finish()?.output)
+    }
+
+    fn pvget_process(
+        &self,
+        seconds: u8,
+        client: Client,
+        netns: &str,
+        pvs: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
+        let (seconds, pvs) = (seconds.to_string(), pvs.split_whitespace());
         let command = match client {
             Client::PvAccessCpp => {
-                let arguments: Vec<_> = ["-w", "5"].into_iter().chain(pvs).collect();
+                let arguments: Vec<_> = ["-w", &seconds].into_iter().chain(pvs).collect();
                 command("pvget", &arguments, variables)?
             }
             Client::Pvxs => {
                 let arguments: Vec<_> =
-                    ["-m", "p4p.client.cli", "-w", "5", "get"].into_iter().chain(pvs).collect();
+                    ["-m", "p4p.client.cli", "-w", &seconds, "get"].into_iter().chain(pvs).collect();
                 python(&arguments, variables)?
             }
         };
-        self.sandbox.spawn(netns, command)?.finish()?.success()
+        self.sandbox.spawn(netns, command)
     }
 
     /// Starts an EPICS program in `netns`.

@@ -11,7 +11,7 @@ mod sandbox;
 pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
-pub use node::{DOMAIN, Lab, NATIVE, NODE, Options, Pod, Topology, WORKSTATION, binary};
+pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;
 

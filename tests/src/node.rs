@@ -1,4 +1,4 @@
-//! A lab's hosts: a LAN with a workstation and a host for native IOCs, a node, and pods.
+//! A lab's hosts: a LAN with a workstation and a host for native IOCs, a node or two, and pods.
 //!
 //! ```text
 //!   ws 172.23.0.2     native 172.23.0.3
@@ -11,6 +11,8 @@
 //!      |        |        |
 //!   pod-ioc-1  pod-ioc-2 ...         created by the real CNI plugins, iocast chained after them
 //! ```
+//!
+//! A second node is 172.23.0.11, with pods in 10.244.2.0/24; each node has a route to the other's pods.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,12 +36,16 @@ pub const WORKSTATION: &str = "ws";
 pub const NATIVE: &str = "native";
 /// The node's namespace.
 pub const NODE: &str = "node";
+/// The second node's namespace, where there is one.
+pub const NODE2: &str = "node2";
 
-const LAN: [(&str, &str); 3] = [(WORKSTATION, "172.23.0.2"), (NATIVE, "172.23.0.3"), (NODE, "172.23.0.10")];
+const LAN: [(&str, &str); 4] =
+    [(WORKSTATION, "172.23.0.2"), (NATIVE, "172.23.0.3"), (NODE, "172.23.0.10"), (NODE2, "172.23.0.11")];
+const NODES: [&str; 2] = [NODE, NODE2];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
-/// The file system in which the lab's datapath is pinned: the sandbox's own.
-const BPFFS: &str = "/sys/fs/bpf";
+/// Where each node's datapath is pinned: file systems of the sandbox's own.
+const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
 /// The CRI capability by which annotations reach plugins.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
@@ -56,10 +62,10 @@ impl Topology {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Bridge, Self::Routed];
 
-    /// Plugins before ours.
-    fn plugins(self) -> Vec<Value> {
-        let ipam = json!({ "type": "host-local", "subnet": "10.244.1.0/24", "dataDir": "/run/ipam",
-                           "routes": [{ "dst": "0.0.0.0/0" }] });
+    /// Plugins before ours, on a node.
+    fn plugins(self, node: usize) -> Vec<Value> {
+        let ipam = json!({ "type": "host-local", "subnet": format!("10.244.{}.0/24", node + 1),
+                           "dataDir": format!("/run/ipam-{node}"), "routes": [{ "dst": "0.0.0.0/0" }] });
         match self {
             Self::Bridge => {
                 vec![json!({ "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam })]
@@ -78,6 +84,8 @@ pub struct Options {
     pub ports: (u16, u16),
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
+    /// How many nodes there are, one or two.
+    pub nodes: usize,
     /// Whether veths leave checksums to the (absent) hardware.
     pub checksum_offload: bool,
 }
@@ -85,7 +93,7 @@ pub struct Options {
 impl Options {
     /// A plain lab.
     pub fn new(topology: Topology) -> Self {
-        Self { topology, ports: (61000, 64999), cni_version: "1.0.0", checksum_offload: true }
+        Self { topology, ports: (61000, 64999), cni_version: "1.0.0", nodes: 1, checksum_offload: true }
     }
 }
 
@@ -96,13 +104,15 @@ pub struct Lab {
     pub sandbox: Sandbox,
     /// What it is like.
     pub options: Options,
-    agent: Option<Process>,
-    executor: Mutex<Executor>,
+    agents: Vec<Process>,
+    executors: Vec<Mutex<Executor>>,
 }
 
 /// A pod of the lab.
 #[derive(Clone, Debug)]
 pub struct Pod {
+    /// The number of its node, from 0.
+    pub node: usize,
     /// Its name.
     pub name: String,
     /// Its network namespace.
@@ -123,49 +133,53 @@ impl Lab {
         Ok(lab)
     }
 
-    /// A lab whose node has no datapath.
+    /// A lab whose nodes have no datapath.
     pub fn without_agent(options: Options) -> Result<Self> {
         let sandbox = Sandbox::new()?;
-        make_lan(&sandbox)?;
-        make_router(&sandbox)?;
-        let executor = Mutex::new(Executor::new(conflist(&options), plugin_path()?));
-        let lab = Self { sandbox, options, agent: None, executor };
-        for (host, _) in LAN {
+        let hosts = &LAN[..2 + options.nodes];
+        make_lan(&sandbox, hosts)?;
+        let mut executors = vec![];
+        for (node, netns) in NODES.iter().enumerate().take(options.nodes) {
+            make_router(&sandbox, netns, node, options.nodes)?;
+            executors.push(Mutex::new(Executor::new(conflist(&options, node), plugin_path()?)));
+        }
+        let lab = Self { sandbox, options, agents: vec![], executors };
+        for (host, _) in hosts {
             lab.set_offload(host, "eth0")?;
             lab.set_offload("lan", host)?;
         }
         Ok(lab)
     }
 
-    /// Starts iocast-node on the node and waits until it is ready.
+    /// Starts iocast-node on every node and waits until it is ready.
     pub fn start_agent(&mut self) -> Result<()> {
         let (first, last) = self.options.ports;
         self.configure(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))?;
-        let mut agent = self.agent_command("run --config /run/iocast/config.toml")?;
-        agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
-        self.agent = Some(agent);
+        for node in 0..self.options.nodes {
+            let mut agent = self.agent_command_on(node, "run --config /run/iocast/config.toml")?;
+            agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
+            self.agents.push(agent);
+        }
         Ok(())
     }
 
     /// Ends iocast-node by SIGTERM; the datapath stays.
     pub fn terminate_agent(&mut self) -> Result<()> {
-        match self.agent.take() {
-            Some(agent) => {
-                agent.terminate();
-                agent.finish()?.success().map(|_| ())
-            }
-            None => Ok(()),
+        for agent in self.agents.drain(..) {
+            agent.terminate();
+            agent.finish()?.success()?;
         }
+        Ok(())
     }
 
     /// Kills iocast-node; the datapath stays.
     pub fn stop_agent(&mut self) {
-        self.agent = None;
+        self.agents.clear();
     }
 
-    /// What the agent has printed.
+    /// What the first node's agent has printed.
     pub fn agent_output(&self) -> String {
-        self.agent.as_ref().map(Process::output).unwrap_or_default()
+        self.agents.first().map(Process::output).unwrap_or_default()
     }
 
     /// Writes the agent's configuration.
@@ -173,16 +187,25 @@ impl Lab {
         self.sandbox.write("/run/iocast/config.toml", content)
     }
 
-    /// Starts iocast-node on the node with a command line of its own.
+    /// Starts iocast-node on the first node with a command line of its own.
     pub fn agent_command(&self, line: &str) -> Result<Process> {
-        let mut command = Command::new(binary("iocast-node")?);
-        command.args(line.split_whitespace());
-        self.sandbox.spawn(NODE, command)
+        self.agent_command_on(0, line)
     }
 
-    /// What `iocast-node status --json` says of the lab's domain.
+    fn agent_command_on(&self, node: usize, line: &str) -> Result<Process> {
+        let mut command = Command::new(binary("iocast-node")?);
+        command.args(["--bpffs", BPFFS[node]]).args(line.split_whitespace());
+        self.sandbox.spawn(NODES[node], command)
+    }
+
+    /// What `iocast-node status --json` says of the lab's domain on the first node.
     pub fn status(&self) -> Result<Value> {
-        let output = self.agent_command("status --json")?.finish()?.success()?;
+        self.status_on(0)
+    }
+
+    /// What `iocast-node status --json` says of the lab's domain on a node.
+    pub fn status_on(&self, node: usize) -> Result<Value> {
+        let output = self.agent_command_on(node, "status --json")?.finish()?.success()?;
         let status: Value = serde_json::from_str(&output).map_err(|error| Error::Command {
             command: "iocast-node status".into(),
             output: error.to_string(),
@@ -201,7 +224,12 @@ impl Lab {
 
     /// The external port that stands for port `port` of `pod`, if there is one.
     pub fn external_port(&self, pod: &str, protocol: &str, port: u16) -> Result<Option<u16>> {
-        let status = self.status()?;
+        self.external_port_on(0, pod, protocol, port)
+    }
+
+    /// The external port of a node that stands for port `port` of its pod `pod`, if there is one.
+    pub fn external_port_on(&self, node: usize, pod: &str, protocol: &str, port: u16) -> Result<Option<u16>> {
+        let status = self.status_on(node)?;
         let members = status["members"].as_array().cloned().unwrap_or_default();
         let ports = members
             .iter()
@@ -213,46 +241,57 @@ impl Lab {
 
     /// Looks into the pinned maps.
     pub fn state<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> Result<T> {
-        let state = self.sandbox.run(|| State::open(Path::new(BPFFS)));
+        let state = self.sandbox.run(|| State::open(Path::new(BPFFS[0])));
         let state = state.map_err(|error| Error::Missing(error.to_string()))?;
         self.sandbox.run_in(NODE, move || look(&state))
     }
 
-    /// Creates a pod that is a member of the domain.
+    /// Creates a pod that is a member of the domain, on the first node.
     pub fn pod(&self, name: &str) -> Result<Pod> {
-        self.pod_with(name, &[("iocast.io/domain", DOMAIN)])
+        self.pod_on(0, name)
     }
 
-    /// Creates a pod with these annotations.
+    /// Creates a pod that is a member of the domain, on a node.
+    pub fn pod_on(&self, node: usize, name: &str) -> Result<Pod> {
+        self.create_pod(node, name, &[("iocast.io/domain", DOMAIN)])
+    }
+
+    /// Creates a pod with these annotations, on the first node.
     pub fn pod_with(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+        self.create_pod(0, name, annotations)
+    }
+
+    fn create_pod(&self, node: usize, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
         let attachment = self.attachment(name, annotations);
         self.sandbox.add_netns(&netns(name))?;
-        match self.add(&attachment) {
-            Ok(result) => self.finish_pod(name, attachment, result),
+        let (added, deleted) = (attachment.clone(), attachment.clone());
+        match self.execute_on(node, move |executor| executor.add(&added)) {
+            Ok(result) => self.finish_pod(node, name, attachment, result),
             Err(error) => {
                 // As a runtime does after a failed ADD; its own outcome changes nothing.
-                let _ = self.del(&attachment);
+                let _ = self.execute_on(node, move |executor| executor.del(&deleted));
                 self.sandbox.delete_netns(&netns(name))?;
                 Err(error.into())
             }
         }
     }
 
-    fn finish_pod(&self, name: &str, attachment: Attachment, result: Value) -> Result<Pod> {
+    fn finish_pod(&self, node: usize, name: &str, attachment: Attachment, result: Value) -> Result<Pod> {
         let address = result["ips"][0]["address"].as_str().unwrap_or_default();
         let address = address.split('/').next().unwrap_or_default().to_owned();
-        let pod = Pod { name: name.into(), netns: netns(name), address, result, attachment };
+        let pod = Pod { node, name: name.into(), netns: netns(name), address, result, attachment };
         self.set_offload(&pod.netns, "eth0")?;
         if !self.options.checksum_offload {
             let veth = self.host_veth(&pod);
-            self.set_offload(NODE, &veth)?;
+            self.set_offload(NODES[node], &veth)?;
         }
         Ok(pod)
     }
 
     /// Deletes a pod: its processes are the caller's business, as they are the runtime's.
     pub fn delete_pod(&self, pod: &Pod) -> Result<()> {
-        self.del(&pod.attachment)?;
+        let attachment = pod.attachment.clone();
+        self.execute_on(pod.node, move |executor| executor.del(&attachment))?;
         self.sandbox.delete_netns(&pod.netns)
     }
 
@@ -271,23 +310,25 @@ impl Lab {
         }
     }
 
-    /// ADD on the node.
-    pub fn add(&self, attachment: &Attachment) -> Result<Value, CniError> {
-        let attachment = attachment.clone();
-        self.execute(move |executor| executor.add(&attachment))
-    }
-
     /// DEL on the node.
     pub fn del(&self, attachment: &Attachment) -> Result<(), CniError> {
         let attachment = attachment.clone();
         self.execute(move |executor| executor.del(&attachment))
     }
 
-    /// Does something with the CNI executor, on the node.
+    /// Does something with the first node's CNI executor, on that node.
     pub fn execute<T: Send + 'static>(&self, work: impl FnOnce(&mut Executor) -> T + Send + 'static) -> T {
-        let mut guard = self.executor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.execute_on(0, work)
+    }
+
+    fn execute_on<T: Send + 'static>(
+        &self,
+        node: usize,
+        work: impl FnOnce(&mut Executor) -> T + Send + 'static,
+    ) -> T {
+        let mut guard = self.executors[node].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut executor = guard.clone();
-        let ran = self.sandbox.run_in(NODE, move || {
+        let ran = self.sandbox.run_in(NODES[node], move || {
             let outcome = work(&mut executor);
             (outcome, executor)
         });
@@ -321,11 +362,11 @@ fn netns(name: &str) -> String {
     format!("pod-{name}")
 }
 
-fn make_lan(sandbox: &Sandbox) -> Result<()> {
+fn make_lan(sandbox: &Sandbox, hosts: &[(&str, &str)]) -> Result<()> {
     sandbox.add_netns("lan")?;
     sandbox.sh("lan", "ip link add lan0 type bridge")?;
     sandbox.sh("lan", "ip link set lan0 up")?;
-    for (host, address) in LAN {
+    for (host, address) in hosts {
         sandbox.add_netns(host)?;
         sandbox.sh("lan", &format!("ip link add {host} type veth peer name eth0 netns {host}"))?;
         sandbox.sh("lan", &format!("ip link set {host} master lan0 up"))?;
@@ -335,19 +376,36 @@ fn make_lan(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Makes the node forward and masquerade as a real one does.
-fn make_router(sandbox: &Sandbox) -> Result<()> {
-    sandbox.sh(NODE, "sysctl -q -w net.ipv4.ip_forward=1")?;
-    sandbox.sh(NODE, "nft add table ip nat")?;
-    sandbox.sh(NODE, "nft add chain ip nat post { type nat hook postrouting priority srcnat ; }")?;
+/// Makes a node forward and masquerade as a real one does, with a route to the pods of the others.
+fn make_router(sandbox: &Sandbox, netns: &str, node: usize, nodes: usize) -> Result<()> {
+    sandbox.sh(netns, "sysctl -q -w net.ipv4.ip_forward=1")?;
+    sandbox.sh(netns, "nft add table ip nat")?;
+    sandbox.sh(netns, "nft add chain ip nat post { type nat hook postrouting priority srcnat ; }")?;
     sandbox
-        .sh(NODE, "nft add rule ip nat post ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade")?;
+        .sh(netns, "nft add rule ip nat post ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade")?;
+    for other in (0..nodes).filter(|other| *other != node) {
+        sandbox.sh(netns, &format!("ip route add 10.244.{}.0/24 via 172.23.0.{}", other + 1, other + 10))?;
+    }
+    let bpffs = BPFFS[node];
+    if node > 0 {
+        sandbox.write(&format!("{bpffs}/.keep"), "")?; // makes the directory
+        sandbox
+            .run(move || {
+                let none = None::<&str>;
+                nix::mount::mount(Some("bpf"), bpffs, Some("bpf"), nix::mount::MsFlags::empty(), none)
+            })
+            .map_err(|error| Error::System { what: format!("mount {bpffs}"), source: error.into() })?;
+    }
     Ok(())
 }
 
-fn conflist(options: &Options) -> Conflist {
-    let mut plugins = options.topology.plugins();
-    plugins.push(json!({ "type": "iocast", "capabilities": { ANNOTATIONS: true } }));
+fn conflist(options: &Options, node: usize) -> Conflist {
+    let mut plugins = options.topology.plugins(node);
+    let mut ours = json!({ "type": "iocast", "capabilities": { ANNOTATIONS: true } });
+    if node > 0 {
+        ours["bpffs"] = BPFFS[node].into();
+    }
+    plugins.push(ours);
     Conflist(json!({ "cniVersion": options.cni_version, "name": "lab", "plugins": plugins }))
 }
 

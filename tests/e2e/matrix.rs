@@ -1,0 +1,235 @@
+//! The matrix: every client, wherever it runs, reads every server, wherever it runs, by every way of finding it.
+//!
+//! What cannot work is in the table with the reason, and is tested to fail: nothing is left out.
+
+use std::{collections::BTreeMap, fmt::Write, path::Path, sync::Mutex};
+
+use lab::{
+    Lab, NATIVE, NODE, Options, Process, Result, Topology, WORKSTATION,
+    epics::{Client, Server},
+};
+
+lab::in_both_topologies! { every_client_reads_every_server_as_the_table_says }
+
+/// Where a program runs, as the table calls it, and on which host of the lab.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(&'static str, &'static str, &'static str);
+
+const CLIENT_PLACES: [Place; 4] = [
+    Place("LAN", WORKSTATION, ""),
+    Place("pod", "pod-client", ""),
+    Place("pod on the other node", "pod-client2", ""),
+    Place("node process", NODE, ""),
+];
+/// The third is the address that a list must name to find a server there.
+const SERVER_PLACES: [Place; 4] = [
+    Place("pod", "pod-server", "172.23.0.10"),
+    Place("pod on the other node", "pod-server2", "172.23.0.11"),
+    Place("LAN", NATIVE, "172.23.0.3"),
+    Place("node process", NODE, "172.23.0.10"),
+];
+const CLIENTS: [(&str, Option<Client>); 3] =
+    [("libca", None), ("pvAccessCPP", Some(Client::PvAccessCpp)), ("PVXS", Some(Client::Pvxs))];
+const SERVERS: [(&str, Server); 3] =
+    [("RSRV", Server::Rsrv), ("pvAccessCPP", Server::PvAccessCpp), ("PVXS", Server::Pvxs)];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Broadcast,
+    List,
+    NameServer,
+}
+
+const WAYS: [(&str, Way); 3] =
+    [("broadcast", Way::Broadcast), ("address list", Way::List), ("name server", Way::NameServer)];
+
+/// Why a client cannot read a server, by the number of a note under the table; 0 if it can.
+fn why_not(client: (Place, Option<Client>), way: Way, server: (Place, Server)) -> usize {
+    let ((client_place, client), (server_place, server)) = (client, server);
+    let pva_names = client.is_some() && way == Way::NameServer;
+    let from_node_to_its_pod = client_place.1 == NODE && server_place.0 == "pod" && way != Way::Broadcast;
+    let same_node = client_place.0 == server_place.0 && server_place.0.starts_with("pod");
+    if pva_names && (client == Some(Client::PvAccessCpp) || server == Server::PvAccessCpp) {
+        1
+    } else if pva_names && server_place.0.starts_with("pod") {
+        2
+    } else if from_node_to_its_pod || (same_node && way == Way::NameServer) {
+        3
+    } else {
+        0
+    }
+}
+
+const NOTES: [&str; 3] = [
+    "pvAccessCPP has no name servers, neither as client nor as server.",
+    "A PV Access name server tells its own port inside the circuit, which is not translated yet: only where the external port \
+     is the server's own.",
+    "The node's own address and its external ports are for the LAN: a process on the node, or a pod on it, uses the pod's \
+     address, as broadcast finds it.",
+];
+
+/// A lab of two nodes with a server of one kind in each place, whose records begin with `S0` to `S3`.
+struct Bench {
+    lab: Lab,
+    iocs: Vec<Process>,
+    server: Server,
+}
+
+impl Bench {
+    fn new(topology: Topology) -> Result<Self> {
+        let lab = Lab::up(Options { nodes: 2, ..Options::new(topology) })?;
+        for (node, names) in [["server", "client"], ["server2", "client2"]].iter().enumerate() {
+            for name in names {
+                lab.pod_on(node, name)?;
+            }
+        }
+        Ok(Self { lab, iocs: vec![], server: Server::Rsrv })
+    }
+
+    /// Ends the servers and starts others.
+    fn serve(&mut self, server: Server) -> Result<()> {
+        self.iocs.clear();
+        self.server = server;
+        for (number, place) in SERVER_PLACES.iter().enumerate() {
+            self.iocs.push(self.lab.ioc_of(server, place.1, &format!("S{number}"))?);
+        }
+        Ok(())
+    }
+
+    /// What a client's environment says of where to look, for the server number `number`.
+    fn variables(&self, client: Option<Client>, way: Way, number: usize) -> Result<Vec<(String, String)>> {
+        let protocol = if client.is_none() { "CA" } else { "PVA" };
+        let place = SERVER_PLACES[number];
+        let value = match way {
+            Way::Broadcast => return Ok(vec![]),
+            Way::List => ("ADDR_LIST", place.2.to_owned()),
+            Way::NameServer => {
+                ("NAME_SERVERS", format!("{}:{}", place.2, self.circuit_port(client, number)?))
+            }
+        };
+        Ok(vec![
+            (format!("EPICS_{protocol}_AUTO_ADDR_LIST"), "NO".into()),
+            (format!("EPICS_{protocol}_{}", value.0), value.1),
+        ])
+    }
+
+    /// The port at which a circuit reaches the server from the LAN.
+    fn circuit_port(&self, client: Option<Client>, number: usize) -> Result<u16> {
+        let port = if client.is_none() { 5064 } else { 5075 };
+        let pod = match number {
+            0 => (0, "server"),
+            1 => (1, "server2"),
+            _ => return Ok(port),
+        };
+        Ok(self.lab.external_port_on(pod.0, pod.1, "tcp", port)?.unwrap_or(port))
+    }
+
+    /// Whether a client reads the server number `number`, once, and without a complaint of two answers.
+    fn reads(&self, client: (Place, Option<Client>), way: Way, number: usize) -> Result<bool> {
+        let (place, client) = client;
+        let variables = self.variables(client, way, number)?;
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let pv = format!("S{number}:NAME");
+        let output = match client {
+            None => {
+                let process = self.lab.epics(place.1, &format!("caget -t -w 2 {pv}"), &variables)?;
+                process.finish()?.output
+            }
+            Some(client) => self.lab.pvget_within(2, client, place.1, &pv, &variables)?,
+        };
+        // A client beside its server on a host with several interfaces hears it on each of them, iocast or not.
+        let beside = place.1 == NODE && SERVER_PLACES[number].1 == NODE;
+        for complaint in ["Identical process variable", "More than one channel", "Duplicate PV name"] {
+            assert!(beside || !output.contains(complaint), "{}: {output}", place.0);
+        }
+        let value = format!("S{number}");
+        let shows = |line: &str| line.trim_end().ends_with(&value) || line.contains(&format!("'{value}'"));
+        Ok(output.lines().any(shows))
+    }
+}
+
+type Row = (usize, usize, usize);
+
+fn every_client_reads_every_server_as_the_table_says(topology: Topology) -> Result<()> {
+    let mut bench = Bench::new(topology)?;
+    let mut cells: BTreeMap<Row, BTreeMap<(usize, usize), usize>> = BTreeMap::new();
+    let mut wrong = vec![];
+    for (kind, (server_name, server)) in SERVERS.iter().enumerate() {
+        bench.serve(*server)?;
+        for (row, client, way) in rows(*server) {
+            for (number, server_place) in SERVER_PLACES.iter().enumerate() {
+                let expected = why_not(client, way, (*server_place, *server));
+                if bench.reads(client, way, number)? != (expected == 0) {
+                    let (place, ways) = (client.0.0, WAYS[row.2].0);
+                    let client = CLIENTS[row.1].0;
+                    wrong.push(format!(
+                        "{client} in {place} by {ways}, {server_name} in {}: expected {}",
+                        server_place.0,
+                        if expected == 0 { "to work" } else { NOTES[expected - 1] }
+                    ));
+                }
+                cells.entry(row).or_default().insert((number, kind), expected);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{topology:?}:\n{}", wrong.join("\n"));
+    publish(&table(&cells));
+    Ok(())
+}
+
+/// The rows in which a client of this server's protocol stands.
+fn rows(server: Server) -> Vec<(Row, (Place, Option<Client>), Way)> {
+    let mut rows = vec![];
+    for (p, place) in CLIENT_PLACES.iter().enumerate() {
+        for (c, (_, client)) in CLIENTS.iter().enumerate() {
+            for (w, (_, way)) in WAYS.iter().enumerate() {
+                if client.is_none() == (server == Server::Rsrv) {
+                    rows.push(((p, c, w), (*place, *client), *way));
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn table(cells: &BTreeMap<Row, BTreeMap<(usize, usize), usize>>) -> String {
+    let mut out = String::from("| client | runs in | finds by |");
+    let servers: Vec<_> = (0..4).map(|place| format!(" server in {} |", SERVER_PLACES[place].0)).collect();
+    out += &format!("{}\n|---|---|---|{}\n", servers.concat(), "---|".repeat(4));
+    for ((p, c, w), row) in cells {
+        let _ = write!(out, "| {} | {} | {} |", CLIENTS[*c].0, CLIENT_PLACES[*p].0, WAYS[*w].0);
+        for place in 0..4 {
+            let kinds = row.iter().filter(|((number, _), _)| *number == place);
+            let texts = kinds.map(|((_, kind), note)| match note {
+                0 => format!("{} yes", SERVERS[*kind].0),
+                note => format!("{} no ({note})", SERVERS[*kind].0),
+            });
+            let _ = write!(out, " {} |", texts.collect::<Vec<_>>().join(", "));
+        }
+        out.push('\n');
+    }
+    out.push('\n');
+    for (number, note) in NOTES.iter().enumerate() {
+        let _ = writeln!(out, "{}. {note}", number + 1);
+    }
+    out
+}
+
+/// Prints the table, which is the same in both topologies, and compares it with the one in the docs; UPDATE_GOLDEN=1
+/// writes that one anew.
+fn publish(table: &str) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
+    println!("{table}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/matrix.md");
+    let text = format!(
+        "# Who reads whom\n\nGenerated by `make matrix`, which tries every cell, in a bridged and in a routed pod network of two \
+         nodes.\n\n{table}"
+    );
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, recorded, "docs/matrix.md differs; UPDATE_GOLDEN=1 make matrix writes it anew");
+}

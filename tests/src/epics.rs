@@ -26,13 +26,13 @@ pub fn command(program: &str, arguments: &[&str], variables: &[(&str, &str)]) ->
     if !path.exists() {
         return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", path.display())));
     }
-    let mut command = Command::new(path);
+    Ok(bare(Command::new(path), arguments, variables))
+}
+
+/// `command` with `arguments`, and with nothing in its environment but where libca finds caRepeater, and `variables`.
+fn bare(mut command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    command.args(arguments).env_clear().env("PATH", directory()).envs(variables.iter().copied());
     command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", directory()) // where libca finds caRepeater
-        .envs(variables.iter().copied());
-    Ok(command)
 }
 
 /// A server of an IOC.
@@ -61,14 +61,8 @@ fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
     if !libraries.exists() {
         return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", libraries.display())));
     }
-    let mut command = Command::new("/usr/bin/python3");
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", directory())
-        .env("PYTHONPATH", libraries)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .envs(variables.iter().copied());
+    let mut command = bare(Command::new("/usr/bin/python3"), arguments, variables);
+    command.env("PYTHONPATH", libraries).env("PYTHONDONTWRITEBYTECODE", "1");
     Ok(command)
 }
 

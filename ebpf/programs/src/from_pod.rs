@@ -56,19 +56,37 @@ struct FromPod {
 /// Goes on with the program of the datagram's protocol.
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
-    if let Some(from) = FromPod::read(Skb::new(context)) {
-        // SAFETY: comes back only if there is no such program.
-        let _ = unsafe { FROM_POD.tail_call(context, from.protocol as u32) };
-    } else {
-        count_unrelayed(Skb::new(context));
+    let Some((packet, member, interface)) = datagram(Skb::new(context)) else { return NEXT };
+    let broadcast = is_broadcast(packet.destination.address, &member);
+    match FromPod::classify(packet, member, interface) {
+        Some(from) => {
+            // SAFETY: comes back only if there is no such program.
+            let _ = unsafe { FROM_POD.tail_call(context, from.protocol as u32) };
+        }
+        None if broadcast => count_other(member.domain, Verdict::Unrelayed),
+        None => {}
     }
     NEXT
+}
+
+/// A datagram, the member that sent it, and the interface of its veth. TCP is translated at the uplink only.
+#[inline(always)]
+fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
+    let packet = Packet::parse(skb)?;
+    if !packet.is_udp() {
+        return None;
+    }
+    let interface = skb.interface();
+    // SAFETY: copied at once.
+    let member = unsafe { MEMBERS.get(interface) }.copied()?;
+    Some((packet, member, interface))
 }
 
 /// Treats a datagram of the protocol whose payloads have format `F`.
 #[inline(always)]
 pub fn relay<F: Format>(skb: Skb) -> i32 {
-    let Some(mut from) = FromPod::read(skb) else { return NEXT };
+    let Some((packet, member, interface)) = datagram(skb) else { return NEXT };
+    let Some(mut from) = FromPod::classify(packet, member, interface) else { return NEXT };
     let verdict = from.relay::<F>();
     count(from.member.domain, from.protocol, verdict);
     match (from.way, verdict) {
@@ -88,16 +106,9 @@ pub fn relay<F: Format>(skb: Skb) -> i32 {
 }
 
 impl FromPod {
-    /// The datagram, if it is ours to treat. TCP is translated at the uplink only.
+    /// The datagram, if it is ours to treat.
     #[inline(always)]
-    fn read(skb: Skb) -> Option<Self> {
-        let packet = Packet::parse(skb)?;
-        let interface = skb.interface();
-        // SAFETY: copied at once.
-        let member = unsafe { MEMBERS.get(interface) }.copied()?;
-        if !packet.is_udp() {
-            return None;
-        }
+    fn classify(packet: Packet, member: Member, interface: u32) -> Option<Self> {
         let Endpoint { address, port, .. } = packet.destination;
         let broadcast = is_broadcast(address, &member);
         if !broadcast && let Some(protocol) = searcher(address, port, member.domain) {
@@ -198,19 +209,6 @@ impl FromPod {
     fn external(&self, domain: &Domain, uplink: &Uplink, pod: Endpoint) -> Option<Endpoint> {
         let member = (&self.member, self.interface);
         ports::external(self.packet.skb, member, domain, uplink.address, (pod, self.protocol))
-    }
-}
-
-/// Counts a broadcast of a member to a port that is not relayed.
-#[inline(always)]
-fn count_unrelayed(skb: Skb) {
-    // SAFETY: copied at once.
-    if let Some(packet) = Packet::parse(skb)
-        && let Some(member) = unsafe { MEMBERS.get(skb.interface()) }.copied()
-        && packet.is_udp()
-        && is_broadcast(packet.destination.address, &member)
-    {
-        count_other(member.domain, Verdict::Unrelayed);
     }
 }
 

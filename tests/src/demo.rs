@@ -90,7 +90,7 @@ fn picture(lab: &Lab, pods: &[Pod], paint: &Paint) -> Result<()> {
     }
     println!(
         "\n     {}",
-        paint.dim("circuits as the node's connection tracking sees them (client and pod, no source NAT):")
+        paint.dim("a circuit as its IOC sees it (the client's own address, no NAT in between):")
     );
     println!("     {}", established(lab, pods)?);
     Ok(())

@@ -194,7 +194,10 @@ impl Lab {
 
     fn agent_command_on(&self, node: usize, line: &str) -> Result<Process> {
         let mut command = Command::new(binary("iocast-node")?);
-        command.args(["--bpffs", BPFFS[node]]).args(line.split_whitespace());
+        if node > 0 {
+            command.args(["--bpffs", BPFFS[node]]); // the first has the default
+        }
+        command.args(line.split_whitespace());
         self.sandbox.spawn(NODES[node], command)
     }
 

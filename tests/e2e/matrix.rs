@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path, sync::Mutex};
 
 use lab::{
     Lab, NATIVE, NODE, Options, Process, Result, Topology, WORKSTATION,
-    epics::{Client, Server},
+    epics::{Client, Server, shows},
 };
 
 lab::in_both_topologies! { every_client_reads_every_server_as_the_table_says }
@@ -143,9 +143,7 @@ impl Bench {
         for complaint in ["Identical process variable", "More than one channel", "Duplicate PV name"] {
             assert!(beside || !output.contains(complaint), "{}: {output}", place.0);
         }
-        let value = format!("S{number}");
-        let shows = |line: &str| line.trim_end().ends_with(&value) || line.contains(&format!("'{value}'"));
-        Ok(output.lines().any(shows))
+        Ok(shows(&output, &format!("S{number}")))
     }
 }
 

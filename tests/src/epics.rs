@@ -55,6 +55,13 @@ pub enum Client {
     Pvxs,
 }
 
+/// Whether a client's output shows that a PV has this text as its value: at the end of a line, or in quotes as p4p prints it.
+/// The PV's name is no proof: of several PVs, `pvget` prints one as `<NULL>` now and then.
+pub fn shows(output: &str, value: &str) -> bool {
+    let quoted = format!("'{value}'");
+    output.lines().any(|line| line.split_whitespace().last() == Some(value) || line.contains(&quoted))
+}
+
 /// A command that runs a Python program with PVXS, with nothing in its environment but `variables`.
 fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
     let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab/pvxs");

@@ -221,6 +221,14 @@ plain! {
     }
 }
 
+impl FlowKey {
+    /// The key of the flow between a LAN client and a pod, whichever of them sent the packet at hand.
+    #[inline(always)]
+    pub const fn between(peer: &Endpoint, pod: &Endpoint) -> Self {
+        Self { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port }
+    }
+}
+
 /// Directions in which datagrams to a relayed port travel; flags of [`Relay`].
 pub mod relay {
     /// From the LAN to the pods.

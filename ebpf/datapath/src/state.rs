@@ -174,17 +174,16 @@ impl State {
             .iter()
             .map(|(domain, address, prefix)| abi::network(*domain, *address, *prefix))
             .collect();
-        for (bits, key) in &wanted {
-            wrote("LAN", self.lan.insert(&Key::new(*bits, *key), 1, 0))?;
-        }
         let present: Result<Vec<_>, _> = self.lan.keys().collect();
-        for key in present.map_err(|error| Error::bpf("cannot read LAN", &error))? {
-            if !wanted
-                .iter()
-                .any(|(bits, data)| *bits == key.prefix_len() && covers(*data, key.data(), *bits))
-            {
-                removed("LAN", self.lan.remove(&key))?;
-            }
+        let present = present.map_err(|error| Error::bpf("cannot read LAN", &error))?;
+        let same = |(bits, key): &(u32, [u8; 6]), found: &Key<[u8; 6]>| {
+            *bits == found.prefix_len() && covers(*key, found.data(), *bits)
+        };
+        for network in wanted.iter().filter(|network| !present.iter().any(|found| same(network, found))) {
+            wrote("LAN", self.lan.insert(&Key::new(network.0, network.1), 1, 0))?;
+        }
+        for found in present.iter().filter(|found| !wanted.iter().any(|network| same(network, found))) {
+            removed("LAN", self.lan.remove(found))?;
         }
         Ok(())
     }

@@ -8,7 +8,6 @@ use abi::{
     Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink, Verdict,
     relay,
 };
-
 use wire::Direction;
 
 use crate::{
@@ -130,8 +129,7 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
 /// up keeps it from being forgotten.
 #[inline(always)]
 fn is_circuit(packet: &Packet, pod: &Endpoint, external: &Endpoint) -> bool {
-    let peer = packet.source;
-    let key = FlowKey { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port };
+    let key = FlowKey::between(&packet.source, pod);
     // SAFETY: compared at once.
     if unsafe { FLOWS.get(key) } == Some(external) {
         return true;

@@ -1,7 +1,7 @@
 //! tc egress of an uplink: what leaves for the LAN.
 //!
-//! Segments of flows that came in through an external port get that port back. Searches that processes on the node
-//! broadcast are handed to the members, so that a client on the node finds pods.
+//! Segments of flows that came in through an external port get that port back. Searches and beacons that
+//! processes on the node broadcast are handed to the members, so that a client on the node finds pods.
 
 use abi::{Endpoint, FlowKey, RelayKey, TCP, Uplink, Verdict, relay};
 use wire::Direction;
@@ -34,8 +34,7 @@ pub fn run(skb: Skb) -> i32 {
 /// A segment from a pod: gives it the external source under which its peer knows it.
 #[inline(always)]
 fn restore_external(packet: &mut Packet, uplink: &Uplink) {
-    let (pod, peer) = (packet.source, packet.destination);
-    let key = FlowKey { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port };
+    let key = FlowKey::between(&packet.destination, &packet.source);
     // SAFETY: copied at once.
     if let Some(external) = unsafe { FLOWS.get(key) }.copied() {
         packet.set_source(external);

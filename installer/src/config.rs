@@ -5,7 +5,9 @@
 //! uplink = "eth0"           # the interface on the LAN
 //! protocols = ["ca", "pva"] # default: all
 //! ports = "61000-64999"     # external ports, default as here
+//! pins = "5000-29999"       # ports that pods may ask for besides, default as here
 //! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
+//! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and what stands for them on the LAN
 //! ```
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
@@ -15,6 +17,8 @@ use serde::Deserialize;
 
 /// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
+/// Ports that pods may pin where the domain does not say: no system service's, no NodePort's, nothing ephemeral.
+const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
 /// Protocols that can be relayed, by the names used in the file.
 const PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
@@ -47,6 +51,10 @@ pub(crate) struct DomainConfig {
     pub(crate) uplink: String,
     pub(crate) protocols: Vec<Protocol>,
     pub(crate) ports: Ports,
+    /// Ports that pods may pin besides those.
+    pub(crate) pins: Ports,
+    /// UDP port in pods -> the one that stands for it on the LAN, where they differ.
+    pub(crate) lan_ports: BTreeMap<u16, u16>,
     /// Networks that are LAN besides those of the uplink.
     pub(crate) lan: Vec<Network>,
 }
@@ -66,8 +74,30 @@ pub(crate) struct Ports {
     pub(crate) last: u16,
 }
 
+/// A relayed UDP port of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relayed {
+    pub(crate) in_pods: u16,
+    pub(crate) on_lan: u16,
+    pub(crate) protocol: Protocol,
+    /// Directions, from [`relay`].
+    pub(crate) flags: u16,
+}
+
+impl DomainConfig {
+    /// The UDP ports of the domain's protocols.
+    pub(crate) fn relayed(&self) -> impl Iterator<Item = Relayed> {
+        self.protocols.iter().flat_map(move |&protocol| {
+            well_known(protocol).iter().map(move |&(port, flags)| {
+                let on_lan = self.lan_ports.get(&port).copied().unwrap_or(port);
+                Relayed { in_pods: port, on_lan, protocol, flags }
+            })
+        })
+    }
+}
+
 /// UDP ports of a protocol, and where datagrams to them travel.
-pub(crate) fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
+fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
     match protocol {
         Protocol::Ca => &[(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
         Protocol::Pva => &[(5076, relay::SEARCH)],
@@ -88,6 +118,9 @@ struct Section {
     uplink: String,
     protocols: Option<Vec<String>>,
     ports: Option<String>,
+    pins: Option<String>,
+    #[serde(default)]
+    lan_ports: BTreeMap<String, u16>,
     #[serde(default)]
     lan: Vec<String>,
 }
@@ -104,7 +137,7 @@ impl Config {
         })
     }
 
-    fn parse(text: &str) -> Result<Self, Faults> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Faults> {
         let file: File =
             toml::from_str(text).map_err(|error| Faults::Form(error.to_string().trim_end().into()))?;
         let mut faults = vec![];
@@ -121,61 +154,105 @@ impl Config {
     }
 }
 
+/// What is wrong with a text that should be a configuration.
 #[derive(Debug)]
-enum Faults {
+pub(crate) enum Faults {
+    /// It is not TOML of the expected form.
     Form(String),
+    /// It says what cannot be.
     Content(Vec<String>),
 }
 
 /// The domain a section describes; faults are added to `faults`, the value is then only a stand-in.
 fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainConfig {
-    let mut fault = |what: String| faults.push(format!("domain `{name}`: {what}"));
-    if name.is_empty()
-        || name.len() > 63
-        || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    {
-        fault("a name has 1 to 63 letters, digits, `-`, `_` or `.`".into());
+    let mut found = vec![];
+    if !is_name(&name) {
+        found.push("a name has 1 to 63 letters, digits, `-`, `_` or `.`".into());
     }
     if section.uplink.is_empty() || section.uplink.len() > 15 {
-        fault(format!("`uplink` is `{}`: expected the name of an interface", section.uplink));
+        found.push(format!("`uplink` is `{}`: expected the name of an interface", section.uplink));
     }
+    let domain = DomainConfig {
+        protocols: protocols(section.protocols, &mut found),
+        ports: range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found),
+        pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
+        lan_ports: lan_ports(section.lan_ports, &mut found),
+        lan: networks(&section.lan, &mut found),
+        uplink: section.uplink,
+        name,
+    };
+    found.extend(contradictions(&domain));
+    faults.extend(found.into_iter().map(|what| format!("domain `{}`: {what}", domain.name)));
+    domain
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+fn protocols(names: Option<Vec<String>>, faults: &mut Vec<String>) -> Vec<Protocol> {
+    let Some(names) = names else { return PROTOCOLS.to_vec() };
     let mut protocols = vec![];
-    for name in section.protocols.iter().flatten() {
+    for name in names {
         match PROTOCOLS.iter().find(|protocol| protocol.name() == name) {
             Some(protocol) => protocols.push(*protocol),
-            None => fault(format!("protocol `{name}` is not known; known are {}", known_protocols())),
+            None => faults.push(format!("protocol `{name}` is not known; known are {}", known_protocols())),
         }
     }
-    let ports = match section.ports.as_deref().map(parse_ports) {
-        None => DEFAULT_PORTS,
-        Some(Some(ports)) => ports,
-        Some(None) => {
-            fault(format!(
-                "`ports` is `{}`: expected FIRST-LAST, two ports from 1024 to 65535 in this order",
-                section.ports.unwrap_or_default()
-            ));
-            DEFAULT_PORTS
+    protocols
+}
+
+fn range(key: &str, text: Option<&str>, default: Ports, faults: &mut Vec<String>) -> Ports {
+    let Some(text) = text else { return default };
+    parse_ports(text).unwrap_or_else(|| {
+        faults.push(format!(
+            "`{key}` is `{text}`: expected FIRST-LAST, two ports from 1024 to 65535 in this order"
+        ));
+        default
+    })
+}
+
+fn lan_ports(texts: BTreeMap<String, u16>, faults: &mut Vec<String>) -> BTreeMap<u16, u16> {
+    let mut found = BTreeMap::new();
+    for (in_pods, on_lan) in texts {
+        match in_pods.parse() {
+            Ok(port) if on_lan > 0 => drop(found.insert(port, on_lan)),
+            _ => faults.push(format!(
+                "`lan_ports` has `{in_pods} = {on_lan}`: expected a UDP port in pods and the one for it on the LAN"
+            )),
         }
-    };
-    if section.protocols.is_none() {
-        protocols = PROTOCOLS.to_vec();
     }
-    for port in protocols.iter().flat_map(|&protocol| well_known(protocol)).map(|(port, _)| *port) {
-        if (ports.first..=ports.last).contains(&port) {
-            fault(format!(
-                "`ports` {}-{} contains UDP port {port}, which is relayed",
-                ports.first, ports.last
-            ));
-        }
-    }
-    let mut lan = vec![];
-    for text in &section.lan {
+    found
+}
+
+fn networks(texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
+    let mut found = vec![];
+    for text in texts {
         match parse_network(text) {
-            Some(network) => lan.push(network),
-            None => fault(format!("`lan` has `{text}`: expected an IPv4 network such as 172.24.0.0/16")),
+            Some(network) => found.push(network),
+            None => {
+                faults.push(format!("`lan` has `{text}`: expected an IPv4 network such as 172.24.0.0/16"));
+            }
         }
     }
-    DomainConfig { name, uplink: section.uplink, protocols, ports, lan }
+    found
+}
+
+/// What of a domain does not go together.
+fn contradictions(domain: &DomainConfig) -> Vec<String> {
+    let ports = domain.ports;
+    let relayed: Vec<Relayed> = domain.relayed().collect();
+    let inside = relayed.iter().filter(|relayed| (ports.first..=ports.last).contains(&relayed.on_lan));
+    let mut found: Vec<_> = inside
+        .map(|Relayed { on_lan, .. }| {
+            format!("`ports` {}-{} contains UDP port {on_lan}, which is relayed", ports.first, ports.last)
+        })
+        .collect();
+    for port in domain.lan_ports.keys().filter(|port| relayed.iter().all(|relayed| relayed.in_pods != **port))
+    {
+        found.push(format!("`lan_ports` has {port}, which is no UDP port of the domain's protocols"));
+    }
+    found
 }
 
 fn parse_network(text: &str) -> Option<Network> {
@@ -197,15 +274,15 @@ fn parse_ports(text: &str) -> Option<Ports> {
 /// A port on a LAN belongs to one domain: two domains on one uplink cannot both relay it.
 fn check_shared_uplinks(domains: &[DomainConfig], faults: &mut Vec<String>) {
     for (index, domain) in domains.iter().enumerate() {
-        for other in &domains[index + 1..] {
-            let shared = domain.protocols.iter().find(|protocol| other.protocols.contains(protocol));
-            if let (true, Some(protocol)) = (domain.uplink == other.uplink, shared) {
+        for other in domains[index + 1..].iter().filter(|other| other.uplink == domain.uplink) {
+            let mine: Vec<_> = domain.relayed().map(|relayed| relayed.on_lan).collect();
+            if let Some(Relayed { on_lan, .. }) =
+                other.relayed().find(|relayed| mine.contains(&relayed.on_lan))
+            {
                 faults.push(format!(
-                    "domains `{}` and `{}` both relay `{}` on uplink `{}`: a search there could not be told apart",
-                    domain.name,
-                    other.name,
-                    protocol.name(),
-                    domain.uplink,
+                    "domains `{}` and `{}` both relay UDP port {on_lan} of uplink `{}`: a search there could not be told \
+                     apart; give one of them other `lan_ports`",
+                    domain.name, other.name, domain.uplink,
                 ));
             }
         }
@@ -231,6 +308,8 @@ mod tests {
             uplink: "eth0".into(),
             protocols: vec![Protocol::Ca, Protocol::Pva],
             ports: DEFAULT_PORTS,
+            pins: DEFAULT_PINS,
+            lan_ports: BTreeMap::new(),
             lan: vec![],
         };
         assert_eq!(config.domains, [expected]);
@@ -267,13 +346,27 @@ mod tests {
     #[test]
     fn two_domains_cannot_share_a_port_of_one_lan() {
         let found = faults("[domain.a]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"eth0\"");
-        assert!(found[0].contains("`a` and `b` both relay `ca` on uplink `eth0`"), "{found:#?}");
+        assert!(found[0].contains("`a` and `b` both relay UDP port 5064 of uplink `eth0`"), "{found:#?}");
+        let other_ports = "lan_ports = { 5064 = 8064, 5065 = 8065, 5076 = 8076 }";
+        let apart = format!("[domain.a]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"eth0\"\n{other_ports}");
+        assert!(Config::parse(&apart).is_ok());
     }
 
     #[test]
     fn what_is_no_network_is_named() {
         let found = faults("[domain.a]\nuplink = \"eth0\"\nlan = [\"172.24.0.0\", \"172.24.0.0/33\"]");
         assert!(found[0].contains("`172.24.0.0`") && found[1].contains("`172.24.0.0/33`"), "{found:#?}");
+    }
+
+    #[test]
+    fn ports_on_the_lan_stand_for_relayed_ones() {
+        let found = faults("[domain.a]\nuplink = \"eth0\"\nlan_ports = { 80 = 81, 5064 = 0, 5065 = 61000 }");
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(
+            found[0].contains("`5064 = 0`") && found[1].contains("contains UDP port 61000"),
+            "{found:#?}"
+        );
+        assert!(found[2].contains("`lan_ports` has 80"), "{found:#?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use abi::{Domain, Relay, RelayKey, Uplink, field};
 
-use crate::config::{Config, DomainConfig, Network, well_known};
+use crate::config::{Config, DomainConfig, Network, Relayed};
 
 /// What an uplink's interface looks like now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,8 @@ pub(crate) struct Plan {
     pub(crate) networks: Vec<(u16, [u8; 4], u8)>,
 }
 
-const NO_DOMAIN: Domain = Domain { uplink: 0, first_port: 0, last_port: 0, name: [0; 64] };
+const NO_DOMAIN: Domain =
+    Domain { uplink: 0, first_port: 0, last_port: 0, first_pin: 0, last_pin: 0, name: [0; 64] };
 
 /// What a plan starts from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,15 +57,14 @@ pub(crate) fn plan(
         plan.networks
             .extend(connected.chain(&domain.lan).map(|network| (number, network.address, network.prefix)));
         if let Some(interface) = &found {
-            add_uplink(&mut plan.uplinks, domain, number, interface);
+            add_uplink(&mut plan.uplinks, number, interface);
         }
-        for &protocol in &domain.protocols {
-            for &(port, flags) in well_known(protocol) {
-                let value = Relay { domain: number, port, protocol: protocol as u16, flags };
-                plan.pod_relays.push((RelayKey { scope: u32::from(number), port, reserved: 0 }, value));
-                if uplink != 0 {
-                    plan.lan_relays.push((RelayKey { scope: uplink, port, reserved: 0 }, value));
-                }
+        for Relayed { in_pods, on_lan, protocol, flags } in domain.relayed() {
+            let relay = |port| Relay { domain: number, port, protocol: protocol as u16, flags };
+            let key = |scope, port| RelayKey { scope, port, reserved: 0 };
+            plan.pod_relays.push((key(u32::from(number), in_pods), relay(on_lan)));
+            if uplink != 0 {
+                plan.lan_relays.push((key(uplink, on_lan), relay(in_pods)));
             }
         }
     }
@@ -90,28 +90,25 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
         uplink,
         first_port: domain.ports.first,
         last_port: domain.ports.last,
+        first_pin: domain.pins.first,
+        last_pin: domain.pins.last,
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }
 }
 
-/// Adds the uplink, or widens the range of external ports where another domain has it already.
-fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, domain: &DomainConfig, number: u16, interface: &Interface) {
+/// Adds the uplink, unless another domain has it already.
+fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, number: u16, interface: &Interface) {
     let Interface { index, mac, address, broadcast, .. } = *interface;
-    if let Some((_, uplink)) = uplinks.iter_mut().find(|(known, _)| *known == index) {
-        uplink.first_port = uplink.first_port.min(domain.ports.first);
-        uplink.last_port = uplink.last_port.max(domain.ports.last);
-        return;
+    if uplinks.iter().all(|(known, _)| *known != index) {
+        uplinks.push((index, Uplink { address, broadcast, mac, domain: number }));
     }
-    let (first_port, last_port) = (domain.ports.first, domain.ports.last);
-    uplinks.push((index, Uplink { address, broadcast, mac, domain: number, first_port, last_port }));
 }
 
 #[cfg(test)]
 mod tests {
-    use abi::{Protocol, relay};
+    use abi::relay;
 
     use super::*;
-    use crate::config::Ports;
 
     fn eth0() -> Interface {
         Interface {
@@ -124,14 +121,12 @@ mod tests {
     }
 
     fn config(names: &[&str]) -> Config {
-        let domain = |name: &&str| DomainConfig {
-            name: (*name).into(),
-            uplink: "eth0".into(),
-            protocols: vec![Protocol::Ca],
-            ports: Ports { first: 61000, last: 61099 },
-            lan: vec![Network { address: [172, 24, 0, 0], prefix: 16 }],
+        let section = |name: &&str| {
+            format!(
+                "[domain.{name}]\nuplink = \"eth-{name}\"\nprotocols = [\"ca\"]\nlan = [\"172.24.0.0/16\"]\n"
+            )
         };
-        Config { domains: names.iter().map(domain).collect() }
+        Config::parse(&names.iter().map(section).collect::<String>()).unwrap()
     }
 
     #[test]
@@ -176,11 +171,21 @@ mod tests {
 
     #[test]
     fn two_domains_on_one_uplink_share_its_entry() {
-        let mut config = config(&["a", "b"]);
-        config.domains[1].ports = Ports { first: 62000, last: 62099 };
-        let plan = plan(&config, Present::default(), |_| Some(eth0()));
+        let plan = plan(&config(&["a", "b"]), Present::default(), |_| Some(eth0()));
         assert_eq!(plan.uplinks.len(), 1);
-        assert_eq!((plan.uplinks[0].1.first_port, plan.uplinks[0].1.last_port), (61000, 62099));
+    }
+
+    #[test]
+    fn a_port_on_the_lan_stands_for_another_in_pods() {
+        let text = "[domain.a]\nuplink = \"eth0\"\nprotocols = [\"pva\"]\nlan_ports = { 5076 = 8076 }";
+        let plan = plan(&Config::parse(text).unwrap(), Present::default(), |_| Some(eth0()));
+        let ports = |relays: &[(RelayKey, Relay)]| {
+            relays.iter().map(|(key, to)| (key.port, to.port)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (ports(&plan.lan_relays), ports(&plan.pod_relays)),
+            (vec![(8076, 5076)], vec![(5076, 8076)])
+        );
     }
 
     #[test]

@@ -80,7 +80,14 @@ impl Pass<'_> {
         self.state.set_uplinks(&plan.uplinks)?;
         for (number, domain) in &plan.domains {
             self.state.set_domain(*number, *domain)?;
+            if let Some((_, uplink)) = plan.uplinks.iter().find(|(index, _)| *index == domain.uplink) {
+                let moved = self.state.move_pins(*number, uplink.address);
+                self.problems.extend(moved.err().map(|error| error.to_string()));
+            }
         }
+        let ranges: Vec<_> =
+            config.domains.iter().map(|domain| (domain.ports.first, domain.ports.last)).collect();
+        self.state.set_external_ports(&ranges)?;
         for (index, _) in
             before.iter().filter(|(index, _)| plan.uplinks.iter().all(|(kept, _)| kept != index))
         {

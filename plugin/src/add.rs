@@ -8,6 +8,7 @@ use datapath::{Hook, State, attach};
 use crate::{
     error::CniError,
     member,
+    pins::{self, Pin},
     pod::Pod,
     request::{Environment, Request},
 };
@@ -29,6 +30,7 @@ pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String
 fn join(environment: &Environment, request: &Request, domain: &str) -> Result<(), CniError> {
     let bpffs = request.bpffs()?;
     let key = member::key_of(environment)?;
+    let pins = request.pins()?;
     let mut state = State::open(&bpffs)?;
     domain_number(&state, domain)?; // the most likely fault, before anything is looked at
     let pod = Pod::find(&environment.netns, &environment.interface)?;
@@ -37,7 +39,7 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
 
     let _lock = state.lock()?;
     let attachment = Attachment { domain: domain_number(&state, domain)?, ..attachment };
-    let done = act(&bpffs, &mut state, key, attachment, &pod);
+    let done = act(&bpffs, &mut state, (key, attachment), &pod, &pins);
     if done.is_err() {
         // The step that failed is what the runtime must hear of; DEL, which follows, tries again.
         let _ = member::remove_locked(&bpffs, &mut state, &key, &attachment);
@@ -45,14 +47,14 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     done
 }
 
-/// Records the attachment, lets the programs see the member, attaches to its veth and completes its address. The caller
-/// holds the lock.
+/// Records the attachment, lets the programs see the member, gives it the ports it asks for, attaches to its veth and
+/// completes its address. The caller holds the lock.
 fn act(
     bpffs: &Path,
     state: &mut State,
-    key: AttachmentKey,
-    attachment: Attachment,
+    (key, attachment): (AttachmentKey, Attachment),
     pod: &Pod,
+    pins: &[Pin],
 ) -> Result<(), CniError> {
     let member = Member {
         address: pod.address().octets(),
@@ -63,6 +65,7 @@ fn act(
         domain: attachment.domain,
     };
     state.join(key, attachment, member)?;
+    pins::pin(state, pins, attachment.member, &member)?;
     attach(bpffs, Hook::FromPod, &pod.veth)?;
     pod.ensure_broadcast()
 }

@@ -70,7 +70,9 @@ impl CniError {
 impl From<Error> for CniError {
     fn from(error: Error) -> Self {
         match error {
-            Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } => Self::later(error.to_string()),
+            Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } | Error::PortTaken { .. } => {
+                Self::later(error.to_string())
+            }
             _ => Self::io(error.to_string()),
         }
     }

@@ -10,6 +10,7 @@ mod del;
 mod error;
 mod gc;
 mod member;
+mod pins;
 mod pod;
 mod request;
 
@@ -71,11 +72,13 @@ fn help() -> ExitCode {
          Entry in a conflist's `plugins`, after the primary plugin:\n\n    \
          {{\"type\": \"iocast\", \"capabilities\": {{\"io.kubernetes.cri.pod-annotations\": true}}}}\n\n\
          Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
-         A pod joins a domain by the annotation {}: <domain>.",
+         A pod joins a domain by the annotation {}: <domain>, and asks for external ports of its own by\n\
+         {}: tcp/5064=15064, udp/5064=15064.",
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
         request::BPFFS,
         request::ANNOTATION,
+        request::PORTS_ANNOTATION,
     );
     ExitCode::SUCCESS
 }

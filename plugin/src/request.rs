@@ -8,12 +8,17 @@ use std::{env, path::PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::error::CniError;
+use crate::{
+    error::CniError,
+    pins::{self, Pin},
+};
 
 /// CNI versions this plugin speaks, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The annotation by which a pod asks to join a domain.
 pub(crate) const ANNOTATION: &str = "iocast.io/domain";
+/// The annotation by which it asks for external ports.
+pub(crate) const PORTS_ANNOTATION: &str = "iocast.io/ports";
 /// The BPF file system where iocast-node pins the datapath unless it is told otherwise.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The CRI capability that carries the pod's annotations.
@@ -214,15 +219,31 @@ impl Request {
         }
     }
 
-    /// The domain the pod asks to join; `None` if it does not ask. The capability's value is an object, or null.
+    /// The domain the pod asks to join; `None` if it does not ask.
     pub(crate) fn domain(&self) -> Result<Option<&str>, CniError> {
-        match self.runtime.get(CAPABILITY).and_then(|annotations| annotations.get(ANNOTATION)) {
+        match self.annotation(ANNOTATION) {
             None => Ok(None),
             Some(Value::String(domain)) if !domain.is_empty() => Ok(Some(domain)),
             Some(other) => Err(CniError::config(format!(
                 "annotation {ANNOTATION} is {other}: expected the name of a domain"
             ))),
         }
+    }
+
+    /// The external ports that the pod asks for.
+    pub(crate) fn pins(&self) -> Result<Vec<Pin>, CniError> {
+        match self.annotation(PORTS_ANNOTATION) {
+            None => Ok(vec![]),
+            Some(Value::String(text)) => pins::parse(text),
+            Some(other) => {
+                Err(CniError::config(format!("annotation {PORTS_ANNOTATION} is {other}: expected a text")))
+            }
+        }
+    }
+
+    /// A pod's annotation; the capability's value is an object, or null.
+    fn annotation(&self, key: &str) -> Option<&Value> {
+        self.runtime.get(CAPABILITY)?.get(key)
     }
 
     /// The network's name.

@@ -51,19 +51,15 @@ fn why_not(client: (Place, Option<Client>), way: Way, server: (Place, Server)) -
     let same_node = client_place.0 == server_place.0 && server_place.0.starts_with("pod");
     if pva_names && (client == Some(Client::PvAccessCpp) || server == Server::PvAccessCpp) {
         1
-    } else if pva_names && server_place.0.starts_with("pod") {
-        2
     } else if from_node_to_its_pod || (same_node && way == Way::NameServer) {
-        3
+        2
     } else {
         0
     }
 }
 
-const NOTES: [&str; 3] = [
+const NOTES: [&str; 2] = [
     "pvAccessCPP has no name servers, neither as client nor as server.",
-    "A PV Access name server tells its own port inside the circuit, which is not translated yet: only where the external port \
-     is the server's own.",
     "The node's own address and its external ports are for the LAN: a process on the node, or a pod on it, uses the pod's \
      address, as broadcast finds it.",
 ];

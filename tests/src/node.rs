@@ -154,7 +154,12 @@ impl Lab {
     /// Starts iocast-node on every node and waits until it is ready.
     pub fn start_agent(&mut self) -> Result<()> {
         let (first, last) = self.options.ports;
-        self.configure(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))?;
+        self.start_agent_with(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))
+    }
+
+    /// Starts iocast-node with this configuration on every node and waits until it is ready.
+    pub fn start_agent_with(&mut self, configuration: &str) -> Result<()> {
+        self.configure(configuration)?;
         for node in 0..self.options.nodes {
             let mut agent = self.agent_command_on(node, "run --config /run/iocast/config.toml")?;
             agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;

@@ -11,6 +11,7 @@ mod port;
 pub use counter::{COUNTERS, PROTOCOLS, Protocol, Verdict, counter_index};
 pub use fan::FanMark;
 pub use port::{identity, preferred_port};
+use wire::circuit::Stream;
 
 /// Version of everything in this crate; part of the pin directory's name.
 pub const SCHEMA: u32 = 1;
@@ -30,6 +31,12 @@ pub const EXTERNALS: u32 = 16 * 1024;
 pub const SEARCHERS: u32 = 64 * 1024;
 /// Translated TCP flows remembered; the least recently used one is forgotten first.
 pub const FLOWS: u32 = 64 * 1024;
+/// Circuits whose messages are followed; the least recently used one is forgotten first.
+pub const STREAMS: u32 = 16 * 1024;
+/// Ports of search replies remembered for each of them, so that they are translated again when they are sent again.
+pub const REPLIES: usize = 32;
+/// Words of the bit map of external ports, 64 ports each.
+pub const PORT_WORDS: u32 = 1024;
 /// How long after its last search an answer to a LAN socket is translated, in nanoseconds.
 pub const SEARCHER_AGE_NS: u64 = 30_000_000_000;
 
@@ -84,6 +91,10 @@ plain! {
         pub first_port: u16,
         /// Last external port, inclusive.
         pub last_port: u16,
+        /// First port outside that range that a pod may pin.
+        pub first_pin: u16,
+        /// Last one, inclusive.
+        pub last_pin: u16,
         /// The domain's name, padded with zeros; all zeros where there is no such domain.
         pub name: [u8; 64],
     }
@@ -98,10 +109,6 @@ plain! {
         pub mac: [u8; 6],
         /// The domain whose counters take what belongs to no domain in particular.
         pub domain: u16,
-        /// First external port of any domain here.
-        pub first_port: u16,
-        /// Last external port of any domain here, inclusive.
-        pub last_port: u16,
     }
 
     /// A pod in a domain; keyed by the interface index of its host-side veth.
@@ -161,7 +168,9 @@ plain! {
         /// The domain the port was taken for.
         pub domain: u16,
         /// The [`Protocol`] it was taken for.
-        pub protocol: u16,
+        pub protocol: u8,
+        /// Not 0 if the pod asked for this very port, and keeps it whether or not it uses it.
+        pub pinned: u8,
     }
 
     /// A LAN socket that searched, seen from a domain.
@@ -192,6 +201,26 @@ plain! {
         pub peer_port: u16,
         /// The pod's port.
         pub pod_port: u16,
+    }
+
+    /// Such a flow.
+    pub struct Circuit {
+        /// The external endpoint under which its peer knows the pod.
+        pub external: Endpoint,
+        /// Not 0 while its server may turn out to be a name server, so that its messages are followed in a [`Followed`].
+        pub followed: u32,
+    }
+
+    /// The server's half of a circuit of PV Access.
+    pub struct Followed {
+        /// Its messages.
+        pub stream: Stream,
+        /// Sequence numbers of the ports in the last search replies, a ring.
+        pub replies: [u32; REPLIES],
+        /// A bit for each that says: big endian.
+        pub big: u32,
+        /// How many there were.
+        pub count: u32,
     }
 
     /// Key of a CNI attachment (CNI spec: container id and interface name).

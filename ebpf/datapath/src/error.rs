@@ -42,6 +42,18 @@ pub enum Error {
         /// Its limit.
         limit: u32,
     },
+    /// A pod asks for an external port that another one has.
+    #[error(
+        "external port {protocol}/{port} is taken by pod {holder}: ask for another one, or delete that pod"
+    )]
+    PortTaken {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The port.
+        port: u16,
+        /// Who has it.
+        holder: String,
+    },
     /// Another process holds the lock and does not let go.
     #[error("{0} stays locked by another process; try again")]
     Busy(PathBuf),

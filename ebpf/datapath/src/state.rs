@@ -12,8 +12,8 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Claim, Config, Domain, Endpoint, FlowKey, Member, Protocol, Relay, RelayKey,
-    Uplink, Verdict, counter_index, roster_index,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Protocol,
+    Relay, RelayKey, Uplink, Verdict, counter_index, roster_index,
 };
 use aya::{
     Pod,
@@ -37,6 +37,9 @@ pub(crate) const LINKS: &str = "links";
 const LOCK_PATIENCE: Duration = Duration::from_secs(4);
 /// Holders keep the lock for well under a millisecond.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Flag of a map update: only if the key is not there (linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
 
 /// Where everything of this ABI is pinned, under the BPF file system at `bpffs`.
 pub fn pin_directory(bpffs: &Path) -> PathBuf {
@@ -85,7 +88,9 @@ pub struct State {
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Endpoint, Endpoint>,
     lan: LpmTrie<MapData, [u8; 6], u32>,
-    flows: HashMap<MapData, FlowKey, Endpoint>,
+    external_ports: Array<MapData, u64>,
+    flows: HashMap<MapData, FlowKey, Circuit>,
+    streams: HashMap<MapData, FlowKey, Followed>,
     counters: PerCpuArray<MapData, u64>,
     attachments: HashMap<MapData, AttachmentKey, Attachment>,
 }
@@ -107,7 +112,9 @@ impl State {
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
             lan: typed(&maps, "LAN", Map::LpmTrie)?,
+            external_ports: array(&maps, "EXTERNAL_PORTS")?,
             flows: hash(&maps, "FLOWS")?,
+            streams: hash(&maps, "STREAMS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
             attachments: hash(&maps, "ATTACHMENTS")?,
             directory,
@@ -192,6 +199,87 @@ impl State {
     pub fn set_relays(&mut self, lan: &[(RelayKey, Relay)], pods: &[(RelayKey, Relay)]) -> Result<()> {
         replace_all("LAN_RELAYS", &mut self.lan_relays, lan)?;
         replace_all("POD_RELAYS", &mut self.pod_relays, pods)
+    }
+
+    /// How a UDP port of pods in `domain` is relayed; `None` if it is not.
+    pub fn pod_relay(&self, domain: u16, port: u16) -> Result<Option<Relay>> {
+        let key = RelayKey { scope: u32::from(domain), port, reserved: 0 };
+        absent_is_none("POD_RELAYS", self.pod_relays.get(&key, 0))
+    }
+
+    /// How a UDP port is relayed that the LAN sees on the uplink with this interface index; `None` if it is not.
+    pub fn lan_relay(&self, uplink: u32, port: u16) -> Result<Option<Relay>> {
+        absent_is_none("LAN_RELAYS", self.lan_relays.get(&RelayKey { scope: uplink, port, reserved: 0 }, 0))
+    }
+
+    /// Makes these ranges, both ends inclusive, and all pinned ports the only ones that may be external. The caller
+    /// holds the lock.
+    pub fn set_external_ports(&mut self, ranges: &[(u16, u16)]) -> Result<()> {
+        let mut words = vec![0u64; abi::PORT_WORDS as usize];
+        let pinned: Vec<_> = self.pins()?.iter().map(|pin| pin.external.port).collect();
+        for port in ranges.iter().flat_map(|(first, last)| *first..=*last).chain(pinned) {
+            words[usize::from(port / 64)] |= 1 << (port % 64);
+        }
+        for (index, word) in (0..).zip(words) {
+            self.change_port_word(index, |_| word)?;
+        }
+        Ok(())
+    }
+
+    fn change_port_word(&mut self, index: u32, change: impl Fn(u64) -> u64) -> Result<()> {
+        let read = self.external_ports.get(&index, 0);
+        let old = read.map_err(|error| Error::bpf("cannot read EXTERNAL_PORTS", &error))?;
+        if change(old) == old {
+            return Ok(());
+        }
+        wrote("EXTERNAL_PORTS", self.external_ports.set(index, change(old), 0))
+    }
+
+    /// Gives a member an external port for good. An error names who else has it. The caller holds the lock and has joined the
+    /// member.
+    pub fn pin(&mut self, external: Endpoint, claim: Claim) -> Result<()> {
+        match self.externals.insert(external, claim, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                return Err(self.taken(external)?);
+            }
+            outcome => wrote("EXTERNALS", outcome)?,
+        }
+        wrote("INTERNALS", self.internals.insert(claim.pod, external, 0))?;
+        self.change_port_word(u32::from(external.port / 64), |word| word | 1 << (external.port % 64))
+    }
+
+    /// The error that tells who holds an external port.
+    fn taken(&self, external: Endpoint) -> Result<Error> {
+        let claim = absent_is_none("EXTERNALS", self.externals.get(&external, 0))?;
+        let attachments = self.attachments()?;
+        let holder = attachments
+            .iter()
+            .find(|(_, attachment)| claim.is_some_and(|claim| claim.member == attachment.member))
+            .map(|(_, attachment)| {
+                format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod))
+            });
+        let protocol = if external.protocol == u16::from(abi::TCP) { "tcp" } else { "udp" };
+        let holder = holder.unwrap_or_else(|| "another pod".into());
+        Ok(Error::PortTaken { protocol, port: external.port, holder })
+    }
+
+    /// Lets the pinned ports of a domain follow its uplink to another address. The caller holds the lock.
+    pub fn move_pins(&mut self, domain: u16, address: [u8; 4]) -> Result<()> {
+        for External { external, claim } in self.pins()? {
+            if claim.domain == domain && external.address != address {
+                removed("EXTERNALS", self.externals.remove(&external))?;
+                self.pin(Endpoint { address, ..external }, claim)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pins(&self) -> Result<Vec<External>> {
+        let mut found = self.externals()?;
+        found.retain(|external| external.claim.pinned != 0);
+        Ok(found)
     }
 
     /// The attachment recorded under `key`.
@@ -292,6 +380,7 @@ impl State {
         for flow in keys("FLOWS", &self.flows)? {
             if flow.pod == address {
                 removed("FLOWS", self.flows.remove(&flow))?;
+                removed("STREAMS", self.streams.remove(&flow))?;
             }
         }
         Ok(())
@@ -329,7 +418,7 @@ fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {
 
 fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
     // aya reads LRU maps through the same type, and wants the variant that the kernel reports.
-    let lru = name == "FLOWS" || name == "SEARCHERS";
+    let lru = ["FLOWS", "STREAMS", "SEARCHERS"].contains(&name);
     typed(maps, name, if lru { Map::LruHashMap } else { Map::HashMap })
 }
 

@@ -5,7 +5,7 @@
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
 use abi::{
-    Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink, Verdict,
+    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink, Verdict,
     relay,
 };
 use wire::Direction;
@@ -13,7 +13,7 @@ use wire::Direction;
 use crate::{
     count::{count, count_other},
     fan,
-    maps::{EXTERNALS, FLOWS, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
+    maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::Packet,
     payload::{self, Content},
     skb::{NEXT, Skb, now},
@@ -26,7 +26,7 @@ pub fn run(skb: Skb) -> i32 {
     // SAFETY: copied at once.
     let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
     let to = packet.destination;
-    if to.address == uplink.address && (uplink.first_port..=uplink.last_port).contains(&to.port) {
+    if to.address == uplink.address && may_be_external(to.port) {
         to_external_port(&mut packet, &uplink);
     } else if packet.is_udp() && packet.source.address != uplink.address {
         let broadcast = is_broadcast(to.address, &uplink);
@@ -41,6 +41,12 @@ pub fn run(skb: Skb) -> i32 {
         }
     }
     NEXT // the node's own sockets, and its stack, get all of it
+}
+
+/// Whether `port` is in a domain's range of external ports, or pinned.
+#[inline(always)]
+fn may_be_external(port: u16) -> bool {
+    EXTERNAL_PORTS.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
 /// Whether `address` means every host on the uplink's network.
@@ -111,8 +117,9 @@ fn is_current(claim: &Claim) -> bool {
 /// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.
 #[inline(always)]
 fn is_message(packet: &Packet, claim: &Claim) -> bool {
-    let Ok(content) = payload::inspect(packet, claim.protocol, Direction::Announce) else {
-        return payload::inspect(packet, claim.protocol, Direction::Answer).is_ok();
+    let protocol = claim.protocol as u16;
+    let Ok(content) = payload::inspect(packet, protocol, Direction::Announce) else {
+        return payload::inspect(packet, protocol, Direction::Answer).is_ok();
     };
     let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
     // SAFETY: copied at once.
@@ -131,8 +138,8 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
 fn is_circuit(packet: &Packet, pod: &Endpoint, external: &Endpoint) -> bool {
     let key = FlowKey::between(&packet.source, pod);
     // SAFETY: compared at once.
-    if unsafe { FLOWS.get(key) } == Some(external) {
+    if unsafe { FLOWS.get(key) }.is_some_and(|circuit| circuit.external == *external) {
         return true;
     }
-    packet.opens_circuit() && FLOWS.insert(key, external, 0).is_ok()
+    packet.opens_circuit() && FLOWS.insert(key, Circuit { external: *external, followed: 1 }, 0).is_ok()
 }

@@ -37,8 +37,7 @@ enum Way {
 
 /// What stands for an uplink that is not there: an Option would leave the compiler registers to spill that were never
 /// written, which the verifier refuses.
-const NO_UPLINK: Uplink =
-    Uplink { address: [0; 4], broadcast: [0; 4], mac: [0; 6], domain: 0, first_port: 0, last_port: 0 };
+const NO_UPLINK: Uplink = Uplink { address: [0; 4], broadcast: [0; 4], mac: [0; 6], domain: 0 };
 
 /// A datagram from a member that is ours to treat, with all that is known of both.
 struct FromPod {

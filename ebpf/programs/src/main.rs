@@ -4,6 +4,7 @@
 #![no_std]
 #![no_main]
 
+mod circuit;
 mod count;
 mod fan;
 mod from_lan;

@@ -1,8 +1,8 @@
 //! The maps, pinned by name: the only state there is.
 
 use abi::{
-    Attachment, AttachmentKey, Claim, Config, Domain, Endpoint, FlowKey, Member, Relay, RelayKey, Searcher,
-    SearcherKey, Uplink,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Relay, RelayKey,
+    Searcher, SearcherKey, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -41,6 +41,9 @@ pub static EXTERNALS: HashMap<Endpoint, Claim> = HashMap::pinned(abi::EXTERNALS,
 /// Pod's endpoint -> its external endpoint; valid only while that one's claim names it back.
 #[map]
 pub static INTERNALS: HashMap<Endpoint, Endpoint> = HashMap::pinned(abi::EXTERNALS, 0);
+/// Ports that may be external, a bit each: anything else is passed on at once.
+#[map]
+pub static EXTERNAL_PORTS: Array<u64> = Array::pinned(abi::PORT_WORDS, 0);
 /// Networks that are LAN, see [`abi::network`].
 #[map]
 pub static LAN: LpmTrie<[u8; 6], u32> = LpmTrie::pinned(abi::NETWORKS, 0);
@@ -50,9 +53,12 @@ pub static FROM_POD: ProgramArray = ProgramArray::pinned(abi::PROTOCOLS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);
-/// TCP flows that came in through an external port -> that external endpoint.
+/// TCP flows that came in through an external port.
 #[map]
-pub static FLOWS: LruHashMap<FlowKey, Endpoint> = LruHashMap::pinned(abi::FLOWS, 0);
+pub static FLOWS: LruHashMap<FlowKey, Circuit> = LruHashMap::pinned(abi::FLOWS, 0);
+/// Those of PV Access, from the server to the client.
+#[map]
+pub static STREAMS: LruHashMap<FlowKey, Followed> = LruHashMap::pinned(abi::STREAMS, 0);
 /// Counters, see [`abi::counter_index`].
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(abi::COUNTERS, 0);

@@ -19,6 +19,7 @@ const PORT_SOURCE: u32 = L4;
 const PORT_DESTINATION: u32 = L4 + 2;
 const UDP_CHECKSUM: u32 = L4 + 6;
 const TCP_CHECKSUM: u32 = L4 + 16;
+const TCP_SEQUENCE: u32 = L4 + 4;
 const TCP_FLAGS: u32 = L4 + 13;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
@@ -44,6 +45,16 @@ pub struct Packet {
     /// Bytes of UDP payload; `None` where the headers promise more than there is.
     pub payload: Option<u32>,
     checksummed: bool,
+}
+
+/// What a TCP header says besides the ports.
+pub struct Segment {
+    /// Sequence number of its first byte, or of the SYN.
+    pub sequence: u32,
+    /// Offset of the first byte from the Ethernet header.
+    pub payload: u32,
+    /// Whether it is one side's first.
+    pub begins: bool,
 }
 
 impl Packet {
@@ -88,6 +99,15 @@ impl Packet {
         !self.fragment && flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
+    /// The sequence number, length of the header, and flags of a TCP segment.
+    #[inline(always)]
+    pub fn segment(&self) -> Option<Segment> {
+        let [s0, s1, s2, s3, _, _, _, _, length, flags] = self.skb.load::<10>(TCP_SEQUENCE)?;
+        let payload = L4 + (length >> 4) as u32 * 4;
+        let begins = flags & TCP_SYN != 0;
+        Some(Segment { sequence: u32::from_be_bytes([s0, s1, s2, s3]), payload, begins })
+    }
+
     /// Makes `source` its source.
     #[inline(always)]
     pub fn set_source(&mut self, source: Endpoint) {
@@ -125,6 +145,12 @@ impl Packet {
     /// Replaces two or four bytes of the UDP payload.
     #[inline(always)]
     pub fn set_payload<const N: usize>(&self, offset: u32, old: [u8; N], new: [u8; N]) {
+        self.replace(PAYLOAD + offset, old, new);
+    }
+
+    /// Replaces two or four bytes of the payload, at `offset` from the Ethernet header.
+    #[inline(always)]
+    pub fn replace<const N: usize>(&self, offset: u32, old: [u8; N], new: [u8; N]) {
         if old == new {
             return;
         }
@@ -138,7 +164,7 @@ impl Packet {
                 swapped(new, swap),
             );
         }
-        self.skb.store(PAYLOAD + offset, new);
+        self.skb.store(offset, new);
     }
 
     #[inline(always)]

@@ -48,7 +48,7 @@ pub fn external(
     let count = (domain.last_port as u32).checked_sub(first)? + 1;
     let mut search = Search {
         skb: skb.raw(),
-        claim: Claim { pod, member: interface, domain: member.domain, protocol },
+        claim: Claim { pod, member: interface, domain: member.domain, protocol: protocol as u8, pinned: 0 },
         uplink,
         first,
         count,
@@ -72,16 +72,16 @@ pub fn external(
     Some(external)
 }
 
-/// The external endpoint on `uplink` that already stands for `pod`, if it is still one of the domain's.
+/// The external endpoint on `uplink` that already stands for `pod`, if it is pinned, or still one of the domain's.
 #[inline(always)]
 fn known(domain: &Domain, uplink: [u8; 4], pod: Endpoint, interface: u32) -> Option<Endpoint> {
     // SAFETY: copied at once, and checked against its claim below.
     let external = unsafe { INTERNALS.get(pod) }.copied()?;
-    // SAFETY: compared at once.
-    let ours =
-        unsafe { EXTERNALS.get(external) }.is_some_and(|claim| claim.pod == pod && claim.member == interface);
+    // SAFETY: copied at once.
+    let claim = unsafe { EXTERNALS.get(external) }.copied()?;
+    let ours = claim.pod == pod && claim.member == interface && external.address == uplink;
     let in_range = domain.first_port <= external.port && external.port <= domain.last_port;
-    (ours && in_range && external.address == uplink).then_some(external)
+    (ours && (in_range || claim.pinned != 0)).then_some(external)
 }
 
 impl Search {
@@ -134,9 +134,13 @@ extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
     1
 }
 
-/// Whether the claim's member still has a socket on the port. One that is connected to a single peer does not count.
+/// Whether the claim is pinned, or its member still has a socket on the port. One that is connected to a single peer does
+/// not count.
 #[inline(always)]
 fn is_alive(skb: *mut __sk_buff, claim: &Claim) -> bool {
+    if claim.pinned != 0 {
+        return true;
+    }
     // SAFETY: copied at once.
     let Some(netns) = (unsafe { MEMBERS.get(claim.member) }).map(|member| member.netns) else { return false };
     Skb::from_raw(skb).socket(&ANYONE, &claim.pod, netns)

@@ -1,12 +1,14 @@
 //! tc egress of an uplink: what leaves for the LAN.
 //!
-//! Segments of flows that came in through an external port get that port back. Searches and beacons that
+//! Segments of flows that came in through an external port get that port back, and the answers of PV Access name servers
+//! in them the port that they name. Searches and beacons that
 //! processes on the node broadcast are handed to the members, so that a client on the node finds pods.
 
 use abi::{Endpoint, FlowKey, RelayKey, TCP, Uplink, Verdict, relay};
 use wire::Direction;
 
 use crate::{
+    circuit,
     count::{count, count_other},
     fan,
     from_lan::is_broadcast,
@@ -35,11 +37,16 @@ pub fn run(skb: Skb) -> i32 {
 #[inline(always)]
 fn restore_external(packet: &mut Packet, uplink: &Uplink) {
     let key = FlowKey::between(&packet.destination, &packet.source);
-    // SAFETY: copied at once.
-    if let Some(external) = unsafe { FLOWS.get(key) }.copied() {
-        packet.set_source(external);
-        count_other(uplink.domain, Verdict::TranslatedOut);
+    let Some(flow) = FLOWS.get_ptr_mut(key) else { return };
+    // SAFETY: an entry that is removed meanwhile may be used again for another flow; a segment of a flow that ends then goes
+    // wrong, as it would without the entry.
+    let flow = unsafe { &mut *flow };
+    let external = flow.external;
+    if flow.followed != 0 && !circuit::follow(packet, &key, &external, uplink.domain) {
+        flow.followed = 0;
     }
+    packet.set_source(external);
+    count_other(uplink.domain, Verdict::TranslatedOut);
 }
 
 /// A broadcast in the node's name: hands it to the members, unless it is a member's own on its way out.

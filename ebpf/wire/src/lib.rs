@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
+pub mod circuit;
 pub mod pva;
 
 /// Which way a datagram travels.

@@ -56,11 +56,8 @@ pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction
     if magic != MAGIC || version == 0 || flags & (SEGMENTED | CONTROL) != 0 {
         return Err(Malformed::Header);
     }
-    let order = if flags & BIG_ENDIAN != 0 { Order::Big } else { Order::Little };
-    let size = match order {
-        Order::Big => u32::from_be_bytes(size),
-        Order::Little => u32::from_le_bytes(size),
-    };
+    let order = if is_big_endian(flags) { Order::Big } else { Order::Little };
+    let size = body_size(flags, size);
     let (body, least) = match (command, direction) {
         (ORIGIN_TAG, _) => return Ok(Body::Local),
         (BEACON, Direction::Announce) => (Body::Server(Kind::Beacon, order), SERVER_BODY),
@@ -103,6 +100,45 @@ fn mapped(field: &[u8; 16]) -> ([u8; 4], bool) {
     let is_mapped = prefix == 0 && f0 & f1 == 0xff;
     let is_zero = prefix | f0 | f1 | a | b | c | d == 0;
     ([a, b, c, d], !is_mapped && !is_zero)
+}
+
+/// Whether a 16-byte address field leaves the address to the packet's source.
+#[inline(always)]
+pub fn is_any(field: &[u8; 16]) -> bool {
+    mapped(field) == ([0; 4], false)
+}
+
+/// A message in a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InCircuit {
+    /// Whether it is one at all.
+    pub sound: bool,
+    /// Whether it is a search reply that has room for a port.
+    pub reply: bool,
+    /// Bytes of its body.
+    pub size: u32,
+}
+
+/// What the message in a circuit is whose header this is. The parts of a segmented one have headers of their own.
+#[inline(always)]
+pub fn in_circuit(header: &[u8; HEADER as usize]) -> InCircuit {
+    let [magic, version, flags, command, size @ ..] = *header;
+    let size = body_size(flags, size);
+    let control = flags & CONTROL != 0;
+    let reply = command == SEARCH_REPLY && flags & (SEGMENTED | CONTROL) == 0 && size >= SERVER_BODY;
+    InCircuit { sound: magic == MAGIC && version != 0, reply, size: if control { 0 } else { size } }
+}
+
+/// Bytes of the body, as a header with these flags says.
+#[inline(always)]
+fn body_size(flags: u8, size: [u8; 4]) -> u32 {
+    if is_big_endian(flags) { u32::from_be_bytes(size) } else { u32::from_le_bytes(size) }
+}
+
+/// Whether a message with these flags is big endian.
+#[inline(always)]
+pub const fn is_big_endian(flags: u8) -> bool {
+    flags & BIG_ENDIAN != 0
 }
 
 /// What a whole datagram names: its kind, and the transport address. `None` where it must not leave its host.

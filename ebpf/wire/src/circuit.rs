@@ -1,0 +1,236 @@
+//! PV Access over TCP, as far as a name server's answers go: where in a server's half of a circuit a search reply names
+//! the port.
+//!
+//! Messages follow each other without a gap, each with the header of [`crate::pva`], wherever segments begin and end. A
+//! search reply's first [`HEAD`] bytes are gathered from as many segments as it takes, and say whether it names the
+//! server's own port. Source: pvxs `src/clientconn.cpp` and `src/serverchan.cpp`, and a capture.
+
+use crate::pva::{self, HEADER};
+
+/// Bytes of a search reply before the port.
+pub const HEAD: u32 = 40;
+/// Where its address begins.
+const ADDRESS: usize = 24;
+/// Messages longer than this are not followed: sequence numbers are compared by their distance.
+const LONGEST: u32 = 1 << 30;
+/// In place of [`Stream::held`]: the messages cannot be told apart any more.
+const LOST: u32 = u32::MAX;
+
+/// A server's half of a circuit, followed from message to message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Stream {
+    /// TCP sequence number of the first byte that was not taken in.
+    pub next: u32,
+    /// Bytes of the present message in `head`.
+    held: u32,
+    /// What is there of the present message.
+    head: [u8; HEAD as usize],
+}
+
+impl Stream {
+    /// A circuit of which nothing is known.
+    pub const UNKNOWN: Self = Self { next: 0, held: LOST, head: [0; HEAD as usize] };
+
+    /// A circuit whose first byte has this sequence number.
+    #[inline(always)]
+    pub const fn begin(&mut self, first: u32) {
+        self.next = first;
+        self.held = 0;
+    }
+
+    /// Whether messages can be told apart.
+    #[inline(always)]
+    pub const fn is_lost(&self) -> bool {
+        self.held == LOST
+    }
+
+    /// Byte order of the last message that was looked into.
+    #[inline(always)]
+    pub const fn is_big_endian(&self) -> bool {
+        pva::is_big_endian(self.head[2])
+    }
+
+    /// Whether a message begins at [`Stream::next`], so that [`Stream::take_header`] may be used.
+    #[inline(always)]
+    pub const fn at_header(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Takes in a whole header.
+    #[inline(always)]
+    pub fn take_header(&mut self, header: &[u8; HEADER as usize]) {
+        let [a, b, c, d, e, f, g, h, ..] = &mut self.head;
+        [*a, *b, *c, *d, *e, *f, *g, *h] = *header;
+        self.held = HEADER;
+        self.next = self.next.wrapping_add(HEADER);
+        self.after_header();
+    }
+
+    /// Takes in the next byte. True if it is the last one before the port of a search reply that names the server itself.
+    #[inline(always)]
+    pub fn take(&mut self, byte: u8) -> bool {
+        let Some(place) = self.head.get_mut(self.held as usize) else { return false };
+        *place = byte;
+        self.held += 1;
+        self.next = self.next.wrapping_add(1);
+        match self.held {
+            HEADER => self.after_header(),
+            HEAD => return self.after_head(),
+            _ => {}
+        }
+        false
+    }
+
+    /// Passes over the message, unless it is a search reply.
+    #[inline(always)]
+    fn after_header(&mut self) {
+        let message = pva::in_circuit(&self.header());
+        if !message.sound || message.size > LONGEST {
+            self.held = LOST;
+        } else if !message.reply {
+            self.skip(message.size);
+        }
+    }
+
+    /// Passes over the rest of a search reply; whether it leaves the address to the circuit.
+    #[inline(always)]
+    fn after_head(&mut self) -> bool {
+        let size = pva::in_circuit(&self.header()).size;
+        self.skip(size.wrapping_sub(HEAD - HEADER));
+        self.head.last_chunk::<16>().is_some_and(pva::is_any)
+    }
+
+    #[inline(always)]
+    fn header(&self) -> [u8; HEADER as usize] {
+        let [a, b, c, d, e, f, g, h, ..] = self.head;
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// Goes on to the next message.
+    #[inline(always)]
+    fn skip(&mut self, bytes: u32) {
+        self.next = self.next.wrapping_add(bytes);
+        self.held = 0;
+    }
+}
+
+const _: () = assert!(HEAD as usize - ADDRESS == 16, "the head ends with the address");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A message in this byte order.
+    fn message(command: u8, body: &[u8], big: bool) -> Vec<u8> {
+        let size = body.len() as u32;
+        let mut bytes = vec![pva::MAGIC, 2, if big { 0xc0 } else { 0x40 }, command];
+        bytes.extend(if big { size.to_be_bytes() } else { size.to_le_bytes() });
+        bytes.extend(body);
+        bytes
+    }
+
+    /// A search reply that names port 5075 of `address`.
+    fn reply(address: [u8; 4], big: bool) -> Vec<u8> {
+        let mut body = vec![7; 16];
+        body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+        body.extend(address);
+        body.extend(if big { 5075u16.to_be_bytes() } else { 5075u16.to_le_bytes() });
+        body.extend(b"\x03tcp\x01\0\x01\0\0\0\x09");
+        message(4, &body, big)
+    }
+
+    /// Where ports of replies stand in `bytes`, taken in as segments of these lengths.
+    fn ports(bytes: &[u8], first: u32, mut lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+        let mut stream = Stream::UNKNOWN;
+        stream.begin(first);
+        let (mut found, mut end) = (vec![], 0);
+        while end < bytes.len() {
+            end = (end + lengths.next().unwrap_or(1)).min(bytes.len());
+            loop {
+                let at = stream.next.wrapping_sub(first) as usize;
+                if stream.is_lost() || at >= end {
+                    break;
+                } else if stream.at_header() && at + 8 <= end {
+                    stream.take_header(bytes[at..].first_chunk().unwrap());
+                } else if stream.take(bytes[at]) {
+                    found.push(at + 1);
+                }
+            }
+        }
+        found
+    }
+
+    fn whole(bytes: &[u8]) -> Vec<usize> {
+        ports(bytes, 0, std::iter::once(bytes.len()))
+    }
+
+    #[test]
+    fn a_reply_that_names_its_server_is_found_in_both_byte_orders() {
+        assert_eq!(whole(&reply([0; 4], true)), [40]);
+        assert_eq!(whole(&reply([0; 4], false)), [40]);
+    }
+
+    #[test]
+    fn a_reply_that_names_another_host_stays_as_it_is() {
+        assert_eq!(whole(&reply([10, 0, 0, 1], true)), []);
+    }
+
+    #[test]
+    fn a_reply_too_short_to_name_a_port_is_passed_over() {
+        let bytes = [message(4, &[0; 37], true), reply([0; 4], true)].concat();
+        assert_eq!(whole(&bytes), [45 + 40]);
+    }
+
+    #[test]
+    fn data_that_looks_like_a_reply_is_not_one() {
+        let data = message(13, &reply([0; 4], true), true);
+        let bytes = [data.clone(), reply([0; 4], true)].concat();
+        assert_eq!(whole(&bytes), [data.len() + 40]);
+    }
+
+    #[test]
+    fn a_control_message_has_no_body_whatever_its_size_says() {
+        let bytes = [vec![pva::MAGIC, 2, 0xc1, 2, 0, 0, 0x40, 0], reply([0; 4], true)].concat();
+        assert_eq!(whole(&bytes), [48]);
+    }
+
+    #[test]
+    fn what_is_not_pv_access_is_not_followed() {
+        let tls = [vec![0x16, 3, 1, 0, 0xf4, 1, 0, 0], reply([0; 4], true)].concat();
+        assert_eq!(whole(&tls), []);
+        let huge = [vec![pva::MAGIC, 2, 0xc0, 13, 0xff, 0, 0, 0], reply([0; 4], true)].concat();
+        assert_eq!(whole(&huge), []);
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_ports_are_found_however_the_stream_is_cut(
+            kinds in prop::collection::vec((0u8..4, any::<bool>()), 1..12),
+            first in any::<u32>(),
+            cuts in prop::collection::vec(1usize..90, 1..40),
+        ) {
+            let (mut bytes, mut expected) = (vec![], vec![]);
+            for (kind, big) in kinds {
+                match kind {
+                    0 => bytes.extend(message(13, &[0xca; 77], big)),
+                    1 => bytes.extend(message(1, &[], big)),
+                    2 => bytes.extend(reply([10, 1, 2, 3], big)),
+                    _ => {
+                        expected.push(bytes.len() + 40);
+                        bytes.extend(reply([0; 4], big));
+                    }
+                }
+            }
+            prop_assert_eq!(ports(&bytes, first, cuts.into_iter().cycle()), expected);
+        }
+
+        #[test]
+        fn whatever_arrives_is_followed_or_given_up(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            for at in ports(&bytes, 0, std::iter::repeat(7)) {
+                prop_assert!(at >= 40 && at <= bytes.len());
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@
 //! ports = "61000-64999"     # external ports, default as here
 //! pins = "5000-29999"       # ports that pods may ask for besides, default as here
 //! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
+//! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
 //! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and what stands for them on the LAN
 //! ```
 
@@ -53,6 +54,8 @@ pub(crate) struct DomainConfig {
     pub(crate) ports: Ports,
     /// Ports that pods may pin besides those.
     pub(crate) pins: Ports,
+    /// UDP ports, besides the protocols' own, to which searches of a protocol are sent.
+    pub(crate) search_ports: BTreeMap<u16, Protocol>,
     /// UDP port in pods -> the one that stands for it on the LAN, where they differ.
     pub(crate) lan_ports: BTreeMap<u16, u16>,
     /// Networks that are LAN besides those of the uplink.
@@ -87,11 +90,13 @@ pub(crate) struct Relayed {
 impl DomainConfig {
     /// The UDP ports of the domain's protocols.
     pub(crate) fn relayed(&self) -> impl Iterator<Item = Relayed> {
-        self.protocols.iter().flat_map(move |&protocol| {
-            well_known(protocol).iter().map(move |&(port, flags)| {
-                let on_lan = self.lan_ports.get(&port).copied().unwrap_or(port);
-                Relayed { in_pods: port, on_lan, protocol, flags }
-            })
+        let own = self.protocols.iter().flat_map(|&protocol| {
+            well_known(protocol).iter().map(move |&(port, flags)| (port, protocol, flags))
+        });
+        let others = self.search_ports.iter().map(|(&port, &protocol)| (port, protocol, relay::SEARCH));
+        own.chain(others).map(|(in_pods, protocol, flags)| {
+            let on_lan = self.lan_ports.get(&in_pods).copied().unwrap_or(in_pods);
+            Relayed { in_pods, on_lan, protocol, flags }
         })
     }
 }
@@ -119,6 +124,8 @@ struct Section {
     protocols: Option<Vec<String>>,
     ports: Option<String>,
     pins: Option<String>,
+    #[serde(default)]
+    search_ports: BTreeMap<String, String>,
     #[serde(default)]
     lan_ports: BTreeMap<String, u16>,
     #[serde(default)]
@@ -176,6 +183,7 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
         protocols: protocols(section.protocols, &mut found),
         ports: range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found),
         pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
+        search_ports: search_ports(section.search_ports, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks(&section.lan, &mut found),
         uplink: section.uplink,
@@ -194,12 +202,30 @@ fn protocols(names: Option<Vec<String>>, faults: &mut Vec<String>) -> Vec<Protoc
     let Some(names) = names else { return PROTOCOLS.to_vec() };
     let mut protocols = vec![];
     for name in names {
-        match PROTOCOLS.iter().find(|protocol| protocol.name() == name) {
-            Some(protocol) => protocols.push(*protocol),
+        match protocol(&name) {
+            Some(protocol) => protocols.push(protocol),
             None => faults.push(format!("protocol `{name}` is not known; known are {}", known_protocols())),
         }
     }
     protocols
+}
+
+fn protocol(name: &str) -> Option<Protocol> {
+    PROTOCOLS.into_iter().find(|protocol| protocol.name() == name)
+}
+
+fn search_ports(texts: BTreeMap<String, String>, faults: &mut Vec<String>) -> BTreeMap<u16, Protocol> {
+    let mut found = BTreeMap::new();
+    for (port, name) in texts {
+        match (port.parse(), protocol(&name)) {
+            (Ok(number), Some(protocol)) if number > 0 => drop(found.insert(number, protocol)),
+            _ => faults.push(format!(
+                "`search_ports` has `{port} = {name}`: expected a UDP port and a protocol, {}",
+                known_protocols()
+            )),
+        }
+    }
+    found
 }
 
 fn range(key: &str, text: Option<&str>, default: Ports, faults: &mut Vec<String>) -> Ports {
@@ -248,6 +274,12 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
             format!("`ports` {}-{} contains UDP port {on_lan}, which is relayed", ports.first, ports.last)
         })
         .collect();
+    for (index, port) in relayed.iter().enumerate() {
+        let same = |other: &&Relayed| other.in_pods == port.in_pods || other.on_lan == port.on_lan;
+        if let Some(Relayed { in_pods, on_lan, .. }) = relayed[index + 1..].iter().find(same) {
+            found.push(format!("UDP port {in_pods} of pods, {on_lan} on the LAN, is relayed twice"));
+        }
+    }
     for port in domain.lan_ports.keys().filter(|port| relayed.iter().all(|relayed| relayed.in_pods != **port))
     {
         found.push(format!("`lan_ports` has {port}, which is no UDP port of the domain's protocols"));
@@ -309,6 +341,7 @@ mod tests {
             protocols: vec![Protocol::Ca, Protocol::Pva],
             ports: DEFAULT_PORTS,
             pins: DEFAULT_PINS,
+            search_ports: BTreeMap::new(),
             lan_ports: BTreeMap::new(),
             lan: vec![],
         };
@@ -367,6 +400,17 @@ mod tests {
             "{found:#?}"
         );
         assert!(found[2].contains("`lan_ports` has 80"), "{found:#?}");
+    }
+
+    #[test]
+    fn a_port_is_relayed_once() {
+        let of = |line: &str| faults(&format!("[domain.a]\nuplink = \"eth0\"\n{line}"));
+        let found = of("search_ports = { 5064 = \"ca\" }");
+        assert!(found[0].contains("UDP port 5064 of pods, 5064 on the LAN, is relayed twice"), "{found:#?}");
+        let found = of("lan_ports = { 5064 = 5065 }");
+        assert!(found[0].contains("UDP port 5065 of pods, 5065 on the LAN, is relayed twice"), "{found:#?}");
+        let found = of("search_ports = { 8064 = \"modbus\" }");
+        assert!(found[0].contains("`8064 = modbus`"), "{found:#?}");
     }
 
     #[test]

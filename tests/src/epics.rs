@@ -76,15 +76,28 @@ fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
 impl Lab {
     /// Starts an IOC with this server in `netns`, whose records begin with `prefix`, and waits until it serves.
     pub fn ioc_of(&self, server: Server, netns: &str, prefix: &str) -> Result<Process> {
+        self.ioc_of_with(server, netns, prefix, &[])
+    }
+
+    /// The same, with an environment of its own.
+    pub fn ioc_of_with(
+        &self,
+        server: Server,
+        netns: &str,
+        prefix: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
         let path = format!("/run/ioc/{netns}-{prefix}.db");
         self.sandbox.write(&path, DATABASE)?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ioc/pvxs_ioc.py");
         let command = match server {
-            Server::Rsrv => command("softIoc", &["-S", "-m", &format!("P={prefix}"), "-d", &path], &[])?,
-            Server::PvAccessCpp => {
-                command("softIocPVA", &["-S", "-m", &format!("P={prefix}"), "-d", &path], &[])?
+            Server::Rsrv => {
+                command("softIoc", &["-S", "-m", &format!("P={prefix}"), "-d", &path], variables)?
             }
-            Server::Pvxs => python(&[&script.display().to_string(), prefix, &path], &[])?,
+            Server::PvAccessCpp => {
+                command("softIocPVA", &["-S", "-m", &format!("P={prefix}"), "-d", &path], variables)?
+            }
+            Server::Pvxs => python(&[&script.display().to_string(), prefix, &path], variables)?,
         };
         let mut ioc = self.sandbox.spawn(netns, command)?;
         ioc.wait_for("running IOC", PATIENCE, |output| {
@@ -137,6 +150,14 @@ impl Lab {
             }
         };
         self.sandbox.spawn(netns, command)
+    }
+
+    /// Starts a Python program of `tests/ioc`, which finds PVXS, in `netns`.
+    pub fn python(&self, netns: &str, script: &str, arguments: &str) -> Result<Process> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ioc").join(script);
+        let path = path.display().to_string();
+        let arguments: Vec<_> = std::iter::once(path.as_str()).chain(arguments.split_whitespace()).collect();
+        self.sandbox.spawn(netns, python(&arguments, &[])?)
     }
 
     /// Starts an EPICS program in `netns`.

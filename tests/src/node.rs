@@ -357,6 +357,18 @@ impl Lab {
         names.next().unwrap_or_default().into()
     }
 
+    /// Checksum errors of TCP, UDP and IP that the kernel counted in `netns`.
+    pub fn checksum_errors(&self, netns: &str) -> Result<u64> {
+        const COUNTERS: &str = "TcpInCsumErrors UdpInCsumErrors IpInHdrErrors IpExtInCsumErrors";
+        let counters = self.sandbox.sh(netns, &format!("nstat -asz --json {COUNTERS}"))?;
+        if !counters.contains("UdpInCsumErrors") {
+            return Err(Error::Missing(format!("nstat does not count checksum errors: {counters}")));
+        }
+        let numbers =
+            counters.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok());
+        Ok(numbers.sum())
+    }
+
     fn set_offload(&self, netns: &str, interface: &str) -> Result<()> {
         if self.options.checksum_offload {
             return Ok(());

@@ -5,8 +5,8 @@
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
 use abi::{
-    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink, Verdict,
-    relay,
+    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink,
+    Verdict, relay,
 };
 use wire::Direction;
 
@@ -26,21 +26,29 @@ pub fn run(skb: Skb) -> i32 {
     // SAFETY: copied at once.
     let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
     let to = packet.destination;
-    if to.address == uplink.address && may_be_external(to.port) {
-        to_external_port(&mut packet, &uplink);
-    } else if packet.is_udp() && packet.source.address != uplink.address {
-        let broadcast = is_broadcast(to.address, &uplink);
-        let key = RelayKey { scope: interface, port: to.port, reserved: 0 };
-        // SAFETY: copied at once.
-        match unsafe { LAN_RELAYS.get(key) }.copied() {
-            Some(relay) if relay.flags & relay::LAN_TO_PODS != 0 => {
-                relayed(&mut packet, &uplink, &relay, broadcast)
-            }
-            _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
-            _ => {}
-        }
+    let may_be_external = to.address == uplink.address && may_be_external(to.port);
+    let done = may_be_external && to_external_port(&mut packet)
+        || packet.is_udp()
+            && packet.source.address != uplink.address
+            && to_relayed_port(&mut packet, &uplink, interface);
+    if may_be_external && !done {
+        count_other(uplink.domain, Verdict::Unowned);
     }
     NEXT // the node's own sockets, and its stack, get all of it
+}
+
+/// A datagram of another host, to a port that may be relayed; false if it is not ours.
+#[inline(always)]
+fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32) -> bool {
+    let broadcast = is_broadcast(packet.destination.address, uplink);
+    let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
+    // SAFETY: copied at once.
+    match unsafe { LAN_RELAYS.get(key) }.copied() {
+        Some(relay) if relay.flags & relay::LAN_TO_PODS != 0 => relayed(packet, uplink, &relay, broadcast),
+        _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
+        _ => return false,
+    }
+    true
 }
 
 /// Whether `port` is in a domain's range of external ports, or pinned.
@@ -86,18 +94,15 @@ fn learn_searcher(Endpoint { address, port, .. }: Endpoint, relay: &Relay) {
     let _ = SEARCHERS.insert(key, Searcher { seen: now(), protocol: relay.protocol as u64 }, 0);
 }
 
-/// A packet to an external port: translates it to the pod it stands for.
+/// A packet to an external port: translates it to the pod it stands for; false if it stands for none.
 ///
 /// The node's NAT may have chosen the same port for a connection of any pod: it knows nothing of ours. So only what begins
 /// here, or goes on, is taken: circuits by their first segment, datagrams by what they say.
 #[inline(always)]
-fn to_external_port(packet: &mut Packet, uplink: &Uplink) {
+fn to_external_port(packet: &mut Packet) -> bool {
     let external = packet.destination;
     // SAFETY: copied at once.
-    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(is_current) else {
-        count_other(uplink.domain, Verdict::Unowned);
-        return;
-    };
+    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(is_current) else { return false };
     let domain = claim.domain;
     let ours =
         if packet.is_udp() { is_message(packet, &claim) } else { is_circuit(packet, &claim.pod, &external) };
@@ -105,6 +110,7 @@ fn to_external_port(packet: &mut Packet, uplink: &Uplink) {
         packet.set_destination(claim.pod);
     }
     count_other(domain, if ours { Verdict::TranslatedIn } else { Verdict::Unrelated });
+    true
 }
 
 /// Whether the pod that took the port still has the address.

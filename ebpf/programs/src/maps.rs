@@ -1,8 +1,8 @@
 //! The maps, pinned by name: the only state there is.
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Relay, RelayKey,
-    Searcher, SearcherKey, Uplink,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Relay,
+    RelayKey, Searcher, SearcherKey, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,

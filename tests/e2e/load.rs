@@ -1,0 +1,119 @@
+//! Many PVs, and big ones.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use lab::{Lab, NODE, Options, Process, Result, Topology, WORKSTATION, epics::PATIENCE};
+
+lab::in_both_topologies! {
+    a_thousand_pvs_of_ten_pods_connect
+    four_megabytes_arrive_intact_for_a_minute
+}
+
+const PODS: usize = 10;
+const PVS_OF_A_POD: usize = 100;
+/// How often each way is measured, in turns.
+const REPEATS: usize = 3;
+
+/// A database whose records hold numbers that no other pod's do.
+fn database(pod: usize) -> String {
+    let mut text = String::new();
+    for number in 0..PVS_OF_A_POD {
+        let value = value(pod, number);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "record(longin, \"$(P):N{number}\") {{ field(VAL, \"{value}\") field(PINI, \"YES\") }}"
+        );
+    }
+    text
+}
+
+fn value(pod: usize, number: usize) -> usize {
+    100_000 + pod * 1000 + number
+}
+
+/// IOCs with Channel Access and PV Access in these namespaces, one each, whose records begin with `prefix` and its number.
+fn iocs(lab: &Lab, prefix: &str, namespaces: &[String]) -> Result<Vec<Process>> {
+    let start = |(number, netns): (usize, &String)| -> Result<Process> {
+        let path = format!("/run/ioc/{prefix}{number}.db");
+        lab.sandbox.write(&path, database(number))?;
+        let mut ioc = lab.epics(netns, &format!("softIocPVA -S -m P={prefix}{number} -d {path}"), &[])?;
+        ioc.wait_for("running IOC", PATIENCE, |output| output.contains("All initialization complete"))?;
+        Ok(ioc)
+    };
+    namespaces.iter().enumerate().map(start).collect()
+}
+
+/// How long a monitor takes to show all values of the IOCs with this prefix, from its start.
+fn time_to_all(lab: &Lab, program: &str, prefix: &str) -> Result<Duration> {
+    let all = || (0..PODS).flat_map(|pod| (0..PVS_OF_A_POD).map(move |number| (pod, number)));
+    let names: Vec<_> = all().map(|(pod, number)| format!("{prefix}{pod}:N{number}")).collect();
+    let begin = Instant::now();
+    let mut monitor = lab.epics(WORKSTATION, &format!("{program} {}", names.join(" ")), &[])?;
+    monitor.wait_for("all values", PATIENCE, |output| {
+        // Values, not names: pvmonitor prints a name as <NULL> now and then.
+        let seen: BTreeSet<usize> = output.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        all().all(|(pod, number)| seen.contains(&value(pod, number)))
+    })?;
+    let took = begin.elapsed();
+    for complaint in ["Identical process variable", "More than one channel", "Duplicate PV name"] {
+        assert!(!monitor.output().contains(complaint), "{complaint}");
+    }
+    Ok(took)
+}
+
+fn a_thousand_pvs_of_ten_pods_connect(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let pods = (0..PODS).map(|pod| Ok(lab.pod(&format!("ioc-{pod}"))?.netns)).collect::<Result<Vec<_>>>()?;
+    let _in_pods = iocs(&lab, "P", &pods)?;
+    let _on_node = iocs(&lab, "H", &vec![NODE.to_owned(); PODS])?;
+    for program in ["camonitor", "pvmonitor"] {
+        let mut times = [vec![], vec![]];
+        for _ in 0..REPEATS {
+            for (times, prefix) in times.iter_mut().zip(["P", "H"]) {
+                times.push(time_to_all(&lab, program, prefix)?);
+            }
+        }
+        let [in_pods, on_node] = times.map(|mut times| {
+            times.sort();
+            times[times.len() / 2].as_secs_f64()
+        });
+        lab::report(
+            &format!("{program} of 1000 PVs, from its start to all values ({topology:?})"),
+            &format!(
+                "in 10 pods {in_pods:.2} s, in 10 processes of the node {on_node:.2} s, ratio {:.2}",
+                in_pods / on_node
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn four_megabytes_arrive_intact_for_a_minute(topology: Topology) -> Result<()> {
+    const BYTES: usize = 4_000_000;
+    const SECONDS: usize = 60;
+    let lab = Lab::up(Options::new(topology))?;
+    let pod = lab.pod("ioc-a")?;
+    let mut server = lab.python(&pod.netns, "array_server.py", &format!("A:ARRAY {BYTES} 5"))?;
+    server.wait_for("server", PATIENCE, |output| output.contains("serving"))?;
+    let client = lab.python(WORKSTATION, "array_client.py", &format!("A:ARRAY {BYTES} {SECONDS}"))?;
+    let output = client.finish()?.success()?;
+    let count = |key: &str| {
+        let text = output.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        text.and_then(|text| text.parse::<usize>().ok()).unwrap_or_else(|| panic!("no {key} in {output}"))
+    };
+    assert_eq!((count("wrong"), count("disconnects")), (0, 0), "{output}");
+    assert!(count("updates") >= 2 * SECONDS, "{output}");
+    lab::report(
+        &format!("arrays of 4 MB in {SECONDS} s, every element checked ({topology:?})"),
+        output.trim_end(),
+    );
+    for netns in [WORKSTATION, &pod.netns] {
+        assert_eq!(lab.checksum_errors(netns)?, 0, "checksum errors in {netns}");
+    }
+    Ok(())
+}

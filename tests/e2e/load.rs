@@ -100,7 +100,10 @@ fn four_megabytes_arrive_intact_for_a_minute(topology: Topology) -> Result<()> {
     let pod = lab.pod("ioc-a")?;
     let mut server = lab.python(&pod.netns, "array_server.py", &format!("A:ARRAY {BYTES} 5"))?;
     server.wait_for("server", PATIENCE, |output| output.contains("serving"))?;
-    let client = lab.python(WORKSTATION, "array_client.py", &format!("A:ARRAY {BYTES} {SECONDS}"))?;
+    let mut client = lab.python(WORKSTATION, "array_client.py", &format!("A:ARRAY {BYTES} {SECONDS}"))?;
+    client.wait_for("end of the client", Duration::from_secs(SECONDS as u64) + PATIENCE, |output| {
+        output.contains("disconnects=")
+    })?;
     let output = client.finish()?.success()?;
     let count = |key: &str| {
         let text = output.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));

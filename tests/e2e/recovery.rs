@@ -32,7 +32,7 @@ fn values(output: &str) -> usize {
 }
 
 /// Waits until each monitor has a few values more; how long each took, in seconds.
-fn wait_for_values(monitors: &mut [Process], patience: Duration) -> Result<Vec<f64>> {
+fn wait_for_values(monitors: &[Process], patience: Duration) -> Result<Vec<f64>> {
     let begin = Instant::now();
     let seen: Vec<_> = monitors.iter().map(|monitor| values(&monitor.output())).collect();
     let mut took = vec![f64::NAN; monitors.len()];
@@ -47,7 +47,7 @@ fn wait_for_values(monitors: &mut [Process], patience: Duration) -> Result<Vec<f
     match took.iter().position(|took| took.is_nan()) {
         Some(which) => Err(lab::Error::Timeout(format!(
             "{} has no new values after {} s; it printed:\n{}",
-            CLIENTS[which],
+            CLIENTS[which % CLIENTS.len()],
             patience.as_secs(),
             monitors[which].output()
         ))),
@@ -65,17 +65,21 @@ fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -
     let mut lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let mut monitors = monitors(&lab, WORKSTATION)?;
-    wait_for_values(&mut monitors, PATIENCE)?;
+    let monitors = monitors(&lab, WORKSTATION)?;
+    wait_for_values(&monitors, PATIENCE)?;
     for _ in 0..3 {
         lab.stop_agent();
-        wait_for_values(&mut monitors, PATIENCE)?;
+        wait_for_values(&monitors, PATIENCE)?;
         lab.start_agent()?; // replaces every program
-        wait_for_values(&mut monitors, PATIENCE)?;
+        wait_for_values(&monitors, PATIENCE)?;
     }
     for (client, monitor) in CLIENTS.iter().zip(&monitors) {
         let output = monitor.output();
-        assert!(!output.to_lowercase().contains("disconnect"), "{client}: {output}");
+        // PVXS says so before it has connected, too.
+        let since_connected = output.lines().skip_while(|line| values(line) == 0);
+        let lost: Vec<_> =
+            since_connected.filter(|line| line.to_lowercase().contains("disconnect")).collect();
+        assert_eq!(lost, [""; 0], "{client}");
     }
     Ok(())
 }
@@ -84,12 +88,12 @@ fn monitors_recover_when_the_ioc_restarts(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let mut monitors = monitors(&lab, WORKSTATION)?;
-    wait_for_values(&mut monitors, PATIENCE)?;
+    let monitors = monitors(&lab, WORKSTATION)?;
+    wait_for_values(&monitors, PATIENCE)?;
     ioc.kill();
     std::thread::sleep(Duration::from_secs(1)); // what is on its way is read
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let took = wait_for_values(&mut monitors, PATIENCE)?;
+    let took = wait_for_values(&monitors, PATIENCE)?;
     lab::report(&format!("first values after an IOC is up again ({topology:?})"), &text(&took));
     Ok(())
 }
@@ -98,65 +102,42 @@ fn monitors_recover_when_the_pod_is_created_again(topology: Topology) -> Result<
     let lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let mut monitors = monitors(&lab, WORKSTATION)?;
-    wait_for_values(&mut monitors, PATIENCE)?;
+    let monitors = monitors(&lab, WORKSTATION)?;
+    wait_for_values(&monitors, PATIENCE)?;
     ioc.kill();
     lab.delete_pod(&pod)?;
     let _other = lab.pod("in-between")?; // so that the pod gets another address
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let took = wait_for_values(&mut monitors, PATIENCE)?;
+    let took = wait_for_values(&monitors, PATIENCE)?;
     lab::report(&format!("first values after a pod is created again ({topology:?})"), &text(&took));
     Ok(())
 }
 
-/// Clients that look for an IOC in vain ask less and less often; its beacons tell them to ask at once. One host hears
-/// them, the other does not.
+/// Clients that look for an IOC in vain ask less and less often (libca after 0.03, 0.09 ... 30.7, 61.4 s); its beacons tell
+/// them to ask soon. One host hears them, the other does not.
 fn beacons_shorten_the_wait_for_an_ioc_that_was_long_away(topology: Topology) -> Result<()> {
-    const AWAY: Duration = Duration::from_secs(25);
+    const AWAY: Duration = Duration::from_secs(33);
     let lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     for line in [
         "nft add table ip deaf",
         "nft add chain ip deaf input { type filter hook input priority filter ; }",
-        "nft add rule ip deaf input udp dport 5065 counter drop",
-        "nft add rule ip deaf input udp dport 5076 @th,88,8 0 counter drop", // PV Access command 0: a beacon
+        "nft add rule ip deaf input udp dport 5065 drop",
+        "nft add rule ip deaf input udp dport 5076 @th,88,8 0 drop", // PV Access command 0: a beacon
     ] {
         lab.sandbox.sh(NATIVE, line)?;
     }
-    let mut hearing = monitors(&lab, WORKSTATION)?;
-    let mut deaf = monitors(&lab, NATIVE)?;
+    let mut all = monitors(&lab, WORKSTATION)?;
+    all.extend(monitors(&lab, NATIVE)?);
     std::thread::sleep(AWAY);
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let with = wait_for_values(&mut hearing, PATIENCE)?;
-    let longest = with.iter().copied().fold(0.0, f64::max);
-    assert!(longest < 10.0, "with beacons: {}", text(&with));
-    let without = wait_for_values_since(&mut deaf, longest)?;
+    let took = wait_for_values(&all, Duration::from_secs(90))?;
+    let (with, without) = took.split_at(CLIENTS.len());
     lab::report(
         &format!("first values of an IOC that was away for {} s ({topology:?})", AWAY.as_secs()),
-        &format!("with beacons: {}; without: {}", text(&with), without),
+        &format!("with beacons {}; without {}", text(with), text(without)),
     );
+    assert!(with.iter().all(|took| *took < 10.0) && with[0] + 5.0 < without[0], "{}", text(&took[..3]));
     Ok(())
-}
-
-/// How long the monitors took to have values, of which `before` seconds have passed already: as text, where they may have
-/// none for a long time.
-fn wait_for_values_since(monitors: &mut [Process], before: f64) -> Result<String> {
-    let here: Vec<_> = monitors.iter().map(|monitor| values(&monitor.output()) > 2).collect();
-    if here.iter().all(|here| *here) {
-        return Ok(format!("within {before:.1} s"));
-    }
-    match wait_for_values(monitors, Duration::from_secs(60)) {
-        Ok(took) => {
-            let took: Vec<_> = took
-                .iter()
-                .zip(&here)
-                .map(|(took, here)| if *here { before } else { took + before })
-                .collect();
-            Ok(text(&took))
-        }
-        Err(error) => {
-            Ok(format!("more than 60 s ({})", error.to_string().lines().next().unwrap_or_default()))
-        }
-    }
 }

@@ -6,6 +6,8 @@ LAB    := $(CURDIR)/target/debug/iocast-lab
 TOPOLOGY ?= bridge
 PODS     ?= 3
 NAME     ?= lab
+# Of each fuzz target, in seconds.
+TIME     ?= 600
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -15,15 +17,20 @@ demo: build lab-tools lab ## See a LAN workstation read IOCs in pods
 
 test: build lab-tools ## Run all tests
 	@rm -rf target/figures
+	tests/fuzz/run.sh -runs=1000000
 	cargo test --locked --workspace
-	@echo "figures of this run:"; cat target/figures/*
+	@echo; cat docs/matrix.md; echo "figures of this run:"; cat target/figures/*
 
 matrix: build lab-tools ## Try every client with every server, and print the table
 	cargo test --locked -p iocast-tests --test matrix -- --nocapture
 
+fuzz: ## Fuzz the parsers: TIME=600 seconds each
+	tests/fuzz/run.sh -max_total_time=$(TIME)
+
 lint: toolchain ## Check formatting and lints
 	cargo fmt --all --check
 	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 lab-up: build lab-tools lab ## Keep a lab up: TOPOLOGY=bridge|routed PODS=3 NAME=lab
@@ -46,4 +53,4 @@ toolchain: ## Install what the eBPF programs need to build
 lab-tools: ## Install what the lab needs
 	@tests/tools.sh
 
-.PHONY: help demo test matrix lint lab-up lab-down build lab toolchain lab-tools
+.PHONY: help demo test matrix fuzz lint lab-up lab-down build lab toolchain lab-tools

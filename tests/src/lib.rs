@@ -7,6 +7,7 @@ mod cni;
 pub mod epics;
 mod node;
 mod process;
+pub mod pva;
 mod sandbox;
 pub mod udp;
 

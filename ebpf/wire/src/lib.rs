@@ -9,6 +9,7 @@
 
 pub mod ca;
 pub mod circuit;
+pub mod gvcp;
 pub mod pva;
 
 /// Which way a datagram travels.

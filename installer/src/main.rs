@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod doctor;
 mod plan;
 mod reconcile;
 mod reserve;
@@ -42,6 +43,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at everything iocast depends on: what is as it should be, what is not, and what to do.
+    Doctor {
+        #[command(flatten)]
+        places: doctor::Places,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,6 +58,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Run { config, once } => run::run(&arguments.bpffs, config, *once),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
+        Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use datapath::{Hook, link};
 use lab::{Lab, NODE, Options, Result, Topology, WORKSTATION};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -140,6 +141,33 @@ fn an_uplink_without_an_address_for_a_moment_keeps_its_circuits() -> Result<()> 
     let seen = monitor.output().lines().count();
     monitor.wait_for("values again", PATIENCE, |output| output.lines().count() > seen + 10)?;
     assert!(!monitor.output().contains("disconnected"), "{}", monitor.output());
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_may_not_look_at_the_programs_of_others_still_comes_first() -> Result<()> {
+    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
+    let veth = lab.host_veth(&lab.pod("ioc-a")?);
+    lab.stop_agent();
+    lab.sandbox.sh(NODE, &format!("tc qdisc del dev {veth} clsact"))?;
+    let bpffs = std::path::Path::new("/sys/fs/bpf");
+    let other = veth.clone();
+    // Any TCX program would do as that of somebody else.
+    let attached = lab.sandbox.run_in(NODE, move || {
+        let device = link::by_name(&other)?.unwrap();
+        datapath::attach(bpffs, Hook::FromLan, &device).map(|()| device)
+    })?;
+    let device = attached.unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.arg(format!("--bounding-set={}", lab::AGENT_CAPABILITIES)).arg(lab::binary("iocast-node")?);
+    lab.sandbox.exec(NODE, {
+        command.args(RUN.split(' ')).arg("--once");
+        command
+    })?;
+    let found = lab.sandbox.run_in(NODE, move || datapath::occupants(Hook::FromPod, &device))?;
+    let names: Vec<_> =
+        found.unwrap().unwrap_or_default().into_iter().map(|occupant| occupant.name).collect();
+    assert_eq!(names, ["program from_pod", "program from_lan"]);
     Ok(())
 }
 

@@ -73,6 +73,11 @@ impl Error {
         }
     }
 
+    /// Whether the kernel refused for want of a capability.
+    pub(crate) fn is_not_permitted(&self) -> bool {
+        matches!(self, Self::NotPermitted(_))
+    }
+
     /// A failed operation of aya, with the whole chain of causes.
     pub(crate) fn bpf(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
         let what = what.into();

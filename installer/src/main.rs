@@ -3,6 +3,7 @@
 //! All state is in pinned maps: ending or replacing this process changes nothing for a packet.
 #![forbid(unsafe_code)]
 
+mod cni;
 mod config;
 mod doctor;
 mod plan;

@@ -6,10 +6,12 @@
 mod cni;
 mod config;
 mod doctor;
+mod metrics;
 mod plan;
 mod reconcile;
 mod reserve;
 mod run;
+mod serve;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +39,9 @@ enum Command {
         /// Do it once and exit: the datapath works without this process.
         #[arg(long)]
         once: bool,
+        /// Serve /metrics, /healthz and /readyz there.
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<std::net::SocketAddr>,
     },
     /// Show the domains, their members, external ports and counters.
     Status {
@@ -57,7 +62,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Command::Run { config, once } => run::run(&arguments.bpffs, config, *once),
+        Command::Run { config, once, listen } => run::run(&arguments.bpffs, config, *once, *listen),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
     };

@@ -1,6 +1,6 @@
 //! `iocast-node run`: load, then make the node as configured, again and again, until told to stop.
 
-use std::{collections::HashMap, error::Error, path::Path};
+use std::{collections::HashMap, error::Error, net::SocketAddr, path::Path};
 
 use abi::Verdict;
 use datapath::{Counter, State, load};
@@ -15,18 +15,28 @@ use std::os::fd::AsFd;
 
 use crate::{
     config::{Config, DomainConfig},
+    metrics::Progress,
     reconcile::{Programs, reconcile},
+    serve::{self, Board},
 };
 
 /// Milliseconds between two passes.
 const PERIOD: u16 = 2000;
 
-pub(crate) fn run(bpffs: &Path, config: &Path, once: bool) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(
+    bpffs: &Path,
+    config: &Path,
+    once: bool,
+    listen: Option<SocketAddr>,
+) -> Result<(), Box<dyn Error>> {
     let config = Config::read(config)?;
     let stop = stop_signals()?;
+    let board = Board::new();
+    listen.map(|address| serve::start(address, bpffs, &board)).transpose()?;
     let mut state = load(bpffs)?;
     let mut reporter = Reporter { known: vec![], dropped: dropped(&state)? };
     reporter.problems(reconcile(bpffs, &mut state, &config, Programs::Replace)?);
+    board.publish(progress(&config, &reporter));
     println!("iocast-node: ready, {} attached", names(&config));
     while !once && !told_to_stop(&stop)? {
         // A pass that fails is repeated: interfaces and namespaces come and go while it runs.
@@ -35,8 +45,14 @@ pub(crate) fn run(bpffs: &Path, config: &Path, once: bool) -> Result<(), Box<dyn
             Err(error) => eprintln!("iocast-node: {error}; trying again"),
         }
         reporter.exhausted_ports(&config, &state)?;
+        board.publish(progress(&config, &reporter));
     }
     Ok(())
+}
+
+fn progress(config: &Config, reporter: &Reporter) -> Progress {
+    let uplinks = config.domains.iter().map(|domain| (domain.name.clone(), domain.uplink.clone()));
+    Progress { problems: reporter.known.clone(), uplinks: uplinks.collect(), ..Progress::default() }
 }
 
 fn names(config: &Config) -> String {

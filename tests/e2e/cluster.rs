@@ -1,6 +1,9 @@
 //! A real container runtime creates and deletes pods.
 
-use lab::{Result, cluster::{Cluster, Wanted}};
+use lab::{
+    Result,
+    cluster::{Cluster, Wanted},
+};
 
 #[test]
 fn a_pod_runs() -> Result<()> {

@@ -90,7 +90,8 @@ impl Cluster {
     pub fn start_containerd(&mut self, node: usize) -> Result<()> {
         let containerd = self.spawn(node, "containerd")?;
         let started = self.nodes[node].containerd.insert(containerd);
-        started.wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
+        started
+            .wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
         self.nodes[node].cri.version().map(|_| ())
     }
 

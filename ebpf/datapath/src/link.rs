@@ -1,4 +1,5 @@
-//! Network devices and addresses of the calling thread's network namespace.
+//! Network devices and addresses of the calling thread's network namespace, and, read only, of others that it has a number
+//! for.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -60,8 +61,18 @@ impl Address {
 
 /// The device called `name`; `None` if there is none.
 pub fn by_name(name: &str) -> Result<Option<Link>> {
+    named(name, None)
+}
+
+/// The device called `name` in the namespace that this one numbers `netns`; `None` if there is none.
+pub(crate) fn by_name_in(netns: i32, name: &str) -> Result<Option<Link>> {
+    named(name, Some(netns))
+}
+
+fn named(name: &str, netns: Option<i32>) -> Result<Option<Link>> {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::IfName(name.into()));
+    request.attributes.extend(netns.map(LinkAttribute::IfNetnsId));
     find(request).map_err(|error| Error::kernel(format!("cannot look up interface {name}"), error))
 }
 
@@ -129,9 +140,19 @@ fn kind(info: &[LinkInfo]) -> String {
 
 /// The IPv4 addresses of device `index`, in the kernel's order.
 pub fn addresses(index: u32) -> Result<Vec<Address>> {
+    addresses_of(index, None)
+}
+
+/// The IPv4 addresses of device `index` in the namespace that this one numbers `netns`, in the kernel's order.
+pub(crate) fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
+    addresses_of(index, Some(netns))
+}
+
+fn addresses_of(index: u32, netns: Option<i32>) -> Result<Vec<Address>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     request.header.index = index;
+    request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
     let answers = netlink::dump(Message::GetAddress(request)).map_err(|error| {
         Error::kernel(format!("cannot list the addresses of interface number {index}"), error)
     })?;

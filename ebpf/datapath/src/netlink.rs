@@ -42,6 +42,8 @@ pub(crate) fn dump_netfilter<M: Exchanged>(request: M) -> io::Result<Vec<M>> {
 fn exchange<M: Exchanged>(protocol: isize, request: M, flags: u16) -> io::Result<Vec<M>> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
+    // Without it the kernel does not read what a dump of addresses is limited to, the namespace among it.
+    socket.set_netlink_get_strict_chk(true)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
     message.header.flags = NLM_F_REQUEST | flags;

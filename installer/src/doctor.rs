@@ -14,12 +14,8 @@ pub(crate) struct Places {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
     config: PathBuf,
-    /// Where the runtime reads CNI configurations.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    cni_conf_dir: PathBuf,
-    /// Where the runtime finds CNI plugins.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    cni_bin_dir: PathBuf,
+    #[command(flatten)]
+    cni: crate::cni::Options,
 }
 
 /// How it stands with a thing.

@@ -9,6 +9,7 @@ mod doctor;
 mod metrics;
 mod plan;
 mod reconcile;
+mod reload;
 mod reserve;
 mod run;
 mod serve;
@@ -31,17 +32,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Load the datapath, attach it, and keep it attached until SIGTERM, which leaves everything in place.
-    Run {
-        /// The configuration: which domains there are, and their uplinks.
-        #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
-        config: PathBuf,
-        /// Do it once and exit: the datapath works without this process.
+    /// Load the datapath, attach it, chain the plugin, and keep all that until SIGTERM, which leaves everything in place.
+    Run(run::Options),
+    /// Install the plugin and chain it after the primary CNI's, once.
+    Install {
+        #[command(flatten)]
+        cni: cni::Options,
+    },
+    /// Take the plugin out of the chain, then the datapath down; every pod can be created and deleted all the while. End
+    /// `run` before.
+    Uninstall {
+        #[command(flatten)]
+        cni: cni::Options,
+        /// Delete the plugin's binary, too. Pods that CRI-O created with it cannot be deleted then.
         #[arg(long)]
-        once: bool,
-        /// Serve /metrics, /healthz and /readyz there.
-        #[arg(long, value_name = "ADDR:PORT")]
-        listen: Option<std::net::SocketAddr>,
+        remove_plugin: bool,
     },
     /// Show the domains, their members, external ports and counters.
     Status {
@@ -62,7 +67,9 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Command::Run { config, once, listen } => run::run(&arguments.bpffs, config, *once, *listen),
+        Command::Run(options) => run::run(&arguments.bpffs, options),
+        Command::Install { cni } => cni::install(cni, &arguments.bpffs),
+        Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
     };

@@ -1,6 +1,13 @@
 //! `iocast-node run`: load, then make the node as configured, again and again, until told to stop.
 
-use std::{collections::HashMap, error::Error, net::SocketAddr, path::Path};
+use std::{
+    collections::HashMap,
+    error::Error,
+    net::SocketAddr,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use abi::Verdict;
 use datapath::{Counter, State, load};
@@ -11,48 +18,119 @@ use nix::{
         signalfd::SignalFd,
     },
 };
-use std::os::fd::AsFd;
 
 use crate::{
+    cni::{self, Keeper},
     config::{Config, DomainConfig},
-    metrics::Progress,
+    metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
+    reload::Live,
     serve::{self, Board},
 };
 
-/// Milliseconds between two passes.
-const PERIOD: u16 = 2000;
+/// Time between two passes.
+const PERIOD: Duration = Duration::from_secs(2);
 
-pub(crate) fn run(
-    bpffs: &Path,
-    config: &Path,
+/// What to run, and where.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// The configuration: which domains there are, and their uplinks.
+    #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
+    config: PathBuf,
+    /// Do it once and exit: the datapath works without this process.
+    #[arg(long)]
     once: bool,
+    /// Neither install the plugin nor chain it.
+    #[arg(long)]
+    no_cni: bool,
+    #[command(flatten)]
+    cni: cni::Options,
+    /// Serve /metrics, /healthz and /readyz there.
+    #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
-) -> Result<(), Box<dyn Error>> {
-    let config = Config::read(config)?;
-    let stop = stop_signals()?;
-    let board = Board::new();
-    listen.map(|address| serve::start(address, bpffs, &board)).transpose()?;
-    let mut state = load(bpffs)?;
-    let mut reporter = Reporter { known: vec![], dropped: dropped(&state)? };
-    reporter.problems(reconcile(bpffs, &mut state, &config, Programs::Replace)?);
-    board.publish(progress(&config, &reporter));
-    println!("iocast-node: ready, {} attached", names(&config));
-    while !once && !told_to_stop(&stop)? {
-        // A pass that fails is repeated: interfaces and namespaces come and go while it runs.
-        match reconcile(bpffs, &mut state, &config, Programs::Keep) {
-            Ok(problems) => reporter.problems(problems),
-            Err(error) => eprintln!("iocast-node: {error}; trying again"),
-        }
-        reporter.exhausted_ports(&config, &state)?;
-        board.publish(progress(&config, &reporter));
-    }
-    Ok(())
 }
 
-fn progress(config: &Config, reporter: &Reporter) -> Progress {
-    let uplinks = config.domains.iter().map(|domain| (domain.name.clone(), domain.uplink.clone()));
-    Progress { problems: reporter.known.clone(), uplinks: uplinks.collect(), ..Progress::default() }
+/// Loads the datapath, keeps the node as configured, and the plugin chained.
+pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
+    let live = Live::read(&options.config)?;
+    let stop = stop_signals()?;
+    let board = Board::new();
+    options.listen.map(|address| serve::start(address, bpffs, &board)).transpose()?;
+    let mut state = load(bpffs)?;
+    let reporter = Reporter { known: vec![], dropped: dropped(&state)? };
+    let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
+    let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
+    let mut agent = Agent { bpffs, live, state, keeper, board, reporter, problems };
+    // The datapath first: a plugin without it turns members away.
+    agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
+    println!("iocast-node: ready, {} attached", names(&agent.live.config));
+    if options.once { Ok(()) } else { agent.keep(&stop) }
+}
+
+/// What the loop works on.
+struct Agent<'a> {
+    bpffs: &'a Path,
+    live: Live,
+    state: State,
+    keeper: Option<Keeper>,
+    board: Board,
+    reporter: Reporter,
+    /// Of the last pass over the datapath.
+    problems: Vec<String>,
+}
+
+impl Agent<'_> {
+    fn keep(&mut self, stop: &SignalFd) -> Result<(), Box<dyn Error>> {
+        let mut due = Instant::now() + PERIOD;
+        loop {
+            match wait(stop, self.keeper.as_ref(), due)? {
+                Wake::Stop => return Ok(()),
+                Wake::Conflist => {}
+                Wake::Period => {
+                    self.pass();
+                    self.reporter.exhausted_ports(&self.live.config, &self.state)?;
+                    due = Instant::now() + PERIOD;
+                }
+            }
+            self.chain(Keeper::pass);
+        }
+    }
+
+    /// Makes the node as configured now. A pass that fails is repeated: interfaces and namespaces come and go while it runs.
+    fn pass(&mut self) {
+        if self.live.refresh() {
+            println!("iocast-node: the configuration has changed: {}", names(&self.live.config));
+        }
+        match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
+            Ok(problems) => self.problems = problems,
+            Err(error) => self.problems = vec![format!("{error}; trying again")],
+        }
+    }
+
+    /// Sees to the chain, and says what is wrong altogether.
+    fn chain(&mut self, pass: fn(&mut Keeper) -> Vec<String>) {
+        let mut problems: Vec<String> = self.live.fault().map(str::to_owned).into_iter().collect();
+        problems.extend(self.problems.iter().cloned());
+        problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
+        self.reporter.problems(problems);
+        self.board.publish(self.progress());
+    }
+
+    fn progress(&self) -> Progress {
+        let uplinks =
+            self.live.config.domains.iter().map(|domain| (domain.name.clone(), domain.uplink.clone()));
+        let chain = self.keeper.as_ref().map(|keeper| Chain {
+            installed: keeper.is_installed(),
+            chained: keeper.is_chained(),
+            writes: keeper.writes(),
+        });
+        Progress {
+            problems: self.reporter.known.clone(),
+            uplinks: uplinks.collect(),
+            chain,
+            ..Progress::default()
+        }
+    }
 }
 
 fn names(config: &Config) -> String {
@@ -68,10 +146,30 @@ fn stop_signals() -> nix::Result<SignalFd> {
     SignalFd::new(&signals)
 }
 
-/// Waits one period; true if a signal to stop came.
-fn told_to_stop(signals: &SignalFd) -> nix::Result<bool> {
-    let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut ready, PollTimeout::from(PERIOD))? > 0)
+/// Why the loop goes on.
+enum Wake {
+    /// A signal to stop.
+    Stop,
+    /// Somebody changed the runtime's configuration directory.
+    Conflist,
+    /// It is time for a pass.
+    Period,
+}
+
+/// Waits until something happens, or `due` comes.
+fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Result<Wake> {
+    let left = due.saturating_duration_since(Instant::now()).as_millis();
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let conflist = keeper.and_then(Keeper::descriptor);
+    let mut ready = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    ready.extend(conflist.map(|watch| PollFd::new(watch, PollFlags::POLLIN)));
+    poll(&mut ready, timeout)?;
+    let came = |index: usize| ready.get(index).and_then(PollFd::any).unwrap_or(false);
+    Ok(match (came(0), Instant::now() >= due, came(1)) {
+        (true, _, _) => Wake::Stop,
+        (_, false, true) => Wake::Conflist,
+        _ => Wake::Period,
+    })
 }
 
 /// Packets dropped since the datapath was loaded because a domain had no external port left, by domain.

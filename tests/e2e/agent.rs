@@ -22,7 +22,7 @@ fn failure(lab: &Lab, line: &str) -> Result<String> {
     Ok(finished.output)
 }
 
-const RUN: &str = "run --config /run/iocast/config.toml";
+const RUN: &str = "run --no-cni --config /run/iocast/config.toml";
 
 #[test]
 fn an_uplink_that_does_not_exist_is_named_and_taken_when_it_appears() -> Result<()> {
@@ -61,7 +61,7 @@ fn a_faulty_configuration_is_refused_with_all_its_faults() -> Result<()> {
     let said = failure(&lab, RUN)?;
     assert!(said.contains("/run/iocast/config.toml"), "{said}");
     assert!(said.contains("protocol `cb` is not known") && said.contains("`ports` is `9-1`"), "{said}");
-    let said = failure(&lab, "run --config /run/iocast/none.toml")?;
+    let said = failure(&lab, "run --no-cni --config /run/iocast/none.toml")?;
     assert!(said.contains("/run/iocast/none.toml") && said.contains("--config"), "{said}");
     Ok(())
 }
@@ -207,7 +207,7 @@ fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
     Ok(())
 }
 
-const LISTENING: &str = "run --config /run/iocast/config.toml --listen 127.0.0.1:9402";
+const LISTENING: &str = "run --no-cni --config /run/iocast/config.toml --listen 127.0.0.1:9402";
 
 fn connect(lab: &Lab) -> Result<TcpStream> {
     let stream = lab.sandbox.run_in(NODE, || TcpStream::connect("127.0.0.1:9402"))?;
@@ -302,8 +302,32 @@ fn clients_that_misbehave_hold_up_nobody() -> Result<()> {
 fn an_address_that_is_taken_is_named() -> Result<()> {
     let lab = lab()?;
     lab.configure("[domain.lab]\nuplink = \"eth0\"\n")?;
-    let said = failure(&lab, "run --config /run/iocast/config.toml --listen 192.0.2.1:9402")?;
+    let said = failure(&lab, "run --no-cni --config /run/iocast/config.toml --listen 192.0.2.1:9402")?;
     assert!(said.contains("cannot listen on 192.0.2.1:9402") && said.contains("--listen"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Result<()> {
+    let mut lab = lab()?;
+    lab.start_agent()?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    let mut monitor = lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
+    monitor.wait_for("values", PATIENCE, |output| output.lines().count() > 3)?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\nports = \"9-1\"\nprotocols = [\"cb\"]\n")?;
+    lab.wait_for_agent("faults", |said| {
+        said.contains("`ports` is `9-1`") && said.contains("`cb` is not known")
+    })?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\n[domain.new]\nuplink = \"eth1\"\n")?;
+    lab.wait_for_agent("change", |said| said.contains("has changed: domains lab, new"))?;
+    let domains = lab.state(|state| state.domains().map(|domains| domains.len()))?;
+    assert_eq!(domains.ok(), Some(2));
+    let seen = monitor.output().lines().count();
+    monitor.wait_for("values again", PATIENCE, |output| output.lines().count() > seen + 10)?;
+    assert!(!monitor.output().contains("disconnected"), "{}", monitor.output());
+    let said = lab.agent_output();
+    assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is solved: {said}");
     Ok(())
 }
 

@@ -4,12 +4,21 @@ use std::process::Command;
 
 use lab::{Finished, Lab, NODE, Options, Result, Topology};
 
+const CONFLIST: &str =
+    r#"{"cniVersion":"1.0.0","name":"lab","plugins":[{"type":"bridge"},{"type":"iocast"}]}"#;
+
 fn doctor(lab: &Lab, capabilities: &str) -> Result<Finished> {
     let plugin = lab::binary("iocast")?;
     let mut command = Command::new("setpriv");
     command.arg(format!("--bounding-set={capabilities}")).arg(lab::binary("iocast-node")?);
-    command.args(["doctor", "--config", "/run/iocast/config.toml", "--cni-bin-dir"]).args(plugin.parent());
+    command.args(["doctor", "--config", "/run/iocast/config.toml", "--cni-conf-dir", "/run/net.d"]);
+    command.arg("--cni-bin-dir").args(plugin.parent());
     lab.sandbox.spawn(NODE, command)?.finish()
+}
+
+/// As it would be if a runtime, and not the test, created the lab's pods.
+fn chain(lab: &Lab) -> Result<()> {
+    lab.sandbox.write("/run/net.d/10-lab.conflist", CONFLIST)
 }
 
 /// Asserts that the doctor's output has a line that begins with `start` and contains `text`.
@@ -22,6 +31,7 @@ fn says(said: &Finished, start: &str, text: &str) {
 fn a_node_that_works_is_found_well(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
     lab.pod("ioc-a")?;
+    chain(&lab)?;
     let said = doctor(&lab, "+all")?;
     let well = said.output.lines().all(|line| line.starts_with("OK "));
     assert!(well && said.status.success(), "{}", said.output);
@@ -44,6 +54,7 @@ fn a_node_without_the_datapath_fails_with_what_to_do() -> Result<()> {
     says(&said, "FAIL  fan", "is not there");
     says(&said, "FAIL  uplink", "eth7 is not there; set `uplink`");
     says(&said, "FAIL  forwarding", "set it to 1");
+    says(&said, "FAIL  chain", "--cni-conf-dir");
     says(&said, "iocast-node:", "checks failed");
     Ok(())
 }
@@ -84,6 +95,7 @@ fn what_others_did_to_the_node_is_found() -> Result<()> {
 fn with_the_agents_capabilities_only_the_neighbours_are_hidden() -> Result<()> {
     let lab = Lab::up(Options::new(Topology::Bridge))?;
     lab.pod("ioc-a")?;
+    chain(&lab)?;
     let said = doctor(&lab, lab::AGENT_CAPABILITIES)?;
     assert!(said.status.success(), "{}", said.output);
     says(&said, "WARN  neighbours", "CAP_SYS_ADMIN");

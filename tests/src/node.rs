@@ -156,7 +156,7 @@ impl Lab {
         let (first, last) = self.options.ports;
         self.configure(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))?;
         for node in 0..self.options.nodes {
-            let mut agent = self.agent_command_on(node, "run --config /run/iocast/config.toml")?;
+            let mut agent = self.agent_command_on(node, "run --no-cni --config /run/iocast/config.toml")?;
             agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
             self.agents.push(agent);
         }
@@ -180,6 +180,12 @@ impl Lab {
     /// What the first node's agent has printed.
     pub fn agent_output(&self) -> String {
         self.agents.first().map(Process::output).unwrap_or_default()
+    }
+
+    /// Waits until what the first node's agent has printed satisfies `test`.
+    pub fn wait_for_agent(&mut self, what: &str, test: impl Fn(&str) -> bool) -> Result<Duration> {
+        let agent = self.agents.first_mut().ok_or_else(|| Error::Missing("no agent was started".into()))?;
+        agent.wait_for(what, Duration::from_secs(10), test)
     }
 
     /// Writes the agent's configuration.

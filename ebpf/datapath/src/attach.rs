@@ -51,6 +51,9 @@ impl std::fmt::Display for Hook {
 }
 
 impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::FromLan, Self::ToLan, Self::FromPod, Self::Fan];
+
     fn program(self) -> &'static str {
         match self {
             Self::FromLan => names::FROM_LAN,

@@ -11,12 +11,14 @@ pub mod member;
 mod netlink;
 mod pod;
 mod state;
+mod unload;
 
 pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
 pub use error::Error;
 pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pod::Pod;
 pub use state::{Counter, External, Lock, State, pin_directory};
+pub use unload::unload;
 
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -31,7 +31,7 @@ const HELPERS: [(BpfHelper, &str); 5] = [
 ];
 
 /// The fan device, the end that programs use and the end that nobody uses.
-const FAN: (&str, &str) = (FAN_DEVICE, "iocast-fan-peer");
+pub(crate) const FAN: (&str, &str) = (FAN_DEVICE, "iocast-fan-peer");
 /// The end of the fan device that programs use.
 pub const FAN_DEVICE: &str = "iocast-fan";
 

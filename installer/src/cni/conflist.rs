@@ -98,8 +98,8 @@ fn delegate<'a>(multus: &Map<String, Value>, sorted: &[&'a File]) -> Option<&'a 
     candidates.clone().find(|file| Some(file.name.as_str()) == named).or_else(|| candidates.next()).copied()
 }
 
-/// `file` with us in its chain, under another name if it was no list; `None` if it is as it should be.
-pub(crate) fn chained(file: &File, ours: &Ours) -> Result<Option<File>, String> {
+/// `file`, one of `files`, with us in its chain, under another name if it was no list; `None` if it is as it should be.
+pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option<File>, String> {
     let network = parse(file)?;
     let version = network.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if !ours.versions.iter().any(|known| known == version) {
@@ -112,6 +112,10 @@ pub(crate) fn chained(file: &File, ours: &Ours) -> Result<Option<File>, String> 
         Some(_) => (file.name.clone(), network),
         None => (list_name(&file.name), wrapped(network)?),
     };
+    // One without us is none that we made of an earlier version of this one.
+    if name != file.name && files.iter().any(|other| other.name == name && !has_us(other)) {
+        return Err(format!("it is no list, and {name} is there beside it, unused; remove one of them"));
+    }
     let plugins = with_entry(plugins(&list), &ours.entry);
     if name == file.name && plugins == self::plugins(&list) {
         return Ok(None);
@@ -129,6 +133,10 @@ pub(crate) fn unchained(file: &File) -> Option<File> {
     }
     list.insert("plugins".into(), others.into());
     Some(File { name: file.name.clone(), text: text(list) })
+}
+
+fn has_us(file: &File) -> bool {
+    parse(file).is_ok_and(|list| plugins(&list).iter().any(is_ours))
 }
 
 /// The name of the list that takes the place of a single configuration.
@@ -226,7 +234,7 @@ mod tests {
     }
 
     fn chain(file: &File) -> Option<File> {
-        chained(file, &ours()).unwrap()
+        chained(file, &[], &ours()).unwrap()
     }
 
     /// The names and texts in a directory.
@@ -391,15 +399,25 @@ mod tests {
             [(json!("2.0.0"), "`2.0.0`"), (json!("0.2.0"), "`0.2.0`"), (Value::Null, "``")]
         {
             let text = json!({ "cniVersion": version, "name": "n", "plugins": [{ "type": "a" }] });
-            let error = chained(&file("10-a.conflist", text.to_string()), &ours()).unwrap_err();
+            let error = chained(&file("10-a.conflist", text.to_string()), &[], &ours()).unwrap_err();
             assert!(error.contains(found) && error.contains("0.3.1, 0.4.0"), "{error}");
         }
     }
 
     #[test]
+    fn a_list_that_a_single_configuration_hides_is_overwritten_only_if_we_made_it() {
+        let single = file("10-a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"a"}"#);
+        let theirs = list("10-a.conflist", &["a", "b"]);
+        let error = chained(&single, &[single.clone(), theirs], &ours()).unwrap_err();
+        assert!(error.contains("10-a.conflist is there beside it"), "{error}");
+        let former = list("10-a.conflist", &["a", "iocast"]);
+        assert!(chained(&single, &[single.clone(), former], &ours()).unwrap().is_some());
+    }
+
+    #[test]
     fn a_single_configuration_without_a_name_cannot_be_a_list() {
         let nameless = file("10-a.conf", r#"{"cniVersion":"1.0.0","type":"a"}"#);
-        assert!(chained(&nameless, &ours()).unwrap_err().contains("no `name`"));
+        assert!(chained(&nameless, &[], &ours()).unwrap_err().contains("no `name`"));
     }
 
     #[test]

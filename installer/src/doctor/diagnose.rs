@@ -4,9 +4,9 @@ use datapath::{FAN_DEVICE, Hook, Occupant};
 
 use super::{
     Finding, Level,
-    facts::{Facts, Interface, Known, Member, Uplink},
+    facts::{Facts, Interface, Known, Member, Network, Uplink},
 };
-use crate::{config::Ports, reserve};
+use crate::{cni::conflist::PLUGIN, config::Ports, reserve};
 
 /// An interface's MTU below which searches of libca (1024 bytes in a datagram) do not fit, with IP and UDP headers.
 const LEAST_MTU: u32 = 1024 + 28;
@@ -27,6 +27,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.push(forwarding(&facts.forwarding));
     findings.push(forward_policy(facts));
     findings.extend(members(&facts.members));
+    findings.push(chain(&facts.network));
     findings.push(plugin(facts));
     findings
 }
@@ -284,6 +285,34 @@ fn member(Member { pod, veth }: &Member) -> Option<Finding> {
     }
 }
 
+fn chain(network: &Known<Option<Network>>) -> Finding {
+    const CHECK: &str = "chain";
+    let network = match network {
+        Err(error) => return fail(CHECK, error, "name the runtime's directory with --cni-conf-dir"),
+        Ok(None) => return fail(CHECK, "there is no network configuration", "install the primary CNI"),
+        Ok(Some(network)) => network,
+    };
+    let found = format!("{} has the plugins {}", network.path.display(), network.plugins.join(", "));
+    if !network.malformed.is_empty() {
+        return fail(
+            CHECK,
+            format!("{found}, but containerd uses none because of {}", network.malformed.join("; ")),
+            "mend or remove that",
+        );
+    }
+    if !network.plugins.iter().any(|plugin| plugin == PLUGIN) {
+        return fail(CHECK, found, "iocast-node run puts iocast there");
+    }
+    match &network.multus {
+        Some(multus) => warn(
+            CHECK,
+            format!("{found}, but {multus} delegates to it without the pods' annotations"),
+            "make Multus's configuration a list, so that iocast can come after it",
+        ),
+        None => ok(CHECK, found),
+    }
+}
+
 fn plugin(facts: &Facts) -> Finding {
     let (path, ours) = (facts.plugin.display(), env!("CARGO_PKG_VERSION"));
     match &facts.plugin_version {
@@ -326,6 +355,15 @@ mod tests {
         }
     }
 
+    fn network(plugins: &[&str]) -> Network {
+        Network {
+            path: "/etc/cni/net.d/10-calico.conflist".into(),
+            plugins: plugins.iter().map(|plugin| (*plugin).to_owned()).collect(),
+            multus: None,
+            malformed: vec![],
+        }
+    }
+
     fn healthy() -> Facts {
         let domain = DomainConfig {
             name: "bl07".into(),
@@ -353,6 +391,7 @@ mod tests {
             forward_chains: Ok(vec![]),
             legacy_filter: false,
             members: Ok(vec![Member { pod: "bl07/ioc-a".into(), veth: Some(("veth1".into(), 1450, true)) }]),
+            network: Ok(Some(network(&["calico", "iocast"]))),
             plugin: "/opt/cni/bin/iocast".into(),
             plugin_version: Ok(env!("CARGO_PKG_VERSION").into()),
         }
@@ -409,6 +448,7 @@ mod tests {
             "forwarding",
             "firewall",
             "members",
+            "chain",
             "plugin",
         ];
         assert_eq!(checks, expected);
@@ -531,6 +571,28 @@ mod tests {
         complains(mtu(1052), Level::Warn, "mtu", "PVXS");
         complains(mtu(1427), Level::Warn, "mtu", "PVXS");
         assert_eq!(complaints(mtu(1428)), []);
+    }
+
+    #[test]
+    fn a_network_without_us_is_told_with_its_plugins() {
+        complains(|facts| facts.network = Ok(None), Level::Fail, "chain", "no network configuration");
+        let without = |facts: &mut Facts| facts.network = Ok(Some(network(&["calico", "bandwidth"])));
+        complains(without, Level::Fail, "chain", "10-calico.conflist has the plugins calico, bandwidth;");
+        let multus = || Network { multus: Some("00-multus.conf".into()), ..network(&["calico", "iocast"]) };
+        complains(
+            |facts| facts.network = Ok(Some(multus())),
+            Level::Warn,
+            "chain",
+            "00-multus.conf delegates",
+        );
+        let broken =
+            || Network { malformed: vec!["05-x.conf: odd".into()], ..network(&["calico", "iocast"]) };
+        complains(
+            |facts| facts.network = Ok(Some(broken())),
+            Level::Fail,
+            "chain",
+            "because of 05-x.conf: odd",
+        );
     }
 
     #[test]

@@ -17,7 +17,13 @@ use datapath::{
 use nix::sys::utsname::uname;
 
 use super::Places;
-use crate::config::{Config, DomainConfig, Ports};
+use crate::{
+    cni::{
+        conflist::{PLUGIN, choose},
+        net_d,
+    },
+    config::{Config, DomainConfig, Ports},
+};
 
 /// A fact, or why it cannot be known.
 pub(super) type Known<T> = Result<T, String>;
@@ -51,6 +57,8 @@ pub(super) struct Facts {
     /// Whether legacy iptables has a filter table, whose policy cannot be read without it.
     pub(super) legacy_filter: bool,
     pub(super) members: Known<Vec<Member>>,
+    /// The network that the runtime uses; `None` while there is none.
+    pub(super) network: Known<Option<Network>>,
     /// Where the plugin should be.
     pub(super) plugin: PathBuf,
     /// The version of the installed plugin, which answered VERSION.
@@ -80,6 +88,19 @@ pub(super) struct Interface {
     pub(super) elsewhere: Vec<(Ipv4Addr, String)>,
 }
 
+/// The configuration that the runtime uses for pods.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// Its file.
+    pub(super) path: PathBuf,
+    /// The types of its plugins, in their order.
+    pub(super) plugins: Vec<String>,
+    /// The file of Multus, where that delegates to it.
+    pub(super) multus: Option<String>,
+    /// Files that are not valid, because of which containerd uses none.
+    pub(super) malformed: Vec<String>,
+}
+
 /// A member pod.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -94,7 +115,7 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
     let config = Config::read(&places.config).map_err(|error| error.to_string());
     let domains = config.as_ref().map(|config| config.domains.as_slice()).unwrap_or_default();
     let state = State::open(bpffs);
-    let plugin = places.cni_bin_dir.join("iocast");
+    let plugin = places.cni.cni_bin_dir.join(PLUGIN);
     Facts {
         release: uname().map_or_else(|_| "?".into(), |name| name.release().to_string_lossy().into()),
         kernel: known(check_kernel()),
@@ -113,6 +134,7 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
             Err(_) => Ok(vec![]), // said already by `datapath`
         },
         datapath: known(state.map(|_| ())),
+        network: network(&places.cni.cni_conf_dir),
         plugin_version: plugin_version(&plugin),
         plugin,
         config,
@@ -211,6 +233,25 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
     Ok(found)
 }
 
+fn network(directory: &Path) -> Known<Option<Network>> {
+    let files = net_d::read(directory)?;
+    let choice = choose(&files);
+    Ok(choice.target.map(|target| Network {
+        path: directory.join(&target.name),
+        plugins: plugins(&target.text),
+        multus: choice.multus.map(|file| file.name.clone()),
+        malformed: choice.malformed.iter().map(|(file, reason)| format!("{}: {reason}", file.name)).collect(),
+    }))
+}
+
+/// The types of the plugins of a list, or of a single configuration.
+fn plugins(text: &str) -> Vec<String> {
+    let network: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let alone = [network.clone()];
+    let plugins = network["plugins"].as_array().map_or(alone.as_slice(), Vec::as_slice);
+    plugins.iter().filter_map(|plugin| plugin["type"].as_str()).map(str::to_owned).collect()
+}
+
 /// Asks the plugin as a runtime does at start, and then as a person does, because the answer to a runtime has no version
 /// of the plugin in it.
 fn plugin_version(plugin: &Path) -> Known<String> {
@@ -240,6 +281,12 @@ mod tests {
         assert_eq!(some_host([172, 24, 0, 0], 16), Some(Ipv4Addr::new(172, 24, 127, 255)));
         assert_eq!(some_host([172, 23, 0, 10], 32), None);
         assert_eq!(some_host([0; 4], 0), Some(Ipv4Addr::new(127, 255, 255, 255)));
+    }
+
+    #[test]
+    fn the_plugins_of_a_network_are_told_in_their_order() {
+        assert_eq!(plugins(r#"{"plugins":[{"type":"calico"},{"type":"iocast"}]}"#), ["calico", "iocast"]);
+        assert_eq!(plugins(r#"{"type":"bridge"}"#), ["bridge"]);
     }
 
     #[test]

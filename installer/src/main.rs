@@ -3,8 +3,10 @@
 //! All state is in pinned maps: ending or replacing this process changes nothing for a packet.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod cni;
 mod config;
+mod cri;
 mod doctor;
 mod metrics;
 mod plan;

@@ -20,6 +20,7 @@ use nix::{
 };
 
 use crate::{
+    adopt::Adoption,
     cni::{self, Keeper},
     config::{Config, DomainConfig},
     metrics::{Chain, Progress},
@@ -45,6 +46,9 @@ pub(crate) struct Options {
     no_cni: bool,
     #[command(flatten)]
     cni: cni::Options,
+    /// The container runtime's CRI socket, to adopt pods that started before iocast [default: none are adopted].
+    #[arg(long, value_name = "SOCKET")]
+    cri: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz there.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -60,7 +64,9 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let reporter = Reporter { known: vec![], dropped: dropped(&state)? };
     let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
     let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
-    let mut agent = Agent { bpffs, live, state, keeper, board, reporter, problems };
+    let adoption =
+        options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
+    let mut agent = Agent { bpffs, live, state, keeper, adoption, board, reporter, problems };
     // The datapath first: a plugin without it turns members away.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     println!("iocast-node: ready, {} attached", names(&agent.live.config));
@@ -73,6 +79,7 @@ struct Agent<'a> {
     live: Live,
     state: State,
     keeper: Option<Keeper>,
+    adoption: Option<Adoption>,
     board: Board,
     reporter: Reporter,
     /// Of the last pass over the datapath.
@@ -111,7 +118,14 @@ impl Agent<'_> {
     fn chain(&mut self, pass: fn(&mut Keeper) -> Vec<String>) {
         let mut problems: Vec<String> = self.live.fault().map(str::to_owned).into_iter().collect();
         problems.extend(self.problems.iter().cloned());
+        let writes = self.keeper.as_ref().map(Keeper::writes);
         problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
+        if let Some(adoption) = &self.adoption {
+            if self.keeper.as_ref().map(Keeper::writes) != writes {
+                adoption.ask(); // pods were created without us until now
+            }
+            problems.extend(adoption.outcome().problems);
+        }
         self.reporter.problems(problems);
         self.board.publish(self.progress());
     }
@@ -124,12 +138,8 @@ impl Agent<'_> {
             chained: keeper.is_chained(),
             writes: keeper.writes(),
         });
-        Progress {
-            problems: self.reporter.known.clone(),
-            uplinks: uplinks.collect(),
-            chain,
-            ..Progress::default()
-        }
+        let adopted = self.adoption.as_ref().map_or(0, |adoption| adoption.outcome().adopted);
+        Progress { problems: self.reporter.known.clone(), chain, adopted, uplinks: uplinks.collect() }
     }
 }
 

@@ -1,8 +1,6 @@
 //! Errors as the CNI specification wants them: a code, a message for people, on stdout as JSON.
 
-use datapath::Error;
-
-use crate::request::ANNOTATION;
+use datapath::{Error, member::ANNOTATION};
 
 /// A failure to report to the runtime.
 #[derive(Debug, PartialEq, Eq)]

@@ -74,7 +74,7 @@ fn help() -> ExitCode {
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
         request::BPFFS,
-        request::ANNOTATION,
+        datapath::member::ANNOTATION,
     );
     ExitCode::SUCCESS
 }

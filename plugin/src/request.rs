@@ -6,7 +6,7 @@
 use std::{env, path::PathBuf};
 
 use abi::AttachmentKey;
-use datapath::member;
+use datapath::member::{self, ANNOTATION};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -14,8 +14,6 @@ use crate::error::CniError;
 
 /// CNI versions this plugin speaks, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// The annotation by which a pod asks to join a domain.
-pub(crate) const ANNOTATION: &str = "iocast.io/domain";
 /// The BPF file system where iocast-node pins the datapath unless it is told otherwise.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The CRI capability that carries the pod's annotations.

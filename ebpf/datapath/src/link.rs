@@ -144,7 +144,7 @@ pub fn addresses(index: u32) -> Result<Vec<Address>> {
 }
 
 /// The IPv4 addresses of device `index` in the namespace that this one numbers `netns`, in the kernel's order.
-pub(crate) fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
+pub fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
     addresses_of(index, Some(netns))
 }
 

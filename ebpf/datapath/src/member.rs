@@ -6,6 +6,9 @@ use abi::{Attachment, AttachmentKey, Member, field, identity, text};
 
 use crate::{Error, Hook, Pod, Result, State, attach, detach};
 
+/// The annotation by which a pod asks to join a domain.
+pub const ANNOTATION: &str = "iocast.io/domain";
+
 /// Which attachment of which pod is to be a member.
 #[derive(Clone, Copy, Debug)]
 pub struct Joining<'a> {

@@ -13,7 +13,10 @@ use std::{
     io::PipeWriter,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -21,8 +24,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Error, Lab, Options, Process, Result, Topology,
-    node::{BPFFS, NODES, conflist},
+    DOMAIN, Error, Lab, Options, Process, Result, Topology,
+    node::{BPFFS, NODES, binary, conflist},
     tried,
 };
 pub use cri::Cri;
@@ -50,7 +53,8 @@ struct Node {
     holder: Process,
     /// The holder, as the sandbox numbers it.
     number: String,
-    containerd: Option<Process>,
+    containerd: Mutex<Option<Process>>,
+    agent: Mutex<Option<Process>>,
     cri: Cri,
 }
 
@@ -62,6 +66,7 @@ impl Cluster {
         for node in 0..nodes {
             let started = cluster.start_node(node)?;
             cluster.nodes.push(started);
+            cluster.write(node, "/etc/iocast/config.toml", format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n"))?;
             cluster.write(node, CONFLIST, cluster.primary(node).to_string())?;
             cluster.start_containerd(node)?;
             let image = project().join("target/lab/epics.tar");
@@ -83,25 +88,58 @@ impl Cluster {
         holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
         let number = innermost_number(&holder)?;
         let cri = Cri::new(&inside(&holder, "/run/containerd/containerd.sock"))?;
-        Ok(Node { holder, number, containerd: None, cri })
+        Ok(Node { holder, number, containerd: Mutex::default(), agent: Mutex::default(), cri })
     }
 
     /// Starts containerd on a node, and waits until it answers.
-    pub fn start_containerd(&mut self, node: usize) -> Result<()> {
-        let containerd = self.spawn(node, "containerd")?;
-        let started = self.nodes[node].containerd.insert(containerd);
-        started.wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
-        self.nodes[node].cri.version().map(|_| ())
+    pub fn start_containerd(&self, node: usize) -> Result<()> {
+        let mut containerd = self.spawn(node, "containerd")?;
+        containerd
+            .wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
+        *lock(&self.nodes[node].containerd) = Some(containerd);
+        // It refuses until it has found the sandboxes of its predecessor.
+        wait_until("an answer of containerd", || Ok(self.cri(node).sandboxes().is_ok()))
     }
 
     /// Kills containerd on a node; pods go on.
-    pub fn kill_containerd(&mut self, node: usize) {
-        self.nodes[node].containerd = None;
+    pub fn kill_containerd(&self, node: usize) {
+        *lock(&self.nodes[node].containerd) = None;
     }
 
     /// What containerd on a node has said.
     pub fn containerd_output(&self, node: usize) -> String {
-        self.nodes[node].containerd.as_ref().map(Process::output).unwrap_or_default()
+        lock(&self.nodes[node].containerd).as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Starts iocast-node on a node as its DaemonSet does, and waits until it is ready.
+    pub fn start_agent(&self, node: usize) -> Result<()> {
+        let mut agent = self.spawn(node, &format!("{} run", binary("iocast-node")?.display()))?;
+        agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+        *lock(&self.nodes[node].agent) = Some(agent);
+        self.chain(node)
+    }
+
+    /// Stands in for an agent that does not chain yet.
+    fn chain(&self, node: usize) -> Result<()> {
+        self.exec(node, &format!("cp {} /opt/cni/bin/iocast", binary("iocast")?.display()))?;
+        let chained = conflist(&Options::new(Topology::Bridge), node).0;
+        let chained = chained.to_string().replace("/run/bpf-node2", "/sys/fs/bpf");
+        self.write(node, CONFLIST, chained)
+    }
+
+    /// Kills iocast-node on a node; datapath and plugin stay.
+    pub fn kill_agent(&self, node: usize) {
+        *lock(&self.nodes[node].agent) = None;
+    }
+
+    /// What iocast-node on a node has said.
+    pub fn agent_output(&self, node: usize) -> String {
+        lock(&self.nodes[node].agent).as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Runs iocast-node on a node to its end: `install`, `uninstall` and the like.
+    pub fn iocast_node(&self, node: usize, line: &str) -> Result<String> {
+        self.exec(node, &format!("{} {line}", binary("iocast-node")?.display()))
     }
 
     /// The runtime of a node.
@@ -163,6 +201,11 @@ impl Cluster {
         names.sort();
         names
     }
+}
+
+/// A test that fails meanwhile says more than a poisoned lock.
+fn lock(daemon: &Mutex<Option<Process>>) -> MutexGuard<'_, Option<Process>> {
+    daemon.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until `test` is true.

@@ -135,7 +135,7 @@ impl Cluster {
                 uid: format!("uid-{name}"),
                 namespace: "beamline".into(),
             }),
-            hostname: (*name).into(),
+            hostname: if *host_network { String::new() } else { (*name).into() },
             log_directory: format!("/var/log/pods/{name}"),
             annotations,
             linux: Some(LinuxSandbox {

@@ -6,6 +6,7 @@
 //! process that outlives this one.
 
 pub mod cri;
+mod daemonset;
 mod pod;
 
 use std::{
@@ -116,15 +117,7 @@ impl Cluster {
         let mut agent = self.spawn(node, &format!("{} run", binary("iocast-node")?.display()))?;
         agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
         *lock(&self.nodes[node].agent) = Some(agent);
-        self.chain(node)
-    }
-
-    /// Stands in for an agent that does not chain yet.
-    fn chain(&self, node: usize) -> Result<()> {
-        self.exec(node, &format!("cp {} /opt/cni/bin/iocast", binary("iocast")?.display()))?;
-        let chained = conflist(&Options::new(Topology::Bridge), node).0;
-        let chained = chained.to_string().replace("/run/bpf-node2", "/sys/fs/bpf");
-        self.write(node, CONFLIST, chained)
+        Ok(())
     }
 
     /// Kills iocast-node on a node; datapath and plugin stay.

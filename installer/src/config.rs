@@ -95,10 +95,13 @@ struct Section {
 impl Config {
     /// Reads and validates the file at `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::validate(path, &read_text(path)?)
+    }
+
+    /// The configuration that `text`, the content of the file at `path`, says.
+    pub(crate) fn validate(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: name.clone(), source })?;
-        Self::parse(&text).map_err(|faults| match faults {
+        Self::parse(text).map_err(|faults| match faults {
             Faults::Form(reason) => ConfigError::Form { path: name, reason },
             Faults::Content(faults) => ConfigError::Faults { path: name, faults },
         })
@@ -119,6 +122,12 @@ impl Config {
         check_shared_uplinks(&domains, &mut faults);
         if faults.is_empty() { Ok(Self { domains }) } else { Err(Faults::Content(faults)) }
     }
+}
+
+/// The content of the file at `path`.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let name = path.display().to_string();
+    fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: name, source })
 }
 
 #[derive(Debug)]

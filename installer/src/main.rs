@@ -3,9 +3,11 @@
 //! All state is in pinned maps: ending or replacing this process changes nothing for a packet.
 #![forbid(unsafe_code)]
 
+mod cni;
 mod config;
 mod plan;
 mod reconcile;
+mod reload;
 mod reserve;
 mod run;
 mod status;
@@ -27,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Load the datapath, attach it, and keep it attached until SIGTERM, which leaves everything in place.
+    /// Load the datapath, attach it, chain the plugin, and keep all that until SIGTERM, which leaves everything in place.
     Run {
         /// The configuration: which domains there are, and their uplinks.
         #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
@@ -35,6 +37,25 @@ enum Command {
         /// Do it once and exit: the datapath works without this process.
         #[arg(long)]
         once: bool,
+        /// Neither install the plugin nor chain it.
+        #[arg(long)]
+        no_cni: bool,
+        #[command(flatten)]
+        cni: cni::Options,
+    },
+    /// Install the plugin and chain it after the primary CNI's, once.
+    Install {
+        #[command(flatten)]
+        cni: cni::Options,
+    },
+    /// Take the plugin out of the chain, then the datapath down; every pod can be created and deleted all the while. End
+    /// `run` before.
+    Uninstall {
+        #[command(flatten)]
+        cni: cni::Options,
+        /// Delete the plugin's binary, too. Pods that CRI-O created with it cannot be deleted then.
+        #[arg(long)]
+        remove_plugin: bool,
     },
     /// Show the domains, their members, external ports and counters.
     Status {
@@ -47,7 +68,11 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Command::Run { config, once } => run::run(&arguments.bpffs, config, *once),
+        Command::Run { config, once, no_cni, cni } => {
+            run::run(&arguments.bpffs, config, *once, (!no_cni).then_some(cni))
+        }
+        Command::Install { cni } => cni::install(cni, &arguments.bpffs),
+        Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
     };
     match outcome {

@@ -1,6 +1,12 @@
 //! `iocast-node run`: load, then make the node as configured, again and again, until told to stop.
 
-use std::{collections::HashMap, error::Error, path::Path};
+use std::{
+    collections::HashMap,
+    error::Error,
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use abi::Verdict;
 use datapath::{Counter, State, load};
@@ -11,32 +17,83 @@ use nix::{
         signalfd::SignalFd,
     },
 };
-use std::os::fd::AsFd;
 
 use crate::{
+    cni::{self, Keeper},
     config::{Config, DomainConfig},
     reconcile::{Programs, reconcile},
+    reload::Live,
 };
 
-/// Milliseconds between two passes.
-const PERIOD: u16 = 2000;
+/// Time between two passes.
+const PERIOD: Duration = Duration::from_secs(2);
 
-pub(crate) fn run(bpffs: &Path, config: &Path, once: bool) -> Result<(), Box<dyn Error>> {
-    let config = Config::read(config)?;
+/// Loads the datapath and keeps the node as `config` says; with `cni`, the plugin chained as well.
+pub(crate) fn run(
+    bpffs: &Path,
+    config: &Path,
+    once: bool,
+    cni: Option<&cni::Options>,
+) -> Result<(), Box<dyn Error>> {
+    let live = Live::read(config)?;
     let stop = stop_signals()?;
     let mut state = load(bpffs)?;
-    let mut reporter = Reporter { known: vec![], dropped: dropped(&state)? };
-    reporter.problems(reconcile(bpffs, &mut state, &config, Programs::Replace)?);
-    println!("iocast-node: ready, {} attached", names(&config));
-    while !once && !told_to_stop(&stop)? {
-        // A pass that fails is repeated: interfaces and namespaces come and go while it runs.
-        match reconcile(bpffs, &mut state, &config, Programs::Keep) {
-            Ok(problems) => reporter.problems(problems),
+    let reporter = Reporter { known: vec![], dropped: dropped(&state)? };
+    let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
+    let keeper = cni.map(|options| Keeper::new(options, bpffs));
+    let mut agent = Agent { bpffs, live, state, keeper, reporter, problems };
+    // The datapath first: a plugin without it turns members away.
+    agent.chain(if once { Keeper::pass_until_settled } else { Keeper::pass });
+    println!("iocast-node: ready, {} attached", names(&agent.live.config));
+    if once { Ok(()) } else { agent.keep(&stop) }
+}
+
+/// What the loop works on.
+struct Agent<'a> {
+    bpffs: &'a Path,
+    live: Live,
+    state: State,
+    keeper: Option<Keeper>,
+    reporter: Reporter,
+    /// Of the last pass over the datapath.
+    problems: Vec<String>,
+}
+
+impl Agent<'_> {
+    fn keep(&mut self, stop: &SignalFd) -> Result<(), Box<dyn Error>> {
+        let mut due = Instant::now() + PERIOD;
+        loop {
+            match wait(stop, self.keeper.as_ref(), due)? {
+                Wake::Stop => return Ok(()),
+                Wake::Conflist => {}
+                Wake::Period => {
+                    self.pass();
+                    self.reporter.exhausted_ports(&self.live.config, &self.state)?;
+                    due = Instant::now() + PERIOD;
+                }
+            }
+            self.chain(Keeper::pass);
+        }
+    }
+
+    /// Makes the node as configured now. A pass that fails is repeated: interfaces and namespaces come and go while it runs.
+    fn pass(&mut self) {
+        if self.live.refresh() {
+            println!("iocast-node: the configuration has changed: {}", names(&self.live.config));
+        }
+        match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
+            Ok(problems) => self.problems = problems,
             Err(error) => eprintln!("iocast-node: {error}; trying again"),
         }
-        reporter.exhausted_ports(&config, &state)?;
     }
-    Ok(())
+
+    /// Sees to the chain, and says what is wrong altogether.
+    fn chain(&mut self, pass: fn(&mut Keeper) -> Vec<String>) {
+        let mut problems: Vec<String> = self.live.fault().map(str::to_owned).into_iter().collect();
+        problems.extend(self.problems.iter().cloned());
+        problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
+        self.reporter.problems(problems);
+    }
 }
 
 fn names(config: &Config) -> String {
@@ -52,10 +109,30 @@ fn stop_signals() -> nix::Result<SignalFd> {
     SignalFd::new(&signals)
 }
 
-/// Waits one period; true if a signal to stop came.
-fn told_to_stop(signals: &SignalFd) -> nix::Result<bool> {
-    let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut ready, PollTimeout::from(PERIOD))? > 0)
+/// Why the loop goes on.
+enum Wake {
+    /// A signal to stop.
+    Stop,
+    /// Somebody changed the runtime's configuration directory.
+    Conflist,
+    /// It is time for a pass.
+    Period,
+}
+
+/// Waits until something happens, or `due` comes.
+fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Result<Wake> {
+    let left = due.saturating_duration_since(Instant::now()).as_millis();
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let conflist = keeper.and_then(Keeper::descriptor);
+    let mut ready = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    ready.extend(conflist.map(|watch| PollFd::new(watch, PollFlags::POLLIN)));
+    poll(&mut ready, timeout)?;
+    let came = |index: usize| ready.get(index).and_then(PollFd::any).unwrap_or(false);
+    Ok(match (came(0), Instant::now() >= due, came(1)) {
+        (true, _, _) => Wake::Stop,
+        (_, false, true) => Wake::Conflist,
+        _ => Wake::Period,
+    })
 }
 
 /// Packets dropped since the datapath was loaded because a domain had no external port left, by domain.

@@ -17,7 +17,7 @@ fn failure(lab: &Lab, line: &str) -> Result<String> {
     Ok(finished.output)
 }
 
-const RUN: &str = "run --config /run/iocast/config.toml";
+const RUN: &str = "run --no-cni --config /run/iocast/config.toml";
 
 #[test]
 fn an_uplink_that_does_not_exist_is_named_and_taken_when_it_appears() -> Result<()> {
@@ -56,7 +56,7 @@ fn a_faulty_configuration_is_refused_with_all_its_faults() -> Result<()> {
     let said = failure(&lab, RUN)?;
     assert!(said.contains("/run/iocast/config.toml"), "{said}");
     assert!(said.contains("protocol `cb` is not known") && said.contains("`ports` is `9-1`"), "{said}");
-    let said = failure(&lab, "run --config /run/iocast/none.toml")?;
+    let said = failure(&lab, "run --no-cni --config /run/iocast/none.toml")?;
     assert!(said.contains("/run/iocast/none.toml") && said.contains("--config"), "{said}");
     Ok(())
 }

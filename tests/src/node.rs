@@ -156,7 +156,7 @@ impl Lab {
         let (first, last) = self.options.ports;
         self.configure(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))?;
         for node in 0..self.options.nodes {
-            let mut agent = self.agent_command_on(node, "run --config /run/iocast/config.toml")?;
+            let mut agent = self.agent_command_on(node, "run --no-cni --config /run/iocast/config.toml")?;
             agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
             self.agents.push(agent);
         }

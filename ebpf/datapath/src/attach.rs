@@ -45,6 +45,9 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::FromLan, Self::ToLan, Self::FromPod, Self::Fan];
+
     fn program(self) -> &'static str {
         match self {
             Self::FromLan => names::FROM_LAN,

@@ -8,11 +8,13 @@ pub mod link;
 mod load;
 mod netlink;
 mod state;
+mod unload;
 
 pub use attach::{Hook, attach, detach, is_attached};
 pub use error::Error;
 pub use load::{ensure_fan, load};
 pub use state::{Counter, External, Lock, State, pin_directory};
+pub use unload::unload;
 
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

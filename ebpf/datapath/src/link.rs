@@ -224,6 +224,19 @@ pub(crate) fn create_veth(name: &str, peer: &str) -> Result<()> {
     }
 }
 
+/// Deletes the device called `name`, and with it its peer; that there is none is no error.
+pub(crate) fn delete(name: &str) -> Result<()> {
+    let Some(device) = by_name(name)? else { return Ok(()) };
+    let mut message = LinkMessage::default();
+    message.header.index = device.index;
+    match netlink::change(Message::DelLink(message), 0) {
+        Err(error) if !is_one_of(&error, &[Errno::ENODEV]) => {
+            Err(Error::kernel(format!("cannot delete {name}"), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Brings device `index` up, without ARP.
 pub(crate) fn set_up(index: u32) -> Result<()> {
     let mut message = LinkMessage::default();

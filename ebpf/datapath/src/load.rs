@@ -31,7 +31,7 @@ const HELPERS: [(BpfHelper, &str); 5] = [
 ];
 
 /// The fan device, the end that programs use and the end that nobody uses.
-const FAN: (&str, &str) = ("iocast-fan", "iocast-fan-peer");
+pub(crate) const FAN: (&str, &str) = ("iocast-fan", "iocast-fan-peer");
 
 /// Loads the programs and pins them, and the maps that are not there yet, under `bpffs`.
 ///

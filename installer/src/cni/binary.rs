@@ -1,0 +1,174 @@
+//! The plugin's binary: put in place in one step, and never before it has answered.
+
+use std::{
+    fs::{self, Metadata},
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use super::{conflist::PLUGIN, draft::Draft};
+
+const MODE: u32 = 0o755;
+
+/// A plugin that is in place and has answered.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    /// CNI versions that it speaks.
+    pub(crate) versions: Vec<String>,
+    path: PathBuf,
+    stamp: Stamp,
+}
+
+/// By what one sees that a file is still the same, without reading it.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64, u32);
+
+/// Its answer to VERSION, as far as it is needed.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(rename = "supportedVersions")]
+    versions: Vec<String>,
+}
+
+impl Installed {
+    /// Whether nobody has touched the binary since.
+    pub(crate) fn is_intact(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self(
+            metadata.ino(),
+            metadata.len(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.mode() & 0o7777,
+        )
+    }
+}
+
+/// Makes the binary at `source` the plugin in `directory`; nothing is written if it is there already.
+pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, String> {
+    let path = directory.join(PLUGIN);
+    let content = fs::read(source).map_err(|error| {
+        format!("cannot read the plugin {}: {error}; name it with --plugin", source.display())
+    })?;
+    let is_there = fs::read(&path).is_ok_and(|present| present == content)
+        && fs::metadata(&path).is_ok_and(|metadata| metadata.mode() & 0o7777 == MODE);
+    let fault = |error: io::Error| {
+        let directory = directory.display();
+        format!("cannot install the plugin in {directory}: {error}; name the runtime's with --cni-bin-dir")
+    };
+    let versions = if is_there {
+        ask(&path)?
+    } else {
+        let draft = Draft::new(directory, PLUGIN, &content, MODE).map_err(fault)?;
+        // Before it can be called for a pod: one that does not run here would fail every pod of the node.
+        let versions = ask(draft.path())?;
+        draft.publish(&path).map_err(fault)?;
+        versions
+    };
+    let stamp = Stamp::of(&fs::metadata(&path).map_err(fault)?);
+    Ok(Installed { versions, path, stamp })
+}
+
+/// The CNI versions that the plugin at `path` says it speaks.
+fn ask(path: &Path) -> Result<Vec<String>, String> {
+    let fault = |found: &dyn std::fmt::Display| {
+        format!(
+            "the plugin {} does not answer to CNI_COMMAND=VERSION: {found}; is it built for this node?",
+            path.display()
+        )
+    };
+    let output = run(path).map_err(|error| fault(&error))?;
+    let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|error| fault(&error))?;
+    Ok(answer.versions)
+}
+
+fn run(path: &Path) -> io::Result<Output> {
+    let mut command = Command::new(path);
+    command.env_clear().env("CNI_COMMAND", "VERSION").stdin(Stdio::null());
+    // A process that another thread starts has our descriptors until it becomes another program, that of the new binary
+    // among them.
+    for _ in 0..20 {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(10)),
+            outcome => return outcome,
+        }
+    }
+    command.output()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const ANSWERS: &str =
+        "#!/bin/sh\ntest $CNI_COMMAND = VERSION && echo '{\"supportedVersions\":[\"1.0.0\"]}'\n";
+
+    fn directories(plugin: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let (source, bin) = (directory.path().join("built"), directory.path().join("bin"));
+        fs::write(&source, plugin).unwrap();
+        fs::create_dir(&bin).unwrap();
+        (directory, source, bin)
+    }
+
+    #[test]
+    fn an_installed_plugin_is_executable_and_is_written_once() {
+        let (_directory, source, bin) = directories(ANSWERS);
+        let first = install(&source, &bin).unwrap();
+        assert_eq!(first.versions, ["1.0.0"]);
+        assert_eq!(fs::metadata(bin.join("iocast")).unwrap().mode() & 0o7777, 0o755);
+        let second = install(&source, &bin).unwrap();
+        assert_eq!(first.stamp, second.stamp);
+        assert!(first.is_intact());
+        fs::set_permissions(bin.join("iocast"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!first.is_intact());
+        assert!(install(&source, &bin).unwrap().is_intact());
+    }
+
+    #[test]
+    fn a_plugin_that_does_not_answer_does_not_take_the_place_of_one_that_does() {
+        let (_directory, source, bin) = directories(ANSWERS);
+        install(&source, &bin).unwrap();
+        for broken in ["#!/bin/sh\nexit 1\n", "\x7fELF of another machine"] {
+            fs::write(&source, broken).unwrap();
+            let error = install(&source, &bin).unwrap_err();
+            assert!(error.contains("does not answer to CNI_COMMAND=VERSION"), "{error}");
+            assert_eq!(fs::read_to_string(bin.join("iocast")).unwrap(), ANSWERS);
+            assert_eq!(fs::read_dir(&bin).unwrap().count(), 1, "nothing is left of it");
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_runs_is_replaced_all_the_same() {
+        let (_directory, source, bin) = directories("");
+        fs::copy("/bin/sleep", bin.join("iocast")).unwrap();
+        let mut running = Command::new(bin.join("iocast")).arg("60").spawn().unwrap();
+        fs::write(&source, ANSWERS).unwrap();
+        let installed = install(&source, &bin);
+        running.kill().unwrap();
+        running.wait().unwrap();
+        assert_eq!(installed.unwrap().versions, ["1.0.0"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_option() {
+        let (_directory, source, bin) = directories(ANSWERS);
+        let error = install(Path::new("/nowhere/iocast"), &bin).unwrap_err();
+        assert!(error.contains("/nowhere/iocast") && error.contains("--plugin"), "{error}");
+        let error = install(&source, Path::new("/nowhere/bin")).unwrap_err();
+        assert!(error.contains("/nowhere/bin") && error.contains("--cni-bin-dir"), "{error}");
+    }
+}

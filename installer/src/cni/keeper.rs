@@ -1,0 +1,373 @@
+//! Keeping us in the chain of the network that the runtime uses, against installers that write their file anew.
+
+use std::{
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Options,
+    binary::{self, Installed},
+    conflist::{Choice, File, Ours, chained, choose, entry},
+    damper::{Damper, PAUSE},
+    net_d,
+    watch::Watch,
+};
+
+/// How long a file must have been malformed to be called so: one that is being written in place is for a moment.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Edits that are begun again at once because the file has changed meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Makes sure, pass by pass, that the plugin is installed and chained.
+pub(crate) struct Keeper {
+    options: Options,
+    source: PathBuf,
+    entry: serde_json::Value,
+    installed: Option<Installed>,
+    watch: Watch,
+    damper: Damper,
+    /// The files that are malformed, and since when.
+    malformed: Option<(Vec<File>, Instant)>,
+    /// The configuration that we were last to be in.
+    target: Option<PathBuf>,
+    chained: bool,
+    writes: u64,
+}
+
+impl Keeper {
+    /// A keeper of the plugin where `options` say, for a datapath pinned under `bpffs`.
+    pub(crate) fn new(options: &Options, bpffs: &Path) -> Self {
+        Self {
+            source: options.source(),
+            options: options.clone(),
+            entry: entry(bpffs),
+            installed: None,
+            watch: Watch::default(),
+            damper: Damper::default(),
+            malformed: None,
+            target: None,
+            chained: false,
+            writes: 0,
+        }
+    }
+
+    /// Whether the network that the runtime uses calls us for every pod, by what the last pass found.
+    pub(crate) fn is_chained(&self) -> bool {
+        self.chained
+    }
+
+    /// Whether the plugin is in place and has answered.
+    #[allow(dead_code, reason = "for the agent's readiness")]
+    pub(crate) fn is_installed(&self) -> bool {
+        self.installed.is_some()
+    }
+
+    /// How often a configuration was written.
+    #[allow(dead_code, reason = "for the agent's metrics")]
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Becomes readable when the next pass should not wait.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.descriptor()
+    }
+
+    /// Passes until we are chained, or it is clear that we shall not be for now. Returns what is in the way.
+    pub(crate) fn pass_until_settled(&mut self) -> Vec<String> {
+        let start = Instant::now();
+        loop {
+            let problems = self.pass();
+            if self.chained || start.elapsed() > SETTLED {
+                return problems;
+            }
+            sleep(SETTLED / 10);
+        }
+    }
+
+    /// One pass. Returns what is in the way, each with what to do about it.
+    pub(crate) fn pass(&mut self) -> Vec<String> {
+        self.chained = false;
+        let mut problems = vec![];
+        // First, so that what happens from now on is heard.
+        problems.extend(self.watch.renew(&self.options.cni_conf_dir).err());
+        let done = self.install().and_then(|()| self.chain(&mut problems));
+        problems.extend(done.err());
+        problems.extend(self.target.iter().filter(|_| self.damper.is_fight()).map(|path| fight(path)));
+        problems
+    }
+
+    /// Before chaining: a chain that names a plugin that is not there fails every pod.
+    fn install(&mut self) -> Result<(), String> {
+        if !self.installed.as_ref().is_some_and(Installed::is_intact) {
+            self.installed = None;
+            self.installed = Some(binary::install(&self.source, &self.options.cni_bin_dir)?);
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, problems: &mut Vec<String>) -> Result<(), String> {
+        let directory = self.options.cni_conf_dir.clone();
+        let waiting = |why: &str| format!("waiting for the primary CNI: {} {why}", directory.display());
+        if !directory.is_dir() {
+            return Err(waiting("is not there; name the runtime's directory with --cni-conf-dir"));
+        }
+        for _ in 0..ATTEMPTS {
+            let files = net_d::read(&directory)?;
+            let choice = choose(&files);
+            if !self.is_settled(&choice) {
+                return Ok(()); // being written; the end of that wakes us
+            }
+            let outcome = match choice.target {
+                Some(target) => self.put_into(target, &files, &choice),
+                None => Err(waiting("has no network configuration")),
+            };
+            if matches!(outcome, Ok(Put::Changed)) {
+                continue;
+            }
+            let hindrances = hindrances(&directory, &choice);
+            self.chained = matches!(outcome, Ok(Put::Chained)) && hindrances.is_empty();
+            problems.extend(hindrances);
+            return outcome.map(drop);
+        }
+        Ok(()) // changed again and again while we looked: the next change wakes us
+    }
+
+    /// Whether the malformed files, if there are any, have been as they are for a while.
+    fn is_settled(&mut self, choice: &Choice<'_>) -> bool {
+        let found: Vec<File> = choice.malformed.iter().map(|(file, _)| (*file).clone()).collect();
+        match &self.malformed {
+            Some((known, since)) if *known == found => found.is_empty() || since.elapsed() >= SETTLED,
+            _ => {
+                let settled = found.is_empty();
+                self.malformed = Some((found, Instant::now()));
+                settled
+            }
+        }
+    }
+
+    /// Makes sure that we are in the chain of `target`.
+    fn put_into(&mut self, target: &File, files: &[File], choice: &Choice<'_>) -> Result<Put, String> {
+        let path = self.options.cni_conf_dir.join(&target.name);
+        self.target = Some(path.clone());
+        let fault = |why: String| format!("cannot chain into {}: {why}", path.display());
+        let versions = self.installed.iter().flat_map(|installed| installed.versions.clone()).collect();
+        let ours = Ours { entry: self.entry.clone(), versions };
+        let now = Instant::now();
+        let Some(edit) = chained(target, files, &ours).map_err(fault)? else {
+            self.damper.undisturbed(now);
+            return Ok(Put::Chained);
+        };
+        if let Some(multus) = choice.multus.filter(|_| edit.name != target.name) {
+            let name = &multus.name;
+            return Err(fault(format!(
+                "it is no list, and {name} knows it by its name; make that a .conflist"
+            )));
+        }
+        if !self.damper.may_write(now) {
+            return Ok(Put::Damped);
+        }
+        if !net_d::replace(&self.options.cni_conf_dir, target, &edit)? {
+            return Ok(Put::Changed);
+        }
+        self.damper.wrote(now);
+        self.writes += 1;
+        Ok(Put::Chained)
+    }
+}
+
+/// What became of the wish to be in a chain.
+enum Put {
+    /// We are in it.
+    Chained,
+    /// Somebody else changed the file meanwhile.
+    Changed,
+    /// Somebody else keeps taking us out of it, so that we wait.
+    Damped,
+}
+
+/// What keeps the runtime from using `choice.target`, or us from being of use there.
+fn hindrances(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
+    let path = |file: &File| directory.join(&file.name).display().to_string();
+    let malformed = choice.malformed.iter().map(|(file, reason)| {
+        format!(
+            "{} is no valid network configuration: {reason}; containerd uses none at all because of it: mend or remove it",
+            path(file)
+        )
+    });
+    let multus = choice.multus.map(|file| {
+        format!(
+            "{}: Multus does not pass a pod's annotations on to the network it delegates to, so that no pod can join a \
+             domain; make its configuration a list (.conflist), so that iocast can come after it",
+            path(file)
+        )
+    });
+    malformed.chain(multus).collect()
+}
+
+fn fight(path: &Path) -> String {
+    format!(
+        "another program keeps writing {} without iocast: pods that are created meanwhile are no members; let it keep \
+         foreign plugins (Cilium: cni.exclusive=false); trying again every {} s",
+        path.display(),
+        PAUSE.as_secs()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const PRIMARY: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"}]}"#;
+    const MULTUS: &str = r#"{"cniVersion":"1.0.0","name":"m","type":"multus"}"#;
+    const PLUGIN: &str = "#!/bin/sh\necho '{\"supportedVersions\":[\"1.0.0\"]}'\n";
+
+    struct Node {
+        directory: tempfile::TempDir,
+        keeper: Keeper,
+    }
+
+    impl Node {
+        /// A node with a plugin to install, and nothing else yet.
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let at = |name: &str| directory.path().join(name);
+            fs::create_dir(at("bin")).unwrap();
+            fs::write(at("built"), PLUGIN).unwrap();
+            let options =
+                Options { cni_conf_dir: at("net.d"), cni_bin_dir: at("bin"), plugin: Some(at("built")) };
+            Self { keeper: Keeper::new(&options, Path::new("/sys/fs/bpf")), directory }
+        }
+
+        /// A node with these configurations.
+        fn with(files: &[(&str, &str)]) -> Self {
+            let node = Self::new();
+            fs::create_dir(node.directory.path().join("net.d")).unwrap();
+            files.iter().for_each(|(name, text)| node.write(name, text));
+            node
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join("net.d").join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+        }
+
+        fn is_in(&self, name: &str) -> bool {
+            fs::read_to_string(self.path(name)).unwrap().contains("\"iocast\"")
+        }
+    }
+
+    #[test]
+    fn the_primary_plugin_is_waited_for() {
+        let mut node = Node::new();
+        let problems = node.keeper.pass();
+        assert!(
+            problems[0].contains("waiting for the primary CNI") && problems[0].contains("--cni-conf-dir")
+        );
+        fs::create_dir(node.path("")).unwrap();
+        assert!(node.keeper.pass()[0].contains("has no network configuration"));
+        assert!(node.keeper.is_installed() && !node.keeper.is_chained());
+        node.write("10-a.conflist", PRIMARY);
+        assert_eq!(node.keeper.pass(), [""; 0]);
+        assert!(node.keeper.is_chained() && node.is_in("10-a.conflist"));
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_not_written_again() {
+        let mut node = Node::with(&[("10-a.conflist", PRIMARY)]);
+        (0..5).for_each(|_| assert!(node.keeper.pass().is_empty()));
+        assert_eq!(node.keeper.writes(), 1);
+        node.write("10-a.conflist", PRIMARY);
+        assert!(node.keeper.pass().is_empty());
+        assert_eq!(node.keeper.writes(), 2);
+    }
+
+    #[test]
+    fn a_primary_plugin_that_renames_its_file_is_followed() {
+        let mut node = Node::with(&[("10-a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"bridge"}"#)]);
+        assert!(node.keeper.pass().is_empty());
+        assert!(node.is_in("10-a.conflist") && !node.path("10-a.conf").exists());
+        fs::remove_file(node.path("10-a.conflist")).unwrap();
+        node.write("05-b.conflist", PRIMARY);
+        assert!(node.keeper.pass().is_empty() && node.is_in("05-b.conflist"));
+    }
+
+    #[test]
+    fn nothing_is_chained_before_the_plugin_answers() {
+        let mut node = Node::with(&[("10-a.conflist", PRIMARY)]);
+        fs::write(node.directory.path().join("built"), "#!/bin/sh\nexit 1\n").unwrap();
+        assert!(node.keeper.pass()[0].contains("does not answer"));
+        assert!(!node.keeper.is_chained() && !node.is_in("10-a.conflist"));
+    }
+
+    #[test]
+    fn a_plugin_that_was_deleted_or_replaced_is_installed_again() {
+        let mut node = Node::with(&[("10-a.conflist", PRIMARY)]);
+        let plugin = node.directory.path().join("bin/iocast");
+        assert!(node.keeper.pass().is_empty());
+        fs::remove_file(&plugin).unwrap();
+        assert!(node.keeper.pass().is_empty() && plugin.exists());
+        fs::write(&plugin, "other").unwrap();
+        assert!(node.keeper.pass().is_empty());
+        assert_eq!(fs::read_to_string(&plugin).unwrap(), PLUGIN);
+    }
+
+    #[test]
+    fn a_malformed_file_is_named_when_it_stays_so() {
+        let mut node = Node::with(&[("05-bad.conflist", "{"), ("10-a.conflist", PRIMARY)]);
+        assert!(node.keeper.pass().is_empty(), "it may be half written");
+        assert!(!node.keeper.is_chained() && !node.is_in("10-a.conflist"));
+        let problems = node.keeper.pass_until_settled();
+        assert!(problems[0].contains("05-bad.conflist is no valid network configuration"), "{problems:?}");
+        assert!(!node.keeper.is_chained(), "containerd uses none");
+        assert!(node.is_in("10-a.conflist"), "CRI-O uses the next");
+        fs::remove_file(node.path("05-bad.conflist")).unwrap();
+        assert!(node.keeper.pass().is_empty() && node.keeper.is_chained());
+    }
+
+    #[test]
+    fn behind_multus_we_are_of_no_use_and_say_so() {
+        let mut node = Node::with(&[("00-multus.conf", MULTUS), ("10-a.conflist", PRIMARY)]);
+        let problems = node.keeper.pass();
+        assert!(problems[0].contains("00-multus.conf: Multus does not pass"), "{problems:?}");
+        assert!(node.is_in("10-a.conflist") && !node.keeper.is_chained());
+        let single = r#"{"cniVersion":"1.0.0","name":"n","type":"bridge"}"#;
+        let mut node = Node::with(&[("00-multus.conf", MULTUS), ("10-a.conf", single)]);
+        assert!(node.keeper.pass().concat().contains("00-multus.conf knows it by its name"));
+        assert!(node.path("10-a.conf").exists() && !node.path("10-a.conflist").exists());
+    }
+
+    #[test]
+    fn a_fight_over_the_file_is_given_up_for_a_while() {
+        let mut node = Node::with(&[("10-cilium.conflist", PRIMARY)]);
+        for _ in 0..5 {
+            assert!(node.keeper.pass().is_empty());
+            node.write("10-cilium.conflist", PRIMARY);
+        }
+        assert!(node.keeper.pass().concat().contains("10-cilium.conflist without iocast"));
+        assert!(node.keeper.is_chained());
+        for _ in 0..5 {
+            node.write("10-cilium.conflist", PRIMARY);
+            assert!(node.keeper.pass().concat().contains("trying again every 30 s"));
+        }
+        assert_eq!((node.keeper.writes(), node.keeper.is_chained()), (6, false));
+    }
+
+    #[test]
+    fn two_agents_make_one_entry() {
+        let mut node = Node::with(&[("10-a.conflist", PRIMARY)]);
+        let mut other = Keeper::new(&node.keeper.options, Path::new("/sys/fs/bpf"));
+        for _ in 0..3 {
+            assert!(node.keeper.pass().is_empty() && other.pass().is_empty());
+        }
+        assert_eq!(node.keeper.writes() + other.writes(), 1);
+    }
+}

@@ -1,0 +1,166 @@
+//! The runtime's configuration directory: reading it, and changing a file in it without a moment in which the runtime
+//! finds none or half of one.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    conflist::{File, is_configuration, unchained},
+    draft::{Draft, remove},
+};
+
+/// The configurations in `directory`.
+pub(crate) fn read(directory: &Path) -> Result<Vec<File>, String> {
+    let fault = |path: &Path, error: &io::Error| format!("cannot read {}: {error}", path.display());
+    let mut files = vec![];
+    for entry in fs::read_dir(directory).map_err(|error| fault(directory, &error))? {
+        let path = entry.map_err(|error| fault(directory, &error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !is_configuration(&name) || path.is_dir() {
+            continue;
+        }
+        match fs::read(&path) {
+            // As Go decodes it, so that both take the same file for valid.
+            Ok(bytes) => files.push(File { name, text: String::from_utf8_lossy(&bytes).into() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since we looked
+            Err(error) => return Err(fault(&path, &error)),
+        }
+    }
+    Ok(files)
+}
+
+/// Puts `after` in the place of `before`. False, and nothing is done, if that is not any more what is there: whoever
+/// changed it must not lose the change.
+pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<bool, String> {
+    try_replace(directory, before, after).map_err(|error| {
+        let (directory, name) = (directory.display(), &after.name);
+        format!("cannot write {directory}/{name}: {error}; the agent needs to write there")
+    })
+}
+
+fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool> {
+    let (old, new) = (directory.join(&before.name), directory.join(&after.name));
+    let unchanged = || fs::read(&old).is_ok_and(|bytes| String::from_utf8_lossy(&bytes) == before.text);
+    let metadata = match fs::metadata(&old) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        metadata => metadata?,
+    };
+    let draft = Draft::like(&metadata, directory, &after.name, after.text.as_bytes())?;
+    if !unchanged() {
+        return Ok(false);
+    }
+    draft.publish(&new)?;
+    // A single configuration hides the list of its stem until it is gone, so that one of them is always in use.
+    if old != new {
+        if !unchanged() {
+            return Ok(false);
+        }
+        remove(&old)?;
+    }
+    Ok(true)
+}
+
+/// Takes us out of every chain in `directory`. Returns the names of the files that were changed; an error if we are
+/// still in one.
+pub(crate) fn unchain(directory: &Path) -> Result<Vec<String>, String> {
+    let mut changed = vec![];
+    for _ in 0..10 {
+        let edits: Vec<_> =
+            read(directory)?.into_iter().filter_map(|file| Some((unchained(&file)?, file))).collect();
+        if edits.is_empty() {
+            return Ok(changed);
+        }
+        for (after, before) in edits {
+            if replace(directory, &before, &after)? {
+                changed.push(after.name);
+            }
+        }
+    }
+    Err(format!("another program keeps putting iocast back into {}: end it first", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    fn file(name: &str, text: &str) -> File {
+        File { name: name.into(), text: text.into() }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().display().to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_a_runtime_reads_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["a.conflist", "b.conf", "c.json", ".a.conflist.1.tmp", "kubeconfig", "d.conflist.bak"] {
+            fs::write(directory.path().join(name), name).unwrap();
+        }
+        fs::create_dir(directory.path().join("multus.conf")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", directory.path().join("e.conf")).unwrap();
+        let mut read: Vec<_> = read(directory.path()).unwrap().into_iter().map(|file| file.name).collect();
+        read.sort();
+        assert_eq!(read, ["a.conflist", "b.conf", "c.json"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let error = read(Path::new("/nowhere/net.d")).unwrap_err();
+        assert!(error.contains("/nowhere/net.d"), "{error}");
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode_and_leaves_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.conflist");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let (before, after) = (file("a.conflist", "old"), file("a.conflist", "new"));
+        assert_eq!(replace(directory.path(), &before, &after), Ok(true));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(names(directory.path()), ["a.conflist"]);
+    }
+
+    #[test]
+    fn a_change_by_somebody_else_is_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.conflist");
+        let (before, after) = (file("a.conflist", "old"), file("a.conflist", "new"));
+        fs::write(&path, "theirs").unwrap();
+        assert_eq!(replace(directory.path(), &before, &after), Ok(false));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(replace(directory.path(), &before, &after), Ok(false), "nor a removal");
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_list_takes_the_place_of_the_single_configuration_that_hid_it() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.conf"), "old").unwrap();
+        assert_eq!(replace(directory.path(), &file("a.conf", "old"), &file("a.conflist", "new")), Ok(true));
+        assert_eq!(names(directory.path()), ["a.conflist"]);
+    }
+
+    #[test]
+    fn unchaining_takes_us_out_of_every_file_and_is_done_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let with = r#"{"name":"n","plugins":[{"type":"a"},{"type":"iocast"}]}"#;
+        for name in ["a.conflist", "b.conflist"] {
+            fs::write(directory.path().join(name), with).unwrap();
+        }
+        fs::write(directory.path().join("c.conflist"), "{").unwrap();
+        let mut changed = unchain(directory.path()).unwrap();
+        changed.sort();
+        assert_eq!(changed, ["a.conflist", "b.conflist"]);
+        assert!(!fs::read_to_string(directory.path().join("b.conflist")).unwrap().contains("iocast"));
+        assert_eq!(unchain(directory.path()), Ok(vec![]));
+    }
+}

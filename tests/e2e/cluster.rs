@@ -39,7 +39,8 @@ fn leftovers(cluster: &Cluster) -> Result<Vec<String>> {
         Ok([("attachments", attachments), ("places", places), ("external ports", ports)])
     })?;
     let ours = ours.map_err(|error: datapath::Error| lab::Error::Missing(error.to_string()))?;
-    let ours = ours.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}"));
+    let ours =
+        ours.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}"));
     let links = cluster.lab.sandbox.sh(NODE, "ip -o link show type veth")?;
     let veths = links.split_whitespace().filter(|word| word.starts_with("veth")).map(ToOwned::to_owned);
     let namespaces = cluster.names(0, "/run/netns");
@@ -62,8 +63,12 @@ fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
     let ready = start.elapsed();
     let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
     assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
-    let figure = format!("{:.2} s, {:.2} s of it for iocast", start.elapsed().as_secs_f32(), ready.as_secs_f32());
-    lab::report("from installing iocast on a node to the first value of an IOC that containerd started", &figure);
+    let figure =
+        format!("{:.2} s, {:.2} s of it for iocast", start.elapsed().as_secs_f32(), ready.as_secs_f32());
+    lab::report(
+        "from installing iocast on a node to the first value of an IOC that containerd started",
+        &figure,
+    );
     assert_eq!(members(&cluster, 0)?, ["ioc-a"]);
     cluster.delete(&pod)?;
     assert_eq!(leftovers(&cluster)?, [""; 0]);

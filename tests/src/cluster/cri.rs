@@ -361,8 +361,9 @@ impl Cri {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         let _entered = runtime.enter();
-        let channel =
-            Endpoint::from_static("http://localhost").timeout(PATIENCE).connect_with_connector_lazy(connector);
+        let channel = Endpoint::from_static("http://localhost")
+            .timeout(PATIENCE)
+            .connect_with_connector_lazy(connector);
         Ok(Self { runtime, channel })
     }
 

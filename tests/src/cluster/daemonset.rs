@@ -30,7 +30,8 @@ impl Cluster {
         let host_network = spec["hostNetwork"] == true;
         let pod = self.pod(node, &Wanted { host_network, ..Wanted::plain("iocast") })?;
         self.run_container(&pod, container(spec)?)?;
-        let ready = wait_until("a ready DaemonSet", || Ok(self.get(node, "/readyz")?.starts_with("HTTP/1.1 200")));
+        let ready =
+            wait_until("a ready DaemonSet", || Ok(self.get(node, "/readyz")?.starts_with("HTTP/1.1 200")));
         let why = |error| {
             let answer = self.get(node, "/readyz").unwrap_or_default();
             let log = self.log(&pod, "iocast");

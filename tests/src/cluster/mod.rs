@@ -67,7 +67,11 @@ impl Cluster {
         for node in 0..nodes {
             let started = cluster.start_node(node)?;
             cluster.nodes.push(started);
-            cluster.write(node, "/etc/iocast/config.toml", format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n"))?;
+            cluster.write(
+                node,
+                "/etc/iocast/config.toml",
+                format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n"),
+            )?;
             cluster.write(node, CONFLIST, cluster.primary(node).to_string())?;
             cluster.start_containerd(node)?;
             let image = project().join("target/lab/epics.tar");

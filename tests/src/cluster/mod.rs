@@ -66,15 +66,17 @@ pub struct Runtime {
     name: &'static str,
     /// The highest version of CNI that it and the plugins speak.
     cni_version: &'static str,
+    /// Whether it forgets what it created for a pod whose ADD it did not see the end of.
+    pub forgets: bool,
 }
 
 impl Runtime {
     /// Of Debian 12.
-    pub const CONTAINERD_1_6: Self = Self { name: "containerd-1.6", cni_version: "1.0.0" };
+    pub const CONTAINERD_1_6: Self = Self { name: "containerd-1.6", cni_version: "1.0.0", forgets: false };
     /// Of Debian 13.
-    pub const CONTAINERD_1_7: Self = Self { name: "containerd-1.7", cni_version: "1.0.0" };
-    /// Of Debian's unstable suite. It asks plugins for their STATUS, and deletes what it has a result of only.
-    pub const CONTAINERD_2: Self = Self { name: "containerd-2", cni_version: "1.1.0" };
+    pub const CONTAINERD_1_7: Self = Self { name: "containerd-1.7", cni_version: "1.0.0", forgets: true };
+    /// Of Debian's unstable suite. It asks plugins for their STATUS.
+    pub const CONTAINERD_2: Self = Self { name: "containerd-2", cni_version: "1.1.0", forgets: true };
 }
 
 impl Cluster {

@@ -3,8 +3,9 @@
 use std::{
     collections::HashMap,
     error::Error,
+    net::SocketAddr,
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -21,31 +22,49 @@ use nix::{
 use crate::{
     cni::{self, Keeper},
     config::{Config, DomainConfig},
+    metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
+    serve::{self, Board},
 };
 
 /// Time between two passes.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Loads the datapath and keeps the node as `config` says; with `cni`, the plugin chained as well.
-pub(crate) fn run(
-    bpffs: &Path,
-    config: &Path,
+/// What to run, and where.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// The configuration: which domains there are, and their uplinks.
+    #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
+    config: PathBuf,
+    /// Do it once and exit: the datapath works without this process.
+    #[arg(long)]
     once: bool,
-    cni: Option<&cni::Options>,
-) -> Result<(), Box<dyn Error>> {
-    let live = Live::read(config)?;
+    /// Neither install the plugin nor chain it.
+    #[arg(long)]
+    no_cni: bool,
+    #[command(flatten)]
+    cni: cni::Options,
+    /// Serve /metrics, /healthz and /readyz there.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Loads the datapath, keeps the node as configured, and the plugin chained.
+pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
+    let live = Live::read(&options.config)?;
     let stop = stop_signals()?;
+    let board = Board::new();
+    options.listen.map(|address| serve::start(address, bpffs, &board)).transpose()?;
     let mut state = load(bpffs)?;
     let reporter = Reporter { known: vec![], dropped: dropped(&state)? };
     let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
-    let keeper = cni.map(|options| Keeper::new(options, bpffs));
-    let mut agent = Agent { bpffs, live, state, keeper, reporter, problems };
+    let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
+    let mut agent = Agent { bpffs, live, state, keeper, board, reporter, problems };
     // The datapath first: a plugin without it turns members away.
-    agent.chain(if once { Keeper::pass_until_settled } else { Keeper::pass });
+    agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     println!("iocast-node: ready, {} attached", names(&agent.live.config));
-    if once { Ok(()) } else { agent.keep(&stop) }
+    if options.once { Ok(()) } else { agent.keep(&stop) }
 }
 
 /// What the loop works on.
@@ -54,6 +73,7 @@ struct Agent<'a> {
     live: Live,
     state: State,
     keeper: Option<Keeper>,
+    board: Board,
     reporter: Reporter,
     /// Of the last pass over the datapath.
     problems: Vec<String>,
@@ -83,7 +103,7 @@ impl Agent<'_> {
         }
         match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
             Ok(problems) => self.problems = problems,
-            Err(error) => eprintln!("iocast-node: {error}; trying again"),
+            Err(error) => self.problems = vec![format!("{error}; trying again")],
         }
     }
 
@@ -93,6 +113,23 @@ impl Agent<'_> {
         problems.extend(self.problems.iter().cloned());
         problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
         self.reporter.problems(problems);
+        self.board.publish(self.progress());
+    }
+
+    fn progress(&self) -> Progress {
+        let uplinks =
+            self.live.config.domains.iter().map(|domain| (domain.name.clone(), domain.uplink.clone()));
+        let chain = self.keeper.as_ref().map(|keeper| Chain {
+            installed: keeper.is_installed(),
+            chained: keeper.is_chained(),
+            writes: keeper.writes(),
+        });
+        Progress {
+            problems: self.reporter.known.clone(),
+            uplinks: uplinks.collect(),
+            chain,
+            ..Progress::default()
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use datapath::Error;
 
+use crate::request::ANNOTATION;
+
 /// A failure to report to the runtime.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CniError {
@@ -70,6 +72,8 @@ impl CniError {
 impl From<Error> for CniError {
     fn from(error: Error) -> Self {
         match error {
+            Error::NoSuchDomain { .. } => Self::config(format!("annotation {ANNOTATION}: {error}")),
+            Error::UnsuitedPod(_) => Self::pod(error.to_string()),
             Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } => Self::later(error.to_string()),
             _ => Self::io(error.to_string()),
         }

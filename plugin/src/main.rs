@@ -9,8 +9,7 @@ mod check;
 mod del;
 mod error;
 mod gc;
-mod member;
-mod pod;
+mod inside;
 mod request;
 
 use std::{

@@ -5,6 +5,8 @@
 
 use std::{env, path::PathBuf};
 
+use abi::AttachmentKey;
+use datapath::member;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -103,6 +105,18 @@ impl Environment {
         }
         Ok(Self { verb, container, netns: netns.into(), interface, pod: pod(&get("CNI_ARGS")) })
     }
+
+    /// The key of the attachment.
+    pub(crate) fn key(&self) -> Result<AttachmentKey, CniError> {
+        key(&self.container, &self.interface)
+    }
+}
+
+/// The key of an attachment.
+pub(crate) fn key(container: &str, interface: &str) -> Result<AttachmentKey, CniError> {
+    member::key(container, interface).ok_or_else(|| {
+        CniError::environment(format!("container id `{container}` or interface `{interface}` is too long"))
+    })
 }
 
 fn check_container(id: &str) -> Result<(), CniError> {

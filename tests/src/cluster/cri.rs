@@ -118,9 +118,12 @@ pub struct ContainerConfig {
     /// Its image.
     #[prost(message, optional, tag = "2")]
     pub image: Option<Image>,
-    /// Its command line.
+    /// Its command; the image's if empty.
     #[prost(string, repeated, tag = "3")]
     pub command: Vec<String>,
+    /// What follows the command.
+    #[prost(string, repeated, tag = "4")]
+    pub arguments: Vec<String>,
     /// What it sees of the node's files.
     #[prost(message, repeated, tag = "7")]
     pub mounts: Vec<Mount>,
@@ -168,9 +171,20 @@ pub struct Mount {
 /// `LinuxContainerConfig`.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct LinuxContainer {
+    /// Its limits.
+    #[prost(message, optional, tag = "1")]
+    pub resources: Option<Resources>,
     /// Its privileges.
     #[prost(message, optional, tag = "2")]
     pub security: Option<ContainerSecurity>,
+}
+
+/// `LinuxContainerResources`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Resources {
+    /// Bytes; 0: no limit.
+    #[prost(int64, tag = "4")]
+    pub memory_limit: i64,
 }
 
 /// `LinuxContainerSecurityContext`.

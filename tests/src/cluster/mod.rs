@@ -6,6 +6,7 @@
 //! process that outlives this one.
 
 pub mod cri;
+mod daemonset;
 mod pod;
 
 use std::{
@@ -13,7 +14,10 @@ use std::{
     io::PipeWriter,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -21,8 +25,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Error, Lab, Options, Process, Result, Topology,
-    node::{BPFFS, NODES, conflist},
+    DOMAIN, Error, Lab, Options, Process, Result, Topology,
+    node::{BPFFS, NODES, binary, conflist},
     tried,
 };
 pub use cri::Cri;
@@ -50,18 +54,50 @@ struct Node {
     holder: Process,
     /// The holder, as the sandbox numbers it.
     number: String,
-    containerd: Option<Process>,
+    containerd: Mutex<Option<Process>>,
+    agent: Mutex<Option<Process>>,
     cri: Cri,
+}
+
+/// A container runtime, with the CNI plugins of its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime {
+    /// Its directory in `target/lab`.
+    name: &'static str,
+    /// The highest version of CNI that it and the plugins speak.
+    cni_version: &'static str,
+    /// Whether it forgets what it created for a pod whose ADD it did not see the end of.
+    pub forgets: bool,
+}
+
+impl Runtime {
+    /// Of Debian 12.
+    pub const CONTAINERD_1_6: Self = Self { name: "containerd-1.6", cni_version: "1.0.0", forgets: false };
+    /// Of Debian 13.
+    pub const CONTAINERD_1_7: Self = Self { name: "containerd-1.7", cni_version: "1.0.0", forgets: true };
+    /// Of Debian's unstable suite. It asks plugins for their STATUS.
+    pub const CONTAINERD_2: Self = Self { name: "containerd-2", cni_version: "1.1.0", forgets: true };
 }
 
 impl Cluster {
     /// Nodes as they are after the runtime and the primary CNI were installed: no iocast, no pods.
     pub fn up(nodes: usize) -> Result<Self> {
-        let lab = Lab::without_agent(Options { nodes, ..Options::new(Topology::Bridge) })?;
+        Self::with(Runtime::CONTAINERD_1_6, nodes)
+    }
+
+    /// The same with another runtime.
+    pub fn with(runtime: Runtime, nodes: usize) -> Result<Self> {
+        let cni_version = runtime.cni_version;
+        let lab = Lab::without_agent(Options { nodes, cni_version, ..Options::new(Topology::Bridge) })?;
         let mut cluster = Self { nodes: vec![], lab, cgroups: Cgroups::new()? };
         for node in 0..nodes {
-            let started = cluster.start_node(node)?;
+            let started = cluster.start_node(node, runtime)?;
             cluster.nodes.push(started);
+            cluster.write(
+                node,
+                "/etc/iocast/config.toml",
+                format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n"),
+            )?;
             cluster.write(node, CONFLIST, cluster.primary(node).to_string())?;
             cluster.start_containerd(node)?;
             let image = project().join("target/lab/epics.tar");
@@ -70,39 +106,66 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_node(&self, node: usize) -> Result<Node> {
-        let runtime = project().join("target/lab/containerd");
-        if !runtime.join("usr/bin/containerd").exists() {
-            return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", runtime.display())));
+    fn start_node(&self, node: usize, runtime: Runtime) -> Result<Node> {
+        let containerd = project().join("target/lab").join(runtime.name).join("usr/bin/containerd");
+        if !containerd.exists() {
+            return Err(Error::Missing(format!(
+                "there is no {}: run `make lab-tools`",
+                containerd.display()
+            )));
         }
         let mut command = Command::new("unshare");
         command.args(["--mount", "--uts", "--propagation", "unchanged"]);
         command.arg(project().join("tests/cluster/node.sh")).args([NODES[node], BPFFS[node]]);
-        command.args([project(), runtime]);
+        command.arg(project()).arg(runtime.name);
         let mut holder = self.lab.sandbox.spawn(NODES[node], command)?;
         holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
         let number = innermost_number(&holder)?;
         let cri = Cri::new(&inside(&holder, "/run/containerd/containerd.sock"))?;
-        Ok(Node { holder, number, containerd: None, cri })
+        Ok(Node { holder, number, containerd: Mutex::default(), agent: Mutex::default(), cri })
     }
 
     /// Starts containerd on a node, and waits until it answers.
-    pub fn start_containerd(&mut self, node: usize) -> Result<()> {
-        let containerd = self.spawn(node, "containerd")?;
-        let started = self.nodes[node].containerd.insert(containerd);
-        started
+    pub fn start_containerd(&self, node: usize) -> Result<()> {
+        let mut containerd = self.spawn(node, "containerd")?;
+        containerd
             .wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
-        self.nodes[node].cri.version().map(|_| ())
+        *lock(&self.nodes[node].containerd) = Some(containerd);
+        // It refuses until it has found the sandboxes of its predecessor.
+        wait_until("an answer of containerd", || Ok(self.cri(node).sandboxes().is_ok()))
     }
 
     /// Kills containerd on a node; pods go on.
-    pub fn kill_containerd(&mut self, node: usize) {
-        self.nodes[node].containerd = None;
+    pub fn kill_containerd(&self, node: usize) {
+        *lock(&self.nodes[node].containerd) = None;
     }
 
     /// What containerd on a node has said.
     pub fn containerd_output(&self, node: usize) -> String {
-        self.nodes[node].containerd.as_ref().map(Process::output).unwrap_or_default()
+        lock(&self.nodes[node].containerd).as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Starts iocast-node on a node as its DaemonSet does, and waits until it is ready.
+    pub fn start_agent(&self, node: usize) -> Result<()> {
+        let mut agent = self.spawn(node, &format!("{} run", binary("iocast-node")?.display()))?;
+        agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+        *lock(&self.nodes[node].agent) = Some(agent);
+        Ok(())
+    }
+
+    /// Kills iocast-node on a node; datapath and plugin stay.
+    pub fn kill_agent(&self, node: usize) {
+        *lock(&self.nodes[node].agent) = None;
+    }
+
+    /// What iocast-node on a node has said.
+    pub fn agent_output(&self, node: usize) -> String {
+        lock(&self.nodes[node].agent).as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Runs iocast-node on a node to its end: `install`, `uninstall` and the like.
+    pub fn iocast_node(&self, node: usize, line: &str) -> Result<String> {
+        self.exec(node, &format!("{} {line}", binary("iocast-node")?.display()))
     }
 
     /// The runtime of a node.
@@ -164,6 +227,27 @@ impl Cluster {
         names.sort();
         names
     }
+}
+
+/// Makes a test of each function, once with each runtime. A function takes the [`Runtime`] and returns a [`Result`].
+#[macro_export]
+macro_rules! with_every_runtime {
+    ($($name:ident)*) => {
+        mod containerd_1_6 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_1_6) })*
+        }
+        mod containerd_1_7 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_1_7) })*
+        }
+        mod containerd_2 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_2) })*
+        }
+    };
+}
+
+/// A test that fails meanwhile says more than a poisoned lock.
+fn lock(daemon: &Mutex<Option<Process>>) -> MutexGuard<'_, Option<Process>> {
+    daemon.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until `test` is true.

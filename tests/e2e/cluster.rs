@@ -17,6 +17,7 @@ lab::with_every_runtime! {
     a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
     only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is
     a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start
+    a_pod_that_started_before_iocast_was_installed_is_adopted
     no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again
     a_primary_cni_that_installs_itself_again_is_chained_again
     pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_nothing
@@ -41,28 +42,25 @@ fn members(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
     Ok(members.iter().filter_map(|member| member["pod"].as_str().map(Into::into)).collect())
 }
 
-/// What is left of pods on the first node, in the pinned maps and elsewhere.
-fn leftovers(cluster: &Cluster) -> Result<Vec<String>> {
-    let ours = cluster.lab.state(|state| {
+/// What is left of pods in the first node's pinned maps.
+fn our_leftovers(cluster: &Cluster) -> Result<Vec<String>> {
+    let counts = cluster.lab.state(|state| {
         let (attachments, places) = (state.attachments()?.len(), state.roster_entries()?);
         let ports = state.externals()?.len();
         Ok([("attachments", attachments), ("places", places), ("external ports", ports)])
     })?;
-    let ours = ours.map_err(|error: datapath::Error| lab::Error::Missing(error.to_string()))?;
-    let ours =
-        ours.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}"));
-    let links = cluster.lab.sandbox.sh(NODE, "ip -o link show type veth")?;
-    let veths = links.split_whitespace().filter(|word| word.starts_with("veth")).map(ToOwned::to_owned);
-    let namespaces = cluster.names(0, "/run/netns");
-    let addresses = cluster.names(0, "/run/ipam-0/lab").into_iter().filter(|name| name.starts_with("10."));
-    Ok(ours.chain(veths).chain(namespaces).chain(addresses).collect())
+    let counts = counts.map_err(|error: datapath::Error| lab::Error::Missing(error.to_string()))?;
+    let left = counts.into_iter().filter(|(_, count)| *count > 0);
+    Ok(left.map(|(what, count)| format!("{count} {what}")).collect())
 }
 
-/// Nothing is left of pods, as soon as the agent has had its time.
-fn assert_nothing_left(cluster: &Cluster) -> Result<()> {
-    let gone = wait_until("nothing left", || Ok(leftovers(cluster)?.is_empty()));
-    assert_eq!(leftovers(cluster)?, [""; 0], "{}", cluster.agent_output(0));
-    gone
+/// What is left of pods on the first node: in the pinned maps, of interfaces, namespaces and addresses.
+fn leftovers(cluster: &Cluster) -> Result<Vec<String>> {
+    let links = cluster.lab.sandbox.sh(NODE, "ip -o link show type veth")?;
+    let veths = links.split_whitespace().filter(|word| word.starts_with("veth")).map(ToOwned::to_owned);
+    let addresses = cluster.names(0, "/run/ipam-0/lab").into_iter().filter(|name| name.starts_with("10."));
+    let others = veths.chain(cluster.names(0, "/run/netns")).chain(addresses);
+    Ok(our_leftovers(cluster)?.into_iter().chain(others).collect())
 }
 
 fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing(
@@ -74,12 +72,9 @@ fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
     let ready = start.elapsed();
     let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
     assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
-    let figure =
-        format!("{:.2} s, {:.2} s of it for iocast", start.elapsed().as_secs_f32(), ready.as_secs_f32());
-    lab::report(
-        "from installing iocast on a node to the first value of an IOC that containerd started",
-        &figure,
-    );
+    let (all, ready) = (start.elapsed().as_secs_f32(), ready.as_secs_f32());
+    let what = format!("from installing iocast to the first value of a new pod ({})", runtime.name);
+    lab::report(&what, &format!("{all:.2} s, {ready:.2} s of it until the node is ready"));
     assert_eq!(members(&cluster, 0)?, ["ioc-a"]);
     cluster.delete(&pod)?;
     assert_eq!(leftovers(&cluster)?, [""; 0]);
@@ -156,6 +151,17 @@ fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Resu
     cluster.start_agent(0)?;
     tenth_from_now(&mut monitor)?;
     assert!(!monitor.output().contains("***"), "{}", monitor.output());
+    Ok(())
+}
+
+fn a_pod_that_started_before_iocast_was_installed_is_adopted(runtime: Runtime) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
+    let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
+    cluster.start_agent(0)?;
+    wait_until("a member", || Ok(members(&cluster, 0)? == ["ioc-a"]))?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    cluster.delete(&pod)?;
+    assert_eq!(leftovers(&cluster)?, [""; 0]);
     Ok(())
 }
 
@@ -245,14 +251,11 @@ fn pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_n
         cluster.cri(0).stop_sandbox(&sandbox.id)?;
         cluster.cri(0).remove_sandbox(&sandbox.id)?;
     }
-    if runtime.forgets {
-        // It says no DEL for them and leaves their namespaces and addresses until the node restarts.
-        for namespace in cluster.names(0, "/run/netns") {
-            cluster.exec(0, &format!("ip netns delete {namespace}"))?;
-        }
-        cluster.exec(0, "rm -rf /run/ipam-0")?;
-    }
-    assert_nothing_left(&cluster)
+    // What a runtime forgets stays until the node restarts; what is ours does not.
+    let left = if runtime.forgets { our_leftovers } else { leftovers };
+    let gone = wait_until("nothing left", || Ok(left(&cluster)?.is_empty()));
+    assert_eq!(left(&cluster)?, [""; 0], "{}", cluster.agent_output(0));
+    gone
 }
 
 fn after_uninstalling_pods_are_created_and_older_ones_deleted(runtime: Runtime) -> Result<()> {

@@ -205,6 +205,12 @@ pub struct ContainerSecurity {
     /// Whether it cannot gain privileges.
     #[prost(bool, tag = "11")]
     pub no_new_privileges: bool,
+    /// Paths that are hidden.
+    #[prost(string, repeated, tag = "13")]
+    pub masked_paths: Vec<String>,
+    /// Paths that cannot be written.
+    #[prost(string, repeated, tag = "14")]
+    pub readonly_paths: Vec<String>,
     /// System calls allowed.
     #[prost(message, optional, tag = "15")]
     pub seccomp: Option<Profile>,

@@ -14,7 +14,7 @@ use super::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, Image, LinuxContainer, Mount,
         Namespaces, Number, Profile, Resources,
     },
-    pod::IMAGE,
+    pod::{IMAGE, default_security},
     project, wait_until,
 };
 use crate::{Error, Result, node::NODES, node::binary, tried};
@@ -117,6 +117,7 @@ fn security(context: &Value) -> ContainerSecurity {
         readonly_root: context["readOnlyRootFilesystem"] == true,
         no_new_privileges: context["allowPrivilegeEscalation"] == false,
         seccomp: (context["seccompProfile"]["type"] == "RuntimeDefault").then(Profile::default),
+        ..default_security()
     }
 }
 

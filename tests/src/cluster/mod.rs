@@ -37,6 +37,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the primary CNI has its conflist.
 pub const CONFLIST: &str = "/etc/cni/net.d/10-lab.conflist";
 
+/// Where containerd listens.
+const SOCKET: &str = "/run/containerd/containerd.sock";
+
 /// A LAN with a workstation and nodes that run pods. Dropping it leaves nothing.
 #[derive(Debug)]
 pub struct Cluster {
@@ -62,8 +65,8 @@ struct Node {
 /// A container runtime, with the CNI plugins of its time.
 #[derive(Clone, Copy, Debug)]
 pub struct Runtime {
-    /// Its directory in `target/lab`.
-    name: &'static str,
+    /// Its name, which is that of its directory in `target/lab`.
+    pub name: &'static str,
     /// The highest version of CNI that it and the plugins speak.
     cni_version: &'static str,
     /// Whether it forgets what it created for a pod whose ADD it did not see the end of.
@@ -121,7 +124,7 @@ impl Cluster {
         let mut holder = self.lab.sandbox.spawn(NODES[node], command)?;
         holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
         let number = innermost_number(&holder)?;
-        let cri = Cri::new(&inside(&holder, "/run/containerd/containerd.sock"))?;
+        let cri = Cri::new(&inside(&holder, SOCKET))?;
         Ok(Node { holder, number, containerd: Mutex::default(), agent: Mutex::default(), cri })
     }
 
@@ -145,9 +148,10 @@ impl Cluster {
         lock(&self.nodes[node].containerd).as_ref().map(Process::output).unwrap_or_default()
     }
 
-    /// Starts iocast-node on a node as its DaemonSet does, and waits until it is ready.
+    /// Starts iocast-node on a node with the DaemonSet's arguments, but as a process, and waits until it is ready.
     pub fn start_agent(&self, node: usize) -> Result<()> {
-        let mut agent = self.spawn(node, &format!("{} run", binary("iocast-node")?.display()))?;
+        let program = binary("iocast-node")?;
+        let mut agent = self.spawn(node, &format!("{} run --cri {SOCKET}", program.display()))?;
         agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
         *lock(&self.nodes[node].agent) = Some(agent);
         Ok(())

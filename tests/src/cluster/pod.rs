@@ -158,6 +158,7 @@ fn restricted(name: &str, line: &[&str]) -> ContainerConfig {
         readonly_root: true,
         no_new_privileges: true,
         seccomp: Some(Profile::default()),
+        ..default_security()
     };
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.into() }),
@@ -167,5 +168,16 @@ fn restricted(name: &str, line: &[&str]) -> ContainerConfig {
         mounts: vec![],
         log_path: format!("{name}.log"),
         linux: Some(LinuxContainer { resources: None, security: Some(security) }),
+    }
+}
+
+/// What kubelet asks for in every container that is not privileged.
+pub(super) fn default_security() -> ContainerSecurity {
+    let masked = ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"];
+    let readonly = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+    ContainerSecurity {
+        masked_paths: masked.map(Into::into).into(),
+        readonly_paths: readonly.map(Into::into).into(),
+        ..ContainerSecurity::default()
     }
 }

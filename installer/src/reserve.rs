@@ -38,16 +38,21 @@ fn overlaps(chosen: &str, ports: &[Ports]) -> bool {
 
 /// The list with `ports` added; `None` if they are in it.
 fn merged(present: &str, ports: &[Ports]) -> Option<String> {
-    let ranges: Vec<(u16, u16)> = present.trim().split(',').filter_map(range).collect();
-    let covered =
-        |wanted: &&Ports| ranges.iter().any(|(first, last)| *first <= wanted.first && wanted.last <= *last);
-    if ports.iter().all(|wanted| covered(&wanted)) {
+    if ports.iter().all(|wanted| are_reserved(present, *wanted)) {
         return None;
     }
     let added = ports.iter().map(|ports| (ports.first, ports.last));
-    let list: Vec<_> =
-        ranges.iter().copied().chain(added).map(|(first, last)| format!("{first}-{last}")).collect();
+    let list: Vec<_> = ranges(present).chain(added).map(|(first, last)| format!("{first}-{last}")).collect();
     Some(list.join(","))
+}
+
+/// Whether all of `ports` are in the list that the sysctl has.
+pub(crate) fn are_reserved(list: &str, ports: Ports) -> bool {
+    ranges(list).any(|(first, last)| first <= ports.first && ports.last <= last)
+}
+
+fn ranges(list: &str) -> impl Iterator<Item = (u16, u16)> {
+    list.trim().split(',').filter_map(range)
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {

@@ -45,6 +45,9 @@ fn a_pod_that_started_before_is_adopted_and_leaves_like_any_other(runtime: Runti
     assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
     assert_eq!(members(&cluster)?, ["ioc-a"]);
     wait_until("the metric", || Ok(cluster.get(0, "/metrics")?.contains("\niocast_adopted_pods_total 1\n")))?;
+    let memory = agent.resident()?;
+    lab::report("memory of the agent, resident, MB", &format!("{:.1}", memory as f32 / 1024.0));
+    assert!(memory < 16 * 1024, "{memory} kB");
     let said = agent.output();
     agent.kill(); // which would collect what the plugin leaves
     cluster.delete(&ioc)?;

@@ -197,20 +197,26 @@ fn pod(sandbox: &Sandbox) -> String {
     format!("{}/{}", sandbox.namespace, sandbox.name)
 }
 
-/// What a member cannot do that was adopted without a broadcast address, which only ADD can give it: that takes to enter
-/// the pod.
+/// What a member does without that has no broadcast address: only ADD can give it one, because that takes to enter the pod.
 fn mute(state: &State, attachment: &Attachment) -> Option<String> {
-    let member = state.member(attachment.member).ok()??;
-    let peer = link::by_index(attachment.member).ok()??.peer?;
-    let addresses = link::addresses_in(member.netns, peer).ok()?;
-    let own = addresses.iter().find(|address| address.address.octets() == member.address)?;
-    own.broadcast.is_none().then(|| {
-        let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+    let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+    lacks_broadcast(state, attachment).then(|| {
         format!(
-            "{namespace}/{pod} started before iocast and has no broadcast address: its servers are found, but its clients \
-             have nothing to search on; delete it so that it is created again"
+            "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found, but send no \
+             beacons, and its clients have nothing to search on; delete it so that it is created again"
         )
     })
+}
+
+/// Whether the address of a member has no broadcast address.
+pub(crate) fn lacks_broadcast(state: &State, attachment: &Attachment) -> bool {
+    let look = || {
+        let member = state.member(attachment.member).ok()??;
+        let peer = link::by_index(attachment.member).ok()??.peer?;
+        let addresses = link::addresses_in(member.netns, peer).ok()?;
+        addresses.into_iter().find(|address| address.address.octets() == member.address)
+    };
+    look().is_some_and(|address| address.broadcast.is_none())
 }
 
 #[cfg(test)]

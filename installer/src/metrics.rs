@@ -54,6 +54,9 @@ pub(crate) type Domains = BTreeMap<String, Domain>;
 
 /// Why the node cannot serve pods as configured; empty if it can.
 pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
+    if progress.uplinks.is_empty() {
+        return vec!["the agent has made no pass yet".into()]; // a valid configuration has a domain
+    }
     let mut reasons = vec![];
     if progress.chain.is_some_and(|chain| !chain.installed) {
         reasons.push("the CNI plugin is not installed".to_owned());
@@ -226,6 +229,11 @@ mod tests {
             not_ready(&Progress { chain: None, ..progress() }, &domains()).is_empty(),
             "chaining is not ours"
         );
+    }
+
+    #[test]
+    fn before_the_first_pass_a_node_is_not_ready() {
+        assert_eq!(not_ready(&Progress::default(), &domains()).len(), 1);
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn a_node_that_works_is_found_well(topology: Topology) -> Result<()> {
     let well = said.output.lines().all(|line| line.starts_with("OK "));
     assert!(well && said.status.success(), "{}", said.output);
     says(&said, "OK    uplink", "domain `lab`: uplink eth0 has 172.23.0.10");
-    says(&said, "OK    members", "1 of 1 are attached");
+    says(&said, "OK    members", "1 of 1 are well");
     Ok(())
 }
 

@@ -61,6 +61,9 @@ pub fn join(
         Error::UnsuitedPod(format!("one of the names is too long: network {network}, pod {namespace}/{pod}"))
     })?;
     let _lock = state.lock()?;
+    if let Some(former) = state.attachment(key)? {
+        remove_locked(bpffs, state, key, &former)?; // or its place would never be free again
+    }
     let attachment = Attachment { domain: state.domain_number(joining.domain)?, ..attachment };
     let member = Member {
         address: attachment.address,

@@ -250,11 +250,11 @@ fn members(members: &Known<Vec<Member>>) -> Vec<Finding> {
     };
     let mut findings: Vec<_> = members.iter().filter_map(member).collect();
     let wrong = findings.iter().filter(|finding| finding.check == "members").count();
-    findings.push(ok("members", format!("{} of {} are attached", members.len() - wrong, members.len())));
+    findings.push(ok("members", format!("{} of {} are well", members.len() - wrong, members.len())));
     findings
 }
 
-fn member(Member { pod, veth }: &Member) -> Option<Finding> {
+fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
     let Some((veth, mtu, attached)) = veth else {
         return Some(warn(
             "members",
@@ -267,6 +267,15 @@ fn member(Member { pod, veth }: &Member) -> Option<Finding> {
             "members",
             format!("{pod}: from_pod is not attached to {veth}"),
             "iocast-node run attaches it within seconds",
+        ));
+    }
+    if !has_broadcast {
+        return Some(warn(
+            "members",
+            format!(
+                "{pod}: it has no broadcast address, because it started before iocast: clients in it do not search"
+            ),
+            "delete it so that it is created again",
         ));
     }
     let small = format!("{pod}: {veth} has an MTU of {mtu}");
@@ -383,7 +392,11 @@ mod tests {
             forwarding: Ok(true),
             forward_chains: Ok(vec![]),
             legacy_filter: false,
-            members: Ok(vec![Member { pod: "bl07/ioc-a".into(), veth: Some(("veth1".into(), 1450, true)) }]),
+            members: Ok(vec![Member {
+                pod: "bl07/ioc-a".into(),
+                veth: Some(("veth1".into(), 1450, true)),
+                has_broadcast: true,
+            }]),
             network: Ok(Some(network(&["calico", "iocast"]))),
             plugin: "/opt/cni/bin/iocast".into(),
             plugin_version: Ok(env!("CARGO_PKG_VERSION").into()),
@@ -419,7 +432,7 @@ mod tests {
 
     fn change_member(facts: &mut Facts, veth: Option<(&str, u32, bool)>) {
         let veth = veth.map(|(name, mtu, attached)| (name.to_owned(), mtu, attached));
-        facts.members = Ok(vec![Member { pod: "bl07/ioc-a".into(), veth }]);
+        facts.members = Ok(vec![Member { pod: "bl07/ioc-a".into(), veth, has_broadcast: true }]);
     }
 
     #[test]
@@ -555,6 +568,10 @@ mod tests {
         complains(|facts| change_member(facts, None), Level::Warn, "members", "bl07/ioc-a: its veth is gone");
         let bare = |facts: &mut Facts| change_member(facts, Some(("veth1", 1450, false)));
         complains(bare, Level::Fail, "members", "bl07/ioc-a: from_pod is not attached to veth1");
+        let mute = |facts: &mut Facts| {
+            facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
+        };
+        complains(mute, Level::Warn, "members", "delete it so that it is created again");
     }
 
     #[test]

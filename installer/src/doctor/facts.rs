@@ -18,6 +18,7 @@ use nix::sys::utsname::uname;
 
 use super::Places;
 use crate::{
+    adopt::lacks_broadcast,
     cni::{
         conflist::{PLUGIN, choose},
         net_d,
@@ -108,6 +109,8 @@ pub(super) struct Member {
     pub(super) pod: String,
     /// Its host-side veth and whether `from_pod` is attached; `None` if it is gone.
     pub(super) veth: Option<(String, u32, bool)>,
+    /// Whether its address has a broadcast address.
+    pub(super) has_broadcast: bool,
 }
 
 /// Reads all facts.
@@ -228,7 +231,7 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
             None => None,
         };
         let pod = format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod));
-        found.push(Member { pod, veth });
+        found.push(Member { pod, veth, has_broadcast: !lacks_broadcast(state, &attachment) });
     }
     Ok(found)
 }

@@ -34,20 +34,20 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// Where the agent's loop leaves how far it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Board(Arc<Mutex<(Instant, Progress)>>);
+pub(crate) struct Board(Arc<Mutex<(Instant, Option<Progress>)>>);
 
 impl Board {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new((Instant::now(), Progress::default()))))
+        Self(Arc::new(Mutex::new((Instant::now(), None))))
     }
 
     /// A pass is done, and this is how things are.
     pub(crate) fn publish(&self, progress: Progress) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), progress);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), Some(progress));
     }
 
-    /// How long ago the last pass was, and how things were then.
-    fn read(&self) -> (Duration, Progress) {
+    /// How long ago the last pass was, or the start, and how things were then; none before the first pass.
+    fn read(&self) -> (Duration, Option<Progress>) {
         let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (board.0.elapsed(), board.1.clone())
     }
@@ -104,13 +104,14 @@ impl Source {
         let (age, progress) = self.board.read();
         match path {
             "/metrics" => {
-                let text = render(&progress, domains(&self.bpffs).ok().as_ref());
+                let text = render(&progress.unwrap_or_default(), domains(&self.bpffs).ok().as_ref());
                 response(StatusCode::OK, OPENMETRICS, text)
             }
             "/healthz" => verdict(not_alive(age).into_iter().collect()),
-            "/readyz" => verdict(match domains(&self.bpffs) {
-                Ok(domains) => not_ready(&progress, &domains),
-                Err(error) => vec![error.to_string()],
+            "/readyz" => verdict(match (progress, domains(&self.bpffs)) {
+                (None, _) => vec!["the first pass is not done".into()],
+                (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
+                (_, Err(error)) => vec![error.to_string()],
             }),
             _ => response(StatusCode::NOT_FOUND, PLAIN, "there are /metrics, /healthz and /readyz\n".into()),
         }

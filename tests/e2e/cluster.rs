@@ -17,6 +17,7 @@ lab::with_every_runtime! {
     a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
     only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is
     a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start
+    the_daemonset_needs_no_more_privileges_than_its_manifest_says
     a_pod_that_started_before_iocast_was_installed_is_adopted
     no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again
     a_primary_cni_that_installs_itself_again_is_chained_again
@@ -151,6 +152,21 @@ fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Resu
     cluster.start_agent(0)?;
     tenth_from_now(&mut monitor)?;
     assert!(!monitor.output().contains("***"), "{}", monitor.output());
+    Ok(())
+}
+
+fn the_daemonset_needs_no_more_privileges_than_its_manifest_says(runtime: Runtime) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
+    let start = Instant::now();
+    cluster.daemonset(0)?;
+    let ready = start.elapsed().as_secs_f32();
+    let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    let all = start.elapsed().as_secs_f32();
+    let what = format!("from the DaemonSet's start to the first value of a new pod ({})", runtime.name);
+    lab::report(&what, &format!("{all:.2} s, {ready:.2} s of it until the DaemonSet is ready"));
+    cluster.delete(&pod)?;
+    assert_eq!(our_leftovers(&cluster)?, [""; 0]);
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 //! ```toml
 //! [domain.bl07]
 //! uplink = "eth0"           # the interface on the LAN
-//! protocols = ["ca", "pva"] # default: all
+//! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
 //! pins = "5000-29999"       # ports that pods may ask for besides, default as here
+//! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
 //! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
 //! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and what stands for them on the LAN
@@ -21,7 +22,9 @@ const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
 /// Ports that pods may pin where the domain does not say: no system service's, no NodePort's, nothing ephemeral.
 const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
 /// Protocols that can be relayed, by the names used in the file.
-const PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
+const PROTOCOLS: [Protocol; 3] = [Protocol::Ca, Protocol::Pva, Protocol::Gvcp];
+/// Those of a domain that does not say: who may command cameras is to be decided.
+const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ pub(crate) struct DomainConfig {
     pub(crate) lan_ports: BTreeMap<u16, u16>,
     /// Networks that are LAN besides those of the uplink.
     pub(crate) lan: Vec<Network>,
+    /// Networks in which pods may command cameras; all of the LAN if `None`.
+    pub(crate) cameras: Option<Vec<Network>>,
 }
 
 /// An IPv4 network.
@@ -68,6 +73,15 @@ pub(crate) struct Network {
     pub(crate) address: [u8; 4],
     /// Prefix length, bits.
     pub(crate) prefix: u8,
+}
+
+impl Network {
+    /// Whether all of `other` is in it.
+    pub(crate) fn contains(&self, other: &Self) -> bool {
+        let number = |network: &Self| u32::from_be_bytes(network.address);
+        let differ = number(self) ^ number(other);
+        self.prefix <= other.prefix && differ.checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0
+    }
 }
 
 /// A range of ports, both ends inclusive.
@@ -101,12 +115,16 @@ impl DomainConfig {
     }
 }
 
+/// The port of cameras. It cannot be another on the LAN: clients know no other.
+pub(crate) const GVCP_PORT: u16 = 3956;
+
 /// UDP ports of a protocol, and where datagrams to them travel.
 fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
     match protocol {
         Protocol::Ca => &[(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
         Protocol::Pva => &[(5076, relay::SEARCH)],
-        Protocol::Other => &[],
+        Protocol::Gvcp => &[(GVCP_PORT, relay::SEARCH)],
+        Protocol::Gvsp | Protocol::Other => &[],
     }
 }
 
@@ -130,6 +148,7 @@ struct Section {
     lan_ports: BTreeMap<String, u16>,
     #[serde(default)]
     lan: Vec<String>,
+    cameras: Option<Vec<String>>,
 }
 
 impl Config {
@@ -194,7 +213,8 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
         pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
         search_ports: search_ports(section.search_ports, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
-        lan: networks(&section.lan, &mut found),
+        lan: networks("lan", &section.lan, &mut found),
+        cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
         uplink: section.uplink,
         name,
     };
@@ -208,7 +228,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn protocols(names: Option<Vec<String>>, faults: &mut Vec<String>) -> Vec<Protocol> {
-    let Some(names) = names else { return PROTOCOLS.to_vec() };
+    let Some(names) = names else { return DEFAULT_PROTOCOLS.to_vec() };
     let mut protocols = vec![];
     for name in names {
         match protocol(&name) {
@@ -260,13 +280,13 @@ fn lan_ports(texts: BTreeMap<String, u16>, faults: &mut Vec<String>) -> BTreeMap
     found
 }
 
-fn networks(texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
+fn networks(key: &str, texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
     let mut found = vec![];
     for text in texts {
         match parse_network(text) {
             Some(network) => found.push(network),
             None => {
-                faults.push(format!("`lan` has `{text}`: expected an IPv4 network such as 172.24.0.0/16"));
+                faults.push(format!("`{key}` has `{text}`: expected an IPv4 network such as 172.24.0.0/16"));
             }
         }
     }
@@ -288,6 +308,12 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
         if let Some(Relayed { in_pods, on_lan, .. }) = relayed[index + 1..].iter().find(same) {
             found.push(format!("UDP port {in_pods} of pods, {on_lan} on the LAN, is relayed twice"));
         }
+    }
+    if domain.lan_ports.contains_key(&GVCP_PORT) {
+        found.push(format!("`lan_ports` has {GVCP_PORT}: clients look for cameras at no other port"));
+    }
+    if domain.cameras.is_some() && !domain.protocols.contains(&Protocol::Gvcp) {
+        found.push("`cameras` has no effect without \"gvcp\" in `protocols`".into());
     }
     for port in domain.lan_ports.keys().filter(|port| relayed.iter().all(|relayed| relayed.in_pods != **port))
     {
@@ -353,6 +379,7 @@ mod tests {
             search_ports: BTreeMap::new(),
             lan_ports: BTreeMap::new(),
             lan: vec![],
+            cameras: None,
         };
         assert_eq!(config.domains, [expected]);
     }

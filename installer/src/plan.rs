@@ -1,6 +1,6 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
-use abi::{Domain, Relay, RelayKey, Uplink, field};
+use abi::{Domain, Relay, RelayKey, Uplink, field, lan};
 
 use crate::config::{Config, DomainConfig, Network, Relayed};
 
@@ -23,8 +23,8 @@ pub(crate) struct Plan {
     pub(crate) uplinks: Vec<(u32, Uplink)>,
     pub(crate) lan_relays: Vec<(RelayKey, Relay)>,
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
-    /// Networks that are LAN: domain, address, prefix length.
-    pub(crate) networks: Vec<(u16, [u8; 4], u8)>,
+    /// What networks are for a domain: domain, address, prefix length, flags from [`abi::lan`].
+    pub(crate) networks: Vec<(u16, [u8; 4], u8, u32)>,
 }
 
 const NO_DOMAIN: Domain =
@@ -54,8 +54,7 @@ pub(crate) fn plan(
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
         let connected = found.iter().flat_map(|interface| &interface.networks);
-        plan.networks
-            .extend(connected.chain(&domain.lan).map(|network| (number, network.address, network.prefix)));
+        plan.networks.extend(networks(number, domain, connected.chain(&domain.lan).copied().collect()));
         if let Some(interface) = &found {
             add_uplink(&mut plan.uplinks, number, interface);
         }
@@ -94,6 +93,18 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
         last_pin: domain.pins.last,
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }
+}
+
+/// What the networks of a domain are, given its LAN. The kernel looks for the longest prefix alone, so that each must tell all.
+fn networks(number: u16, domain: &DomainConfig, lan: Vec<Network>) -> Vec<(u16, [u8; 4], u8, u32)> {
+    let cameras = domain.cameras.as_ref().unwrap_or(&lan).clone();
+    let mut all = lan;
+    all.extend(cameras.iter().filter(|network| !all.contains(network)).copied().collect::<Vec<_>>());
+    let flags = |network: &Network| {
+        let commanded = cameras.iter().any(|cameras| cameras.contains(network));
+        lan::HOSTS | if commanded { lan::CAMERAS } else { 0 }
+    };
+    all.iter().map(|network| (number, network.address, network.prefix, flags(network))).collect()
 }
 
 /// Adds the uplink, unless another domain has it already.
@@ -191,6 +202,20 @@ mod tests {
     #[test]
     fn connected_and_configured_networks_are_lan() {
         let plan = plan(&config(&["a"]), Present::default(), |_| Some(eth0()));
-        assert_eq!(plan.networks, [(0, [172, 23, 0, 10], 24), (0, [172, 24, 0, 0], 16)]);
+        let both = lan::HOSTS | lan::CAMERAS;
+        assert_eq!(plan.networks, [(0, [172, 23, 0, 10], 24, both), (0, [172, 24, 0, 0], 16, both)]);
+    }
+
+    #[test]
+    fn cameras_are_commanded_where_the_domain_says() {
+        let text = "[domain.a]\nuplink = \"eth0\"\nprotocols = [\"gvcp\"]\ncameras = [\"172.23.0.128/25\", \"10.1.0.0/16\"]";
+        let plan = plan(&Config::parse(text).unwrap(), Present::default(), |_| Some(eth0()));
+        let both = lan::HOSTS | lan::CAMERAS;
+        let expected = [
+            (0, [172, 23, 0, 10], 24, lan::HOSTS),
+            (0, [172, 23, 0, 128], 25, both),
+            (0, [10, 1, 0, 0], 16, both),
+        ];
+        assert_eq!(plan.networks, expected);
     }
 }

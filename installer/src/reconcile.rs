@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
-use abi::Uplink;
+use abi::{Protocol, Uplink};
 use datapath::{Error, Hook, State, attach, detach, ensure_fan, is_attached, link};
 
 use crate::{
-    config::{Config, DomainConfig, Network, Ports},
+    config::{Config, DomainConfig, GVCP_PORT, Network, Ports},
     plan::{Interface, Present, plan},
     reserve::reserve,
 };
@@ -85,8 +85,11 @@ impl Pass<'_> {
                 self.problems.extend(moved.err().map(|error| error.to_string()));
             }
         }
-        let ranges: Vec<_> =
+        let mut ranges: Vec<_> =
             config.domains.iter().map(|domain| (domain.ports.first, domain.ports.last)).collect();
+        if config.domains.iter().any(|domain| domain.protocols.contains(&Protocol::Gvcp)) {
+            ranges.push((GVCP_PORT, GVCP_PORT)); // external for a camera in a pod
+        }
         self.state.set_external_ports(&ranges)?;
         for (index, _) in
             before.iter().filter(|(index, _)| plan.uplinks.iter().all(|(kept, _)| kept != index))

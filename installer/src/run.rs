@@ -34,6 +34,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// What to run, and where.
 #[derive(clap::Args, Debug)]
+#[group(id = "run")]
 pub(crate) struct Options {
     /// The configuration: which domains there are, and their uplinks.
     #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]

@@ -31,6 +31,10 @@ named! {
     Ca = "ca",
     /// PV Access.
     Pva = "pva",
+    /// GigE Vision's control protocol.
+    Gvcp = "gvcp",
+    /// GigE Vision's streams.
+    Gvsp = "gvsp",
 }
 
 named! {
@@ -71,6 +75,10 @@ named! {
     Unrelayed = "unrelayed",
     /// Left alone: it names another host than the pod that sent it.
     Foreign = "foreign",
+    /// Dropped: a command to a camera that is not the domain's.
+    Denied = "denied",
+    /// Translated, but larger than the pod's MTU: it does not arrive.
+    TooBig = "too_big",
     /// Left alone: a search that a server passes on to others on its own host.
     Local = "local",
 }

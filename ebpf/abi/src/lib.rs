@@ -35,6 +35,8 @@ pub const FLOWS: u32 = 64 * 1024;
 pub const STREAMS: u32 = 16 * 1024;
 /// Ports of search replies remembered for each of them, so that they are translated again when they are sent again.
 pub const REPLIES: usize = 32;
+/// Requests to cameras whose answers are awaited; the least recently used one is forgotten first.
+pub const READS: u32 = 1024;
 /// Words of the bit map of external ports, 64 ports each.
 pub const PORT_WORDS: u32 = 1024;
 /// How long after its last search an answer to a LAN socket is translated, in nanoseconds.
@@ -47,6 +49,9 @@ pub const UDP: u8 = 17;
 /// The limited broadcast address.
 pub const LIMITED_BROADCAST: [u8; 4] = [255; 4];
 
+/// Place of `from_pod_gvcp_send` in the map `FROM_POD`, behind those by protocol.
+pub const FROM_POD_GVCP_SEND: u32 = PROTOCOLS - 1;
+
 /// Names under which programs and maps are pinned, one place for both sides.
 pub mod names {
     /// tc ingress of an uplink.
@@ -56,8 +61,15 @@ pub mod names {
     /// tc ingress of a member's host-side veth.
     pub const FROM_POD: &str = "from_pod";
     /// What `from_pod` goes on with, by protocol; entries of the map `FROM_POD`.
-    pub const FROM_POD_BY_PROTOCOL: [(&str, crate::Protocol); 2] =
-        [("from_pod_ca", crate::Protocol::Ca), ("from_pod_pva", crate::Protocol::Pva)];
+    pub const FROM_POD_PARTS: [(&str, u32); 5] = [
+        ("from_pod_ca", crate::Protocol::Ca as u32),
+        ("from_pod_pva", crate::Protocol::Pva as u32),
+        ("from_pod_gvcp", crate::Protocol::Gvcp as u32),
+        ("from_pod_gvcp_send", crate::FROM_POD_GVCP_SEND),
+        ("from_pod_gvsp", crate::Protocol::Gvsp as u32),
+    ];
+    /// What `from_lan` goes on with at an external port, by protocol; entries of the map `FROM_LAN`.
+    pub const FROM_LAN_PARTS: [(&str, u32); 1] = [("from_lan_gvcp", crate::Protocol::Gvcp as u32)];
     /// tc ingress of the fan device.
     pub const FAN: &str = "fan";
 }
@@ -125,6 +137,8 @@ plain! {
         pub mac: [u8; 6],
         /// Its domain.
         pub domain: u16,
+        /// The longest IP packet it takes.
+        pub mtu: u32,
     }
 
     /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.
@@ -171,6 +185,10 @@ plain! {
         pub protocol: u8,
         /// Not 0 if the pod asked for this very port, and keeps it whether or not it uses it.
         pub pinned: u8,
+        /// The only host that may send there; zeros for any.
+        pub peer: [u8; 4],
+        /// Flags of what went wrong with a stream, from [`trouble`].
+        pub trouble: u32,
     }
 
     /// A LAN socket that searched, seen from a domain.
@@ -223,6 +241,26 @@ plain! {
         pub count: u32,
     }
 
+    /// A request to read registers of a camera, of which some hold transport addresses.
+    pub struct ReadKey {
+        /// The camera.
+        pub camera: [u8; 4],
+        /// The pod.
+        pub pod: [u8; 4],
+        /// The pod's port.
+        pub port: u16,
+        /// Its id.
+        pub id: u16,
+    }
+
+    /// Which registers were asked for, the first 32: a bit each.
+    pub struct Read {
+        /// Those that hold a port.
+        pub ports: u32,
+        /// Those that hold an address.
+        pub addresses: u32,
+    }
+
     /// Key of a CNI attachment (CNI spec: container id and interface name).
     pub struct AttachmentKey {
         /// `CNI_CONTAINERID`, padded with zeros.
@@ -256,6 +294,22 @@ impl FlowKey {
     pub const fn between(peer: &Endpoint, pod: &Endpoint) -> Self {
         Self { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port }
     }
+}
+
+/// What went wrong with a stream; flags of [`Claim`].
+pub mod trouble {
+    /// Its packets are larger than the pod's MTU.
+    pub const TOO_BIG: u32 = 1;
+    /// Its packets are fragments.
+    pub const FRAGMENTS: u32 = 2;
+}
+
+/// What a network is for a domain; flags of the values of the map `LAN`.
+pub mod lan {
+    /// Its hosts are on the LAN.
+    pub const HOSTS: u32 = 1;
+    /// Pods may command cameras in it.
+    pub const CAMERAS: u32 = 2;
 }
 
 /// Directions in which datagrams to a relayed port travel; flags of [`Relay`].

@@ -47,8 +47,8 @@ pub fn load(bpffs: &Path) -> Result<State> {
         .load(OBJECT)
         .map_err(|error| fault("cannot create the maps", &error))?;
     let entered = [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN];
-    let called = names::FROM_POD_BY_PROTOCOL.map(|(name, _)| name);
-    for name in called.into_iter().chain(entered) {
+    let called = names::FROM_POD_PARTS.iter().chain(&names::FROM_LAN_PARTS).map(|(name, _)| *name);
+    for name in called.chain(entered) {
         let what = format!("cannot load the program {name}");
         let program = object
             .program_mut(name)
@@ -57,7 +57,8 @@ pub fn load(bpffs: &Path) -> Result<State> {
         program.load().map_err(|error| fault(&what, &error))?;
         pin_program(&directory, name, program)?;
     }
-    fill_program_array(&mut object)?;
+    fill_program_array(&mut object, "FROM_POD", &names::FROM_POD_PARTS)?;
+    fill_program_array(&mut object, "FROM_LAN", &names::FROM_LAN_PARTS)?;
     State::open(bpffs)
 }
 
@@ -70,17 +71,18 @@ fn pin_program(directory: &Path, name: &str, program: &mut SchedClassifier) -> R
     fs::rename(&new, &pin).map_err(|error| Error::kernel(format!("cannot pin {}", pin.display()), error))
 }
 
-/// Puts the programs that `from_pod` goes on with into its map.
-fn fill_program_array(object: &mut Ebpf) -> Result<()> {
-    const WHAT: &str = "cannot fill the map FROM_POD";
-    let missing = || Error::Bpf { what: WHAT.into(), reason: "not in the object".into() };
-    let mut array = ProgramArray::try_from(object.take_map("FROM_POD").ok_or_else(missing)?)
-        .map_err(|error| Error::bpf(WHAT, &error))?;
-    for (name, protocol) in names::FROM_POD_BY_PROTOCOL {
+/// Puts the programs that another goes on with into its map.
+fn fill_program_array(object: &mut Ebpf, map: &str, programs: &[(&str, u32)]) -> Result<()> {
+    let what = format!("cannot fill the map {map}");
+    let fault = |error: &dyn std::error::Error| Error::bpf(&what, error);
+    let missing = || Error::Bpf { what: what.clone(), reason: "not in the object".into() };
+    let mut array =
+        ProgramArray::try_from(object.take_map(map).ok_or_else(missing)?).map_err(|error| fault(&error))?;
+    for (name, place) in programs {
         let program: &SchedClassifier =
-            object.program(name).ok_or_else(missing)?.try_into().map_err(|error| Error::bpf(WHAT, &error))?;
-        let fd = program.fd().map_err(|error| Error::bpf(WHAT, &error))?;
-        array.set(protocol as u32, fd, 0).map_err(|error| Error::bpf(WHAT, &error))?;
+            object.program(name).ok_or_else(missing)?.try_into().map_err(|error| fault(&error))?;
+        let fd = program.fd().map_err(|error| fault(&error))?;
+        array.set(*place, fd, 0).map_err(|error| fault(&error))?;
     }
     Ok(())
 }

@@ -72,6 +72,7 @@ pub fn join(
         identity: identity(text(&attachment.namespace), text(&attachment.pod)),
         mac: pod.veth.mac,
         domain: attachment.domain,
+        mtu: pod.interface.mtu,
     };
     let done = state
         .join(*key, attachment, member)

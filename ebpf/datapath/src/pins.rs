@@ -70,6 +70,8 @@ pub(crate) fn pin(state: &mut State, pins: &[Pin], interface: u32, member: &Memb
             domain: member.domain,
             protocol: protocol as u8,
             pinned: 1,
+            peer: [0; 4],
+            trouble: 0,
         };
         state.pin(of(place.uplink.address, pin.external), claim)?;
     }

@@ -188,22 +188,26 @@ impl State {
         replace_all("UPLINKS", &mut self.uplinks, uplinks)
     }
 
-    /// Makes these, by (domain, address, prefix length), the only networks that are LAN.
-    pub fn set_networks(&mut self, networks: &[(u16, [u8; 4], u8)]) -> Result<()> {
+    /// Makes these the only networks that programs know: domain, address, prefix length, and flags from [`abi::lan`].
+    pub fn set_networks(&mut self, networks: &[(u16, [u8; 4], u8, u32)]) -> Result<()> {
+        let present: Result<Vec<_>, _> = self.lan.iter().collect();
+        let present = present.map_err(|error| Error::bpf("cannot read LAN", &error))?;
         let wanted: Vec<_> = networks
             .iter()
-            .map(|(domain, address, prefix)| abi::network(*domain, *address, *prefix))
+            .map(|(domain, address, prefix, flags)| (abi::network(*domain, *address, *prefix), *flags))
             .collect();
-        let present: Result<Vec<_>, _> = self.lan.keys().collect();
-        let present = present.map_err(|error| Error::bpf("cannot read LAN", &error))?;
         let same = |(bits, key): &(u32, [u8; 6]), found: &Key<[u8; 6]>| {
             *bits == found.prefix_len() && covers(*key, found.data(), *bits)
         };
-        for network in wanted.iter().filter(|network| !present.iter().any(|found| same(network, found))) {
-            wrote("LAN", self.lan.insert(&Key::new(network.0, network.1), 1, 0))?;
+        for (network, flags) in &wanted {
+            if !present.iter().any(|(found, has)| same(network, found) && has == flags) {
+                wrote("LAN", self.lan.insert(&Key::new(network.0, network.1), flags, 0))?;
+            }
         }
-        for found in present.iter().filter(|found| !wanted.iter().any(|network| same(network, found))) {
-            removed("LAN", self.lan.remove(found))?;
+        for (found, _) in &present {
+            if !wanted.iter().any(|(network, _)| same(network, found)) {
+                removed("LAN", self.lan.remove(found))?;
+            }
         }
         Ok(())
     }

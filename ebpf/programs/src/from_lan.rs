@@ -5,29 +5,34 @@
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
 use abi::{
-    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Relay, RelayKey, Searcher, SearcherKey, Uplink,
-    Verdict, relay,
+    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Protocol, Relay, RelayKey, Searcher, SearcherKey,
+    Uplink, Verdict, relay, trouble,
 };
+use aya_ebpf::programs::TcContext;
 use wire::Direction;
 
 use crate::{
     count::{count, count_other},
     fan,
-    maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
-    packet::Packet,
+    maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
+    packet::{IP, Packet},
     payload::{self, Content},
     skb::{NEXT, Skb, now},
 };
 
+const GVCP: u8 = Protocol::Gvcp as u8;
+const GVSP: u8 = Protocol::Gvsp as u8;
+
 #[inline(always)]
-pub fn run(skb: Skb) -> i32 {
+pub fn run(context: &TcContext) -> i32 {
+    let skb = Skb::new(context);
     let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
     // SAFETY: copied at once.
     let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
     let to = packet.destination;
     let may_be_external = to.address == uplink.address && may_be_external(to.port);
-    let done = may_be_external && to_external_port(&mut packet)
+    let done = may_be_external && to_external_port(context, &mut packet)
         || packet.is_udp()
             && packet.source.address != uplink.address
             && to_relayed_port(&mut packet, &uplink, interface);
@@ -69,7 +74,7 @@ fn relayed(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool)
     let verdict = match content(packet, uplink, relay, broadcast) {
         Ok(content) => {
             if content.is_search() && relay.flags & relay::ANSWERED != 0 {
-                learn_searcher(content.reply_to(packet.source), relay);
+                learn_searcher(content.reply_to(packet.source), relay.domain, relay.protocol);
             }
             fan::hand_over(packet, &content, relay.domain, relay.port)
         }
@@ -84,14 +89,17 @@ fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> 
     if !broadcast && packet.destination.address != uplink.address {
         return Err(Verdict::Elsewhere);
     }
-    payload::inspect(packet, relay.protocol, Direction::Announce)
+    let content = payload::inspect(packet, relay.protocol, Direction::Announce)?;
+    // A camera's commands are for the one that has the port, and that is no external one.
+    let misled = content.is_directed() || relay.protocol == Protocol::Gvcp as u16 && !broadcast;
+    if misled { Err(Verdict::Unowned) } else { Ok(content) }
 }
 
 /// Remembers where a search is to be answered to, so that such answers are translated.
 #[inline(always)]
-fn learn_searcher(Endpoint { address, port, .. }: Endpoint, relay: &Relay) {
-    let key = SearcherKey { address, port, domain: relay.domain };
-    let _ = SEARCHERS.insert(key, Searcher { seen: now(), protocol: relay.protocol as u64 }, 0);
+pub fn learn_searcher(Endpoint { address, port, .. }: Endpoint, domain: u16, protocol: u16) {
+    let key = SearcherKey { address, port, domain };
+    let _ = SEARCHERS.insert(key, Searcher { seen: now(), protocol: protocol as u64 }, 0);
 }
 
 /// A packet to an external port: translates it to the pod it stands for; false if it stands for none.
@@ -99,11 +107,20 @@ fn learn_searcher(Endpoint { address, port, .. }: Endpoint, relay: &Relay) {
 /// The node's NAT may have chosen the same port for a connection of any pod: it knows nothing of ours. So only what begins
 /// here, or goes on, is taken: circuits by their first segment, datagrams by what they say.
 #[inline(always)]
-fn to_external_port(packet: &mut Packet) -> bool {
+fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     let external = packet.destination;
     // SAFETY: copied at once.
     let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(is_current) else { return false };
     let domain = claim.domain;
+    if claim.protocol == Protocol::Gvsp as u8 && packet.source.address == claim.peer && packet.is_udp() {
+        stream(packet, &claim);
+        return true;
+    }
+    if matches!(claim.protocol, GVCP | GVSP) && packet.is_udp() {
+        // SAFETY: comes back only if there is no such program.
+        let _ = unsafe { FROM_LAN.tail_call(context, Protocol::Gvcp as u32) };
+        return true;
+    }
     let ours =
         if packet.is_udp() { is_message(packet, &claim) } else { is_circuit(packet, &claim.pod, &external) };
     if ours {
@@ -111,6 +128,30 @@ fn to_external_port(packet: &mut Packet) -> bool {
     }
     count_other(domain, if ours { Verdict::TranslatedIn } else { Verdict::Unrelated });
     true
+}
+
+/// A packet of a camera's stream. That the pod cannot take it as it is, is noted for people to see: it would be lost silently.
+#[inline(always)]
+fn stream(packet: &mut Packet, claim: &Claim) {
+    // SAFETY: copied at once.
+    let mtu = unsafe { MEMBERS.get(claim.member) }.map_or(u32::MAX, |member| member.mtu);
+    let (verdict, found) = if packet.fragment {
+        (Verdict::Fragment, trouble::FRAGMENTS)
+    } else if packet.skb.length() - IP > mtu {
+        (Verdict::TooBig, trouble::TOO_BIG)
+    } else {
+        (Verdict::TranslatedIn, 0)
+    };
+    if found != 0
+        && let Some(claim) = EXTERNALS.get_ptr_mut(packet.destination)
+    {
+        // SAFETY: the memory stays a claim; if the entry is removed meanwhile, the write is lost with it.
+        unsafe { (*claim).trouble |= found };
+    }
+    if verdict != Verdict::Fragment {
+        packet.set_destination(claim.pod);
+    }
+    count(claim.domain, Protocol::Gvsp as u16, verdict);
 }
 
 /// Whether the pod that took the port still has the address.
@@ -132,7 +173,7 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
     if let Some(relay) = unsafe { POD_RELAYS.get(key) }.copied()
         && content.is_search()
     {
-        learn_searcher(content.reply_to(packet.source), &relay);
+        learn_searcher(content.reply_to(packet.source), relay.domain, relay.protocol);
     }
     true
 }

@@ -9,7 +9,7 @@
 
 use abi::{
     Domain, Endpoint, LIMITED_BROADCAST, Member, RelayKey, SEARCHER_AGE_NS, SearcherKey, UDP, Uplink,
-    Verdict, network, relay,
+    Verdict, lan, network, relay,
 };
 use aya_ebpf::{maps::lpm_trie::Key, programs::TcContext};
 use wire::Direction;
@@ -26,7 +26,7 @@ use crate::{
 
 /// What a datagram is, by its destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// A broadcast to a relayed port.
     Broadcast,
     /// A datagram to a relayed port of a host on the LAN, or of the node.
@@ -40,11 +40,15 @@ enum Way {
 const NO_UPLINK: Uplink = Uplink { address: [0; 4], broadcast: [0; 4], mac: [0; 6], domain: 0 };
 
 /// A datagram from a member that is ours to treat, with all that is known of both.
-struct FromPod {
-    packet: Packet,
-    member: Member,
-    interface: u32,
-    way: Way,
+pub struct FromPod {
+    /// The datagram.
+    pub packet: Packet,
+    /// Who sent it.
+    pub member: Member,
+    /// Interface index of its host-side veth.
+    pub interface: u32,
+    /// What the datagram is.
+    pub way: Way,
     protocol: u16,
     /// Directions of the relay.
     flags: u16,
@@ -70,7 +74,7 @@ pub fn run(context: &TcContext) -> i32 {
 
 /// A datagram, the member that sent it, and the interface of its veth. TCP is translated at the uplink only.
 #[inline(always)]
-fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
+pub fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
     let packet = Packet::parse(skb)?;
     if !packet.is_udp() {
         return None;
@@ -84,8 +88,7 @@ fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
 /// Treats a datagram of the protocol whose payloads have format `F`.
 #[inline(always)]
 pub fn relay<F: Format>(skb: Skb) -> i32 {
-    let Some((packet, member, interface)) = datagram(skb) else { return NEXT };
-    let Some(mut from) = FromPod::classify(packet, member, interface) else { return NEXT };
+    let Some(mut from) = FromPod::new(skb) else { return NEXT };
     let verdict = from.relay::<F>();
     count(from.member.domain, from.protocol, verdict);
     match (from.way, verdict) {
@@ -105,6 +108,13 @@ pub fn relay<F: Format>(skb: Skb) -> i32 {
 }
 
 impl FromPod {
+    /// The datagram in `skb`, if it is ours to treat.
+    #[inline(always)]
+    pub fn new(skb: Skb) -> Option<Self> {
+        let (packet, member, interface) = datagram(skb)?;
+        Self::classify(packet, member, interface)
+    }
+
     /// The datagram, if it is ours to treat.
     #[inline(always)]
     fn classify(packet: Packet, member: Member, interface: u32) -> Option<Self> {
@@ -117,7 +127,7 @@ impl FromPod {
         let key = RelayKey { scope: member.domain as u32, port, reserved: 0 };
         // SAFETY: copied at once.
         let relay = unsafe { POD_RELAYS.get(key) }.copied()?;
-        if !broadcast && !is_on_lan(address, member.domain) {
+        if !broadcast && on_lan(address, member.domain) & lan::HOSTS == 0 {
             return None;
         }
         let way = if broadcast { Way::Broadcast } else { Way::Unicast };
@@ -137,6 +147,9 @@ impl FromPod {
             Ok(content) => content,
             Err(fault) => return fault,
         };
+        if self.way == Way::Broadcast && content.is_directed() {
+            return Verdict::Malformed;
+        }
         let Some(domain) = DOMAINS.get(self.member.domain as u32) else { return Verdict::NoUplink };
         // SAFETY: copied at once.
         let uplink = unsafe { UPLINKS.get(domain.uplink) }.copied().unwrap_or(NO_UPLINK);
@@ -169,6 +182,10 @@ impl FromPod {
     fn send_to_lan<F: Format>(&mut self, content: &Content, domain: &Domain, uplink: &Uplink) -> Verdict {
         let (source, destination) = (self.packet.source, self.packet.destination);
         let Some(named) = content.own(source.address) else { return Verdict::Foreign };
+        let rewritten = F::rewrite(self, uplink);
+        if !matches!(rewritten, Verdict::Sent | Verdict::Answered) {
+            return rewritten;
+        }
         let mut external = named;
         if named.port != 0 {
             let Some(found) = self.external(domain, uplink, named) else { return Verdict::NoPort };
@@ -189,7 +206,7 @@ impl FromPod {
             return if self.way == Way::Answer { Verdict::Answered } else { Verdict::Sent };
         }
         self.packet.set_destination(Endpoint {
-            address: uplink.broadcast,
+            address: if F::CAMERAS { LIMITED_BROADCAST } else { uplink.broadcast },
             port: self.port,
             protocol: UDP as u16,
         });
@@ -207,13 +224,14 @@ impl FromPod {
     #[inline(always)]
     fn external(&self, domain: &Domain, uplink: &Uplink, pod: Endpoint) -> Option<Endpoint> {
         let member = (&self.member, self.interface);
-        ports::external(self.packet.skb, member, domain, uplink.address, (pod, self.protocol))
+        let peer = self.packet.destination.address;
+        ports::external(self.packet.skb, member, domain, uplink.address, (pod, self.protocol, peer))
     }
 }
 
 /// Whether `address` means everybody on the member's network.
 #[inline(always)]
-fn is_broadcast(address: [u8; 4], member: &Member) -> bool {
+pub fn is_broadcast(address: [u8; 4], member: &Member) -> bool {
     address == member.broadcast || address == LIMITED_BROADCAST
 }
 
@@ -222,12 +240,12 @@ fn is_broadcast(address: [u8; 4], member: &Member) -> bool {
 fn searcher(address: [u8; 4], port: u16, domain: u16) -> Option<u16> {
     // SAFETY: copied at once.
     let searcher = unsafe { SEARCHERS.get(SearcherKey { address, port, domain }) }.copied()?;
-    (now() - searcher.seen < SEARCHER_AGE_NS).then_some(searcher.protocol as u16)
+    (searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()).then_some(searcher.protocol as u16)
 }
 
-/// Whether `address` is on the domain's LAN. Anything else, such as a pod on another node, keeps its peers' true addresses.
+/// What `address` is for the domain. What is not on its LAN, such as a pod on another node, keeps its peers' true addresses.
 #[inline(always)]
-fn is_on_lan(address: [u8; 4], domain: u16) -> bool {
+pub fn on_lan(address: [u8; 4], domain: u16) -> u32 {
     let (bits, key) = network(domain, address, 32);
-    LAN.get(Key::new(bits, key)).is_some()
+    LAN.get(Key::new(bits, key)).copied().unwrap_or(0)
 }

@@ -9,6 +9,7 @@ mod count;
 mod fan;
 mod from_lan;
 mod from_pod;
+mod gvcp;
 mod maps;
 mod packet;
 mod payload;
@@ -37,10 +38,34 @@ pub fn from_pod_pva(context: TcContext) -> i32 {
     from_pod::relay::<payload::Pva>(Skb::new(&context))
 }
 
+/// `from_pod` for a message of GigE Vision.
+#[classifier]
+pub fn from_pod_gvcp(context: TcContext) -> i32 {
+    gvcp::from_pod(&context)
+}
+
+/// What `from_pod_gvcp` goes on with.
+#[classifier]
+pub fn from_pod_gvcp_send(context: TcContext) -> i32 {
+    from_pod::relay::<gvcp::Gvcp>(Skb::new(&context))
+}
+
+/// `from_pod` for a packet of a GigE Vision stream.
+#[classifier]
+pub fn from_pod_gvsp(context: TcContext) -> i32 {
+    from_pod::relay::<gvcp::Gvsp>(Skb::new(&context))
+}
+
 /// tc ingress of an uplink.
 #[classifier]
 pub fn from_lan(context: TcContext) -> i32 {
-    from_lan::run(Skb::new(&context))
+    from_lan::run(&context)
+}
+
+/// `from_lan` for a message of GigE Vision at an external port.
+#[classifier]
+pub fn from_lan_gvcp(context: TcContext) -> i32 {
+    gvcp::at_external_port(Skb::new(&context))
 }
 
 /// tc egress of an uplink.

@@ -1,8 +1,8 @@
 //! The maps, pinned by name: the only state there is.
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Relay,
-    RelayKey, Searcher, SearcherKey, Uplink,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Read,
+    ReadKey, Relay, RelayKey, Searcher, SearcherKey, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -50,6 +50,12 @@ pub static LAN: LpmTrie<[u8; 6], u32> = LpmTrie::pinned(abi::NETWORKS, 0);
 /// Programs that `from_pod` goes on with, by protocol.
 #[map]
 pub static FROM_POD: ProgramArray = ProgramArray::pinned(abi::PROTOCOLS, 0);
+/// Programs that `from_lan` goes on with, by protocol.
+#[map]
+pub static FROM_LAN: ProgramArray = ProgramArray::pinned(abi::PROTOCOLS, 0);
+/// Requests to read registers of cameras that hold transport addresses.
+#[map]
+pub static READS: LruHashMap<ReadKey, Read> = LruHashMap::pinned(abi::READS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);

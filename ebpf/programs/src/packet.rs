@@ -10,7 +10,8 @@ use crate::skb::Skb;
 
 const MAC_DESTINATION: u32 = 0;
 const MAC_SOURCE: u32 = 6;
-const IP: u32 = 14;
+/// Offset of the IP header from the Ethernet header.
+pub const IP: u32 = 14;
 const IP_CHECKSUM: u32 = IP + 10;
 const IP_SOURCE: u32 = IP + 12;
 const IP_DESTINATION: u32 = IP + 16;

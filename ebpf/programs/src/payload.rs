@@ -3,11 +3,13 @@
 
 use core::ffi::c_void;
 
-use abi::{Endpoint, Protocol, TCP, UDP, Verdict};
+use abi::{Endpoint, Protocol, TCP, UDP, Uplink, Verdict};
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 use wire::{Direction, Kind, Named, Step, ca, pva};
 
 use crate::{
+    from_pod::FromPod,
+    gvcp::Gvcp,
     packet::{PAYLOAD, Packet},
     skb::Skb,
 };
@@ -31,13 +33,28 @@ pub struct Content {
     odd: u32,
     /// Offset of a search's flags, where they say "unicast"; 0 otherwise.
     unicast_at: u32,
+    /// Not 0 if it is for one server alone, never for all.
+    directed: u32,
 }
 
 impl Content {
     /// A datagram of which nothing is known yet.
     #[inline(always)]
     const fn new(direction: Direction) -> Self {
-        Self { direction, search: 0, names: 0, port: 0, address: 0, odd: 0, unicast_at: 0 }
+        Self { direction, search: 0, names: 0, port: 0, address: 0, odd: 0, unicast_at: 0, directed: 0 }
+    }
+
+    /// A datagram that names nothing: one that wants an answer, or is one.
+    #[inline(always)]
+    pub const fn plain(direction: Direction, directed: bool) -> Self {
+        let search = matches!(direction, Direction::Announce) as u32;
+        Self { search, directed: directed as u32, ..Self::new(direction) }
+    }
+
+    /// Whether it is for one server alone, never for all.
+    #[inline(always)]
+    pub fn is_directed(&self) -> bool {
+        self.directed != 0
     }
 
     /// Whether it searches; it announces or answers otherwise.
@@ -82,12 +99,22 @@ impl Content {
 
 /// A protocol's way to read and rewrite a payload.
 pub trait Format {
+    /// Whether it is that of cameras: what is sent to a host is for that host alone, and what is for all goes to 255.255.255.255,
+    /// since a camera's own network may be another one.
+    const CAMERAS: bool = false;
+
     /// What `packet` holds; an error if that is not for others to see.
     fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict>;
 
     /// Makes `packet` name the transport address `to` where it names `from`; an address left to the source stays so. With
     /// both exchanged it is undone.
     fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint);
+
+    /// Translates what else a datagram from a pod holds; any verdict but `Sent` and `Answered` keeps it from the LAN.
+    #[inline(always)]
+    fn rewrite(_: &FromPod, _: &Uplink) -> Verdict {
+        Verdict::Sent
+    }
 }
 
 /// Channel Access.
@@ -100,6 +127,8 @@ pub struct Pva;
 pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<Content, Verdict> {
     if protocol == Protocol::Pva as u16 {
         Pva::inspect(packet, direction)
+    } else if protocol == Protocol::Gvcp as u16 {
+        Gvcp::inspect(packet, direction)
     } else {
         Ca::inspect(packet, direction)
     }
@@ -107,7 +136,7 @@ pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<C
 
 /// Bytes of payload, where the packet is whole.
 #[inline(always)]
-fn length(packet: &Packet) -> Result<u32, Verdict> {
+pub fn length(packet: &Packet) -> Result<u32, Verdict> {
     if packet.fragment { Err(Verdict::Fragment) } else { packet.payload.ok_or(Verdict::Malformed) }
 }
 

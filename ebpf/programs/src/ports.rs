@@ -7,7 +7,7 @@
 
 use core::ffi::c_void;
 
-use abi::{Claim, Domain, Endpoint, Member, preferred_port};
+use abi::{Claim, Domain, Endpoint, Member, Protocol, preferred_port};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::bpf_loop,
@@ -39,16 +39,27 @@ pub fn external(
     (member, interface): (&Member, u32),
     domain: &Domain,
     uplink: [u8; 4],
-    (pod, protocol): (Endpoint, u16),
+    (pod, protocol, peer): (Endpoint, u16, [u8; 4]),
 ) -> Option<Endpoint> {
     if let Some(known) = known(domain, uplink, pod, interface) {
+        if protocol == Protocol::Gvsp as u16 {
+            make_stream(known, peer);
+        }
         return Some(known);
     }
     let first = domain.first_port as u32;
     let count = (domain.last_port as u32).checked_sub(first)? + 1;
     let mut search = Search {
         skb: skb.raw(),
-        claim: Claim { pod, member: interface, domain: member.domain, protocol: protocol as u8, pinned: 0 },
+        claim: Claim {
+            pod,
+            member: interface,
+            domain: member.domain,
+            protocol: protocol as u8,
+            pinned: 0,
+            peer,
+            trouble: 0,
+        },
         uplink,
         first,
         count,
@@ -84,6 +95,36 @@ fn known(domain: &Domain, uplink: [u8; 4], pod: Endpoint, interface: u32) -> Opt
     (ours && (in_range || claim.pinned != 0)).then_some(external)
 }
 
+/// Makes a port that the pod has already, as for a socket that it uses otherwise now, one for a stream from `peer`.
+#[inline(always)]
+fn make_stream(external: Endpoint, peer: [u8; 4]) {
+    let Some(claim) = EXTERNALS.get_ptr_mut(external) else { return };
+    // SAFETY: the memory stays a claim; if the entry is removed meanwhile, the write is lost with it.
+    let claim = unsafe { &mut *claim };
+    claim.protocol = Protocol::Gvsp as u8;
+    claim.peer = peer;
+    claim.trouble = 0;
+}
+
+/// Gives the member `port` itself, for good, if nobody has it who is still there: a camera's clients know no other.
+#[inline(always)]
+pub fn claim(domain: u16, interface: u32, external: Endpoint, pod: Endpoint) -> bool {
+    // SAFETY: copied at once.
+    if let Some(claim) = unsafe { EXTERNALS.get(external) }.copied() {
+        // SAFETY: compared at once.
+        let current =
+            unsafe { MEMBERS.get(claim.member) }.is_some_and(|member| member.address == claim.pod.address);
+        if current {
+            return claim.pod == pod && claim.member == interface;
+        }
+        let _ = EXTERNALS.remove(external);
+    }
+    let protocol = Protocol::Gvcp as u8;
+    let claim = Claim { pod, member: interface, domain, protocol, pinned: 1, peer: [0; 4], trouble: 0 };
+    EXTERNALS.insert(external, claim, BPF_NOEXIST as u64).is_ok()
+        && INTERNALS.insert(pod, external, 0).is_ok()
+}
+
 impl Search {
     #[inline(always)]
     fn candidate(&self, index: u32) -> Endpoint {
@@ -109,7 +150,7 @@ extern "C" fn take_free(index: u32, search: *mut Search) -> i64 {
     let candidate = search.candidate(index);
     // SAFETY: copied at once.
     let taken = match unsafe { EXTERNALS.get(candidate) }.copied() {
-        Some(claim) => claim == search.claim,
+        Some(claim) => claim.pod == search.claim.pod && claim.member == search.claim.member,
         // A process of the node may have asked for this very port.
         None => !Skb::from_raw(search.skb).socket(&ANYONE, &candidate, OWN_NETNS) && search.insert(candidate),
     };

@@ -3,15 +3,16 @@
 //! What cannot be done now, because an uplink is not there yet or a veth has just gone, is a problem to report and to try
 //! again, not a reason to stop: everything else works.
 
-use std::path::Path;
+use std::{net::Ipv4Addr, path::Path};
 
-use abi::{Protocol, Uplink};
-use datapath::{Error, Hook, State, attach, detach, ensure_fan, is_attached, link};
+use abi::{Protocol, Uplink, text};
+use datapath::{Error, External, Hook, State, attach, detach, ensure_fan, is_attached, link};
 
 use crate::{
     config::{Config, DomainConfig, GVCP_PORT, Network, Ports},
     plan::{Interface, Present, plan},
     reserve::reserve,
+    status,
 };
 
 /// How far the programs are replaced by a pass.
@@ -46,6 +47,7 @@ pub(crate) fn reconcile(
     pass.attach(fan, &[Hook::Fan]);
     pass.follow_uplinks(config)?;
     pass.follow_members()?;
+    pass.look_at_streams()?;
     Ok(pass.problems)
 }
 
@@ -112,6 +114,23 @@ impl Pass<'_> {
             match link::by_index(attachment.member)? {
                 Some(veth) => self.attach(&veth.name, &[Hook::FromPod]),
                 None => self.state.leave(&key, &attachment)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which streams of cameras do not arrive as they are.
+    fn look_at_streams(&mut self) -> Result<(), Error> {
+        let attachments = self.state.attachments()?;
+        for External { claim, .. } in self.state.externals()? {
+            let holder = attachments.iter().find(|(_, attachment)| attachment.member == claim.member);
+            if let (Some(trouble), Some((_, attachment))) = (status::trouble(&claim), holder) {
+                let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+                let camera = Ipv4Addr::from(claim.peer);
+                self.problems.push(format!(
+                    "pod {namespace}/{pod}: the stream of camera {camera} does not arrive, its packets are {trouble}; \
+                     lower the camera's packet size, or raise the pod's MTU"
+                ));
             }
         }
         Ok(())

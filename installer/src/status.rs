@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path};
 
-use abi::{TCP, text};
+use abi::{Claim, TCP, text, trouble};
 use datapath::{External, State, link};
 use serde::Serialize;
 
@@ -38,6 +38,9 @@ struct PortStatus {
     protocol: &'static str,
     external: u16,
     pod: u16,
+    /// What is wrong with the stream that comes there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
 }
 
 /// A counter that is not zero.
@@ -110,7 +113,16 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
 
 fn port(External { external, claim }: &External) -> PortStatus {
     let protocol = if external.protocol == u16::from(TCP) { "tcp" } else { "udp" };
-    PortStatus { protocol, external: external.port, pod: claim.pod.port }
+    PortStatus { protocol, external: external.port, pod: claim.pod.port, problem: trouble(claim) }
+}
+
+/// What is wrong with the packets of a stream to an external port.
+pub(crate) fn trouble(claim: &Claim) -> Option<&'static str> {
+    match claim.trouble {
+        0 => None,
+        flags if flags & trouble::TOO_BIG != 0 => Some("too big for its MTU"),
+        _ => Some("fragments"),
+    }
 }
 
 fn table(domains: &[DomainStatus]) -> String {
@@ -141,7 +153,10 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
         let MemberStatus { namespace, pod, address, veth, external_ports, .. } = member;
         let ports: Vec<_> = external_ports
             .iter()
-            .map(|port| format!("{} {}->{}", port.protocol, port.external, port.pod))
+            .map(|port| {
+                let problem = port.problem.map(|problem| format!(" ({problem})")).unwrap_or_default();
+                format!("{} {}->{}{problem}", port.protocol, port.external, port.pod)
+            })
             .collect();
         writeln!(
             out,

@@ -59,6 +59,17 @@ pub fn tried<T>(what: impl Into<String>, result: Result<T, impl Into<std::io::Er
     result.map_err(|source| Error::System { what: what.into(), source: source.into() })
 }
 
+/// A command that runs a program of a Debian package with nothing in its environment.
+pub fn program(name: &str, arguments: &[&str]) -> Result<std::process::Command> {
+    let path = std::path::Path::new("/usr/bin").join(name);
+    if !path.exists() {
+        return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", path.display())));
+    }
+    let mut command = std::process::Command::new(path);
+    command.args(arguments).env_clear();
+    Ok(command)
+}
+
 /// Reports a figure that a test measured: printed, and kept in `target/figures` for the end of `make test`.
 pub fn report(name: &str, figure: &str) {
     println!("{name}: {figure}");

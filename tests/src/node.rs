@@ -63,14 +63,18 @@ impl Topology {
     pub const ALL: [Self; 2] = [Self::Bridge, Self::Routed];
 
     /// Plugins before ours, on a node.
-    fn plugins(self, node: usize) -> Vec<Value> {
+    fn plugins(self, node: usize, mtu: u16) -> Vec<Value> {
         let ipam = json!({ "type": "host-local", "subnet": format!("10.244.{}.0/24", node + 1),
                            "dataDir": format!("/run/ipam-{node}"), "routes": [{ "dst": "0.0.0.0/0" }] });
         match self {
             Self::Bridge => {
-                vec![json!({ "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam })]
+                vec![
+                    json!({ "type": "bridge", "bridge": "cni0", "isGateway": true, "mtu": mtu, "ipam": ipam }),
+                ]
             }
-            Self::Routed => vec![json!({ "type": "ptp", "ipam": ipam }), json!({ "type": "slash32" })],
+            Self::Routed => {
+                vec![json!({ "type": "ptp", "mtu": mtu, "ipam": ipam }), json!({ "type": "slash32" })]
+            }
         }
     }
 }
@@ -88,12 +92,21 @@ pub struct Options {
     pub nodes: usize,
     /// Whether veths leave checksums to the (absent) hardware.
     pub checksum_offload: bool,
+    /// The MTU of pods, and of the LAN.
+    pub mtu: u16,
 }
 
 impl Options {
     /// A plain lab.
     pub fn new(topology: Topology) -> Self {
-        Self { topology, ports: (61000, 64999), cni_version: "1.0.0", nodes: 1, checksum_offload: true }
+        Self {
+            topology,
+            ports: (61000, 64999),
+            cni_version: "1.0.0",
+            nodes: 1,
+            checksum_offload: true,
+            mtu: 1500,
+        }
     }
 }
 
@@ -144,6 +157,7 @@ impl Lab {
             executors.push(Mutex::new(Executor::new(conflist(&options, node), plugin_path()?)));
         }
         let lab = Self { sandbox, options, agents: vec![], executors };
+        lab.set_lan_mtu(lab.options.mtu)?;
         for (host, _) in hosts {
             lab.set_offload(host, "eth0")?;
             lab.set_offload("lan", host)?;
@@ -375,6 +389,15 @@ impl Lab {
         Ok(numbers.sum())
     }
 
+    /// Sets the MTU of the LAN, and of all that is on it.
+    pub fn set_lan_mtu(&self, mtu: u16) -> Result<()> {
+        for (host, _) in &LAN[..2 + self.options.nodes] {
+            self.sandbox.sh("lan", &format!("ip link set {host} mtu {mtu}"))?;
+            self.sandbox.sh(host, &format!("ip link set eth0 mtu {mtu}"))?;
+        }
+        self.sandbox.sh("lan", &format!("ip link set lan0 mtu {mtu}")).map(|_| ())
+    }
+
     fn set_offload(&self, netns: &str, interface: &str) -> Result<()> {
         if self.options.checksum_offload {
             return Ok(());
@@ -426,7 +449,7 @@ fn make_router(sandbox: &Sandbox, netns: &str, node: usize, nodes: usize) -> Res
 }
 
 pub(crate) fn conflist(options: &Options, node: usize) -> Conflist {
-    let mut plugins = options.topology.plugins(node);
+    let mut plugins = options.topology.plugins(node, options.mtu);
     let mut ours = json!({ "type": "iocast", "capabilities": { ANNOTATIONS: true } });
     if node > 0 {
         ours["bpffs"] = BPFFS[node].into();

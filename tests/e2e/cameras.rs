@@ -1,0 +1,186 @@
+//! GigE Vision with real peers: aravis' camera and clients, on either side.
+
+use std::time::{Duration, Instant};
+
+use lab::{Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION, epics::PATIENCE};
+
+lab::in_both_topologies! {
+    a_client_in_a_pod_finds_a_camera_on_the_lan_and_gets_its_stream
+    a_client_on_the_lan_finds_a_camera_in_a_pod_and_gets_its_stream
+    two_clients_in_pods_have_a_camera_each
+    a_client_restarts_and_a_deleted_pod_leaves_the_camera_to_the_next
+    plain_sockets_and_packet_sockets_both_work
+    a_camera_that_is_not_the_domains_is_not_commanded
+    a_stream_too_big_for_the_pod_is_reported
+    jumbo_packets_arrive_where_all_links_take_them
+}
+
+/// Options of a client that wants packets of 8000 bytes.
+const JUMBO: [&str; 4] = ["-i", "8000", "-j", "never"];
+
+/// A lab whose domain has cameras.
+fn lab_with(topology: Topology, more: &str) -> Result<Lab> {
+    lab_of(Options::new(topology), more)
+}
+
+fn lab_of(options: Options, more: &str) -> Result<Lab> {
+    let mut lab = Lab::without_agent(options)?;
+    lab.start_agent_with(&format!(
+        "[domain.{}]\nuplink = \"eth0\"\nprotocols = [\"gvcp\"]\n{more}\n",
+        lab::DOMAIN
+    ))?;
+    Ok(lab)
+}
+
+/// A camera in `netns` with this serial number.
+fn camera(lab: &Lab, netns: &str, serial: &str) -> Result<Process> {
+    let command = lab::program("arv-fake-gv-camera-0.8", &["-i", "eth0", "-s", serial])?;
+    let camera = lab.sandbox.spawn(netns, command)?;
+    std::thread::sleep(Duration::from_millis(500)); // it says nothing when it listens
+    Ok(camera)
+}
+
+/// What discovery finds from `netns`.
+fn discover(lab: &Lab, netns: &str) -> Result<String> {
+    lab.sandbox.spawn(netns, lab::program("arv-tool-0.8", &[])?)?.finish()?.success()
+}
+
+/// What a client says that takes the stream of a camera for so many seconds: images at 25 Hz.
+fn stream(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) -> Result<Process> {
+    let duration = format!("--duration={seconds}");
+    let mut arguments = vec!["-n", camera, "-f", "25", duration.as_str()];
+    arguments.extend(options);
+    lab.sandbox.spawn(netns, lab::program("arv-camera-test-0.8", &arguments)?)
+}
+
+/// Waits for the end of a client of [`stream`]; the numbers of its last report: complete images, failures, and missing packets.
+fn result(mut client: Process, seconds: u32) -> Result<(u32, u32, u32)> {
+    let patience = Duration::from_secs(u64::from(seconds)) + PATIENCE;
+    client.wait_for("end of the stream", patience, |output| output.contains("Completed buffers"))?;
+    let output = client.finish()?.success()?;
+    let number = |key: &str| {
+        let line = output.lines().find(|line| line.contains(key));
+        let found = line.and_then(|line| line.rsplit('=').next()?.trim().parse().ok());
+        found.unwrap_or_else(|| panic!("no `{key}` in {output}"))
+    };
+    Ok((number("Completed buffers"), number("Failures"), number("Missing packets")))
+}
+
+/// A stream that is to be as the camera sends it.
+fn watch(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) -> Result<()> {
+    let (complete, failures, missing) = result(stream(lab, netns, camera, seconds, options)?, seconds)?;
+    assert!(complete > 20 * seconds, "{complete} images in {seconds} s");
+    assert_eq!((failures, missing), (0, 0), "of {complete} images");
+    Ok(())
+}
+
+fn a_client_in_a_pod_finds_a_camera_on_the_lan_and_gets_its_stream(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "")?;
+    let pod = lab.pod("client")?;
+    let _camera = camera(&lab, NATIVE, "LAN1")?;
+    let found = discover(&lab, &pod.netns)?;
+    assert!(found.contains("LAN1") && found.contains("172.23.0.3"), "{found}");
+    const SECONDS: u32 = 60;
+    let client = stream(&lab, &pod.netns, "Aravis-Fake-LAN1", SECONDS, &[])?;
+    let (complete, failures, missing) = result(client, SECONDS)?;
+    lab::report(
+        &format!("a camera's stream into a pod, {SECONDS} s at 25 Hz ({topology:?})"),
+        &format!("{complete} images, {failures} failures, {missing} missing packets"),
+    );
+    assert!(complete > 20 * SECONDS && failures == 0 && missing == 0);
+    Ok(())
+}
+
+fn a_client_on_the_lan_finds_a_camera_in_a_pod_and_gets_its_stream(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "")?;
+    let pod = lab.pod("camera")?;
+    let _camera = camera(&lab, &pod.netns, "POD1")?;
+    let found = discover(&lab, WORKSTATION)?;
+    assert!(found.contains("POD1") && found.contains("172.23.0.10"), "{found}");
+    watch(&lab, WORKSTATION, "Aravis-Fake-POD1", 10, &[])?;
+    let client = lab.pod("client")?;
+    let found = discover(&lab, &client.netns)?;
+    assert!(found.contains(&pod.address), "another pod finds it by its own address: {found}");
+    watch(&lab, &client.netns, "Aravis-Fake-POD1", 5, &[])
+}
+
+fn two_clients_in_pods_have_a_camera_each(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "")?;
+    let (a, b) = (lab.pod("client-a")?, lab.pod("client-b")?);
+    let _cameras = [camera(&lab, NATIVE, "LAN1")?, camera(&lab, WORKSTATION, "LAN2")?];
+    let clients = [
+        stream(&lab, &a.netns, "Aravis-Fake-LAN1", 5, &[])?,
+        stream(&lab, &b.netns, "Aravis-Fake-LAN2", 5, &[])?,
+    ];
+    for client in clients {
+        let (complete, failures, missing) = result(client, 5)?;
+        assert!(complete > 100 && failures == 0 && missing == 0, "{complete} {failures} {missing}");
+    }
+    Ok(())
+}
+
+fn a_client_restarts_and_a_deleted_pod_leaves_the_camera_to_the_next(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "")?;
+    let pod = lab.pod("client-a")?;
+    let _camera = camera(&lab, NATIVE, "LAN1")?;
+    let killed = stream(&lab, &pod.netns, "Aravis-Fake-LAN1", 60, &[])?;
+    std::thread::sleep(Duration::from_secs(2));
+    killed.kill();
+    std::thread::sleep(Duration::from_secs(4)); // the camera frees its control after 3 s without a heartbeat
+    watch(&lab, &pod.netns, "Aravis-Fake-LAN1", 3, &[])?;
+    let _streaming = stream(&lab, &pod.netns, "Aravis-Fake-LAN1", 60, &[])?;
+    std::thread::sleep(Duration::from_secs(2));
+    lab.delete_pod(&pod)?;
+    let ports = lab.state(|state| state.externals().map(|externals| externals.len()))?;
+    assert_eq!(ports.unwrap_or(usize::MAX), 0, "a deleted pod gives its ports back");
+    std::thread::sleep(Duration::from_secs(4));
+    let next = lab.pod("client-b")?;
+    watch(&lab, &next.netns, "Aravis-Fake-LAN1", 3, &[])
+}
+
+fn plain_sockets_and_packet_sockets_both_work(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "")?;
+    let pod = lab.pod("client")?;
+    let _camera = camera(&lab, NATIVE, "LAN1")?;
+    for options in [&["--no-packet-socket"][..], &[], &["-i", "1200"], &["-j", "always"]] {
+        watch(&lab, &pod.netns, "Aravis-Fake-LAN1", 3, options)?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+fn a_camera_that_is_not_the_domains_is_not_commanded(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "cameras = [\"172.23.0.128/25\"]")?;
+    let pod = lab.pod("client")?;
+    let _camera = camera(&lab, NATIVE, "LAN1")?;
+    let client = stream(&lab, &pod.netns, "172.23.0.3", 3, &[])?;
+    let output = client.finish()?.output;
+    assert!(!output.contains("Completed buffers"), "{output}");
+    assert!(lab.counter("gvcp", "denied")? > 0);
+    Ok(())
+}
+
+fn a_stream_too_big_for_the_pod_is_reported(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "")?;
+    lab.set_lan_mtu(9000)?;
+    let pod = lab.pod("client")?;
+    let _camera = camera(&lab, NATIVE, "LAN1")?;
+    let _client = stream(&lab, &pod.netns, "Aravis-Fake-LAN1", 60, &JUMBO)?;
+    let deadline = Instant::now() + PATIENCE;
+    while !lab.agent_output().contains("too big") {
+        assert!(Instant::now() < deadline, "{}{}", lab.agent_output(), lab.status()?);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let said = lab.agent_output();
+    assert!(said.contains("beamline/client") && said.contains("172.23.0.3"), "{said}");
+    assert!(lab.counter("gvsp", "too_big")? > 0);
+    assert!(lab.status()?.to_string().contains("too big"), "{}", lab.status()?);
+    Ok(())
+}
+
+fn jumbo_packets_arrive_where_all_links_take_them(topology: Topology) -> Result<()> {
+    let lab = lab_of(Options { mtu: 9000, ..Options::new(topology) }, "")?;
+    let pod = lab.pod("client")?;
+    let _camera = camera(&lab, NATIVE, "LAN1")?;
+    watch(&lab, &pod.netns, "Aravis-Fake-LAN1", 3, &JUMBO)
+}

@@ -210,9 +210,11 @@ impl FromPod {
             port: self.port,
             protocol: UDP as u16,
         });
+        let mac = self.packet.mac_source();
         self.packet.set_mac_source(uplink.mac);
         self.packet.set_mac_destination(BROADCAST_MAC);
         let sent = self.packet.skb.clone_out(domain.uplink);
+        self.packet.set_mac_source(mac); // or a bridge would learn the uplink's at the pod's port
         self.packet.set_source(source);
         self.packet.set_destination(destination);
         if named.port != 0 {

@@ -131,6 +131,12 @@ impl Packet {
         self.skb.load(MAC_DESTINATION).unwrap_or_default()
     }
 
+    /// The source MAC address.
+    #[inline(always)]
+    pub fn mac_source(&self) -> [u8; 6] {
+        self.skb.load(MAC_SOURCE).unwrap_or_default()
+    }
+
     /// Makes `mac` the destination MAC address.
     #[inline(always)]
     pub fn set_mac_destination(&self, mac: [u8; 6]) {

@@ -7,7 +7,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_sock_tuple,
+        TC_ACT_UNSPEC, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
     },
     helpers::{
         bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
@@ -24,8 +24,8 @@ pub const DROP: i32 = TC_ACT_SHOT as i32;
 /// The namespace the program runs in, for [`Skb::socket`].
 pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 
-/// Size of the IPv4 part of `bpf_sock_tuple`.
-const TUPLE: u32 = 12;
+/// Size of the IPv4 part of `bpf_sock_tuple`, by which the kernel knows that it is one.
+const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 
 /// A packet in the kernel. Offsets count from the Ethernet header.
@@ -158,20 +158,22 @@ impl Skb {
     /// Whether `netns` has a socket that would take a datagram, or a connection request, `from` -> `to`.
     #[inline(always)]
     pub fn socket(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
-        // SAFETY: zero is valid for this plain C struct.
-        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        tuple.__bindgen_anon_1.ipv4.saddr = u32::from_ne_bytes(from.address);
-        tuple.__bindgen_anon_1.ipv4.sport = from.port.to_be();
-        tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes(to.address);
-        tuple.__bindgen_anon_1.ipv4.dport = to.port.to_be();
+        // Not the whole union: stack is scarce, and the kernel reads no more than this.
+        let mut tuple = Ipv4Tuple {
+            saddr: u32::from_ne_bytes(from.address),
+            daddr: u32::from_ne_bytes(to.address),
+            sport: from.port.to_be(),
+            dport: to.port.to_be(),
+        };
+        let tuple = (&raw mut tuple).cast();
         // The id is passed as the unsigned 32-bit number that the kernel makes an int of.
         let netns = netns as u32 as u64;
         // SAFETY: the tuple outlives the call; a socket that was found is released at once.
         unsafe {
             let found = if to.protocol == UDP as u16 {
-                bpf_sk_lookup_udp(self.0.cast(), &raw mut tuple, TUPLE, netns, 0)
+                bpf_sk_lookup_udp(self.0.cast(), tuple, TUPLE, netns, 0)
             } else {
-                bpf_sk_lookup_tcp(self.0.cast(), &raw mut tuple, TUPLE, netns, 0)
+                bpf_sk_lookup_tcp(self.0.cast(), tuple, TUPLE, netns, 0)
             };
             if found.is_null() {
                 return false;

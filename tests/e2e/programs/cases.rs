@@ -1,0 +1,529 @@
+//! The cases: what there is, a packet, and what becomes of it.
+
+use abi::{FanMark, Protocol, Verdict};
+use lab::ca::{message, reply, search};
+
+use crate::{
+    frame::{ACK, BROADCAST, Frame, SYN, SYN_ACK, tcp, udp},
+    rig::{POD_MACS, UPLINK_MAC},
+};
+
+/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
+const NEXT: i32 = -1;
+pub(crate) const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// The node on the LAN, under the only external port there is.
+const EXTERNAL: &str = "172.23.0.10:61000";
+const CLIENT: &str = "172.23.0.2:40000";
+const SERVER: &str = "172.23.0.3:5064";
+const LAN: &str = "172.23.0.255:5064";
+const PODS: &str = "10.244.1.255:5064";
+const IOC: &str = "10.244.1.2:5064";
+const OTHER: &str = "10.244.1.3:5064";
+
+/// PVXS asking for `A`, to be answered on port 40000; the third byte of the body is the flags (captured, with another name).
+const PVA_SEARCH: &str = "ca02800300000027 66696e64 00 000000 00000000000000000000000000000000 9c40 \
+    01 03746370 0001 12345678 01 41";
+/// PVXS answering from TCP port 5075, big endian; pvAccessCPP, little endian (captured).
+const PVXS_REPLY: &str = "ca02c00400000031 51da2895085a1a180d6575ca 66696e64 \
+    00000000000000000000ffff00000000 13d3 03746370 01 0002 12345678 12345679";
+const CPP_REPLY: &str = "ca0240042d000000 59e0016b00000000e7b2412b 01000000 \
+    00000000000000000000ffff00000000 d313 03746370 01 0100 41302010";
+/// PVXS's beacon (captured).
+const PVXS_BEACON: &str = "ca02c00000000027 a6fd40f2016b906abf6e34e9 00 00 0002 \
+    00000000000000000000ffff00000000 13d3 03746370 ff";
+/// The begin of what PVXS passes on to others on its host (captured).
+const FORWARDED: &str = "ca02801600000010 00000000000000000000ffff0a580005";
+
+/// Where a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Where {
+    /// Out of the uplink.
+    Uplink,
+    /// Into the fan device.
+    Fan,
+}
+
+/// A program at its place, and a packet for it.
+#[derive(Clone)]
+pub(crate) struct Run {
+    pub(crate) program: &'static str,
+    pub(crate) interface: &'static str,
+    pub(crate) mark: Option<FanMark>,
+    pub(crate) packet: Frame,
+}
+
+/// What is not as always.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    /// Whether the domain has an uplink.
+    pub(crate) uplink: bool,
+    /// Whether the fan device is there.
+    pub(crate) fan: bool,
+    /// Its external ports.
+    pub(crate) ports: (u16, u16),
+    /// A process of the node with a UDP socket.
+    pub(crate) node_listens: Option<&'static str>,
+}
+
+/// One case. Both pods listen on 5064 and 5076; `pod-a` is the IOC, and has the first place in the roster.
+#[derive(Clone)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) setup: Setup,
+    /// What passed before.
+    pub(crate) before: Vec<Run>,
+    pub(crate) run: Run,
+    /// What the program returns.
+    pub(crate) verdict: i32,
+    /// The packet afterwards.
+    pub(crate) becomes: Frame,
+    pub(crate) copies: Vec<(Where, Frame)>,
+    pub(crate) counts: Vec<(Protocol, Verdict)>,
+}
+
+fn from_lan(packet: Frame) -> Run {
+    Run { program: abi::names::FROM_LAN, interface: "eth0", mark: None, packet }
+}
+
+fn to_lan(packet: Frame) -> Run {
+    Run { program: abi::names::TO_LAN, interface: "eth0", mark: None, packet }
+}
+
+fn from_pod(packet: Frame) -> Run {
+    Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
+}
+
+fn from_pod_b(packet: Frame) -> Run {
+    Run { interface: "pod-b", ..from_pod(packet) }
+}
+
+/// The fan, with so many places left to visit from `slot` on.
+fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
+    let mark = Some(FanMark { domain: 0, remaining, slot });
+    Run { program: abi::names::FAN, interface: "iocast-fan", mark, packet }
+}
+
+impl Case {
+    /// A packet that stays as it is and goes on, uncounted.
+    fn new(name: &'static str, run: Run) -> Self {
+        let setup = Setup { uplink: true, fan: true, ports: (61000, 61000), node_listens: None };
+        let becomes = run.packet.clone();
+        Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
+    }
+
+    fn after(self, before: impl IntoIterator<Item = Run>) -> Self {
+        Self { before: before.into_iter().collect(), ..self }
+    }
+
+    fn with(self, change: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = self.setup.clone();
+        change(&mut setup);
+        Self { setup, ..self }
+    }
+
+    fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
+        let counts = self.counts.into_iter().chain(verdicts.iter().map(|verdict| (protocol, *verdict)));
+        Self { counts: counts.collect(), ..self }
+    }
+
+    fn ca(self, verdicts: &[Verdict]) -> Self {
+        self.counts(Protocol::Ca, verdicts)
+    }
+
+    fn pva(self, verdicts: &[Verdict]) -> Self {
+        self.counts(Protocol::Pva, verdicts)
+    }
+
+    fn other(self, verdicts: &[Verdict]) -> Self {
+        self.counts(Protocol::Other, verdicts)
+    }
+
+    fn becomes(self, verdict: i32, becomes: Frame) -> Self {
+        Self { verdict, becomes, ..self }
+    }
+
+    /// A broadcast of a pod goes on to the node's own sockets, past a bridge.
+    fn goes_to_node(self, pod: usize) -> Self {
+        let becomes = self.run.packet.clone().mac_to(POD_MACS[pod]);
+        self.becomes(NEXT, becomes)
+    }
+
+    /// A copy for the fan, which is the packet itself with this much changed.
+    fn fans(mut self, change: impl FnOnce(Frame) -> Frame) -> Self {
+        self.copies.push((Where::Fan, change(self.run.packet.clone()).mac_to(BROADCAST)));
+        self
+    }
+
+    /// A copy that leaves by the uplink as a broadcast, which is the packet itself with this much changed.
+    fn sends(mut self, change: impl FnOnce(Frame) -> Frame) -> Self {
+        let copy = change(self.run.packet.clone().from(EXTERNAL)).mac_to(BROADCAST).mac_from(UPLINK_MAC);
+        self.copies.push((Where::Uplink, copy));
+        self
+    }
+}
+
+/// All cases.
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        searches_from_the_lan(),
+        to_external_ports(),
+        searches_of_pods(),
+        answers_of_pods(),
+        to_the_lan(),
+        fans(),
+    ]
+    .concat()
+}
+
+fn searches_from_the_lan() -> Vec<Case> {
+    use Verdict::*;
+    let ask = |to: &str| from_lan(udp(CLIENT, to, &search(&["A:NAME"])));
+    let say = |payload: &[u8]| from_lan(udp(CLIENT, LAN, payload));
+    let say_pva = |to: &str, payload: &[u8]| from_lan(udp(CLIENT, to, payload));
+    let mut longer = search(&["A:NAME"]);
+    longer.push(0);
+    let unicast = pva(&PVA_SEARCH.replacen(" 00 ", " 80 ", 1));
+    vec![
+        Case::new("a search by broadcast", ask(LAN)).fans(|copy| copy).ca(&[Relayed]),
+        Case::new("a search by limited broadcast", ask("255.255.255.255:5064"))
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
+        Case::new("a search to the node's address", ask("172.23.0.10:5064")).fans(|copy| copy).ca(&[Relayed]),
+        Case::new("a search to a port that is another one in pods", ask("172.23.0.255:8064"))
+            .fans(|copy| copy.to("172.23.0.255:7064"))
+            .ca(&[Relayed]),
+        Case::new("a beacon", from_lan(udp(SERVER, "172.23.0.255:5065", &beacon(5064))))
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
+        Case::new("a PV Access search", say_pva("172.23.0.255:5076", &pva(PVA_SEARCH)))
+            .fans(|copy| copy)
+            .pva(&[Relayed]),
+        Case::new("a PV Access search to the node, which is none to one server any more", {
+            say_pva("172.23.0.10:5076", &unicast)
+        })
+        .fans(|copy| copy.with(&pva(PVA_SEARCH)))
+        .pva(&[Relayed]),
+        Case::new(
+            "a search without a UDP checksum",
+            from_lan(ask("172.23.0.255:8064").packet.without_checksum()),
+        )
+        .fans(|copy| copy.to("172.23.0.255:7064"))
+        .ca(&[Relayed]),
+        Case::new("a search where there is no fan device", ask(LAN))
+            .with(|setup| setup.fan = false)
+            .ca(&[Overrun]),
+        Case::new("a search with a byte too many", say(&longer)).ca(&[Malformed]),
+        Case::new("nothing", say(&[])).ca(&[Malformed]),
+        Case::new("what PVXS keeps to its host", say_pva("172.23.0.255:5076", &pva(FORWARDED))).pva(&[Local]),
+        Case::new("a first fragment", from_lan(ask(LAN).packet.fragment(0x2000))).ca(&[Fragment]),
+        Case::new("a later fragment", from_lan(ask(LAN).packet.fragment(0x0010))),
+        Case::new("a search through the node", ask(IOC)).ca(&[Elsewhere]),
+        Case::new("a broadcast to another port", ask("172.23.0.255:9999")).other(&[Unrelayed]),
+        Case::new("a datagram to another port of the node", ask("172.23.0.10:9999")),
+        Case::new("the node's own voice", from_lan(udp(EXTERNAL, LAN, &search(&["A:NAME"])))),
+        Case::new("a tagged frame", from_lan(ask(LAN).packet.ethertype(0x8100))),
+    ]
+}
+
+fn to_external_ports() -> Vec<Case> {
+    use Verdict::*;
+    let asked = from_lan(udp(CLIENT, LAN, &search(&["A:NAME"])));
+    let answered = from_pod(udp(IOC, CLIENT, &reply(5064)));
+    let opens = from_lan(tcp(CLIENT, EXTERNAL, SYN, 1, &[]));
+    let goes_on = from_lan(tcp(CLIENT, EXTERNAL, ACK, 2, b"odd"));
+    let searched = from_pod(udp("10.244.1.2:5064", PODS, &search(&["N:NAME"])));
+    let arrives = |payload: &[u8]| from_lan(udp(SERVER, EXTERNAL, payload));
+    vec![
+        Case::new("a connection to a port that nobody has", opens.clone()).other(&[Unowned]),
+        Case::new("a connection to an IOC", opens.clone())
+            .after([asked.clone(), answered.clone()])
+            .becomes(NEXT, opens.packet.clone().to(IOC))
+            .other(&[TranslatedIn]),
+        Case::new("a segment of a circuit", goes_on.clone())
+            .after([asked.clone(), answered.clone(), opens])
+            .becomes(NEXT, goes_on.packet.clone().to(IOC))
+            .other(&[TranslatedIn]),
+        Case::new("a segment of no circuit", goes_on).after([asked, answered]).other(&[Unrelated]),
+        Case::new("an answer to a pod that searched", arrives(&reply(5064)))
+            .after([searched.clone()])
+            .becomes(NEXT, udp(SERVER, IOC, &reply(5064)))
+            .other(&[TranslatedIn]),
+        Case::new("anything else to a port that a pod searched from", arrives(b"noon"))
+            .after([searched])
+            .other(&[Unrelated]),
+    ]
+}
+
+fn searches_of_pods() -> Vec<Case> {
+    use Verdict::*;
+    let ask = || udp("10.244.1.2:40000", PODS, &search(&["N:NAME"]));
+    let ask_pva = |port| pva(&PVA_SEARCH.replacen("9c40", port, 1));
+    let others = from_pod(udp(IOC, PODS, &search(&["N:NAME"])));
+    let to_server = from_pod(ask().to(SERVER));
+    let sent_to_server = to_server.packet.clone().from(EXTERNAL);
+    vec![
+        Case::new("a pod's search", from_pod(ask()))
+            .goes_to_node(0)
+            .fans(|copy| copy)
+            .sends(|copy| copy.to(LAN))
+            .ca(&[Relayed, Sent]),
+        Case::new("a pod's search by limited broadcast, to a port that is another one on the LAN", {
+            from_pod(ask().to("255.255.255.255:7064"))
+        })
+        .goes_to_node(0)
+        .fans(|copy| copy)
+        .sends(|copy| copy.to("172.23.0.255:8064"))
+        .ca(&[Relayed, Sent]),
+        Case::new("a pod's PV Access search, which names its port", {
+            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5076", &pva(PVA_SEARCH)))
+        })
+        .goes_to_node(0)
+        .fans(|copy| copy)
+        .sends(|copy| copy.to("172.23.0.255:5076").with(&ask_pva("ee48")))
+        .pva(&[Relayed, Sent]),
+        Case::new("a pod's beacon", from_pod(udp("10.244.1.2:40000", "10.244.1.255:5065", &beacon(5064))))
+            .goes_to_node(0)
+            .fans(|copy| copy)
+            .sends(|copy| copy.to("172.23.0.255:5065").with(&beacon(61000)))
+            .ca(&[Relayed, Sent]),
+        Case::new("a pod's PV Access beacon", {
+            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5076", &pva(PVXS_BEACON)))
+        })
+        .goes_to_node(0)
+        .fans(|copy| copy)
+        .sends(|copy| copy.to("172.23.0.255:5076").with(&pva(&PVXS_BEACON.replacen("13d3", "ee48", 1))))
+        .pva(&[Relayed, Sent]),
+        Case::new("a beacon that speaks for another host", {
+            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5065", &beacon_of([172, 23, 0, 3], 5064)))
+        })
+        .goes_to_node(0)
+        .fans(|copy| copy)
+        .ca(&[Relayed, Foreign]),
+        Case::new("a pod's search in another's name", from_pod(ask().from("10.244.1.99:40000")))
+            .ca(&[Spoofed]),
+        Case::new("a pod's fragment", from_pod(ask().fragment(0x2000))).ca(&[Fragment]),
+        Case::new("a pod's noise", from_pod(ask().with(b"noise"))).ca(&[Malformed]),
+        Case::new("what PVXS keeps to its pod", {
+            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5076", &pva(FORWARDED)))
+        })
+        .pva(&[Local]),
+        Case::new("a pod's search where there is no uplink", from_pod(ask()))
+            .with(|setup| setup.uplink = false)
+            .goes_to_node(0)
+            .fans(|copy| copy)
+            .ca(&[Relayed, NoUplink]),
+        Case::new("a pod's search when all ports are taken", from_pod_b(ask().from("10.244.1.3:40000")))
+            .after([others.clone()])
+            .goes_to_node(1)
+            .fans(|copy| copy)
+            .ca(&[Relayed, NoPort]),
+        Case::new("a pod's search to a server when all ports are taken", {
+            from_pod_b(ask().from("10.244.1.3:40000").to(SERVER))
+        })
+        .after([others])
+        .becomes(DROP, ask().from("10.244.1.3:40000").to(SERVER))
+        .ca(&[NoPort]),
+        Case::new(
+            "a pod's search when the port's holder is gone",
+            from_pod_b(ask().from("10.244.1.3:40000")),
+        )
+        .after([from_pod(ask())])
+        .goes_to_node(1)
+        .fans(|copy| copy)
+        .sends(|copy| copy.to(LAN))
+        .ca(&[Relayed, Sent]),
+        Case::new("a pod's search when a process of the node has the port", from_pod(ask()))
+            .with(|setup| setup.node_listens = Some(EXTERNAL))
+            .goes_to_node(0)
+            .fans(|copy| copy)
+            .ca(&[Relayed, NoPort]),
+        Case::new("a pod's search to a server on the LAN", to_server)
+            .becomes(REDIRECT, sent_to_server)
+            .ca(&[Sent]),
+        Case::new("a pod's search to the node", from_pod(ask().to("172.23.0.10:5064")))
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
+        Case::new("a pod's search to another network", from_pod(ask().to("10.0.0.1:5064"))),
+        Case::new("a pod's broadcast to another port", from_pod(ask().to("10.244.1.255:9999")))
+            .other(&[Unrelayed]),
+        Case::new("a pod's segment", from_pod(tcp(IOC, CLIENT, SYN, 1, &[]))),
+    ]
+}
+
+fn answers_of_pods() -> Vec<Case> {
+    use Verdict::*;
+    let asked = from_lan(udp(CLIENT, LAN, &search(&["A:NAME"])));
+    let asked_pva = from_lan(udp(CLIENT, "172.23.0.255:5076", &pva(PVA_SEARCH)));
+    let answer = |payload: &[u8]| from_pod(udp(IOC, CLIENT, payload));
+    let named = |address| {
+        let mut bytes = reply(5064);
+        bytes[24..28].copy_from_slice(address);
+        bytes
+    };
+    let mut twice = reply(5064);
+    twice.extend_from_within(16..);
+    let mut twice_external = reply(61000);
+    twice_external.extend_from_within(16..);
+    let answers = |name, from: &[u8], to: &[u8]| {
+        Case::new(name, answer(from))
+            .after([asked.clone()])
+            .becomes(REDIRECT, udp(EXTERNAL, CLIENT, to))
+            .ca(&[Answered])
+    };
+    let answers_pva = |name, hex: &str, old, new| {
+        Case::new(name, from_pod(udp("10.244.1.2:37000", CLIENT, &pva(hex))))
+            .after([asked_pva.clone()])
+            .becomes(REDIRECT, udp(EXTERNAL, CLIENT, &pva(&hex.replacen(old, new, 1))))
+            .pva(&[Answered])
+    };
+    let zero = with_zero_checksum();
+    vec![
+        answers("an answer", &reply(5064), &reply(61000)),
+        answers("an answer for two channels", &twice, &twice_external),
+        answers("an answer that names the pod's address", &named(&[10, 244, 1, 2]), &{
+            let mut bytes = reply(61000);
+            bytes[24..28].copy_from_slice(&[172, 23, 0, 10]);
+            bytes
+        }),
+        answers("an answer whose checksum becomes 0, which would mean none", &zero.0, &zero.1),
+        answers_pva("an answer of PVXS, big endian", PVXS_REPLY, "13d3", "ee48"),
+        answers_pva("an answer of pvAccessCPP, little endian", CPP_REPLY, "d313", "48ee"),
+        Case::new(
+            "an answer without a UDP checksum",
+            from_pod(answer(&reply(5064)).packet.without_checksum()),
+        )
+        .after([asked.clone()])
+        .becomes(REDIRECT, udp(EXTERNAL, CLIENT, &reply(61000)).without_checksum())
+        .ca(&[Answered]),
+        Case::new("an answer that names another host", answer(&named(&[172, 23, 0, 3])))
+            .after([asked.clone()])
+            .ca(&[Foreign]),
+        Case::new("an answer cut short", answer(&reply(5064)[..39])).after([asked.clone()]).ca(&[Malformed]),
+        Case::new(
+            "an answer in another's name",
+            from_pod(answer(&reply(5064)).packet.from("10.244.1.99:5064")),
+        )
+        .after([asked])
+        .ca(&[Spoofed]),
+        Case::new("an answer that nobody asked for", answer(&reply(5064))),
+    ]
+}
+
+fn to_the_lan() -> Vec<Case> {
+    use Verdict::*;
+    let ask = |from: &str| to_lan(udp(from, LAN, &search(&["A:NAME"])));
+    let circuit = [
+        from_lan(udp(CLIENT, "172.23.0.255:5076", &pva(PVA_SEARCH))),
+        from_pod(udp("10.244.1.2:37000", CLIENT, &pva(PVXS_REPLY))),
+        from_lan(tcp(CLIENT, EXTERNAL, SYN, 1, &[])),
+        to_lan(tcp("10.244.1.2:5075", CLIENT, SYN_ACK, 100, &[])),
+    ];
+    let tells = |payload: &[u8]| tcp("10.244.1.2:5075", CLIENT, ACK, 101, payload);
+    let told = |payload: &[u8]| tells(payload).from(EXTERNAL);
+    let translated = pva(&PVXS_REPLY.replacen("13d3", "ee48", 1));
+    let hello = pva("ca02c1020000400000");
+    let [after_hello, after_hello_translated] =
+        [pva(PVXS_REPLY), translated.clone()].map(|reply| [&hello[..8], &reply[..]].concat());
+    vec![
+        Case::new("a search of a process of the node", ask("172.23.0.10:40000"))
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
+        Case::new("noise of a process of the node", to_lan(udp("172.23.0.10:40000", LAN, b"noise")))
+            .ca(&[Malformed]),
+        Case::new("a pod's search on its way out", ask(EXTERNAL)).after([from_pod(udp(
+            IOC,
+            PODS,
+            &search(&["A:NAME"]),
+        ))]),
+        Case::new(
+            "a datagram of the node to a server",
+            to_lan(udp("172.23.0.10:40000", SERVER, &search(&["A:NAME"]))),
+        ),
+        Case::new("a pod's own connection", to_lan(tcp(IOC, SERVER, SYN, 1, &[]))),
+        Case::new("the answer to a connection", circuit[3].clone())
+            .after(circuit[..3].to_vec())
+            .becomes(NEXT, circuit[3].packet.clone().from(EXTERNAL))
+            .other(&[TranslatedOut]),
+        Case::new("data of a circuit", to_lan(tells(b"odd")))
+            .after(circuit.to_vec())
+            .becomes(NEXT, told(b"odd"))
+            .other(&[TranslatedOut]),
+        Case::new(
+            "a name server's answer in a circuit, which names its port",
+            to_lan(tells(&pva(PVXS_REPLY))),
+        )
+        .after(circuit.to_vec())
+        .becomes(NEXT, told(&translated))
+        .pva(&[Answered])
+        .other(&[TranslatedOut]),
+        Case::new("a name server's answer behind another message", to_lan(tells(&after_hello)))
+            .after(circuit.to_vec())
+            .becomes(NEXT, told(&after_hello_translated))
+            .pva(&[Answered])
+            .other(&[TranslatedOut]),
+        Case::new("a name server's answer that is sent again", to_lan(tells(&pva(PVXS_REPLY))))
+            .after(circuit.into_iter().chain([to_lan(tells(&pva(PVXS_REPLY)))]))
+            .becomes(NEXT, told(&translated))
+            .other(&[TranslatedOut]),
+    ]
+}
+
+fn fans() -> Vec<Case> {
+    use Verdict::*;
+    let asked = |from: &str| udp(from, LAN, &search(&["A:NAME"])).mac_to(BROADCAST);
+    let delivered = |from: &str| asked(from).to(PODS);
+    let to_nobody = asked(CLIENT).to("172.23.0.255:5065");
+    vec![
+        Case::new("a copy for the first of two", fan(2, 0, asked(CLIENT)))
+            .becomes(REDIRECT, delivered(CLIENT))
+            .fans(|copy| copy)
+            .ca(&[Delivered]),
+        Case::new("a copy for the last", fan(1, 1, asked(CLIENT)))
+            .becomes(REDIRECT, delivered(CLIENT))
+            .ca(&[Delivered]),
+        Case::new("a copy past the end of the roster", fan(1, 2, asked(CLIENT)))
+            .becomes(REDIRECT, delivered(CLIENT))
+            .ca(&[Delivered]),
+        Case::new("a copy for the one that sent it, and another", fan(2, 0, asked(IOC)))
+            .becomes(REDIRECT, delivered(IOC))
+            .ca(&[Delivered]),
+        Case::new("a copy when the queue refuses the next", fan(2, 0, asked(CLIENT)))
+            .with(|setup| setup.fan = false)
+            .becomes(REDIRECT, delivered(CLIENT))
+            .ca(&[Delivered, Overrun]),
+        Case::new("a copy that nobody listens for", fan(2, 0, to_nobody.clone())).becomes(DROP, to_nobody),
+        Case::new("a copy for the one that sent it only", fan(1, 1, asked(OTHER)))
+            .becomes(DROP, asked(OTHER)),
+        Case::new("what is not the fan's", Run { mark: None, ..fan(1, 0, asked(CLIENT)) })
+            .becomes(DROP, asked(CLIENT)),
+    ]
+}
+
+/// A beacon of a server on TCP `port`, as RSRV sends it.
+fn beacon(port: u16) -> Vec<u8> {
+    beacon_of([0; 4], port)
+}
+
+fn beacon_of(address: [u8; 4], port: u16) -> Vec<u8> {
+    message(13, 13, port, 1, u32::from_be_bytes(address), &[])
+}
+
+/// An answer from 5064 and the same from the external port, of which the latter's checksum comes out as 0.
+fn with_zero_checksum() -> (Vec<u8>, Vec<u8>) {
+    let with = |port, id: u16| {
+        let mut bytes = reply(port);
+        bytes[30..32].copy_from_slice(&id.to_be_bytes()); // the client's own number for the channel
+        bytes
+    };
+    let zero = |id: &u16| udp(EXTERNAL, CLIENT, &with(61000, *id)).checksum() == 0xffff;
+    let id = (0..=u16::MAX).find(zero).unwrap_or_else(|| panic!("16 bits reach every checksum"));
+    (with(5064, id), with(61000, id))
+}
+
+/// A PV Access message in hexadecimal digits.
+fn pva(hex: &str) -> Vec<u8> {
+    let digits: String = hex.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}

@@ -1,0 +1,170 @@
+//! Ethernet frames made by hand: IPv4 with UDP or TCP, every checksum computed over all of the packet, so that what a
+//! program corrected byte by byte is compared with what is right.
+
+use std::net::SocketAddrV4;
+
+/// Every station on the LAN.
+pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
+/// Who a frame is for and from, where a case does not say.
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const SYN_ACK: u8 = SYN | ACK;
+
+/// A packet, as what it says; [`Frame::bytes`] is how it says so.
+#[derive(Clone)]
+pub(crate) struct Frame {
+    macs: [[u8; 6]; 2],
+    ethertype: u16,
+    fragment: u16,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    transport: Transport,
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum Transport {
+    Udp { checksummed: bool },
+    Tcp { flags: u8, sequence: u32 },
+}
+
+/// A datagram.
+pub(crate) fn udp(from: &str, to: &str, payload: &[u8]) -> Frame {
+    frame(from, to, Transport::Udp { checksummed: true }, payload)
+}
+
+/// A segment.
+pub(crate) fn tcp(from: &str, to: &str, flags: u8, sequence: u32, payload: &[u8]) -> Frame {
+    frame(from, to, Transport::Tcp { flags, sequence }, payload)
+}
+
+fn frame(from: &str, to: &str, transport: Transport, payload: &[u8]) -> Frame {
+    let (from, to) = (address(from), address(to));
+    Frame { macs: MACS, ethertype: 0x0800, fragment: 0, from, to, transport, payload: payload.into() }
+}
+
+fn address(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+impl Frame {
+    pub(crate) fn from(self, from: &str) -> Self {
+        Self { from: address(from), ..self }
+    }
+
+    pub(crate) fn to(self, to: &str) -> Self {
+        Self { to: address(to), ..self }
+    }
+
+    pub(crate) fn with(self, payload: &[u8]) -> Self {
+        Self { payload: payload.into(), ..self }
+    }
+
+    pub(crate) fn mac_to(self, mac: [u8; 6]) -> Self {
+        Self { macs: [mac, self.macs[1]], ..self }
+    }
+
+    pub(crate) fn mac_from(self, mac: [u8; 6]) -> Self {
+        Self { macs: [self.macs[0], mac], ..self }
+    }
+
+    /// The fragment field of the IP header: flags, and the offset in units of 8 bytes.
+    pub(crate) fn fragment(self, fragment: u16) -> Self {
+        Self { fragment, ..self }
+    }
+
+    pub(crate) fn ethertype(self, ethertype: u16) -> Self {
+        Self { ethertype, ..self }
+    }
+
+    /// UDP with the checksum 0, which says that there is none.
+    pub(crate) fn without_checksum(self) -> Self {
+        Self { transport: Transport::Udp { checksummed: false }, ..self }
+    }
+
+    /// The UDP or TCP checksum.
+    pub(crate) fn checksum(&self) -> u16 {
+        let at = if matches!(self.transport, Transport::Udp { .. }) { 40 } else { 50 };
+        let bytes = self.bytes();
+        u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    }
+
+    /// The whole frame.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let transport = self.transport();
+        let mut bytes = self.macs.concat();
+        bytes.extend(self.ethertype.to_be_bytes());
+        bytes.extend(self.ip_header(transport.len()));
+        bytes.extend(transport);
+        bytes
+    }
+
+    fn ip_header(&self, length: usize) -> Vec<u8> {
+        let mut header = vec![0x45, 0];
+        header.extend(u16_of(20 + length).to_be_bytes());
+        header.extend([0, 0]);
+        header.extend(self.fragment.to_be_bytes());
+        header.extend([64, self.protocol(), 0, 0]);
+        header.extend(self.from.ip().octets());
+        header.extend(self.to.ip().octets());
+        let sum = ones_complement(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        header
+    }
+
+    fn protocol(&self) -> u8 {
+        if matches!(self.transport, Transport::Udp { .. }) { abi::UDP } else { abi::TCP }
+    }
+
+    /// UDP or TCP header and payload.
+    fn transport(&self) -> Vec<u8> {
+        let mut bytes = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
+        let at = match self.transport {
+            Transport::Udp { .. } => {
+                bytes.extend(u16_of(8 + self.payload.len()).to_be_bytes());
+                bytes.extend([0, 0]);
+                6
+            }
+            Transport::Tcp { flags, sequence } => {
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend([0, 0, 0, 0, 5 << 4, flags, 1, 0, 0, 0, 0, 0]);
+                16
+            }
+        };
+        bytes.extend(&self.payload);
+        let sum = self.transport_checksum(&bytes);
+        bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    /// The checksum of UDP or TCP `bytes`, which have 0 in its place, with the pseudo header (RFC 768, RFC 9293).
+    fn transport_checksum(&self, bytes: &[u8]) -> u16 {
+        if matches!(self.transport, Transport::Udp { checksummed: false }) {
+            return 0;
+        }
+        let mut summed = [self.from.ip().octets(), self.to.ip().octets()].concat();
+        summed.extend([0, self.protocol()]);
+        summed.extend(u16_of(bytes.len()).to_be_bytes());
+        summed.extend(bytes);
+        match ones_complement(&summed) {
+            0 if self.protocol() == abi::UDP => 0xffff,
+            sum => sum,
+        }
+    }
+}
+
+/// The Internet checksum (RFC 1071).
+fn ones_complement(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+fn u16_of(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or_else(|_| panic!("{length} bytes do not fit a frame"))
+}

@@ -1,0 +1,280 @@
+//! What the programs run in: maps filled as agent and plugin fill them, two pods that listen, an uplink and a fan device
+//! whose packets are caught, and `BPF_PROG_TEST_RUN`.
+//!
+//! ```text
+//!   172.23.0.10 eth0 ----- lan                     pod-a 10.244.1.2    pod-b 10.244.1.3
+//!                                                  both with sockets on 5064 and 5076
+//! ```
+
+use std::{
+    io::IoSliceMut,
+    net::UdpSocket,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use abi::{
+    Attachment, AttachmentKey, Config, Domain, FanMark, Member, Protocol, Relay, RelayKey, Verdict, relay,
+};
+use aya::{
+    TestRun as _, TestRunOptions,
+    maps::{HashMap, Map, MapData},
+    programs::SchedClassifier,
+};
+use datapath::{State, link, pin_directory};
+use lab::{NODE, Result, Sandbox, udp::Socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, socket,
+};
+
+use crate::cases::{Case, Run, Setup, Where};
+
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// The uplink's MAC address, and those of the pods' host-side veths.
+pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
+pub(crate) const POD_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 2, 0], [2, 0, 0, 0, 2, 1]];
+const PODS: [&str; 2] = ["pod-a", "pod-b"];
+const UPLINK: [u8; 4] = [172, 23, 0, 10];
+const NETWORK: [u8; 4] = [172, 23, 0, 0];
+const UPLINK_BROADCAST: [u8; 4] = [172, 23, 0, 255];
+const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
+/// An interface index that no device has.
+const NOWHERE: u32 = 0x7fff;
+/// Relayed ports: in pods, on the LAN.
+const RELAYS: [(u16, u16, Protocol, u16); 4] = [
+    (5064, 5064, Protocol::Ca, relay::SEARCH),
+    (5065, 5065, Protocol::Ca, relay::ANNOUNCE),
+    (5076, 5076, Protocol::Pva, relay::SEARCH),
+    (7064, 8064, Protocol::Ca, relay::SEARCH),
+];
+/// Copies are there at once; this is for a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A copy that should not be there is there by then.
+const QUIET: Duration = Duration::from_millis(5);
+/// Offset of the mark, and the size up to the interface index, in the context of a program (`__sk_buff`, linux/bpf.h).
+const MARK: usize = 8;
+const CONTEXT: usize = 44;
+
+/// A datapath of its own, and what stands around it.
+pub(crate) struct Rig {
+    sandbox: Sandbox,
+    _sockets: Vec<Socket>,
+}
+
+/// What a program made of a packet.
+pub(crate) struct Outcome {
+    pub(crate) verdict: i32,
+    pub(crate) mark: u32,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) copies: Vec<(Where, Vec<u8>)>,
+    pub(crate) counted: Vec<(Protocol, Verdict)>,
+}
+
+impl Rig {
+    /// Loads the programs in a sandbox.
+    pub(crate) fn new() -> Result<Self> {
+        let sandbox = Sandbox::new()?;
+        add_netns(&sandbox, NODE)?;
+        add_pair(&sandbox, "eth0", "lan")?;
+        sandbox.sh(NODE, "ip address add 172.23.0.10/24 broadcast + dev eth0")?;
+        let mut sockets = vec![];
+        for pod in PODS {
+            add_pair(&sandbox, pod, pod)?;
+            for port in [5064, 5076] {
+                sockets.push(Socket::bind(&sandbox, pod, &format!("0.0.0.0:{port}"))?);
+            }
+        }
+        sandbox.run_in(NODE, || {
+            let mut state = datapath::load(Path::new(BPFFS)).unwrap();
+            datapath::ensure_fan(&mut state).unwrap();
+        })?;
+        Ok(Self { sandbox, _sockets: sockets })
+    }
+
+    /// Runs a case: fills the maps anew, lets pass what came before, and then the packet.
+    pub(crate) fn run(&self, case: &Case) -> Result<Outcome> {
+        let Case { setup, before, run, copies, .. } = case.clone();
+        let expected = copies.len();
+        self.sandbox.run_in(NODE, move || {
+            let mut state = State::open(Path::new(BPFFS)).unwrap();
+            fill(&mut state, &setup);
+            let _socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
+            for run in before {
+                test_run(&run);
+            }
+            let counted = count(&state);
+            let tap = Tap::new();
+            let (verdict, mark, packet) = test_run(&run);
+            let copies = tap.take(expected);
+            let counted = difference(&counted, &count(&state));
+            Outcome { verdict, mark, packet, copies, counted }
+        })
+    }
+}
+
+/// A namespace that sends no frames of its own.
+fn add_netns(sandbox: &Sandbox, name: &str) -> Result<()> {
+    sandbox.add_netns(name)?;
+    sandbox.sh(name, "sysctl -q -w net.ipv6.conf.default.disable_ipv6=1").map(|_| ())
+}
+
+/// A veth pair: `name` on the node, and `eth0` in a namespace `there` of its own.
+fn add_pair(sandbox: &Sandbox, name: &str, there: &str) -> Result<()> {
+    add_netns(sandbox, there)?;
+    sandbox.sh(NODE, &format!("ip link add {name} type veth peer name eth0 netns {there}"))?;
+    sandbox.sh(NODE, &format!("ip link set {name} up"))?;
+    sandbox.sh(there, "ip link set eth0 up").map(|_| ())
+}
+
+/// Makes the maps hold what `setup` says, and nothing from the case before.
+fn fill(state: &mut State, setup: &Setup) {
+    let uplink = index("eth0");
+    let (first_port, last_port) = setup.ports;
+    let name = abi::field("lab").unwrap();
+    let domain = Domain {
+        uplink: if setup.uplink { uplink } else { 0 },
+        first_port,
+        last_port,
+        first_pin: 0,
+        last_pin: 0,
+        name,
+    };
+    state.set_domain(0, domain).unwrap();
+    let entry = abi::Uplink { address: UPLINK, broadcast: UPLINK_BROADCAST, mac: UPLINK_MAC, domain: 0 };
+    state.set_uplinks(&[(uplink, entry)]).unwrap();
+    state.set_networks(&[(0, NETWORK, 24)]).unwrap();
+    let relays = |scope: u32, lan: bool| {
+        RELAYS.map(|(in_pods, on_lan, protocol, flags)| {
+            let (from, to) = if lan { (on_lan, in_pods) } else { (in_pods, on_lan) };
+            let key = RelayKey { scope, port: from, reserved: 0 };
+            (key, Relay { domain: 0, port: to, protocol: protocol as u16, flags })
+        })
+    };
+    state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();
+    let fan = if setup.fan { index("iocast-fan") } else { NOWHERE };
+    state.set_config(Config { fan }).unwrap();
+    for (key, attachment) in state.attachments().unwrap() {
+        state.leave(&key, &attachment).unwrap();
+        state.forget_circuits(attachment.address).unwrap();
+    }
+    forget_searchers();
+    for (number, pod) in (0..).zip(PODS) {
+        join(state, number, pod);
+    }
+    state.set_external_ports(&[setup.ports]).unwrap();
+}
+
+fn join(state: &mut State, number: u8, pod: &str) {
+    let device = link::by_name(pod).unwrap().unwrap();
+    let address = [10, 244, 1, 2 + number];
+    let key = AttachmentKey { container: abi::field(pod).unwrap(), interface: abi::field("eth0").unwrap() };
+    let member = Member {
+        address,
+        broadcast: POD_BROADCAST,
+        netns: device.peer_netns.unwrap(),
+        identity: abi::identity("bl07", pod),
+        mac: POD_MACS[usize::from(number)],
+        domain: 0,
+    };
+    let attachment = Attachment {
+        member: device.index,
+        domain: 0,
+        slot: 0,
+        address,
+        network: [0; 64],
+        namespace: abi::field("bl07").unwrap(),
+        pod: abi::field(pod).unwrap(),
+    };
+    state.join(key, attachment, member).unwrap();
+}
+
+/// The datapath forgets them by itself, and has no other use for it.
+fn forget_searchers() {
+    let pin = pin_directory(Path::new(BPFFS)).join("maps/SEARCHERS");
+    let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
+    let mut map: HashMap<_, abi::SearcherKey, abi::Searcher> = map.try_into().unwrap();
+    let keys: Vec<_> = map.keys().map(std::result::Result::unwrap).collect();
+    for key in keys {
+        map.remove(&key).unwrap();
+    }
+}
+
+/// The index of an interface of the sandbox.
+fn index(name: &str) -> u32 {
+    link::by_name(name).unwrap().unwrap_or_else(|| panic!("no interface {name}")).index
+}
+
+/// Runs a program on a packet: its verdict, and the mark and the packet afterwards.
+fn test_run(run: &Run) -> (i32, u32, Vec<u8>) {
+    let pin = pin_directory(Path::new(BPFFS)).join("programs").join(run.program);
+    let program = SchedClassifier::from_pin(pin).unwrap();
+    let (mut context, mut after) = ([0; CONTEXT], [0; 512]);
+    let mark = run.mark.map_or(0, FanMark::pack);
+    context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+    context[CONTEXT - 4..].copy_from_slice(&index(run.interface).to_ne_bytes());
+    let (packet, mut out) = (run.packet.bytes(), vec![0; 4096]);
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&packet);
+    options.data_out = Some(&mut out);
+    options.ctx_in = Some(&context);
+    options.ctx_out = Some(&mut after);
+    let result = program.test_run(options).unwrap();
+    out.truncate(result.data_size_out as usize);
+    let mark = u32::from_ne_bytes(*after[MARK..].first_chunk().unwrap());
+    (result.return_value.cast_signed(), mark, out)
+}
+
+fn count(state: &State) -> Vec<((Protocol, Verdict), u64)> {
+    let counters = state.counters().unwrap();
+    counters.iter().map(|counter| ((counter.protocol, counter.verdict), counter.packets)).collect()
+}
+
+/// What was counted in between, as often as it was.
+fn difference(
+    before: &[((Protocol, Verdict), u64)],
+    after: &[((Protocol, Verdict), u64)],
+) -> Vec<(Protocol, Verdict)> {
+    let old = |what| before.iter().find(|(known, _)| *known == what).map_or(0, |(_, packets)| *packets);
+    after.iter().flat_map(|&(what, packets)| (old(what)..packets).map(move |_| what)).collect()
+}
+
+/// A socket that sees every frame that leaves by the uplink or arrives at the fan.
+struct Tap(OwnedFd);
+
+impl Tap {
+    fn new() -> Self {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        Self(socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap())
+    }
+
+    /// The `expected` frames, and any that came beside them, sorted: the fan's queue takes its time.
+    fn take(&self, expected: usize) -> Vec<(Where, Vec<u8>)> {
+        let mut found = vec![];
+        let start = Instant::now();
+        while found.len() < expected && start.elapsed() < PATIENCE {
+            found.extend(self.drain());
+        }
+        std::thread::sleep(QUIET);
+        found.extend(self.drain());
+        found.sort();
+        found
+    }
+
+    fn drain(&self) -> Vec<(Where, Vec<u8>)> {
+        let mut found = vec![];
+        let mut buffer = [0; 4096];
+        loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let Ok(message) = recvmsg::<LinkAddr>(self.0.as_raw_fd(), &mut parts, None, MsgFlags::empty())
+            else {
+                return found;
+            };
+            let (length, at) = (message.bytes, message.address.unwrap().ifindex() as u32);
+            let place = [("eth0", Where::Uplink), ("iocast-fan", Where::Fan)];
+            if let Some((_, place)) = place.into_iter().find(|(name, _)| index(name) == at) {
+                found.push((place, buffer[..length].to_vec()));
+            }
+        }
+    }
+}

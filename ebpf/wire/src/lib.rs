@@ -9,6 +9,7 @@
 
 pub mod ca;
 pub mod circuit;
+pub mod names;
 pub mod pva;
 
 /// Which way a datagram travels.

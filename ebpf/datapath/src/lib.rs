@@ -4,6 +4,7 @@
 
 mod attach;
 mod error;
+mod events;
 pub mod link;
 mod load;
 mod netlink;
@@ -12,6 +13,7 @@ mod unload;
 
 pub use attach::{Hook, attach, detach, is_attached};
 pub use error::Error;
+pub use events::{Events, kernel_clock};
 pub use load::{ensure_fan, load};
 pub use state::{Counter, External, Lock, State, pin_directory};
 pub use unload::unload;

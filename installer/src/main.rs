@@ -10,6 +10,7 @@ mod reconcile;
 mod reload;
 mod reserve;
 mod run;
+mod snoop;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -63,6 +64,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show searches, answers and beacons as they pass: who asks for what, and who answers.
+    Snoop {
+        #[command(flatten)]
+        options: snoop::Options,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,6 +80,7 @@ fn main() -> ExitCode {
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
+        Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,33 +22,46 @@ pub const fn begins_pva_reply(start: [u8; 4]) -> bool {
     start[0] == MAGIC && start[3] == SEARCH_REPLY
 }
 
+/// Data types of a search of Channel Access: whether the server is to say that it has not got the name. In a reply this is the
+/// server's TCP port.
+const CA_SEARCHES: [u16; 2] = [5, 10];
+
 /// The ids and names in a search of Channel Access.
 pub fn ca_search(datagram: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
-    ca_messages(datagram).map(|([_, _, _, _, id @ ..], payload)| {
-        let end = payload.iter().position(|byte| *byte == 0).unwrap_or(payload.len());
-        (u32::from_be_bytes(id), &payload[..end])
+    ca_messages(datagram).filter(|message| CA_SEARCHES.contains(&message.data_type)).map(|message| {
+        let end = message.payload.iter().position(|byte| *byte == 0).unwrap_or(message.payload.len());
+        (message.id, &message.payload[..end])
     })
 }
 
 /// The ids in a search reply of Channel Access.
 pub fn ca_reply(datagram: &[u8]) -> impl Iterator<Item = u32> {
-    ca_messages(datagram).map(|([_, _, _, _, id @ ..], _)| u32::from_be_bytes(id))
+    ca_messages(datagram)
+        .filter(|message| !CA_SEARCHES.contains(&message.data_type))
+        .map(|message| message.id)
 }
 
-/// Both parameters and the payload of each search, or search reply, in a datagram of Channel Access.
-fn ca_messages(datagram: &[u8]) -> impl Iterator<Item = ([u8; 8], &[u8])> {
+/// A search or a search reply of Channel Access.
+struct CaMessage<'a> {
+    data_type: u16,
+    id: u32,
+    payload: &'a [u8],
+}
+
+/// The searches and search replies in a datagram of Channel Access.
+fn ca_messages(datagram: &[u8]) -> impl Iterator<Item = CaMessage<'_>> {
     let mut rest = datagram;
     let messages = core::iter::from_fn(move || {
         let (header, after) = rest.split_first_chunk::<{ ca::HEADER as usize }>()?;
-        let [c0, c1, s0, s1, _, _, _, _, parameters @ ..] = *header;
+        let [c0, c1, s0, s1, t0, t1, _, _, _, _, _, _, id @ ..] = *header;
         let size = u16::from_be_bytes([s0, s1]);
         let (payload, after) = after.split_at_checked(usize::from(size))?;
         rest = after;
-        (size != EXTENDED).then_some((u16::from_be_bytes([c0, c1]), parameters, payload))
+        let message =
+            CaMessage { data_type: u16::from_be_bytes([t0, t1]), id: u32::from_be_bytes(id), payload };
+        (size != EXTENDED).then_some((u16::from_be_bytes([c0, c1]), message))
     });
-    messages
-        .filter(|(command, ..)| *command == ca::SEARCH)
-        .map(|(_, parameters, payload)| (parameters, payload))
+    messages.filter(|(command, _)| *command == ca::SEARCH).map(|(_, message)| message)
 }
 
 /// The ids and names in a search of PV Access; none in one that only looks for servers.
@@ -206,6 +219,8 @@ mod tests {
     fn a_search_and_a_reply_are_not_taken_for_each_other() {
         assert_eq!(pva_reply(&bytes(PVXS_SEARCH)).count(), 0);
         assert_eq!(pva_search(&bytes(PVXS_REPLY)).count(), 0);
+        assert_eq!(ca_reply(&bytes(CA_SEARCH)).count(), 0);
+        assert_eq!(ca_search(&bytes(CA_REPLY)).count(), 0);
     }
 
     #[test]

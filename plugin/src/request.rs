@@ -5,20 +5,18 @@
 
 use std::{env, path::PathBuf};
 
+use abi::AttachmentKey;
+use datapath::{
+    member::{self, ANNOTATION},
+    pins::{self, Pin},
+};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::{
-    error::CniError,
-    pins::{self, Pin},
-};
+use crate::error::CniError;
 
 /// CNI versions this plugin speaks, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// The annotation by which a pod asks to join a domain.
-pub(crate) const ANNOTATION: &str = "iocast.io/domain";
-/// The annotation by which it asks for external ports.
-pub(crate) const PORTS_ANNOTATION: &str = "iocast.io/ports";
 /// The BPF file system where iocast-node pins the datapath unless it is told otherwise.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The CRI capability that carries the pod's annotations.
@@ -108,6 +106,18 @@ impl Environment {
         }
         Ok(Self { verb, container, netns: netns.into(), interface, pod: pod(&get("CNI_ARGS")) })
     }
+
+    /// The key of the attachment.
+    pub(crate) fn key(&self) -> Result<AttachmentKey, CniError> {
+        key(&self.container, &self.interface)
+    }
+}
+
+/// The key of an attachment.
+pub(crate) fn key(container: &str, interface: &str) -> Result<AttachmentKey, CniError> {
+    member::key(container, interface).ok_or_else(|| {
+        CniError::environment(format!("container id `{container}` or interface `{interface}` is too long"))
+    })
 }
 
 fn check_container(id: &str) -> Result<(), CniError> {
@@ -232,11 +242,11 @@ impl Request {
 
     /// The external ports that the pod asks for.
     pub(crate) fn pins(&self) -> Result<Vec<Pin>, CniError> {
-        match self.annotation(PORTS_ANNOTATION) {
+        match self.annotation(pins::ANNOTATION) {
             None => Ok(vec![]),
-            Some(Value::String(text)) => pins::parse(text),
+            Some(Value::String(text)) => Ok(pins::parse(text)?),
             Some(other) => {
-                Err(CniError::config(format!("annotation {PORTS_ANNOTATION} is {other}: expected a text")))
+                Err(CniError::config(format!("annotation {} is {other}: expected a text", pins::ANNOTATION)))
             }
         }
     }

@@ -1,7 +1,12 @@
 //! The node agent: what it says when something is wrong, and that it leaves the datapath alone when it ends.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
+use datapath::{Hook, link};
 use lab::{Lab, NODE, Options, Result, Topology, WORKSTATION};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -144,6 +149,33 @@ fn an_uplink_without_an_address_for_a_moment_keeps_its_circuits() -> Result<()> 
 }
 
 #[test]
+fn an_agent_that_may_not_look_at_the_programs_of_others_still_comes_first() -> Result<()> {
+    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
+    let veth = lab.host_veth(&lab.pod("ioc-a")?);
+    lab.stop_agent();
+    lab.sandbox.sh(NODE, &format!("tc qdisc del dev {veth} clsact"))?;
+    let bpffs = std::path::Path::new("/sys/fs/bpf");
+    let other = veth.clone();
+    // Any TCX program would do as that of somebody else.
+    let attached = lab.sandbox.run_in(NODE, move || {
+        let device = link::by_name(&other)?.unwrap();
+        datapath::attach(bpffs, Hook::FromLan, &device).map(|()| device)
+    })?;
+    let device = attached.unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.arg(format!("--bounding-set={}", lab::AGENT_CAPABILITIES)).arg(lab::binary("iocast-node")?);
+    lab.sandbox.exec(NODE, {
+        command.args(RUN.split(' ')).arg("--once");
+        command
+    })?;
+    let found = lab.sandbox.run_in(NODE, move || datapath::occupants(Hook::FromPod, &device))?;
+    let names: Vec<_> =
+        found.unwrap().unwrap_or_default().into_iter().map(|occupant| occupant.name).collect();
+    assert_eq!(names, ["program from_pod", "program from_lan"]);
+    Ok(())
+}
+
+#[test]
 fn a_range_that_changed_gives_pods_ports_of_the_new_one() -> Result<()> {
     let mut lab = Lab::up(Options::new(Topology::Bridge))?;
     let pod = lab.pod("ioc-a")?;
@@ -172,6 +204,95 @@ fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
     assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    Ok(())
+}
+
+const LISTENING: &str = "run --no-cni --config /run/iocast/config.toml --listen 127.0.0.1:9402";
+
+fn connect(lab: &Lab) -> Result<TcpStream> {
+    let stream = lab.sandbox.run_in(NODE, || TcpStream::connect("127.0.0.1:9402"))?;
+    lab::tried("connect to the agent", stream)
+}
+
+/// What the agent answers over HTTP.
+fn ask(lab: &Lab, request: &str) -> Result<String> {
+    let mut stream = connect(lab)?;
+    let mut answer = String::new();
+    lab::tried("ask the agent", write!(stream, "{request} HTTP/1.1\r\nHost: node\r\n\r\n"))?;
+    lab::tried("hear the agent", stream.read_to_string(&mut answer))?;
+    Ok(answer)
+}
+
+#[test]
+fn metrics_show_members_ports_and_packets() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\n")?;
+    let mut agent = lab.agent_command(LISTENING)?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    let answer = ask(&lab, "GET /metrics")?;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("application/openmetrics-text"),
+        "{answer}"
+    );
+    let value = |name: &str| {
+        let line = answer.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<u64>().ok())
+    };
+    let packets = |verdict| {
+        value(&format!("iocast_packets_total{{domain=\"lab\",protocol=\"ca\",verdict=\"{verdict}\"}}"))
+    };
+    assert_eq!(value("iocast_members{domain=\"lab\"}"), Some(1), "{answer}");
+    assert_eq!(value("iocast_external_ports{domain=\"lab\"}"), Some(1), "{answer}");
+    assert_eq!(value("iocast_external_ports_limit{domain=\"lab\"}"), Some(4000), "{answer}");
+    assert_eq!(value("iocast_uplink_up{domain=\"lab\",uplink=\"eth0\"}"), Some(1), "{answer}");
+    assert_eq!(value("iocast_problems"), Some(0), "{answer}");
+    assert!(packets("answered") > Some(0) && packets("relayed") > Some(0), "{answer}");
+    assert!(agent.resident()? < 16 * 1024);
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_uplink_is_missing_is_alive_but_not_ready() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.lab]\nuplink = \"lan9\"\n")?;
+    let mut agent = lab.agent_command(LISTENING)?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    assert!(ask(&lab, "GET /healthz")?.starts_with("HTTP/1.1 200"));
+    let answer = ask(&lab, "GET /readyz")?;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\ndomain `lab`: uplink lan9 is not attached\n"), "{answer}");
+    lab.sandbox.sh(NODE, "ip link set eth0 down")?;
+    lab.sandbox.sh(NODE, "ip link set eth0 name lan9")?;
+    lab.sandbox.sh(NODE, "ip link set lan9 up")?;
+    wait_until(|| ask(&lab, "GET /readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")));
+    assert!(ask(&lab, "GET /readyz")?.ends_with("\r\n\r\nok\n"));
+    Ok(())
+}
+
+#[test]
+fn clients_that_misbehave_hold_up_nobody() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\n")?;
+    let mut agent = lab.agent_command(LISTENING)?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    let silent: Vec<_> = (0..8).map(|_| connect(&lab)).collect();
+    assert!(silent.iter().all(std::result::Result::is_ok));
+    assert!(ask(&lab, "POST /metrics")?.starts_with("HTTP/1.1 405"));
+    assert!(ask(&lab, "GET /")?.starts_with("HTTP/1.1 404"));
+    assert!(ask(&lab, "rubbish")?.starts_with("HTTP/1.1 400"));
+    assert!(ask(&lab, "GET /healthz")?.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\n")?;
+    let said = failure(&lab, "run --no-cni --config /run/iocast/config.toml --listen 192.0.2.1:9402")?;
+    assert!(said.contains("cannot listen on 192.0.2.1:9402") && said.contains("--listen"), "{said}");
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 //! process that made it, even when that one is killed.
 
 pub mod ca;
+pub mod cluster;
 mod cni;
 pub mod epics;
 mod node;
 mod process;
+pub mod pva;
 mod sandbox;
 pub mod udp;
 
@@ -14,6 +16,10 @@ pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
 pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;
+
+/// The capabilities that the node agent needs, as setpriv(1) takes a bounding set. PERFMON: without it the verifier
+/// refuses what the programs do with pointers.
+pub const AGENT_CAPABILITIES: &str = "-all,+net_admin,+bpf,+perfmon,+dac_override";
 
 /// Why the lab could not do something.
 #[derive(Debug, thiserror::Error)]

@@ -41,11 +41,11 @@ pub const NODE2: &str = "node2";
 
 const LAN: [(&str, &str); 4] =
     [(WORKSTATION, "172.23.0.2"), (NATIVE, "172.23.0.3"), (NODE, "172.23.0.10"), (NODE2, "172.23.0.11")];
-const NODES: [&str; 2] = [NODE, NODE2];
+pub(crate) const NODES: [&str; 2] = [NODE, NODE2];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
-const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
+pub(crate) const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
 /// The CRI capability by which annotations reach plugins.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
@@ -425,7 +425,7 @@ fn make_router(sandbox: &Sandbox, netns: &str, node: usize, nodes: usize) -> Res
     Ok(())
 }
 
-fn conflist(options: &Options, node: usize) -> Conflist {
+pub(crate) fn conflist(options: &Options, node: usize) -> Conflist {
     let mut plugins = options.topology.plugins(node);
     let mut ours = json!({ "type": "iocast", "capabilities": { ANNOTATIONS: true } });
     if node > 0 {

@@ -48,6 +48,15 @@ impl Process {
         self.child.id()
     }
 
+    /// Its resident memory, kB.
+    pub fn resident(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.id());
+        let status = tried(format!("read {path}"), std::fs::read_to_string(&path))?;
+        let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let value = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
+        value.ok_or_else(|| Error::Missing(format!("{path} has no VmRSS: it has ended")))
+    }
+
     /// What it has printed so far.
     pub fn output(&self) -> String {
         let length = self.output.metadata().map_or(0, |metadata| metadata.len());

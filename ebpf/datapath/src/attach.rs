@@ -44,6 +44,12 @@ pub enum Hook {
     Fan,
 }
 
+impl std::fmt::Display for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
 impl Hook {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::FromLan, Self::ToLan, Self::FromPod, Self::Fan];
@@ -182,7 +188,47 @@ fn keep(filter: SchedClassifierLink) {
 
 /// Whether TCX programs of others are there.
 fn has_links(hook: Hook, device: &Link) -> bool {
-    SchedClassifier::query_tcx(&device.name, hook.direction()).is_ok_and(|(_, others)| !others.is_empty())
+    tcx_programs(hook, device).is_none_or(|others| !others.is_empty())
+}
+
+/// The names of the TCX programs on a hook, in their order; none on a kernel without TCX. `None` if there are some, but
+/// their names are hidden: the kernel shows them only to CAP_SYS_ADMIN.
+fn tcx_programs(hook: Hook, device: &Link) -> Option<Vec<String>> {
+    match SchedClassifier::query_tcx(&device.name, hook.direction()) {
+        Ok((_, programs)) => {
+            Some(programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned()).collect())
+        }
+        Err(error) if Error::bpf("", &error).is_not_permitted() => None,
+        Err(_) => Some(vec![]),
+    }
+}
+
+/// A program or filter on a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occupant {
+    /// What people know it by.
+    pub name: String,
+    /// Whether it is iocast's.
+    pub ours: bool,
+}
+
+/// What sits on `hook` of `device`, in the order in which packets meet it. `None` if the kernel hides it: it takes
+/// CAP_SYS_ADMIN to see TCX programs.
+pub fn occupants(hook: Hook, device: &Link) -> Result<Option<Vec<Occupant>>> {
+    let Some(programs) = tcx_programs(hook, device) else { return Ok(None) };
+    let mut filters = link::filters(device.index, hook.parent())?;
+    filters.sort_by_key(|filter| filter.priority);
+    let programs = programs
+        .into_iter()
+        .map(|name| Occupant { ours: name == hook.program(), name: format!("program {name}") });
+    let filters =
+        filters.iter().filter(|filter| filter.handle != NetlinkHandle::default()).map(|filter| Occupant {
+            ours: is_ours(filter),
+            name: format!("{} filter of priority {}", filter.kind, filter.priority),
+        });
+    let mut found: Vec<_> = programs.chain(filters).collect();
+    found.dedup(); // a filter may be told in several parts
+    Ok(Some(found))
 }
 
 fn attach_link(

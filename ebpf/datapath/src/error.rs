@@ -54,6 +54,25 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// What a pod's annotation asks for makes no sense, or is not the domain's to give.
+    #[error("{0}")]
+    Refused(String),
+    /// A domain without an uplink cannot give external ports.
+    #[error(
+        "the domain `{0}` has no uplink now, whose ports the pod's annotation asks for; see iocast-node doctor"
+    )]
+    NoUplink(String),
+    /// No domain of this name is configured.
+    #[error("the domain `{name}` is not configured on this node (configured: {known})")]
+    NoSuchDomain {
+        /// The name.
+        name: String,
+        /// The configured ones.
+        known: String,
+    },
+    /// The pod's network is of a kind that cannot be served.
+    #[error("{0}")]
+    UnsuitedPod(String),
     /// Another process holds the lock and does not let go.
     #[error("{0} stays locked by another process; try again")]
     Busy(PathBuf),
@@ -86,6 +105,11 @@ impl Error {
             io::ErrorKind::PermissionDenied => Self::NotPermitted(what),
             _ => Self::Kernel { what, source },
         }
+    }
+
+    /// Whether the kernel refused for want of a capability.
+    pub(crate) fn is_not_permitted(&self) -> bool {
+        matches!(self, Self::NotPermitted(_))
     }
 
     /// A failed operation of aya, with the whole chain of causes.

@@ -5,16 +5,21 @@
 mod attach;
 mod error;
 mod events;
+pub mod firewall;
 pub mod link;
 mod load;
+pub mod member;
 mod netlink;
+pub mod pins;
+mod pod;
 mod state;
 mod unload;
 
-pub use attach::{Hook, attach, detach, is_attached};
+pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
 pub use error::Error;
 pub use events::{Events, kernel_clock};
-pub use load::{ensure_fan, load};
+pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
+pub use pod::Pod;
 pub use state::{Counter, External, Lock, State, pin_directory};
 pub use unload::unload;
 

@@ -1,4 +1,5 @@
-//! Network devices and addresses of the calling thread's network namespace.
+//! Network devices and addresses of the calling thread's network namespace, and, read only, of others that it has a number
+//! for.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,6 +8,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 use nix::errno::Errno;
@@ -28,6 +30,10 @@ pub struct Link {
     pub peer: Option<u32>,
     /// The peer's namespace as this one numbers it; `None` for this one.
     pub peer_netns: Option<i32>,
+    /// The largest packet it takes, bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub is_up: bool,
 }
 
 /// An IPv4 address of a device.
@@ -55,8 +61,18 @@ impl Address {
 
 /// The device called `name`; `None` if there is none.
 pub fn by_name(name: &str) -> Result<Option<Link>> {
+    named(name, None)
+}
+
+/// The device called `name` in the namespace that this one numbers `netns`; `None` if there is none.
+pub(crate) fn by_name_in(netns: i32, name: &str) -> Result<Option<Link>> {
+    named(name, Some(netns))
+}
+
+fn named(name: &str, netns: Option<i32>) -> Result<Option<Link>> {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::IfName(name.into()));
+    request.attributes.extend(netns.map(LinkAttribute::IfNetnsId));
     find(request).map_err(|error| Error::kernel(format!("cannot look up interface {name}"), error))
 }
 
@@ -99,6 +115,8 @@ fn parse_link(message: &LinkMessage) -> Link {
         kind: String::new(),
         peer: None,
         peer_netns: None,
+        mtu: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -107,6 +125,7 @@ fn parse_link(message: &LinkMessage) -> Link {
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
             LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             _ => {}
         }
     }
@@ -121,9 +140,19 @@ fn kind(info: &[LinkInfo]) -> String {
 
 /// The IPv4 addresses of device `index`, in the kernel's order.
 pub fn addresses(index: u32) -> Result<Vec<Address>> {
+    addresses_of(index, None)
+}
+
+/// The IPv4 addresses of device `index` in the namespace that this one numbers `netns`, in the kernel's order.
+pub fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
+    addresses_of(index, Some(netns))
+}
+
+fn addresses_of(index: u32, netns: Option<i32>) -> Result<Vec<Address>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     request.header.index = index;
+    request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
     let answers = netlink::dump(Message::GetAddress(request)).map_err(|error| {
         Error::kernel(format!("cannot list the addresses of interface number {index}"), error)
     })?;
@@ -147,6 +176,27 @@ fn parse_address(message: &AddressMessage) -> Option<Address> {
         }
     }
     Some(Address { address: address?, prefix: message.header.prefix_len, broadcast })
+}
+
+/// The device by which this namespace sends packets to `address`; `None` if there is no route.
+pub fn towards(address: Ipv4Addr) -> Result<Option<u32>> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.destination_prefix_length = 32;
+    request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+    let answers = match netlink::get(Message::GetRoute(request)) {
+        Err(error) if is_one_of(&error, &[Errno::ENETUNREACH, Errno::EHOSTUNREACH]) => return Ok(None),
+        answers => {
+            answers.map_err(|error| Error::kernel(format!("cannot look up the route to {address}"), error))?
+        }
+    };
+    Ok(answers.iter().find_map(|answer| match answer {
+        Message::NewRoute(route) => route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        }),
+        _ => None,
+    }))
 }
 
 /// Gives `address` of device `index` a broadcast address if it has none, and returns the one it then has.

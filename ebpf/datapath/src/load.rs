@@ -31,7 +31,9 @@ const HELPERS: [(BpfHelper, &str); 5] = [
 ];
 
 /// The fan device, the end that programs use and the end that nobody uses.
-pub(crate) const FAN: (&str, &str) = ("iocast-fan", "iocast-fan-peer");
+pub(crate) const FAN: (&str, &str) = (FAN_DEVICE, "iocast-fan-peer");
+/// The end of the fan device that programs use.
+pub const FAN_DEVICE: &str = "iocast-fan";
 
 /// Loads the programs and pins them, and the maps that are not there yet, under `bpffs`.
 ///
@@ -85,15 +87,8 @@ fn fill_program_array(object: &mut Ebpf) -> Result<()> {
 
 /// Checks what can be known beforehand and makes the pin directories.
 fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
-    let found =
-        statfs(bpffs).map_err(|error| Error::kernel(format!("cannot use {}", bpffs.display()), error))?;
-    if found.filesystem_type() != BPF_FS_MAGIC {
-        return Err(Error::NotBpffs(bpffs.into()));
-    }
-    let missing = missing_helpers(|helper| is_helper_supported(ProgramType::SchedClassifier, helper))?;
-    if !missing.is_empty() {
-        return Err(Error::MissingFeatures(missing));
-    }
+    check_bpffs(bpffs)?;
+    check_kernel()?;
     let directory = pin_directory(bpffs);
     for part in [MAPS, PROGRAMS, crate::state::LINKS] {
         let path = directory.join(part);
@@ -105,6 +100,19 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
         Ok(_) | Err(Error::NotLoaded(_)) => Ok(directory),
         Err(error) => Err(error),
     }
+}
+
+/// Whether `bpffs` is a BPF file system.
+pub fn check_bpffs(bpffs: &Path) -> Result<()> {
+    let found =
+        statfs(bpffs).map_err(|error| Error::kernel(format!("cannot use {}", bpffs.display()), error))?;
+    if found.filesystem_type() == BPF_FS_MAGIC { Ok(()) } else { Err(Error::NotBpffs(bpffs.into())) }
+}
+
+/// Whether the kernel has all that the programs call.
+pub fn check_kernel() -> Result<()> {
+    let missing = missing_helpers(|helper| is_helper_supported(ProgramType::SchedClassifier, helper))?;
+    if missing.is_empty() { Ok(()) } else { Err(Error::MissingFeatures(missing)) }
 }
 
 /// The helpers that `probe` says the kernel does not have.

@@ -3,34 +3,49 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 
 /// Larger than any one answer of the kernel to the requests made here.
 const BUFFER: usize = 64 * 1024;
 
+/// A message that can be sent and received.
+pub(crate) trait Exchanged: NetlinkSerializable + NetlinkDeserializable {}
+impl<M: NetlinkSerializable + NetlinkDeserializable> Exchanged for M {}
+
 /// Asks for all objects that match `request`.
 pub(crate) fn dump(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-    exchange(request, NLM_F_DUMP)
+    exchange(NETLINK_ROUTE, request, NLM_F_DUMP)
 }
 
 /// Asks for one object.
 pub(crate) fn get(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-    exchange(request, NLM_F_ACK)
+    exchange(NETLINK_ROUTE, request, NLM_F_ACK)
 }
 
 /// Asks for a change, with `flags` such as `NLM_F_CREATE`.
 pub(crate) fn change(request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-    exchange(request, NLM_F_ACK | flags).map(|_| ())
+    exchange(NETLINK_ROUTE, request, NLM_F_ACK | flags).map(|_| ())
 }
 
-fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+/// Asks netfilter for all objects that match `request`.
+pub(crate) fn dump_netfilter<M: Exchanged>(request: M) -> io::Result<Vec<M>> {
+    exchange(NETLINK_NETFILTER, request, NLM_F_DUMP)
+}
+
+fn exchange<M: Exchanged>(protocol: isize, request: M, flags: u16) -> io::Result<Vec<M>> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
+    // Without it the kernel does not read what a dump of addresses is limited to, the namespace among it.
+    socket.set_netlink_get_strict_chk(true)?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
     message.header.flags = NLM_F_REQUEST | flags;
     message.header.sequence_number = 1;
     message.finalize();
@@ -41,15 +56,14 @@ fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNet
 }
 
 /// Reads until the kernel says that it is done, or reports an error.
-fn collect(socket: &Socket) -> io::Result<Vec<RouteNetlinkMessage>> {
+fn collect<M: Exchanged>(socket: &Socket) -> io::Result<Vec<M>> {
     let mut answers = vec![];
     let mut buffer = vec![0; BUFFER];
     loop {
         let size = socket.recv(&mut &mut buffer[..], 0)?;
         let mut rest = &buffer[..size];
         while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
             rest = rest.get(message.header.length.next_multiple_of(4) as usize..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),

@@ -157,6 +157,19 @@ impl State {
         Ok(found)
     }
 
+    /// The number of the domain called `name`.
+    pub fn domain_number(&self, name: &str) -> Result<u16> {
+        let domains = self.domains()?;
+        let names: Vec<_> = domains.iter().map(|(_, domain)| abi::text(&domain.name)).collect();
+        match names.iter().position(|known| *known == name) {
+            Some(place) => Ok(domains[place].0),
+            None => {
+                let known = if names.is_empty() { "none".into() } else { names.join(", ") };
+                Err(Error::NoSuchDomain { name: name.into(), known })
+            }
+        }
+    }
+
     /// Sets domain `number`.
     pub fn set_domain(&mut self, number: u16, domain: Domain) -> Result<()> {
         if self.domains.get(&u32::from(number), 0).is_ok_and(|present| present == domain) {

@@ -83,7 +83,7 @@ extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
         let Some([byte]) = walk.packet.skb.load(offset) else { return 1 };
         if stream.take(byte) {
             let big = stream.is_big_endian();
-            walk.found(at + 1, big);
+            walk.found(at, big);
         }
     }
     0

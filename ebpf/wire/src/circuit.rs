@@ -2,15 +2,15 @@
 //! the port.
 //!
 //! Messages follow each other without a gap, each with the header of [`crate::pva`], wherever segments begin and end. A
-//! search reply's first [`HEAD`] bytes are gathered from as many segments as it takes, and say whether it names the
-//! server's own port. Source: pvxs `src/clientconn.cpp` and `src/serverchan.cpp`, and a capture.
+//! search reply's first bytes, up to the first of the port, are gathered from as many segments as it takes, and say whether
+//! it names the server itself. Source: pvxs `src/clientconn.cpp` and `src/serverchan.cpp`, and a capture.
 
 use crate::pva::{self, HEADER};
 
-/// Bytes of a search reply before the port.
-pub const HEAD: u32 = 40;
-/// Where its address begins.
-const ADDRESS: usize = 24;
+/// Bytes of a search reply up to and with the first of the port.
+const HEAD: u32 = 41;
+/// Room for them.
+const ROOM: usize = 44;
 /// Messages longer than this are not followed: sequence numbers are compared by their distance.
 const LONGEST: u32 = 1 << 30;
 /// In place of [`Stream::held`]: the messages cannot be told apart any more.
@@ -25,12 +25,12 @@ pub struct Stream {
     /// Bytes of the present message in `head`.
     held: u32,
     /// What is there of the present message.
-    head: [u8; HEAD as usize],
+    head: [u8; ROOM],
 }
 
 impl Stream {
     /// A circuit of which nothing is known.
-    pub const UNKNOWN: Self = Self { next: 0, held: LOST, head: [0; HEAD as usize] };
+    pub const UNKNOWN: Self = Self { next: 0, held: LOST, head: [0; ROOM] };
 
     /// A circuit whose first byte has this sequence number.
     #[inline(always)]
@@ -67,7 +67,7 @@ impl Stream {
         self.after_header();
     }
 
-    /// Takes in the next byte. True if it is the last one before the port of a search reply that names the server itself.
+    /// Takes in the next byte. True if it is the first one of the port in a search reply that names the server itself.
     #[inline(always)]
     pub fn take(&mut self, byte: u8) -> bool {
         let Some(place) = self.head.get_mut(self.held as usize) else { return false };
@@ -98,7 +98,8 @@ impl Stream {
     fn after_head(&mut self) -> bool {
         let size = pva::in_circuit(&self.header()).size;
         self.skip(size.wrapping_sub(HEAD - HEADER));
-        self.head.last_chunk::<16>().is_some_and(pva::is_any)
+        let address = self.head.split_at(24).1;
+        address.first_chunk::<16>().is_some_and(pva::is_any)
     }
 
     #[inline(always)]
@@ -114,8 +115,6 @@ impl Stream {
         self.held = 0;
     }
 }
-
-const _: () = assert!(HEAD as usize - ADDRESS == 16, "the head ends with the address");
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +154,7 @@ mod tests {
                 } else if stream.at_header() && at + 8 <= end {
                     stream.take_header(bytes[at..].first_chunk().unwrap());
                 } else if stream.take(bytes[at]) {
-                    found.push(at + 1);
+                    found.push(at);
                 }
             }
         }
@@ -229,7 +228,7 @@ mod tests {
         #[test]
         fn whatever_arrives_is_followed_or_given_up(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             for at in ports(&bytes, 0, std::iter::repeat(7)) {
-                prop_assert!(at >= 40 && at <= bytes.len());
+                prop_assert!(at >= 40 && at < bytes.len());
             }
         }
     }

@@ -9,6 +9,7 @@
 
 pub mod ca;
 pub mod circuit;
+pub mod gvcp;
 pub mod names;
 pub mod pva;
 

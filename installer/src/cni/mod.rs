@@ -4,11 +4,11 @@
 //! half written, nor missing for a moment; the end of this process changes nothing, only `uninstall` does.
 
 mod binary;
-mod conflist;
+pub(crate) mod conflist;
 mod damper;
 mod draft;
 mod keeper;
-mod net_d;
+pub(crate) mod net_d;
 mod watch;
 
 use std::{error::Error, fs, io::ErrorKind, path::Path, path::PathBuf, thread::sleep, time::Duration};

@@ -10,7 +10,7 @@ fuzz_target!(|input: &[u8]| {
     let first = u32::from_be_bytes(*first);
     let whole = ports(bytes, first, bytes.len().max(1));
     assert_eq!(ports(bytes, first, usize::from(*length).max(1)), whole);
-    assert!(whole.iter().all(|at| *at >= 40 && *at <= bytes.len()));
+    assert!(whole.iter().all(|at| *at >= 40 && *at < bytes.len()));
 });
 
 /// Where ports stand in a stream that comes in segments of this length.
@@ -27,7 +27,7 @@ fn ports(bytes: &[u8], first: u32, length: usize) -> Vec<usize> {
             }
             match bytes[at..end].first_chunk::<{ HEADER as usize }>() {
                 Some(header) if stream.at_header() => stream.take_header(header),
-                _ if stream.take(bytes[at]) => found.push(at + 1),
+                _ if stream.take(bytes[at]) => found.push(at),
                 _ => {}
             }
         }

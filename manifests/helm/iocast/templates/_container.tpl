@@ -18,6 +18,7 @@ securityContext:
     add:
       - NET_ADMIN
       - BPF
+      - PERFMON
       - DAC_OVERRIDE
   seccompProfile:
     type: RuntimeDefault

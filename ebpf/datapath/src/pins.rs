@@ -9,14 +9,15 @@ use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
 };
 
+use crate::{Error, Result, State};
 use abi::{Claim, Domain, Endpoint, Member, Protocol, TCP, UDP, Uplink};
-use datapath::State;
 
-use crate::{error::CniError, request::PORTS_ANNOTATION};
+/// The annotation by which a pod asks for external ports.
+pub const ANNOTATION: &str = "iocast.io/ports";
 
 /// One pinned port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pin {
+pub struct Pin {
     /// [`TCP`] or [`UDP`].
     protocol: u8,
     /// The pod's port.
@@ -26,8 +27,8 @@ pub(crate) struct Pin {
 }
 
 /// The pins in an annotation.
-pub(crate) fn parse(text: &str) -> Result<Vec<Pin>, CniError> {
-    let fault = |what: String| CniError::config(format!("annotation {PORTS_ANNOTATION} {what}"));
+pub fn parse(text: &str) -> Result<Vec<Pin>> {
+    let fault = |what: String| Error::Refused(format!("annotation {ANNOTATION} {what}"));
     let mut pins = vec![];
     let (mut inside, mut outside) = (BTreeSet::new(), BTreeSet::new());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -55,7 +56,7 @@ fn parse_one(entry: &str) -> Option<Pin> {
 }
 
 /// Gives the member its pins. The caller holds the lock, has joined the member, and takes them back if one is refused.
-pub(crate) fn pin(state: &mut State, pins: &[Pin], interface: u32, member: &Member) -> Result<(), CniError> {
+pub(crate) fn pin(state: &mut State, pins: &[Pin], interface: u32, member: &Member) -> Result<()> {
     if pins.is_empty() {
         return Ok(());
     }
@@ -83,27 +84,24 @@ struct Place {
 }
 
 impl Place {
-    fn find(state: &State, number: u16) -> Result<Self, CniError> {
-        let domain = state.domains()?.into_iter().find(|(found, _)| *found == number);
+    fn find(state: &State, number: u16) -> Result<Self> {
+        let domains = state.domains()?;
+        let domain = domains.into_iter().find(|(found, _)| *found == number).map(|(_, domain)| domain);
+        let absent =
+            || Error::NoUplink(domain.map(|domain| abi::text(&domain.name).into()).unwrap_or_default());
+        let domain = domain.ok_or_else(absent)?;
         let uplinks = state.uplinks()?;
-        let found = domain.and_then(|(_, domain)| {
-            let (_, uplink) = uplinks.into_iter().find(|(index, _)| *index == domain.uplink)?;
-            Some(Self { number, domain, uplink })
-        });
-        found.ok_or_else(|| {
-            CniError::later("the pod's domain has no uplink now, whose ports its annotation asks for; see iocast-node doctor")
-        })
+        let uplink = uplinks.into_iter().find(|(index, _)| *index == domain.uplink).ok_or_else(absent)?.1;
+        Ok(Self { number, domain, uplink })
     }
 
     /// Whether the port is free, and the domain's to give; the protocol of what comes there.
-    fn check(&self, state: &State, pin: &Pin) -> Result<Protocol, CniError> {
+    fn check(&self, state: &State, pin: &Pin) -> Result<Protocol> {
         let Domain { first_port, last_port, first_pin, last_pin, name, uplink } = &self.domain;
         let port = pin.external;
         let refuse = |why: String| {
             let name = abi::text(name);
-            CniError::config(format!(
-                "annotation {PORTS_ANNOTATION}, external port {port} of domain `{name}`: {why}"
-            ))
+            Error::Refused(format!("annotation {ANNOTATION}, external port {port} of domain `{name}`: {why}"))
         };
         if !(first_port..=last_port).contains(&&port) && !(first_pin..=last_pin).contains(&&port) {
             return Err(refuse(format!(
@@ -143,22 +141,22 @@ mod tests {
             Pin { protocol: TCP, pod: 5064, external: 15064 },
             Pin { protocol: UDP, pod: 5064, external: 15064 },
         ];
-        assert_eq!(parse("tcp/5064=15064, udp/5064=15064"), Ok(expected));
-        assert_eq!(parse(" "), Ok(vec![]));
+        assert_eq!(parse("tcp/5064=15064, udp/5064=15064").unwrap(), expected);
+        assert_eq!(parse(" ").unwrap(), []);
     }
 
     #[test]
     fn what_is_no_pin_is_named() {
         for wrong in ["5064", "tcp/5064", "tcp/5064=", "tcp/0=5064", "sctp/1=2", "tcp/1=70000", "tcp/-1=2"] {
             let error = parse(&format!("tcp/1=5001,{wrong}")).unwrap_err();
-            assert!(error.code == 7 && error.message.contains(&format!("`{wrong}`")), "{error:?}");
+            assert!(error.to_string().contains(&format!("`{wrong}`")), "{error}");
         }
     }
 
     #[test]
     fn a_port_is_pinned_once() {
         for twice in ["tcp/1=5001,tcp/1=5002", "tcp/1=5001,tcp/2=5001"] {
-            assert!(parse(twice).unwrap_err().message.contains("twice"), "{twice}");
+            assert!(parse(twice).unwrap_err().to_string().contains("twice"), "{twice}");
         }
         assert!(parse("tcp/1=5001,udp/1=5001").is_ok());
     }

@@ -1,0 +1,109 @@
+//! A pod's side, looked at from the node: its interface, its address, and which device on the node is the other end.
+//!
+//! Nothing here enters the pod's namespace, which takes CAP_SYS_ADMIN: the kernel tells whoever has CAP_NET_ADMIN about
+//! any namespace that he can name.
+
+use std::{fs::File, net::Ipv4Addr, os::fd::AsRawFd, path::Path};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage as Message,
+    nsid::{NsidAttribute, NsidMessage},
+};
+
+use crate::{
+    Error, Result,
+    link::{self, Address, Link},
+    netlink,
+};
+
+/// A namespace's number before it has one (`NETNSA_NSID_NOT_ASSIGNED`, linux/net_namespace.h).
+const NO_NUMBER: i32 = -1;
+
+/// A pod's interface and the device on the node that it is paired with.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// The interface in the pod.
+    pub interface: Link,
+    /// Its address.
+    pub address: Address,
+    /// The host-side veth.
+    pub veth: Link,
+    /// The pod's network namespace as the node's numbers it.
+    pub netns: i32,
+}
+
+impl Pod {
+    /// Finds interface `name` in the namespace at `netns`, its IPv4 address and its other end.
+    pub fn find(netns: &Path, name: &str) -> Result<Self> {
+        let number = number(netns)?;
+        let interface = link::by_name_in(number, name)?.ok_or_else(|| {
+            let netns = netns.display();
+            Error::UnsuitedPod(format!(
+                "{netns} has no interface {name}: iocast must come after the plugin that makes it"
+            ))
+        })?;
+        let mut addresses = link::addresses_in(number, interface.index)?.into_iter();
+        let address = addresses.find(|address| !address.address.is_link_local()).ok_or_else(|| {
+            Error::UnsuitedPod(format!("{name} has no IPv4 address; Channel Access needs one"))
+        })?;
+        let veth = other_end(number, &interface)?;
+        Ok(Self { interface, address, veth, netns: number })
+    }
+
+    /// The broadcast address that the pod has, or will have after [`link::ensure_broadcast`].
+    pub fn broadcast(&self) -> Ipv4Addr {
+        self.address.broadcast.unwrap_or_else(|| self.address.natural_broadcast())
+    }
+}
+
+/// The device on the node whose peer is `interface` in namespace `netns`.
+fn other_end(netns: i32, interface: &Link) -> Result<Link> {
+    let unsuited = |found: &str| {
+        Error::UnsuitedPod(format!(
+            "the pod's {} has no host-side veth: {found}; iocast serves pods whose primary network is a veth pair \
+             (bridge or routed), not macvlan, ipvlan or SR-IOV",
+            interface.name
+        ))
+    };
+    if interface.kind != "veth" {
+        let kind = if interface.kind.is_empty() { "a physical device" } else { &interface.kind };
+        return Err(unsuited(&format!("it is of kind {kind}")));
+    }
+    let veth = interface.peer.map(link::by_index).transpose()?.flatten();
+    let paired = |veth: &Link| veth.peer == Some(interface.index) && veth.peer_netns == Some(netns);
+    veth.filter(paired).ok_or_else(|| unsuited("its other end is not in this namespace"))
+}
+
+/// The number that the calling thread's namespace has for the one at `path`; it gets one if it has none.
+fn number(path: &Path) -> Result<i32> {
+    let fault =
+        |error| Error::kernel(format!("cannot look into the pod's namespace {}", path.display()), error);
+    let netns = File::open(path).map_err(fault)?;
+    match known_number(&netns).map_err(fault)? {
+        NO_NUMBER => {
+            let request = about(&netns, Some(NO_NUMBER)); // any
+            netlink::change(Message::NewNsId(request), 0).map_err(fault)?;
+            known_number(&netns).map_err(fault)
+        }
+        number => Ok(number),
+    }
+}
+
+fn known_number(netns: &File) -> std::io::Result<i32> {
+    let answers = netlink::get(Message::GetNsId(about(netns, None)))?;
+    let number = answers.iter().find_map(|answer| match answer {
+        Message::NewNsId(message) => message.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(number) => Some(*number),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Ok(number.unwrap_or(NO_NUMBER))
+}
+
+fn about(netns: &File, number: Option<i32>) -> NsidMessage {
+    let mut message = NsidMessage::default();
+    message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().cast_unsigned()));
+    message.attributes.extend(number.map(NsidAttribute::Id));
+    message
+}

@@ -1,0 +1,297 @@
+//! `--cri`: pods that started before iocast become members without being restarted, and what pods left whose DEL never
+//! came is collected.
+//!
+//! The runtime is asked on a thread of its own: one that hangs must not keep the agent from following its uplinks.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use abi::{Attachment, AttachmentKey, text};
+use datapath::{Pod, State, link, member, pins};
+
+use crate::cri::Cri;
+
+/// Time between two questions to the runtime.
+const PERIOD: Duration = Duration::from_secs(30);
+/// How long the runtime must not have known a pod whose attachment is collected. A pod that is being created is not known
+/// yet; kubelet gives that up after four minutes.
+const GRACE: Duration = Duration::from_secs(300);
+/// The interface that runtimes give a pod's primary network.
+const INTERFACE: &str = "eth0";
+
+/// A pod as the runtime knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    /// What CNI knows as the container id.
+    pub(crate) id: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) ready: bool,
+    /// The domain it asks to join.
+    pub(crate) domain: Option<String>,
+    /// The external ports it asks for.
+    pub(crate) ports: String,
+}
+
+/// An attachment that the runtime does not know, and since when that is so.
+type Unknown = (AttachmentKey, Instant);
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+struct Actions<'a> {
+    /// Pods that ask for a domain, and are in none.
+    adopt: Vec<&'a Sandbox>,
+    /// What is left of pods that are gone.
+    collect: Vec<AttachmentKey>,
+    /// To be remembered until the next time.
+    unknown: Vec<Unknown>,
+}
+
+/// Decides by `sandboxes`, all that the runtime knows, and `attachments`, all that are recorded.
+fn decide<'a>(
+    sandboxes: &'a [Sandbox],
+    attachments: &[AttachmentKey],
+    unknown: &[Unknown],
+    now: Instant,
+) -> Actions<'a> {
+    let is_member = |sandbox: &Sandbox| {
+        attachments.iter().any(|key| text(&key.container) == sandbox.id && text(&key.interface) == INTERFACE)
+    };
+    let is_known = |key: &AttachmentKey| sandboxes.iter().any(|sandbox| sandbox.id == text(&key.container));
+    let since =
+        |key: &AttachmentKey| unknown.iter().find(|(known, _)| known == key).map_or(now, |(_, since)| *since);
+    let unknown = attachments.iter().filter(|key| !is_known(key)).map(|key| (*key, since(key)));
+    let (gone, unknown): (Vec<_>, Vec<_>) =
+        unknown.partition(|(_, since)| now.duration_since(*since) >= GRACE);
+    Actions {
+        adopt: sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.ready && sandbox.domain.is_some() && !is_member(sandbox))
+            .collect(),
+        collect: gone.into_iter().map(|(key, _)| key).collect(),
+        unknown,
+    }
+}
+
+/// What became of adoption so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// What could not be done at the last attempt.
+    pub(crate) problems: Vec<String>,
+    /// How many pods were adopted since the agent started.
+    pub(crate) adopted: u64,
+}
+
+/// Adoption that goes on beside the agent's loop.
+pub(crate) struct Adoption {
+    outcome: Arc<Mutex<Outcome>>,
+    wake: Sender<()>,
+}
+
+impl Adoption {
+    /// Asks the runtime at `socket` now and from time to time, or, with `once`, once before this returns.
+    pub(crate) fn start(socket: &Path, bpffs: &Path, once: bool) -> std::io::Result<Self> {
+        let mut adopter = Adopter::new(socket, bpffs);
+        let (wake, woken) = channel();
+        let first = if once { adopter.pass() } else { Outcome::default() };
+        let adoption = Self { outcome: Arc::new(Mutex::new(first)), wake };
+        if !once {
+            let outcome = Arc::clone(&adoption.outcome);
+            thread::Builder::new().name("adopt".into()).spawn(move || {
+                loop {
+                    let now = adopter.pass();
+                    *outcome.lock().unwrap_or_else(PoisonError::into_inner) = now;
+                    if woken.recv_timeout(PERIOD) == Err(RecvTimeoutError::Disconnected) {
+                        return;
+                    }
+                }
+            })?;
+        }
+        Ok(adoption)
+    }
+
+    /// What became of it so far.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the runtime now.
+    pub(crate) fn ask(&self) {
+        let _ = self.wake.send(()); // heard by nobody where it was only once
+    }
+}
+
+/// Adopts, question by question.
+struct Adopter {
+    socket: PathBuf,
+    bpffs: PathBuf,
+    unknown: Vec<Unknown>,
+    adopted: u64,
+}
+
+impl Adopter {
+    fn new(socket: &Path, bpffs: &Path) -> Self {
+        Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0 }
+    }
+
+    /// Asks once, and does what is to be done.
+    fn pass(&mut self) -> Outcome {
+        let mut problems = vec![];
+        if let Err(error) = self.try_pass(&mut problems) {
+            problems.push(error);
+        }
+        Outcome { problems, adopted: self.adopted }
+    }
+
+    fn try_pass(&mut self, problems: &mut Vec<String>) -> Result<(), String> {
+        let cri = Cri::connect(&self.socket)?;
+        let sandboxes = cri.sandboxes()?;
+        let mut state = State::open(&self.bpffs).map_err(|error| error.to_string())?;
+        let recorded = state.attachments().map_err(|error| error.to_string())?;
+        let keys: Vec<_> = recorded.iter().map(|(key, _)| *key).collect();
+        let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
+        self.unknown = unknown;
+        for sandbox in adopt {
+            match self.adopt(&cri, &mut state, sandbox) {
+                Ok(adopted) => self.adopted += u64::from(adopted),
+                Err(error) => problems.push(format!("cannot adopt {}: {error}", pod(sandbox))),
+            }
+        }
+        for key in collect {
+            problems
+                .extend(member::remove(&self.bpffs, &mut state, &key).err().map(|error| error.to_string()));
+        }
+        problems.extend(
+            state.attachments().into_iter().flatten().filter_map(|(_, attachment)| mute(&state, &attachment)),
+        );
+        Ok(())
+    }
+
+    /// Does what the plugin does for a new pod. False if the pod has the node's network, and needs nothing of us.
+    fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, String> {
+        let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
+        let key = member::key(&sandbox.id, INTERFACE).ok_or("its id is too long")?;
+        let found = Pod::find(&netns, INTERFACE).map_err(|error| error.to_string())?;
+        let pins = pins::parse(&sandbox.ports).map_err(|error| error.to_string())?;
+        let joining = member::Joining {
+            domain: sandbox.domain.as_deref().unwrap_or_default(),
+            network: "", // not known here; GC, which goes by it, has no say over this attachment
+            namespace: &sandbox.namespace,
+            pod: &sandbox.name,
+            pins: &pins,
+        };
+        member::join(&self.bpffs, state, &key, &joining, &found).map_err(|error| error.to_string())?;
+        println!("iocast-node: adopted {} into domain `{}`", pod(sandbox), joining.domain);
+        Ok(true)
+    }
+}
+
+fn pod(sandbox: &Sandbox) -> String {
+    format!("{}/{}", sandbox.namespace, sandbox.name)
+}
+
+/// What a member does without that has no broadcast address: only ADD can give it one, because that takes to enter the pod.
+fn mute(state: &State, attachment: &Attachment) -> Option<String> {
+    let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+    lacks_broadcast(state, attachment).then(|| {
+        format!(
+            "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found, but send no \
+             beacons, and its clients have nothing to search on; delete it so that it is created again"
+        )
+    })
+}
+
+/// Whether the address of a member has no broadcast address.
+pub(crate) fn lacks_broadcast(state: &State, attachment: &Attachment) -> bool {
+    let look = || {
+        let member = state.member(attachment.member).ok()??;
+        let peer = link::by_index(attachment.member).ok()??.peer?;
+        let addresses = link::addresses_in(member.netns, peer).ok()?;
+        addresses.into_iter().find(|address| address.address.octets() == member.address)
+    };
+    look().is_some_and(|address| address.broadcast.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sandbox(id: &str) -> Sandbox {
+        let (namespace, name) = ("bl07".into(), id.into());
+        Sandbox {
+            id: id.into(),
+            namespace,
+            name,
+            ready: true,
+            domain: Some("lab".into()),
+            ports: String::new(),
+        }
+    }
+
+    fn key(container: &str) -> AttachmentKey {
+        member::key(container, INTERFACE).unwrap()
+    }
+
+    fn adopted(sandboxes: &[Sandbox], attachments: &[AttachmentKey]) -> Vec<String> {
+        let actions = decide(sandboxes, attachments, &[], Instant::now());
+        actions.adopt.into_iter().map(|sandbox| sandbox.id.clone()).collect()
+    }
+
+    #[test]
+    fn ready_pods_that_ask_and_are_no_members_are_adopted() {
+        let ended = Sandbox { ready: false, ..sandbox("ended") };
+        let silent = Sandbox { domain: None, ..sandbox("silent") };
+        let sandboxes = [sandbox("new"), sandbox("member"), ended, silent];
+        assert_eq!(adopted(&sandboxes, &[key("member")]), ["new"]);
+    }
+
+    #[test]
+    fn an_attachment_of_another_interface_makes_no_member_of_the_pod() {
+        let other = member::key("new", "net1").unwrap();
+        assert_eq!(adopted(&[sandbox("new")], &[other]), ["new"]);
+    }
+
+    #[test]
+    fn what_the_runtime_does_not_know_is_collected_after_a_while() {
+        let now = Instant::now();
+        let first = decide(&[], &[key("gone")], &[], now);
+        assert_eq!((first.collect.len(), first.unknown.as_slice()), (0, [(key("gone"), now)].as_slice()));
+        let soon = decide(&[], &[key("gone")], &first.unknown, now + GRACE / 2);
+        assert_eq!((soon.collect.len(), soon.unknown.as_slice()), (0, [(key("gone"), now)].as_slice()));
+        let late = decide(&[], &[key("gone")], &soon.unknown, now + GRACE);
+        assert_eq!((late.collect, late.unknown), (vec![key("gone")], vec![]));
+    }
+
+    #[test]
+    fn a_pod_that_is_known_again_begins_anew() {
+        let now = Instant::now();
+        let sandboxes = [sandbox("slow")];
+        let known = decide(&sandboxes, &[key("slow")], &[(key("slow"), now)], now + GRACE);
+        assert_eq!((known.collect.len(), known.unknown.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_but_is_known_keeps_its_attachment_for_its_del() {
+        let ended = Sandbox { ready: false, ..sandbox("ended") };
+        let (now, since) = (Instant::now() + GRACE, Instant::now());
+        let actions = decide(std::slice::from_ref(&ended), &[key("ended")], &[(key("ended"), since)], now);
+        assert_eq!((actions.collect.len(), actions.adopt.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_is_named() {
+        let mut adopter = Adopter::new(Path::new("/nowhere/runtime.sock"), Path::new("/nowhere"));
+        let problems = adopter.pass().problems;
+        assert!(
+            problems[0].contains("/nowhere/runtime.sock: No such file") && problems[0].contains("--cri"),
+            "{problems:?}"
+        );
+    }
+}

@@ -1,0 +1,619 @@
+//! From facts to findings: pure, no I/O. Every finding says what was found; one that is not OK says what to do.
+
+use datapath::{FAN_DEVICE, Hook, Occupant};
+
+use super::{
+    Finding, Level,
+    facts::{Facts, Interface, Known, Member, Network, Uplink},
+};
+use crate::{cni::conflist::PLUGIN, config::Ports, reserve};
+
+/// An interface's MTU below which searches of libca (1024 bytes in a datagram) do not fit, with IP and UDP headers.
+const LEAST_MTU: u32 = 1024 + 28;
+/// The same for PVXS (1400 bytes).
+const GOOD_MTU: u32 = 1400 + 28;
+
+/// All findings, in the order in which a person would look.
+pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![
+        kernel(facts),
+        plain("bpffs", &facts.bpffs, "is mounted"),
+        datapath(facts),
+        fan(&facts.fan),
+        plain("configuration", &facts.config, "is valid"),
+    ];
+    findings.extend(facts.uplinks.iter().flat_map(uplink));
+    findings.extend(ports(facts));
+    findings.push(forwarding(&facts.forwarding));
+    findings.push(forward_policy(facts));
+    findings.extend(members(&facts.members));
+    findings.push(chain(&facts.network));
+    findings.push(plugin(facts));
+    findings
+}
+
+fn ok(check: &'static str, found: impl Into<String>) -> Finding {
+    Finding { level: Level::Ok, check, found: found.into(), advice: None }
+}
+
+fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { level: Level::Warn, check, found: found.into(), advice: Some(advice.into()) }
+}
+
+fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { level: Level::Fail, check, found: found.into(), advice: Some(advice.into()) }
+}
+
+/// A failure whose message says itself what to do.
+fn told(check: &'static str, error: &str) -> Finding {
+    Finding { level: Level::Fail, check, found: error.into(), advice: None }
+}
+
+/// What could not be looked at.
+fn unknown(check: &'static str, error: &str) -> Finding {
+    warn(check, format!("not known: {error}"), "run doctor as root")
+}
+
+fn plain<T>(check: &'static str, known: &Known<T>, good: &str) -> Finding {
+    match known {
+        Ok(_) => ok(check, good),
+        Err(error) => told(check, error),
+    }
+}
+
+fn kernel(facts: &Facts) -> Finding {
+    match &facts.kernel {
+        Ok(()) => ok("kernel", format!("{} has all BPF helpers", facts.release)),
+        Err(error) => told("kernel", &format!("{}: {error}", facts.release)),
+    }
+}
+
+fn datapath(facts: &Facts) -> Finding {
+    match &facts.datapath {
+        Err(error) => told("datapath", error),
+        Ok(()) if !facts.other_schemas.is_empty() => warn(
+            "datapath",
+            format!("schema {} is loaded, beside {}", abi::SCHEMA, facts.other_schemas.join(", ")),
+            "pods that joined under another version leave it when they are created again",
+        ),
+        Ok(()) => ok("datapath", format!("schema {} is loaded", abi::SCHEMA)),
+    }
+}
+
+fn fan(fan: &Known<Option<(bool, bool)>>) -> Finding {
+    let broken =
+        |what: &str| fail("fan", format!("{FAN_DEVICE} {what}"), "iocast-node run mends it within seconds");
+    match fan {
+        Err(error) => unknown("fan", error),
+        Ok(None) => broken("is not there"),
+        Ok(Some((false, _))) => broken("is down"),
+        Ok(Some((_, false))) => broken("has no program"),
+        Ok(Some((true, true))) => ok("fan", format!("{FAN_DEVICE} is up, program attached")),
+    }
+}
+
+fn uplink(uplink: &Uplink) -> Vec<Finding> {
+    let Uplink { domain, name, found } = uplink;
+    let what = format!("domain `{domain}`: uplink {name}");
+    let set = "set `uplink` to the node's interface on that LAN";
+    let interface = match found {
+        Err(error) => return vec![unknown("uplink", &format!("{what}: {error}"))],
+        Ok(None) => return vec![fail("uplink", format!("{what} is not there"), set)],
+        Ok(Some(interface)) => interface,
+    };
+    let state = match (interface.is_up, interface.address) {
+        (false, _) => {
+            fail("uplink", format!("{what} is down"), format!("bring it up: ip link set {name} up"))
+        }
+        (_, None) => fail("uplink", format!("{what} has no IPv4 address"), set),
+        (_, Some(address)) => ok("uplink", format!("{what} has {address}")),
+    };
+    let hooks = interface.hooks.iter().flat_map(|(hook, attached, occupants)| {
+        [program(&what, *hook, *attached)].into_iter().chain(neighbours(&what, *hook, occupants.as_deref()))
+    });
+    [state].into_iter().chain(hooks).chain([return_path(&what, interface)]).collect()
+}
+
+fn program(what: &str, hook: Hook, attached: bool) -> Finding {
+    let said = format!("{what}, {hook}: our program");
+    if attached {
+        ok("programs", format!("{said} is attached"))
+    } else {
+        fail("programs", format!("{said} is not attached"), "iocast-node run attaches it within seconds")
+    }
+}
+
+/// Who else sits on a hook of an uplink. One between the LAN and us may end the chain, so that we see nothing.
+fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<Finding> {
+    let Some(occupants) = occupants else {
+        return Some(warn(
+            "neighbours",
+            format!("{what}, {hook}: what else is attached there is hidden without CAP_SYS_ADMIN"),
+            "run doctor as root on the node",
+        ));
+    };
+    let names =
+        |list: &[Occupant]| list.iter().map(|other| other.name.as_str()).collect::<Vec<_>>().join(", ");
+    let ours = occupants.iter().position(|occupant| occupant.ours)?;
+    let (before, after) = (&occupants[..ours], &occupants[ours + 1..]);
+    if before.is_empty() && after.is_empty() {
+        return None;
+    }
+    // On the way out we are last, so that others see the node's own view of a packet.
+    let found = format!("{what}, {hook}: before ours [{}], after ours [{}]", names(before), names(after));
+    let (in_the_way, order) = if hook == Hook::ToLan { (after, "last") } else { (before, "first") };
+    Some(if in_the_way.is_empty() {
+        ok("neighbours", found)
+    } else {
+        warn(
+            "neighbours",
+            found,
+            format!("ours should be {order} there: see that the other is attached on its other side"),
+        )
+    })
+}
+
+/// Whether answers to LAN clients go back the way the question came.
+fn return_path(what: &str, interface: &Interface) -> Finding {
+    let mode = match &interface.rp_filter {
+        Err(error) => return unknown("return path", error),
+        Ok(0) => "rp_filter is off",
+        Ok(1) => "rp_filter is strict",
+        Ok(_) => "rp_filter is loose",
+    };
+    if interface.elsewhere.is_empty() {
+        return ok("return path", format!("{what}: {mode}, answers to its LAN leave by it"));
+    }
+    let others: Vec<_> = interface.elsewhere.iter().map(|(host, name)| format!("{host} by {name}")).collect();
+    let drops = if interface.rp_filter == Ok(1) { ", so the kernel drops what comes from there" } else { "" };
+    warn(
+        "return path",
+        format!("{what}: {mode}, and answers would leave elsewhere ({}){drops}", others.join(", ")),
+        "route these networks by the uplink, or take them out of `lan`",
+    )
+}
+
+/// Whether the node's own sockets can be given external ports.
+fn ports(facts: &Facts) -> Vec<Finding> {
+    let (Ok(config), Ok(local)) = (&facts.config, &facts.local_ports) else { return vec![] };
+    let reserved = match &facts.reserved_ports {
+        Ok(reserved) => reserved,
+        Err(error) => return vec![unknown("ports", error)],
+    };
+    let check = |name: &str, ports: Ports| {
+        let found = format!("domain `{name}`: external ports {}-{}", ports.first, ports.last);
+        if reserve::are_reserved(reserved, ports) {
+            ok("ports", format!("{found} are reserved"))
+        } else if ports.first <= local.last && local.first <= ports.last {
+            let range = format!("{}-{}", local.first, local.last);
+            fail(
+                "ports",
+                format!("{found} are not reserved, and the node's own connections use {range}"),
+                "reserve them by net.ipv4.ip_local_reserved_ports (iocast-node run does if it may)",
+            )
+        } else {
+            warn(
+                "ports",
+                format!("{found} are not reserved"),
+                "reserve them by net.ipv4.ip_local_reserved_ports, as iocast-node run does",
+            )
+        }
+    };
+    config.domains.iter().map(|domain| check(&domain.name, domain.ports)).collect()
+}
+
+fn forwarding(forwarding: &Known<bool>) -> Finding {
+    match forwarding {
+        Err(error) => unknown("forwarding", error),
+        Ok(true) => ok("forwarding", "net.ipv4.ip_forward is 1"),
+        Ok(false) => fail(
+            "forwarding",
+            "net.ipv4.ip_forward is 0: no packet of the LAN reaches a pod",
+            "set it to 1, as the pod network needs it, too",
+        ),
+    }
+}
+
+/// Circuits pass the node's FORWARD rules. Only policies are read: whether a rule accepts is for a person to see.
+fn forward_policy(facts: &Facts) -> Finding {
+    const CHECK: &str = "firewall";
+    let chains = match &facts.forward_chains {
+        Err(error) => return unknown(CHECK, error),
+        Ok(chains) => chains,
+    };
+    let dropping: Vec<_> = chains
+        .iter()
+        .filter(|chain| chain.drops)
+        .map(|chain| format!("{} {}", chain.table, chain.name))
+        .collect();
+    if !dropping.is_empty() {
+        return warn(
+            CHECK,
+            format!("policy drop at the forward hook, read from nf_tables: {}", dropping.join(", ")),
+            "see that a rule accepts connections of the LAN to pods",
+        );
+    }
+    if facts.legacy_filter {
+        return warn(
+            CHECK,
+            "legacy iptables has a filter table, whose policy doctor does not read",
+            "look at `iptables-legacy -S FORWARD`: the policy should be ACCEPT, or a rule accept the LAN's connections",
+        );
+    }
+    ok(CHECK, format!("no policy drops forwarded packets ({} chains read from nf_tables)", chains.len()))
+}
+
+fn members(members: &Known<Vec<Member>>) -> Vec<Finding> {
+    let members = match members {
+        Err(error) => return vec![unknown("members", error)],
+        Ok(members) => members,
+    };
+    let mut findings: Vec<_> = members.iter().filter_map(member).collect();
+    let wrong = findings.iter().filter(|finding| finding.check == "members").count();
+    findings.push(ok("members", format!("{} of {} are well", members.len() - wrong, members.len())));
+    findings
+}
+
+fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
+    let Some((veth, mtu, attached)) = veth else {
+        return Some(warn(
+            "members",
+            format!("{pod}: its veth is gone, without a DEL by the runtime"),
+            "iocast-node run collects it within seconds",
+        ));
+    };
+    if !attached {
+        return Some(fail(
+            "members",
+            format!("{pod}: from_pod is not attached to {veth}"),
+            "iocast-node run attaches it within seconds",
+        ));
+    }
+    if !has_broadcast {
+        return Some(warn(
+            "members",
+            format!(
+                "{pod}: it has no broadcast address, because it started before iocast: clients in it do not search"
+            ),
+            "delete it so that it is created again",
+        ));
+    }
+    let small = format!("{pod}: {veth} has an MTU of {mtu}");
+    match *mtu {
+        0..LEAST_MTU => Some(fail(
+            "mtu",
+            format!("{small}: searches of libca, {LEAST_MTU} bytes, do not fit"),
+            format!("give pods an MTU of {GOOD_MTU} or more"),
+        )),
+        LEAST_MTU..GOOD_MTU => Some(warn(
+            "mtu",
+            format!("{small}: searches of PVXS, {GOOD_MTU} bytes, do not fit"),
+            format!("give pods an MTU of {GOOD_MTU} or more"),
+        )),
+        _ => None,
+    }
+}
+
+fn chain(network: &Known<Option<Network>>) -> Finding {
+    const CHECK: &str = "chain";
+    let network = match network {
+        Err(error) => return fail(CHECK, error, "name the runtime's directory with --cni-conf-dir"),
+        Ok(None) => return fail(CHECK, "there is no network configuration", "install the primary CNI"),
+        Ok(Some(network)) => network,
+    };
+    let found = format!("{} has the plugins {}", network.path.display(), network.plugins.join(", "));
+    if !network.malformed.is_empty() {
+        return fail(
+            CHECK,
+            format!("{found}, but containerd uses none because of {}", network.malformed.join("; ")),
+            "mend or remove that",
+        );
+    }
+    if !network.plugins.iter().any(|plugin| plugin == PLUGIN) {
+        return fail(CHECK, found, "iocast-node run puts iocast there");
+    }
+    match &network.multus {
+        Some(multus) => warn(
+            CHECK,
+            format!("{found}, but {multus} delegates to it without the pods' annotations"),
+            "make Multus's configuration a list, so that iocast can come after it",
+        ),
+        None => ok(CHECK, found),
+    }
+}
+
+fn plugin(facts: &Facts) -> Finding {
+    let (path, ours) = (facts.plugin.display(), env!("CARGO_PKG_VERSION"));
+    match &facts.plugin_version {
+        Ok(version) if version == ours => ok("plugin", format!("{path} is version {version}")),
+        Ok(version) => warn(
+            "plugin",
+            format!("{path} is version {version}, iocast-node {ours}"),
+            "run iocast-node install, or restart the DaemonSet's pod",
+        ),
+        Err(error) => fail(
+            "plugin",
+            format!("{path} does not answer VERSION: {error}"),
+            "run iocast-node install, or set --cni-bin-dir to where the runtime finds plugins",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use datapath::firewall::Chain;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn occupant(name: &str, ours: bool) -> Occupant {
+        Occupant { name: name.into(), ours }
+    }
+
+    fn interface() -> Interface {
+        let hook = |hook: Hook| (hook, true, Some(vec![occupant("ours", true)]));
+        Interface {
+            is_up: true,
+            address: Some([172, 23, 0, 10].into()),
+            hooks: vec![hook(Hook::FromLan), hook(Hook::ToLan)],
+            rp_filter: Ok(1),
+            elsewhere: vec![],
+        }
+    }
+
+    fn network(plugins: &[&str]) -> Network {
+        Network {
+            path: "/etc/cni/net.d/10-calico.conflist".into(),
+            plugins: plugins.iter().map(|plugin| (*plugin).to_owned()).collect(),
+            multus: None,
+            malformed: vec![],
+        }
+    }
+
+    fn healthy() -> Facts {
+        let config = Config::parse("[domain.bl07]\nuplink = \"eth0\"\nprotocols = [\"ca\"]").unwrap();
+        Facts {
+            release: "6.1".into(),
+            kernel: Ok(()),
+            bpffs: Ok(()),
+            datapath: Ok(()),
+            other_schemas: vec![],
+            fan: Ok(Some((true, true))),
+            config: Ok(config),
+            uplinks: vec![Uplink {
+                domain: "bl07".into(),
+                name: "eth0".into(),
+                found: Ok(Some(interface())),
+            }],
+            local_ports: Ok(Ports { first: 32768, last: 60999 }),
+            reserved_ports: Ok("61000-64999".into()),
+            forwarding: Ok(true),
+            forward_chains: Ok(vec![]),
+            legacy_filter: false,
+            members: Ok(vec![Member {
+                pod: "bl07/ioc-a".into(),
+                veth: Some(("veth1".into(), 1450, true)),
+                has_broadcast: true,
+            }]),
+            network: Ok(Some(network(&["calico", "iocast"]))),
+            plugin: "/opt/cni/bin/iocast".into(),
+            plugin_version: Ok(env!("CARGO_PKG_VERSION").into()),
+        }
+    }
+
+    /// What is not OK once `change` has been made to a healthy node: level, check and text.
+    fn complaints(change: impl FnOnce(&mut Facts)) -> Vec<(Level, &'static str, String)> {
+        let mut facts = healthy();
+        change(&mut facts);
+        let findings = diagnose(&facts).into_iter().filter(|finding| finding.level != Level::Ok);
+        findings
+            .map(|Finding { level, check, found, advice }| {
+                (level, check, format!("{found}; {}", advice.unwrap_or_default()))
+            })
+            .collect()
+    }
+
+    /// Asserts that `change` brings one complaint, of this level and check, which contains `text`.
+    #[track_caller]
+    fn complains(change: impl FnOnce(&mut Facts), level: Level, check: &str, text: &str) {
+        let found = complaints(change);
+        let [(found_level, found_check, found_text)] = found.as_slice() else { panic!("{found:#?}") };
+        assert_eq!((*found_level, *found_check), (level, check), "{found_text}");
+        assert!(found_text.contains(text), "{found_text}");
+    }
+
+    fn change_uplink(facts: &mut Facts, change: impl FnOnce(&mut Interface)) {
+        if let Ok(Some(interface)) = &mut facts.uplinks[0].found {
+            change(interface);
+        }
+    }
+
+    fn change_member(facts: &mut Facts, veth: Option<(&str, u32, bool)>) {
+        let veth = veth.map(|(name, mtu, attached)| (name.to_owned(), mtu, attached));
+        facts.members = Ok(vec![Member { pod: "bl07/ioc-a".into(), veth, has_broadcast: true }]);
+    }
+
+    #[test]
+    fn a_healthy_node_has_a_line_for_every_check() {
+        let findings = diagnose(&healthy());
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+        let mut checks: Vec<_> = findings.iter().map(|finding| finding.check).collect();
+        checks.dedup();
+        let expected = [
+            "kernel",
+            "bpffs",
+            "datapath",
+            "fan",
+            "configuration",
+            "uplink",
+            "programs",
+            "return path",
+            "ports",
+            "forwarding",
+            "firewall",
+            "members",
+            "chain",
+            "plugin",
+        ];
+        assert_eq!(checks, expected);
+    }
+
+    #[test]
+    fn errors_that_say_what_to_do_are_passed_on() {
+        let error = || Err("cannot; do this".to_owned());
+        complains(|facts| facts.kernel = error(), Level::Fail, "kernel", "6.1: cannot; do this");
+        complains(|facts| facts.bpffs = error(), Level::Fail, "bpffs", "cannot; do this");
+        complains(|facts| facts.datapath = error(), Level::Fail, "datapath", "cannot; do this");
+        complains(
+            |facts| facts.config = error().map(|()| Config { domains: vec![] }),
+            Level::Fail,
+            "configuration",
+            "do this",
+        );
+    }
+
+    #[test]
+    fn another_schema_is_named() {
+        let other = |facts: &mut Facts| facts.other_schemas = vec!["v0".into()];
+        complains(other, Level::Warn, "datapath", "beside v0");
+    }
+
+    #[test]
+    fn a_fan_that_is_missing_down_or_bare_fails() {
+        complains(|facts| facts.fan = Ok(None), Level::Fail, "fan", "is not there");
+        complains(|facts| facts.fan = Ok(Some((false, true))), Level::Fail, "fan", "is down");
+        complains(|facts| facts.fan = Ok(Some((true, false))), Level::Fail, "fan", "has no program");
+    }
+
+    #[test]
+    fn an_uplink_that_cannot_serve_fails() {
+        complains(|facts| facts.uplinks[0].found = Ok(None), Level::Fail, "uplink", "set `uplink`");
+        let down = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.is_up = false);
+        complains(down, Level::Fail, "uplink", "ip link set eth0 up");
+        let bare = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.address = None);
+        complains(bare, Level::Fail, "uplink", "no IPv4 address");
+        let detached = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.hooks[1].1 = false);
+        complains(detached, Level::Fail, "programs", "to_lan: our program is not attached");
+    }
+
+    #[test]
+    fn a_program_that_could_hide_packets_from_ours_is_named() {
+        let on = |number: usize, list: [(&'static str, bool); 2]| {
+            move |facts: &mut Facts| {
+                let list = list.map(|(name, ours)| occupant(name, ours));
+                change_uplink(facts, |uplink| uplink.hooks[number].2 = Some(list.into()));
+            }
+        };
+        complains(on(0, [("cil", false), ("us", true)]), Level::Warn, "neighbours", "before ours [cil]");
+        complains(on(1, [("us", true), ("cil", false)]), Level::Warn, "neighbours", "after ours [cil]");
+        assert_eq!(complaints(on(0, [("us", true), ("cil", false)])), []);
+        assert_eq!(complaints(on(1, [("cil", false), ("us", true)])), []);
+    }
+
+    #[test]
+    fn hidden_neighbours_are_not_said_to_be_absent() {
+        let hidden = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.hooks[0].2 = None);
+        complains(hidden, Level::Warn, "neighbours", "CAP_SYS_ADMIN");
+    }
+
+    #[test]
+    fn clients_that_would_be_answered_elsewhere_are_named() {
+        let elsewhere = |mode: u8| {
+            move |facts: &mut Facts| {
+                change_uplink(facts, |uplink| {
+                    uplink.rp_filter = Ok(mode);
+                    uplink.elsewhere = vec![(Ipv4Addr::new(172, 24, 0, 7), "eth1".into())];
+                });
+            }
+        };
+        complains(elsewhere(1), Level::Warn, "return path", "172.24.0.7 by eth1), so the kernel drops");
+        complains(
+            elsewhere(2),
+            Level::Warn,
+            "return path",
+            "rp_filter is loose, and answers would leave elsewhere",
+        );
+    }
+
+    #[test]
+    fn ports_that_the_node_may_take_itself_fail() {
+        let unreserved = |facts: &mut Facts| facts.reserved_ports = Ok("8080".into());
+        complains(unreserved, Level::Warn, "ports", "61000-64999 are not reserved");
+        let wide = |facts: &mut Facts| {
+            facts.reserved_ports = Ok(String::new());
+            facts.local_ports = Ok(Ports { first: 1024, last: 65535 });
+        };
+        complains(wide, Level::Fail, "ports", "the node's own connections use 1024-65535");
+    }
+
+    #[test]
+    fn a_node_that_does_not_forward_fails() {
+        complains(|facts| facts.forwarding = Ok(false), Level::Fail, "forwarding", "set it to 1");
+    }
+
+    #[test]
+    fn a_firewall_that_may_drop_is_a_warning_that_says_how_it_is_known() {
+        let drop = Chain { table: "ip filter".into(), name: "FORWARD".into(), drops: true };
+        let dropping = |facts: &mut Facts| facts.forward_chains = Ok(vec![drop]);
+        complains(dropping, Level::Warn, "firewall", "read from nf_tables: ip filter FORWARD");
+        complains(|facts| facts.legacy_filter = true, Level::Warn, "firewall", "iptables-legacy -S FORWARD");
+        let unreadable = |facts: &mut Facts| facts.forward_chains = Err("denied".into());
+        complains(unreadable, Level::Warn, "firewall", "not known: denied");
+    }
+
+    #[test]
+    fn members_that_are_not_served_are_named() {
+        complains(|facts| change_member(facts, None), Level::Warn, "members", "bl07/ioc-a: its veth is gone");
+        let bare = |facts: &mut Facts| change_member(facts, Some(("veth1", 1450, false)));
+        complains(bare, Level::Fail, "members", "bl07/ioc-a: from_pod is not attached to veth1");
+        let mute = |facts: &mut Facts| {
+            facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
+        };
+        complains(mute, Level::Warn, "members", "delete it so that it is created again");
+    }
+
+    #[test]
+    fn an_mtu_that_searches_do_not_fit_is_told_by_whose() {
+        let mtu = |mtu: u32| move |facts: &mut Facts| change_member(facts, Some(("veth1", mtu, true)));
+        complains(mtu(1051), Level::Fail, "mtu", "libca");
+        complains(mtu(1052), Level::Warn, "mtu", "PVXS");
+        complains(mtu(1427), Level::Warn, "mtu", "PVXS");
+        assert_eq!(complaints(mtu(1428)), []);
+    }
+
+    #[test]
+    fn a_network_without_us_is_told_with_its_plugins() {
+        complains(|facts| facts.network = Ok(None), Level::Fail, "chain", "no network configuration");
+        let without = |facts: &mut Facts| facts.network = Ok(Some(network(&["calico", "bandwidth"])));
+        complains(without, Level::Fail, "chain", "10-calico.conflist has the plugins calico, bandwidth;");
+        let multus = || Network { multus: Some("00-multus.conf".into()), ..network(&["calico", "iocast"]) };
+        complains(
+            |facts| facts.network = Ok(Some(multus())),
+            Level::Warn,
+            "chain",
+            "00-multus.conf delegates",
+        );
+        let broken =
+            || Network { malformed: vec!["05-x.conf: odd".into()], ..network(&["calico", "iocast"]) };
+        complains(
+            |facts| facts.network = Ok(Some(broken())),
+            Level::Fail,
+            "chain",
+            "because of 05-x.conf: odd",
+        );
+    }
+
+    #[test]
+    fn a_plugin_that_is_missing_or_of_another_version_is_told() {
+        complains(
+            |facts| facts.plugin_version = Err("gone".into()),
+            Level::Fail,
+            "plugin",
+            "iocast does not answer",
+        );
+        let old = |facts: &mut Facts| facts.plugin_version = Ok("0.0.1".into());
+        complains(old, Level::Warn, "plugin", "is version 0.0.1");
+    }
+}

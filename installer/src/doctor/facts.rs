@@ -1,0 +1,300 @@
+//! What the doctor looks at: each fact read on its own, so that one that cannot be read hides no other.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use datapath::{
+    FAN_DEVICE, Hook, Occupant, State, check_bpffs, check_kernel,
+    firewall::{self, Chain},
+    is_attached,
+    link::{self, Link},
+    occupants, pin_directory,
+};
+use nix::sys::utsname::uname;
+
+use super::Places;
+use crate::{
+    adopt::lacks_broadcast,
+    cni::{
+        conflist::{PLUGIN, choose},
+        net_d,
+    },
+    config::{Config, DomainConfig, Ports},
+};
+
+/// A fact, or why it cannot be known.
+pub(super) type Known<T> = Result<T, String>;
+
+/// Everything that a diagnosis is made from.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// The kernel's release.
+    pub(super) release: String,
+    /// Whether it has the helpers.
+    pub(super) kernel: Known<()>,
+    /// Whether the BPF file system is one.
+    pub(super) bpffs: Known<()>,
+    /// Whether the datapath's maps can be opened.
+    pub(super) datapath: Known<()>,
+    /// Names of the pin directories of other schemas.
+    pub(super) other_schemas: Vec<String>,
+    /// The fan device, and whether its program is attached.
+    pub(super) fan: Known<Option<(bool, bool)>>,
+    pub(super) config: Known<Config>,
+    /// The configured domains' uplinks.
+    pub(super) uplinks: Vec<Uplink>,
+    /// The kernel's range of ports for sockets that name none.
+    pub(super) local_ports: Known<Ports>,
+    /// Ports that are never chosen for such a socket, as the sysctl lists them.
+    pub(super) reserved_ports: Known<String>,
+    /// Whether the node forwards IPv4.
+    pub(super) forwarding: Known<bool>,
+    /// nf_tables' chains at the forward hook.
+    pub(super) forward_chains: Known<Vec<Chain>>,
+    /// Whether legacy iptables has a filter table, whose policy cannot be read without it.
+    pub(super) legacy_filter: bool,
+    pub(super) members: Known<Vec<Member>>,
+    /// The network that the runtime uses; `None` while there is none.
+    pub(super) network: Known<Option<Network>>,
+    /// Where the plugin should be.
+    pub(super) plugin: PathBuf,
+    /// The version of the installed plugin, which answered VERSION.
+    pub(super) plugin_version: Known<String>,
+}
+
+/// An uplink of a configured domain.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    pub(super) domain: String,
+    /// The configured interface.
+    pub(super) name: String,
+    /// What is there; `None` if there is no such interface.
+    pub(super) found: Known<Option<Interface>>,
+}
+
+/// An interface that is an uplink.
+#[derive(Debug)]
+pub(super) struct Interface {
+    pub(super) is_up: bool,
+    pub(super) address: Option<Ipv4Addr>,
+    /// For each hook whether our program is there, and what else, in its order, if that can be seen.
+    pub(super) hooks: Vec<(Hook, bool, Option<Vec<Occupant>>)>,
+    /// The reverse path filter that is in force: 0 off, 1 strict, 2 loose.
+    pub(super) rp_filter: Known<u8>,
+    /// LAN addresses that the node would answer by another interface, with that one's name.
+    pub(super) elsewhere: Vec<(Ipv4Addr, String)>,
+}
+
+/// The configuration that the runtime uses for pods.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// Its file.
+    pub(super) path: PathBuf,
+    /// The types of its plugins, in their order.
+    pub(super) plugins: Vec<String>,
+    /// The file of Multus, where that delegates to it.
+    pub(super) multus: Option<String>,
+    /// Files that are not valid, because of which containerd uses none.
+    pub(super) malformed: Vec<String>,
+}
+
+/// A member pod.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// `namespace/name`.
+    pub(super) pod: String,
+    /// Its host-side veth and whether `from_pod` is attached; `None` if it is gone.
+    pub(super) veth: Option<(String, u32, bool)>,
+    /// Whether its address has a broadcast address.
+    pub(super) has_broadcast: bool,
+}
+
+/// Reads all facts.
+pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
+    let config = Config::read(&places.config).map_err(|error| error.to_string());
+    let domains = config.as_ref().map(|config| config.domains.as_slice()).unwrap_or_default();
+    let state = State::open(bpffs);
+    let plugin = places.cni.cni_bin_dir.join(PLUGIN);
+    Facts {
+        release: uname().map_or_else(|_| "?".into(), |name| name.release().to_string_lossy().into()),
+        kernel: known(check_kernel()),
+        bpffs: known(check_bpffs(bpffs)),
+        other_schemas: other_schemas(bpffs),
+        fan: known(fan(bpffs)),
+        uplinks: domains.iter().map(|domain| uplink(bpffs, domain)).collect(),
+        local_ports: sysctl("ipv4/ip_local_port_range").and_then(|text| range(&text)),
+        reserved_ports: sysctl("ipv4/ip_local_reserved_ports"),
+        forwarding: sysctl("ipv4/ip_forward").map(|value| value == "1"),
+        forward_chains: known(firewall::forward_chains()),
+        legacy_filter: fs::read_to_string("/proc/net/ip_tables_names")
+            .is_ok_and(|names| names.lines().any(|name| name == "filter")),
+        members: match &state {
+            Ok(state) => known(members(bpffs, state)),
+            Err(_) => Ok(vec![]), // said already by `datapath`
+        },
+        datapath: known(state.map(|_| ())),
+        network: network(&places.cni.cni_conf_dir),
+        plugin_version: plugin_version(&plugin),
+        plugin,
+        config,
+    }
+}
+
+fn known<T>(result: datapath::Result<T>) -> Known<T> {
+    result.map_err(|error| error.to_string())
+}
+
+fn sysctl(name: &str) -> Known<String> {
+    let path = format!("/proc/sys/net/{name}");
+    fs::read_to_string(&path)
+        .map(|text| text.trim().into())
+        .map_err(|error| format!("cannot read {path}: {error}"))
+}
+
+/// Two ports apart by white space.
+fn range(text: &str) -> Known<Ports> {
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok(Ports { first, last }),
+        _ => Err(format!("ip_local_port_range is `{text}`")),
+    }
+}
+
+fn other_schemas(bpffs: &Path) -> Vec<String> {
+    let ours = pin_directory(bpffs);
+    let directories = ours.parent().and_then(|parent| fs::read_dir(parent).ok());
+    let directories = directories.into_iter().flatten().flatten();
+    let others = directories.filter(|entry| entry.path() != ours);
+    others.map(|entry| entry.file_name().to_string_lossy().into()).collect()
+}
+
+fn fan(bpffs: &Path) -> datapath::Result<Option<(bool, bool)>> {
+    let Some(device) = link::by_name(FAN_DEVICE)? else { return Ok(None) };
+    Ok(Some((device.is_up, is_attached(bpffs, Hook::Fan, device.index)?)))
+}
+
+fn uplink(bpffs: &Path, domain: &DomainConfig) -> Uplink {
+    let found = link::by_name(&domain.uplink)
+        .and_then(|device| device.map(|device| interface(bpffs, domain, &device)).transpose());
+    Uplink { domain: domain.name.clone(), name: domain.uplink.clone(), found: known(found) }
+}
+
+fn interface(bpffs: &Path, domain: &DomainConfig, device: &Link) -> datapath::Result<Interface> {
+    let addresses = link::addresses(device.index)?;
+    let mut hooks = vec![];
+    for hook in [Hook::FromLan, Hook::ToLan] {
+        hooks.push((hook, is_attached(bpffs, hook, device.index)?, occupants(hook, device)?));
+    }
+    let connected = addresses.iter().map(|address| (address.address.octets(), address.prefix));
+    let configured = domain.lan.iter().map(|network| (network.address, network.prefix));
+    let hosts = connected.chain(configured).filter_map(|(address, prefix)| some_host(address, prefix));
+    let mut elsewhere = vec![];
+    for host in hosts.filter(|host| addresses.iter().all(|own| own.address != *host)) {
+        if let Some(other) = link::towards(host)?.filter(|other| *other != device.index) {
+            let name = link::by_index(other)?.map(|other| other.name);
+            elsewhere.push((host, name.unwrap_or_else(|| other.to_string())));
+        }
+    }
+    Ok(Interface {
+        is_up: device.is_up,
+        address: addresses.first().map(|address| address.address),
+        hooks,
+        rp_filter: rp_filter(&device.name),
+        elsewhere,
+    })
+}
+
+/// An address in the middle of the network: what is sought is the way to its hosts.
+fn some_host(address: [u8; 4], prefix: u8) -> Option<Ipv4Addr> {
+    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    (hosts > 4).then(|| Ipv4Addr::from(u32::from_be_bytes(address) & !hosts | (hosts / 2)))
+}
+
+/// The kernel takes the larger of the interface's value and that for all.
+fn rp_filter(device: &str) -> Known<u8> {
+    let value = |name: &str| {
+        let text = sysctl(&format!("ipv4/conf/{name}/rp_filter"))?;
+        text.parse::<u8>().map_err(|_| format!("rp_filter of {name} is `{text}`"))
+    };
+    Ok(value("all")?.max(value(device)?))
+}
+
+fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
+    let mut found = vec![];
+    for (_, attachment) in state.attachments()? {
+        let veth = match link::by_index(attachment.member)? {
+            Some(veth) => Some((veth.name, veth.mtu, is_attached(bpffs, Hook::FromPod, veth.index)?)),
+            None => None,
+        };
+        let pod = format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod));
+        found.push(Member { pod, veth, has_broadcast: !lacks_broadcast(state, &attachment) });
+    }
+    Ok(found)
+}
+
+fn network(directory: &Path) -> Known<Option<Network>> {
+    let files = net_d::read(directory)?;
+    let choice = choose(&files);
+    Ok(choice.target.map(|target| Network {
+        path: directory.join(&target.name),
+        plugins: plugins(&target.text),
+        multus: choice.multus.map(|file| file.name.clone()),
+        malformed: choice.malformed.iter().map(|(file, reason)| format!("{}: {reason}", file.name)).collect(),
+    }))
+}
+
+/// The types of the plugins of a list, or of a single configuration.
+fn plugins(text: &str) -> Vec<String> {
+    let network: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let alone = [network.clone()];
+    let plugins = network["plugins"].as_array().map_or(alone.as_slice(), Vec::as_slice);
+    plugins.iter().filter_map(|plugin| plugin["type"].as_str()).map(str::to_owned).collect()
+}
+
+/// Asks the plugin as a runtime does at start, and then as a person does, because the answer to a runtime has no version
+/// of the plugin in it.
+fn plugin_version(plugin: &Path) -> Known<String> {
+    let ask = |command: &mut Command| {
+        let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() { Ok(text) } else { Err(format!("{}: {text}", output.status)) }
+    };
+    let answer = ask(Command::new(plugin).env("CNI_COMMAND", "VERSION"))?;
+    let versions: serde_json::Value =
+        serde_json::from_str(&answer).map_err(|_| format!("it answers `{answer}`"))?;
+    if !versions["supportedVersions"].is_array() {
+        return Err(format!("it answers `{answer}`"));
+    }
+    let help = ask(Command::new(plugin).arg("--help"))?;
+    let version = help.strip_prefix("iocast ").and_then(|rest| rest.split(':').next());
+    version.map(str::to_owned).ok_or_else(|| "it is not iocast's plugin".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_taken_from_the_middle_of_a_network() {
+        assert_eq!(some_host([172, 23, 0, 10], 24), Some(Ipv4Addr::new(172, 23, 0, 127)));
+        assert_eq!(some_host([172, 24, 0, 0], 16), Some(Ipv4Addr::new(172, 24, 127, 255)));
+        assert_eq!(some_host([172, 23, 0, 10], 32), None);
+        assert_eq!(some_host([0; 4], 0), Some(Ipv4Addr::new(127, 255, 255, 255)));
+    }
+
+    #[test]
+    fn the_plugins_of_a_network_are_told_in_their_order() {
+        assert_eq!(plugins(r#"{"plugins":[{"type":"calico"},{"type":"iocast"}]}"#), ["calico", "iocast"]);
+        assert_eq!(plugins(r#"{"type":"bridge"}"#), ["bridge"]);
+    }
+
+    #[test]
+    fn the_kernels_range_is_two_numbers() {
+        assert_eq!(range("32768\t60999"), Ok(Ports { first: 32768, last: 60999 }));
+        assert!(range("32768").is_err());
+    }
+}

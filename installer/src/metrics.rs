@@ -1,0 +1,252 @@
+//! What monitoring sees: the node's state as metrics, and the reasons why it is not ready. Pure, no I/O.
+
+use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+
+/// How long after its last pass the agent counts as alive.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the agent's loop publishes after each pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// What it could not do.
+    pub(crate) problems: Vec<String>,
+    /// What became of the CNI configuration; none with `--no-cni`.
+    pub(crate) chain: Option<Chain>,
+    /// Pods that were adopted since the agent started.
+    pub(crate) adopted: u64,
+    /// The configured domains and the names of their uplinks.
+    pub(crate) uplinks: Vec<(String, String)>,
+}
+
+/// Whether the runtime calls our plugin.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Chain {
+    /// Whether the plugin is in place and has answered.
+    pub(crate) installed: bool,
+    /// Whether the network that the runtime uses has us in its chain.
+    pub(crate) chained: bool,
+    /// How often a configuration was written.
+    pub(crate) writes: u64,
+}
+
+/// What the maps say of a domain.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Domain {
+    /// Whether it has an uplink with our programs.
+    pub(crate) uplink_up: bool,
+    pub(crate) members: usize,
+    /// External ports in use, of TCP or of UDP, whichever are more: each has the whole range.
+    pub(crate) ports: usize,
+    /// How many ports the range has.
+    pub(crate) ports_limit: usize,
+    /// (protocol, verdict) -> packets.
+    pub(crate) packets: Vec<(&'static str, &'static str, u64)>,
+}
+
+/// The domains by name.
+pub(crate) type Domains = BTreeMap<String, Domain>;
+
+/// Why the node cannot serve pods as configured; empty if it can.
+pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
+    if progress.uplinks.is_empty() {
+        return vec!["the agent has made no pass yet".into()]; // a valid configuration has a domain
+    }
+    let mut reasons = vec![];
+    if progress.chain.is_some_and(|chain| !chain.installed) {
+        reasons.push("the CNI plugin is not installed".to_owned());
+    }
+    if progress.chain.is_some_and(|chain| !chain.chained) {
+        reasons.push("the network that the runtime uses does not have iocast in its chain".to_owned());
+    }
+    for (domain, uplink) in &progress.uplinks {
+        if !domains.get(domain).is_some_and(|domain| domain.uplink_up) {
+            reasons.push(format!("domain `{domain}`: uplink {uplink} is not attached"));
+        }
+    }
+    reasons
+}
+
+/// Why the agent counts as dead; `None` while it makes passes.
+pub(crate) fn not_alive(since_last_pass: Duration) -> Option<String> {
+    (since_last_pass >= PATIENCE).then(|| format!("the last pass was {} s ago", since_last_pass.as_secs()))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDomain {
+    domain: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfUplink {
+    domain: String,
+    uplink: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPackets {
+    domain: String,
+    protocol: &'static str,
+    verdict: &'static str,
+}
+
+/// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read.
+pub(crate) fn render(progress: &Progress, domains: Option<&Domains>) -> String {
+    let mut registry = Registry::with_prefix("iocast");
+    registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    let problems = gauge(&mut registry, "problems", "Present problems, each of which the agent's log tells");
+    problems.set(progress.problems.len().cast_signed() as i64);
+    let adopted = counter(&mut registry, "adopted_pods", "Pods that started before iocast and were adopted");
+    adopted.inc_by(progress.adopted);
+    if let Some(chain) = progress.chain {
+        let chained = gauge(
+            &mut registry,
+            "chained",
+            "Whether the network that the runtime uses has iocast in its chain",
+        );
+        chained.set(chain.chained.into());
+        counter(&mut registry, "conflist_writes", "CNI configurations written").inc_by(chain.writes);
+    }
+    if let Some(domains) = domains {
+        register_uplinks(&mut registry, progress, domains);
+        register_domains(&mut registry, domains);
+    }
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter<u64, AtomicU64> {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Domains) {
+    let up = Family::<OfUplink, Gauge>::default();
+    registry.register("uplink_up", "Whether the domain's uplink is there with our programs", up.clone());
+    for (domain, uplink) in &progress.uplinks {
+        let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_up);
+        up.get_or_create(&OfUplink { domain: domain.clone(), uplink: uplink.clone() }).set(is_up.into());
+    }
+}
+
+fn register_domains(registry: &mut Registry, domains: &Domains) {
+    let families = [
+        ("members", "Member pods on this node"),
+        ("external_ports", "External ports in use, of TCP or of UDP, whichever are more"),
+        ("external_ports_limit", "External ports that TCP and UDP have each"),
+    ]
+    .map(|(name, help)| {
+        let family = Family::<OfDomain, Gauge>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    let packets = Family::<OfPackets, Counter>::default();
+    registry.register("packets", "Packets, by what became of them", packets.clone());
+    for (name, found) in domains {
+        let label = OfDomain { domain: name.clone() };
+        let values = [found.members, found.ports, found.ports_limit];
+        for (family, value) in families.iter().zip(values) {
+            family.get_or_create(&label).set(value.cast_signed() as i64);
+        }
+        for &(protocol, verdict, number) in &found.packets {
+            packets.get_or_create(&OfPackets { domain: name.clone(), protocol, verdict }).inc_by(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Progress {
+        Progress {
+            problems: vec!["a".into(), "b".into()],
+            chain: Some(Chain { installed: true, chained: true, writes: 3 }),
+            adopted: 4,
+            uplinks: vec![("bl07".into(), "eth0".into())],
+        }
+    }
+
+    fn domains() -> Domains {
+        let domain = Domain {
+            uplink_up: true,
+            members: 2,
+            ports: 5,
+            ports_limit: 4000,
+            packets: vec![("ca", "relayed", 6)],
+        };
+        [("bl07".to_owned(), domain)].into()
+    }
+
+    #[test]
+    fn the_metrics_are_those_that_dashboards_and_alerts_name() {
+        let text = render(&progress(), Some(&domains()));
+        let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let version = env!("CARGO_PKG_VERSION");
+        let expected = [
+            &format!("iocast_build_info{{version=\"{version}\"}} 1"),
+            "iocast_problems 2",
+            "iocast_adopted_pods_total 4",
+            "iocast_chained 1",
+            "iocast_conflist_writes_total 3",
+            "iocast_uplink_up{domain=\"bl07\",uplink=\"eth0\"} 1",
+            "iocast_members{domain=\"bl07\"} 2",
+            "iocast_external_ports{domain=\"bl07\"} 5",
+            "iocast_external_ports_limit{domain=\"bl07\"} 4000",
+            "iocast_packets_total{domain=\"bl07\",protocol=\"ca\",verdict=\"relayed\"} 6",
+        ];
+        assert_eq!(values, expected);
+        assert!(text.contains("# TYPE iocast_packets counter\n") && text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_said_to_be_zero() {
+        let text = render(&Progress { chain: None, ..progress() }, None);
+        assert!(
+            !text.contains("chained") && !text.contains("conflist") && !text.contains("domain"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_node_is_ready_when_nothing_is_in_the_way() {
+        assert!(not_ready(&progress(), &domains()).is_empty());
+        assert!(
+            not_ready(&Progress { chain: None, ..progress() }, &domains()).is_empty(),
+            "chaining is not ours"
+        );
+    }
+
+    #[test]
+    fn before_the_first_pass_a_node_is_not_ready() {
+        assert_eq!(not_ready(&Progress::default(), &domains()).len(), 1);
+    }
+
+    #[test]
+    fn every_reason_for_not_being_ready_is_told() {
+        let progress = Progress { chain: Some(Chain::default()), ..progress() };
+        let reasons = not_ready(&progress, &Domains::new());
+        assert_eq!(reasons.len(), 3, "{reasons:#?}");
+        assert!(reasons[2].contains("domain `bl07`: uplink eth0"), "{reasons:#?}");
+    }
+
+    #[test]
+    fn an_agent_that_makes_no_passes_is_dead() {
+        assert_eq!(not_alive(Duration::from_secs(29)), None);
+        assert!(not_alive(Duration::from_secs(31)).is_some_and(|reason| reason.contains("31 s")));
+    }
+}

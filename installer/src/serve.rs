@@ -1,0 +1,168 @@
+//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, on a thread that only reads, so that no client can hold up
+//! the agent's work.
+
+use std::{
+    convert::Infallible,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use abi::TCP;
+use datapath::{Hook, State, is_attached, link};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{runtime, sync::Semaphore, task::LocalSet, time::timeout};
+
+use crate::metrics::{Domain, Domains, Progress, not_alive, not_ready, render};
+
+/// Clients served at the same time; more have to wait.
+const CLIENTS: usize = 16;
+/// As long as a client may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PLAIN: &str = "text/plain; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Where the agent's loop leaves how far it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Board(Arc<Mutex<(Instant, Option<Progress>)>>);
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new((Instant::now(), None))))
+    }
+
+    /// A pass is done, and this is how things are.
+    pub(crate) fn publish(&self, progress: Progress) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), Some(progress));
+    }
+
+    /// How long ago the last pass was, or the start, and how things were then; none before the first pass.
+    fn read(&self) -> (Duration, Option<Progress>) {
+        let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (board.0.elapsed(), board.1.clone())
+    }
+}
+
+/// Serves at `address` until the process ends.
+pub(crate) fn start(address: SocketAddr, bpffs: &Path, board: &Board) -> Result<(), String> {
+    let fault =
+        |error: std::io::Error| format!("cannot listen on {address}: {error}; choose another with --listen");
+    let listener = TcpListener::bind(address).map_err(fault)?;
+    listener.set_nonblocking(true).map_err(fault)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(fault)?;
+    let source = Arc::new(Source { bpffs: bpffs.into(), board: board.clone() });
+    let serve = move || LocalSet::new().block_on(&runtime, accept(listener, source));
+    thread::Builder::new().name("serve".into()).spawn(serve).map_err(fault)?;
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, source: Arc<Source>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let Ok((client, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await; // no descriptor left, for one
+            continue;
+        };
+        let source = Arc::clone(&source);
+        tokio::task::spawn_local(async move {
+            let answer = service_fn(|request: Request<Incoming>| {
+                let response = source.answer(request.method(), request.uri().path());
+                async { Ok::<_, Infallible>(response) }
+            });
+            let served =
+                http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), answer);
+            let _ = timeout(PATIENCE, served).await; // a client that went away is its own affair
+            drop(place);
+        });
+    }
+}
+
+/// What answers are made from.
+struct Source {
+    bpffs: PathBuf,
+    board: Board,
+}
+
+impl Source {
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".into());
+            response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let (age, progress) = self.board.read();
+        match path {
+            "/metrics" => {
+                let text = render(&progress.unwrap_or_default(), domains(&self.bpffs).ok().as_ref());
+                response(StatusCode::OK, OPENMETRICS, text)
+            }
+            "/healthz" => verdict(not_alive(age).into_iter().collect()),
+            "/readyz" => verdict(match (progress, domains(&self.bpffs)) {
+                (None, _) => vec!["the first pass is not done".into()],
+                (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
+                (_, Err(error)) => vec![error.to_string()],
+            }),
+            _ => response(StatusCode::NOT_FOUND, PLAIN, "there are /metrics, /healthz and /readyz\n".into()),
+        }
+    }
+}
+
+/// 200 if there is no reason against it, else 503 with a line for each.
+fn verdict(reasons: Vec<String>) -> Response<Full<Bytes>> {
+    if reasons.is_empty() {
+        return response(StatusCode::OK, PLAIN, "ok\n".into());
+    }
+    let lines = reasons.into_iter().map(|reason| reason + "\n").collect();
+    response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines)
+}
+
+fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}
+
+/// What the maps say now. They are opened anew every time: an agent that is replaced may have replaced them.
+fn domains(bpffs: &Path) -> datapath::Result<Domains> {
+    let state = State::open(bpffs)?;
+    let (counters, externals, attachments) = (state.counters()?, state.externals()?, state.attachments()?);
+    let mut found = Domains::new();
+    for (number, domain) in state.domains()? {
+        let ports = externals.iter().filter(|port| port.claim.domain == number);
+        let tcp = ports.clone().filter(|port| port.external.protocol == u16::from(TCP)).count();
+        let packets = counters.iter().filter(|counter| counter.domain == number);
+        found.insert(
+            abi::text(&domain.name).into(),
+            Domain {
+                uplink_up: is_up(bpffs, domain.uplink)?,
+                members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
+                ports: tcp.max(ports.count() - tcp),
+                ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
+                packets: packets
+                    .map(|counter| (counter.protocol.name(), counter.verdict.name(), counter.packets))
+                    .collect(),
+            },
+        );
+    }
+    Ok(found)
+}
+
+/// Whether the uplink with this interface index, 0 for none, is there with our programs.
+fn is_up(bpffs: &Path, index: u32) -> datapath::Result<bool> {
+    Ok(index != 0
+        && link::by_index(index)?.is_some()
+        && is_attached(bpffs, Hook::FromLan, index)?
+        && is_attached(bpffs, Hook::ToLan, index)?)
+}

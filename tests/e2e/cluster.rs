@@ -1,0 +1,289 @@
+//! A node as it is used: a real container runtime creates and deletes pods, iocast is installed beside a primary CNI,
+//! and daemons die at any time.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{scope, sleep},
+    time::{Duration, Instant},
+};
+
+use lab::{
+    NODE, Process, Result, WORKSTATION,
+    cluster::{CONFLIST, Cluster, RunningPod, Runtime, Wanted, wait_until},
+    epics::PATIENCE,
+};
+
+lab::with_every_runtime! {
+    a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing
+    only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is
+    a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start
+    the_daemonset_needs_no_more_privileges_than_its_manifest_says
+    a_pod_that_started_before_iocast_was_installed_is_adopted
+    no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again
+    a_primary_cni_that_installs_itself_again_is_chained_again
+    pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_nothing
+    after_uninstalling_pods_are_created_and_older_ones_deleted
+}
+
+/// A cluster of one node on which iocast is installed.
+fn installed(runtime: Runtime) -> Result<Cluster> {
+    let cluster = Cluster::with(runtime, 1)?;
+    cluster.start_agent(0)?;
+    Ok(cluster)
+}
+
+/// Reads a PV at the workstation.
+fn caget(cluster: &Cluster, pv: &str) -> Result<String> {
+    cluster.lab.epics_output(WORKSTATION, &format!("caget -t -w 5 {pv}"), &[])
+}
+
+/// The names of the pods that are members on a node.
+fn members(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
+    let members = cluster.lab.status_on(node)?["members"].as_array().cloned().unwrap_or_default();
+    Ok(members.iter().filter_map(|member| member["pod"].as_str().map(Into::into)).collect())
+}
+
+/// What is left of pods in the first node's pinned maps.
+fn our_leftovers(cluster: &Cluster) -> Result<Vec<String>> {
+    let counts = cluster.lab.state(|state| {
+        let (attachments, places) = (state.attachments()?.len(), state.roster_entries()?);
+        let ports = state.externals()?.len();
+        Ok([("attachments", attachments), ("places", places), ("external ports", ports)])
+    })?;
+    let counts = counts.map_err(|error: datapath::Error| lab::Error::Missing(error.to_string()))?;
+    let left = counts.into_iter().filter(|(_, count)| *count > 0);
+    Ok(left.map(|(what, count)| format!("{count} {what}")).collect())
+}
+
+/// What is left of pods on the first node: in the pinned maps, of interfaces, namespaces and addresses.
+fn leftovers(cluster: &Cluster) -> Result<Vec<String>> {
+    let links = cluster.lab.sandbox.sh(NODE, "ip -o link show type veth")?;
+    let veths = links.split_whitespace().filter(|word| word.starts_with("veth")).map(ToOwned::to_owned);
+    let addresses = cluster.names(0, "/run/ipam-0/lab").into_iter().filter(|name| name.starts_with("10."));
+    let others = veths.chain(cluster.names(0, "/run/netns")).chain(addresses);
+    Ok(our_leftovers(cluster)?.into_iter().chain(others).collect())
+}
+
+fn a_lan_client_reads_an_ioc_on_a_node_that_was_empty_and_its_pod_leaves_nothing(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
+    let start = Instant::now();
+    cluster.start_agent(0)?;
+    let ready = start.elapsed();
+    let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    let (all, ready) = (start.elapsed().as_secs_f32(), ready.as_secs_f32());
+    let what = format!("from installing iocast to the first value of a new pod ({})", runtime.name);
+    lab::report(&what, &format!("{all:.2} s, {ready:.2} s of it until the node is ready"));
+    assert_eq!(members(&cluster, 0)?, ["ioc-a"]);
+    cluster.delete(&pod)?;
+    assert_eq!(leftovers(&cluster)?, [""; 0]);
+    Ok(())
+}
+
+fn only_pods_with_the_annotation_are_members_and_a_pod_with_the_nodes_network_never_is(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = installed(runtime)?;
+    cluster.pod(0, &Wanted::plain("plain"))?;
+    cluster.pod(0, &Wanted { annotations: &[("example.com/other", "lab")], ..Wanted::plain("other") })?;
+    let host = cluster.pod(0, &Wanted { host_network: true, ..Wanted::member("host") })?;
+    assert_eq!((members(&cluster, 0)?, host.address.as_str()), (vec![], ""));
+    cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(members(&cluster, 0)?, ["ioc-a"]);
+    assert_eq!(read_in_pod(&cluster, &host, "A:NAME")?, "A");
+    Ok(())
+}
+
+#[test]
+fn pods_on_two_nodes_read_each_other() -> Result<()> {
+    let cluster = Cluster::up(2)?;
+    let mut pods = vec![];
+    for (node, prefix) in [(0, "A"), (1, "B")] {
+        cluster.start_agent(node)?;
+        pods.push(cluster.ioc_pod(node, &format!("ioc-{node}"), prefix)?);
+    }
+    assert_eq!(read_in_pod(&cluster, &pods[0], "B:NAME")?, "B");
+    assert_eq!(read_in_pod(&cluster, &pods[1], "A:NAME")?, "A");
+    assert_eq!(caget(&cluster, "A:NAME B:NAME")?, "A\nB\n");
+    Ok(())
+}
+
+/// Reads a PV by a client in a container of a pod.
+fn read_in_pod(cluster: &Cluster, pod: &RunningPod, pv: &str) -> Result<String> {
+    cluster.run(pod, "client", &["caget", "-t", "-w", "5", pv])?;
+    cluster.wait_for_log(pod, "client", |log| log.contains(" stdout F "))?;
+    let log = cluster.log(pod, "client");
+    let value = log.lines().find_map(|line| line.split_once(" stdout F ")).map(|(_, value)| value);
+    Ok(value.unwrap_or_default().into())
+}
+
+fn a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
+    cluster.iocast_node(0, "install")?;
+    let error = cluster.pod(0, &Wanted::member("ioc-a")).map(|pod| pod.id);
+    let error = error.map_err(|error| error.to_string()).err().unwrap_or_default();
+    let expected = r#"plugin type="iocast" failed (add): the datapath is not loaded"#;
+    assert!(error.contains(expected) && error.contains("iocast-node"), "{error}");
+    cluster.pod(0, &Wanted::plain("plain"))?;
+
+    cluster.start_agent(0)?;
+    cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    Ok(())
+}
+
+#[test]
+fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Result<()> {
+    let cluster = installed(Runtime::CONTAINERD_1_6)?;
+    cluster.ioc_pod(0, "ioc-a", "A")?;
+    let mut monitor = cluster.lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
+    let values = |output: &str| output.lines().filter(|line| line.starts_with("A:COUNT")).count();
+    let tenth_from_now = |monitor: &mut Process| {
+        let wanted = values(&monitor.output()) + 10;
+        monitor.wait_for("ten values more", PATIENCE, |output| values(output) >= wanted)
+    };
+    tenth_from_now(&mut monitor)?;
+    cluster.kill_agent(0);
+    tenth_from_now(&mut monitor)?;
+    cluster.start_agent(0)?;
+    tenth_from_now(&mut monitor)?;
+    assert!(!monitor.output().contains("***"), "{}", monitor.output());
+    Ok(())
+}
+
+fn the_daemonset_needs_no_more_privileges_than_its_manifest_says(runtime: Runtime) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
+    let start = Instant::now();
+    cluster.daemonset(0)?;
+    let ready = start.elapsed().as_secs_f32();
+    let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    let all = start.elapsed().as_secs_f32();
+    let what = format!("from the DaemonSet's start to the first value of a new pod ({})", runtime.name);
+    lab::report(&what, &format!("{all:.2} s, {ready:.2} s of it until the DaemonSet is ready"));
+    cluster.delete(&pod)?;
+    assert_eq!(our_leftovers(&cluster)?, [""; 0]);
+    Ok(())
+}
+
+fn a_pod_that_started_before_iocast_was_installed_is_adopted(runtime: Runtime) -> Result<()> {
+    let cluster = Cluster::with(runtime, 1)?;
+    let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
+    cluster.start_agent(0)?;
+    wait_until("a member", || Ok(members(&cluster, 0)? == ["ioc-a"]))?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    cluster.delete(&pod)?;
+    assert_eq!(leftovers(&cluster)?, [""; 0]);
+    Ok(())
+}
+
+fn no_pod_fails_while_the_primary_cni_writes_its_conflist_again_and_again(runtime: Runtime) -> Result<()> {
+    let cluster = installed(runtime)?;
+    let (done, primary) = (AtomicBool::new(false), cluster.primary(0).to_string());
+    let create = |worker: usize| {
+        (0..4).try_for_each(|number| {
+            let pod = cluster.pod(0, &Wanted::member(&format!("pod-{worker}-{number}")))?;
+            cluster.delete(&pod)
+        })
+    };
+    let (created, written) = scope(|scope| {
+        let writer = scope.spawn(|| -> Result<u32> {
+            let mut times = 0;
+            while !done.load(Ordering::Relaxed) {
+                cluster.write(0, CONFLIST, &primary)?;
+                times += 1;
+                sleep(Duration::from_millis(50));
+            }
+            Ok(times)
+        });
+        let creators = [0, 1, 2].map(|worker| scope.spawn(move || create(worker)));
+        let created = creators.map(|creator| creator.join().map_err(|_| "a panic"));
+        done.store(true, Ordering::Relaxed);
+        (created, writer.join().map_err(|_| "a panic"))
+    });
+    for outcome in created {
+        assert!(matches!(outcome, Ok(Ok(()))), "{outcome:?}");
+    }
+    assert!(matches!(written, Ok(Ok(5..))), "{written:?}");
+    Ok(())
+}
+
+fn a_primary_cni_that_installs_itself_again_is_chained_again(runtime: Runtime) -> Result<()> {
+    let cluster = installed(runtime)?;
+    for _ in 0..3 {
+        cluster.write(0, CONFLIST, cluster.primary(0).to_string())?;
+        wait_until("chained again", || Ok(cluster.read(0, CONFLIST)?.contains("iocast")))?;
+    }
+    // The runtime takes its time to notice, the agent none.
+    wait_until("a member", || {
+        let pod = cluster.pod(0, &Wanted::member("ioc-a"))?;
+        let joined = !members(&cluster, 0)?.is_empty();
+        cluster.delete(&pod).map(|()| joined)
+    })?;
+    cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    Ok(())
+}
+
+fn pods_that_are_created_and_deleted_under_kills_of_containerd_and_agent_leave_nothing(
+    runtime: Runtime,
+) -> Result<()> {
+    let cluster = installed(runtime)?;
+    let done = AtomicBool::new(false);
+    let come_and_go = |worker: usize| {
+        let mut created = 0;
+        for number in 0.. {
+            if done.load(Ordering::Relaxed) {
+                break;
+            }
+            // What fails now, kubelet would try again.
+            let pod = cluster.pod(0, &Wanted::member(&format!("pod-{worker}-{number}")));
+            created += u32::from(pod.is_ok());
+            let _ = pod.and_then(|pod| cluster.delete(&pod));
+        }
+        created
+    };
+    let created = scope(|scope| -> Result<u32> {
+        let workers = [0, 1].map(|worker| scope.spawn(move || come_and_go(worker)));
+        let outcome = (0..6).try_for_each(|round| {
+            sleep(Duration::from_millis(700 + 130 * round)); // somewhere else in their work each time
+            cluster.kill_containerd(0);
+            cluster.kill_agent(0);
+            cluster.start_agent(0)?;
+            cluster.start_containerd(0)
+        });
+        done.store(true, Ordering::Relaxed);
+        let created = workers.map(|worker| worker.join().unwrap_or_default());
+        outcome.map(|()| created.iter().sum())
+    })?;
+    assert!(created > 5, "only {created} pods were created");
+    assert!(!leftovers(&cluster)?.is_empty(), "the kills cut nothing off");
+    // As kubelet does with sandboxes of pods that it does not know.
+    for sandbox in cluster.cri(0).sandboxes()? {
+        cluster.cri(0).stop_sandbox(&sandbox.id)?;
+        cluster.cri(0).remove_sandbox(&sandbox.id)?;
+    }
+    // What a runtime forgets stays until the node restarts; what is ours does not.
+    let left = if runtime.forgets { our_leftovers } else { leftovers };
+    let gone = wait_until("nothing left", || Ok(left(&cluster)?.is_empty()));
+    assert_eq!(left(&cluster)?, [""; 0], "{}", cluster.agent_output(0));
+    gone
+}
+
+fn after_uninstalling_pods_are_created_and_older_ones_deleted(runtime: Runtime) -> Result<()> {
+    let cluster = installed(runtime)?;
+    let before = cluster.ioc_pod(0, "before", "A")?;
+    assert!(cluster.path(0, "/sys/fs/bpf/iocast").exists());
+    cluster.kill_agent(0);
+    cluster.iocast_node(0, "uninstall")?;
+    assert!(!cluster.read(0, CONFLIST)?.contains("iocast"));
+    let after = cluster.pod(0, &Wanted::member("after"))?;
+    cluster.delete(&before)?;
+    cluster.delete(&after)?;
+    assert!(!cluster.path(0, "/sys/fs/bpf/iocast").exists());
+    Ok(())
+}

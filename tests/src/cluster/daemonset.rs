@@ -1,0 +1,138 @@
+//! The pod of iocast's DaemonSet on a node, as kubelet makes it of the manifest: same arguments, privileges and mounts.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{
+    Cluster, RunningPod, Wanted,
+    cri::{
+        Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, Image, LinuxContainer, Mount,
+        Namespaces, Number, Profile, Resources,
+    },
+    pod::{IMAGE, default_security},
+    project, wait_until,
+};
+use crate::{Error, Result, node::NODES, node::binary, tried};
+
+/// Where the agent answers.
+const ADDRESS: &str = "127.0.0.1:9402";
+
+impl Cluster {
+    /// Creates the DaemonSet's pod on a node, and waits until it is ready.
+    pub fn daemonset(&self, node: usize) -> Result<RunningPod> {
+        let manifest = manifest()?;
+        let spec = &manifest["spec"]["template"]["spec"];
+        let host_network = spec["hostNetwork"] == true;
+        let pod = self.pod(node, &Wanted { host_network, ..Wanted::plain("iocast") })?;
+        self.run_container(&pod, container(spec)?)?;
+        let ready =
+            wait_until("a ready DaemonSet", || Ok(self.get(node, "/readyz")?.starts_with("HTTP/1.1 200")));
+        let why = |error| {
+            let answer = self.get(node, "/readyz").unwrap_or_default();
+            let log = self.log(&pod, "iocast");
+            Error::Timeout(format!("{error}; it answered:\n{answer}\nand printed:\n{log}"))
+        };
+        ready.map_err(why).map(|()| pod)
+    }
+
+    /// What the agent on a node answers to a GET, with its head; nothing while it does not listen.
+    pub fn get(&self, node: usize, path: &str) -> Result<String> {
+        let Ok(mut stream) = self.lab.sandbox.run_in(NODES[node], || TcpStream::connect(ADDRESS))? else {
+            return Ok(String::new());
+        };
+        let mut answer = String::new();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n");
+        let read = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+        tried(format!("GET {path}"), read).map(|_| answer)
+    }
+}
+
+/// The manifest of the DaemonSet, as `kubectl` would send it.
+fn manifest() -> Result<Value> {
+    let path = project().join("manifests/base/daemonset.yaml");
+    let file = tried(format!("open {}", path.display()), std::fs::File::open(&path))?;
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(project().join("tests/kubernetes.py")).arg("yaml");
+    command.env("PYTHONPATH", project().join("target/lab/kubernetes")).stdin(file).stderr(Stdio::inherit());
+    let output = tried("run kubernetes.py", command.output())?;
+    let objects: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Error::Missing(format!("{}: {error}", path.display())))?;
+    Ok(objects[0].clone())
+}
+
+/// What kubelet makes of the only container of a pod's `spec`.
+fn container(spec: &Value) -> Result<ContainerConfig> {
+    let container = &spec["containers"][0];
+    let mut mounts = vec![program("iocast-node")?, program("iocast")?];
+    let wanted = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+    mounts.extend(wanted.iter().map(|mount| volume(spec, mount)));
+    Ok(ContainerConfig {
+        metadata: Some(ContainerMetadata { name: text(&container["name"]) }),
+        image: Some(Image { image: IMAGE.into() }),
+        command: vec!["/iocast-node".into()],
+        arguments: texts(&container["args"]),
+        mounts,
+        log_path: format!("{}.log", text(&container["name"])),
+        linux: Some(LinuxContainer {
+            resources: Some(Resources { memory_limit: bytes(&container["resources"]["limits"]["memory"])? }),
+            security: Some(security(&container["securityContext"])),
+        }),
+    })
+}
+
+/// A program of the DaemonSet's image, which holds nothing else: the one that was built last.
+fn program(name: &str) -> Result<Mount> {
+    let host_path = binary(name)?.display().to_string();
+    Ok(Mount { container_path: format!("/{name}"), host_path, readonly: true, propagation: 0 })
+}
+
+/// A mount of a volume: a path of the node, or the ConfigMap, which is the directory of the same name on the lab's nodes.
+fn volume(spec: &Value, mount: &Value) -> Mount {
+    let volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
+    let source = volumes.iter().find(|volume| volume["name"] == mount["name"]);
+    let host_path = source.and_then(|volume| volume["hostPath"]["path"].as_str());
+    let container_path = text(&mount["mountPath"]);
+    Mount {
+        host_path: host_path.map_or_else(|| container_path.clone(), Into::into),
+        container_path,
+        readonly: mount["readOnly"] == true,
+        propagation: i32::from(mount["mountPropagation"] == "HostToContainer"),
+    }
+}
+
+fn security(context: &Value) -> ContainerSecurity {
+    let capabilities = &context["capabilities"];
+    ContainerSecurity {
+        capabilities: Some(Capabilities {
+            add: texts(&capabilities["add"]),
+            drop: texts(&capabilities["drop"]),
+        }),
+        namespaces: Some(Namespaces { network: super::cri::HOST, pid: 1 }),
+        user: context["runAsUser"].as_i64().map(|value| Number { value }),
+        readonly_root: context["readOnlyRootFilesystem"] == true,
+        no_new_privileges: context["allowPrivilegeEscalation"] == false,
+        seccomp: (context["seccompProfile"]["type"] == "RuntimeDefault").then(Profile::default),
+        ..default_security()
+    }
+}
+
+/// A quantity of memory in mebibytes; 0 if there is none.
+fn bytes(quantity: &Value) -> Result<i64> {
+    let Some(quantity) = quantity.as_str() else { return Ok(0) };
+    let mebibytes = quantity.strip_suffix("Mi").and_then(|number| number.parse::<i64>().ok());
+    let unknown = || Error::Missing(format!("`{quantity}`: the lab reads limits in Mi only"));
+    Ok(mebibytes.ok_or_else(unknown)? << 20)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().into()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().map(|values| values.iter().map(text).collect()).unwrap_or_default()
+}

@@ -1,0 +1,322 @@
+//! Nodes with a real container runtime: containerd and runc, which create pods as kubelet asks for them, and call the
+//! CNI plugins of the node's conflist.
+//!
+//! A node is one of a [`Lab`]'s, with a root of its own (`tests/cluster/node.sh`): every path in it is the default one,
+//! nothing reaches the machine. Its processes end with the lab's sandbox; cgroups, which would stay, are removed by a
+//! process that outlives this one.
+
+pub mod cri;
+mod daemonset;
+mod pod;
+
+use std::{
+    fs,
+    io::PipeWriter,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    DOMAIN, Error, Lab, Options, Process, Result, Topology,
+    node::{BPFFS, NODES, binary, conflist},
+    tried,
+};
+pub use cri::Cri;
+pub use pod::{RunningPod, Wanted};
+
+/// Something that happens by itself has happened by then.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Where the primary CNI has its conflist.
+pub const CONFLIST: &str = "/etc/cni/net.d/10-lab.conflist";
+
+/// Where containerd listens.
+const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// A LAN with a workstation and nodes that run pods. Dropping it leaves nothing.
+#[derive(Debug)]
+pub struct Cluster {
+    // In this order they end.
+    nodes: Vec<Node>,
+    /// The LAN, the workstation, the nodes' networks.
+    pub lab: Lab,
+    cgroups: Cgroups,
+}
+
+/// One node.
+#[derive(Debug)]
+struct Node {
+    /// Holds its namespaces.
+    holder: Process,
+    /// The holder, as the sandbox numbers it.
+    number: String,
+    containerd: Mutex<Option<Process>>,
+    agent: Mutex<Option<Process>>,
+    cri: Cri,
+}
+
+/// A container runtime, with the CNI plugins of its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime {
+    /// Its name, which is that of its directory in `target/lab`.
+    pub name: &'static str,
+    /// The highest version of CNI that it and the plugins speak.
+    cni_version: &'static str,
+    /// Whether it forgets what it created for a pod whose ADD it did not see the end of.
+    pub forgets: bool,
+}
+
+impl Runtime {
+    /// Of Debian 12.
+    pub const CONTAINERD_1_6: Self = Self { name: "containerd-1.6", cni_version: "1.0.0", forgets: false };
+    /// Of Debian 13.
+    pub const CONTAINERD_1_7: Self = Self { name: "containerd-1.7", cni_version: "1.0.0", forgets: true };
+    /// Of Debian's unstable suite. It asks plugins for their STATUS.
+    pub const CONTAINERD_2: Self = Self { name: "containerd-2", cni_version: "1.1.0", forgets: true };
+}
+
+impl Cluster {
+    /// Nodes as they are after the runtime and the primary CNI were installed: no iocast, no pods.
+    pub fn up(nodes: usize) -> Result<Self> {
+        Self::with(Runtime::CONTAINERD_1_6, nodes)
+    }
+
+    /// The same with another runtime.
+    pub fn with(runtime: Runtime, nodes: usize) -> Result<Self> {
+        let cni_version = runtime.cni_version;
+        let lab = Lab::without_agent(Options { nodes, cni_version, ..Options::new(Topology::Bridge) })?;
+        let mut cluster = Self { nodes: vec![], lab, cgroups: Cgroups::new()? };
+        for node in 0..nodes {
+            let started = cluster.start_node(node, runtime)?;
+            cluster.nodes.push(started);
+            cluster.write(
+                node,
+                "/etc/iocast/config.toml",
+                format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n"),
+            )?;
+            cluster.write(node, CONFLIST, cluster.primary(node).to_string())?;
+            cluster.start_containerd(node)?;
+            let image = project().join("target/lab/epics.tar");
+            cluster.exec(node, &format!("ctr --namespace k8s.io images import {}", image.display()))?;
+        }
+        Ok(cluster)
+    }
+
+    fn start_node(&self, node: usize, runtime: Runtime) -> Result<Node> {
+        let containerd = project().join("target/lab").join(runtime.name).join("usr/bin/containerd");
+        if !containerd.exists() {
+            return Err(Error::Missing(format!(
+                "there is no {}: run `make lab-tools`",
+                containerd.display()
+            )));
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--uts", "--propagation", "unchanged"]);
+        command.arg(project().join("tests/cluster/node.sh")).args([NODES[node], BPFFS[node]]);
+        command.arg(project()).arg(runtime.name);
+        let mut holder = self.lab.sandbox.spawn(NODES[node], command)?;
+        holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
+        let number = innermost_number(&holder)?;
+        let cri = Cri::new(&inside(&holder, SOCKET))?;
+        Ok(Node { holder, number, containerd: Mutex::default(), agent: Mutex::default(), cri })
+    }
+
+    /// Starts containerd on a node, and waits until it answers.
+    pub fn start_containerd(&self, node: usize) -> Result<()> {
+        let mut containerd = self.spawn(node, "containerd")?;
+        containerd
+            .wait_for("socket of containerd", PATIENCE, |output| output.contains("successfully booted"))?;
+        *lock(&self.nodes[node].containerd) = Some(containerd);
+        // It refuses until it has found the sandboxes of its predecessor.
+        wait_until("an answer of containerd", || Ok(self.cri(node).sandboxes().is_ok()))
+    }
+
+    /// Kills containerd on a node; pods go on.
+    pub fn kill_containerd(&self, node: usize) {
+        *lock(&self.nodes[node].containerd) = None;
+    }
+
+    /// What containerd on a node has said.
+    pub fn containerd_output(&self, node: usize) -> String {
+        lock(&self.nodes[node].containerd).as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Starts iocast-node on a node with the DaemonSet's arguments, but as a process, and waits until it is ready.
+    pub fn start_agent(&self, node: usize) -> Result<()> {
+        let program = binary("iocast-node")?;
+        let mut agent = self.spawn(node, &format!("{} run --cri {SOCKET}", program.display()))?;
+        agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+        *lock(&self.nodes[node].agent) = Some(agent);
+        Ok(())
+    }
+
+    /// Kills iocast-node on a node; datapath and plugin stay.
+    pub fn kill_agent(&self, node: usize) {
+        *lock(&self.nodes[node].agent) = None;
+    }
+
+    /// What iocast-node on a node has said.
+    pub fn agent_output(&self, node: usize) -> String {
+        lock(&self.nodes[node].agent).as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Runs iocast-node on a node to its end: `install`, `uninstall` and the like.
+    pub fn iocast_node(&self, node: usize, line: &str) -> Result<String> {
+        self.exec(node, &format!("{} {line}", binary("iocast-node")?.display()))
+    }
+
+    /// The runtime of a node.
+    pub fn cri(&self, node: usize) -> &Cri {
+        &self.nodes[node].cri
+    }
+
+    /// The conflist that a node's primary CNI installs.
+    pub fn primary(&self, node: usize) -> Value {
+        let mut primary = conflist(&self.lab.options, node).0;
+        if let Some(plugins) = primary["plugins"].as_array_mut() {
+            plugins.retain(|plugin| plugin["type"] != "iocast");
+        }
+        primary
+    }
+
+    /// Starts a program on a node; words without quoting.
+    pub fn spawn(&self, node: usize, line: &str) -> Result<Process> {
+        let mut command = Command::new("nsenter");
+        let Node { number, .. } = &self.nodes[node];
+        command.args(["--target", number, "--mount", "--uts", "--root", "--wd=/"]);
+        command.args(line.split_whitespace());
+        // What a daemon of the system has, and no more.
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        self.lab.sandbox.spawn(NODES[node], command)
+    }
+
+    /// Runs a program on a node to its end; what it printed, or an error if it failed.
+    pub fn exec(&self, node: usize, line: &str) -> Result<String> {
+        self.spawn(node, line)?.finish()?.success()
+    }
+
+    /// Where the test itself finds a file of a node.
+    pub fn path(&self, node: usize, path: &str) -> PathBuf {
+        inside(&self.nodes[node].holder, path)
+    }
+
+    /// Writes a file of a node: a temporary one beside it, renamed, as everything does that containerd watches.
+    pub fn write(&self, node: usize, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.path(node, path);
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        tried(format!("create {}", parent.display()), fs::create_dir_all(parent))?;
+        let temporary = path.with_extension("temporary");
+        let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, &path));
+        tried(format!("write {}", path.display()), written)
+    }
+
+    /// Reads a file of a node.
+    pub fn read(&self, node: usize, path: &str) -> Result<String> {
+        let path = self.path(node, path);
+        tried(format!("read {}", path.display()), fs::read_to_string(&path))
+    }
+
+    /// The names in a directory of a node, sorted; none if there is no such directory.
+    pub fn names(&self, node: usize, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(node, directory)).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Makes a test of each function, once with each runtime. A function takes the [`Runtime`] and returns a [`Result`].
+#[macro_export]
+macro_rules! with_every_runtime {
+    ($($name:ident)*) => {
+        mod containerd_1_6 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_1_6) })*
+        }
+        mod containerd_1_7 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_1_7) })*
+        }
+        mod containerd_2 {
+            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::cluster::Runtime::CONTAINERD_2) })*
+        }
+    };
+}
+
+/// A test that fails meanwhile says more than a poisoned lock.
+fn lock(daemon: &Mutex<Option<Process>>) -> MutexGuard<'_, Option<Process>> {
+    daemon.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `test` is true.
+pub fn wait_until(what: &str, test: impl Fn() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !test()? {
+        if start.elapsed() > PATIENCE {
+            return Err(Error::Timeout(format!("{what}: not after {} s", PATIENCE.as_secs())));
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The directory of this project.
+fn project() -> PathBuf {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    project.canonicalize().unwrap_or(project)
+}
+
+/// Where the test itself finds a file in the root of a process.
+fn inside(process: &Process, path: &str) -> PathBuf {
+    Path::new("/proc").join(process.id().to_string()).join("root").join(path.trim_start_matches('/'))
+}
+
+/// The number of a process in its own pid namespace.
+fn innermost_number(process: &Process) -> Result<String> {
+    let path = format!("/proc/{}/status", process.id());
+    let status = tried(format!("read {path}"), fs::read_to_string(&path))?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let number = numbers.split_whitespace().last().unwrap_or_default();
+    Ok(number.into())
+}
+
+/// The cgroups of a cluster's pods, under a name that no other cluster has. They are removed when this is dropped, or
+/// when this process is killed.
+#[derive(Debug)]
+struct Cgroups {
+    name: String,
+    /// Its end starts the removal.
+    alive: Option<PipeWriter>,
+    remover: Child,
+}
+
+impl Cgroups {
+    fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("iocast-lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let (end, alive) = tried("make a pipe", std::io::pipe())?;
+        let mut remover = Command::new(project().join("tests/cluster/cgroups.sh"));
+        // A terminal's interrupt is not for it.
+        std::os::unix::process::CommandExt::process_group(remover.arg(&name), 0);
+        let remover = tried("start cgroups.sh", remover.stdin(end).stdout(Stdio::null()).spawn())?;
+        Ok(Self { name, alive: Some(alive), remover })
+    }
+
+    /// The cgroup to create pods in.
+    fn parent(&self) -> String {
+        format!("/{}", self.name)
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        let _ = self.remover.wait();
+    }
+}

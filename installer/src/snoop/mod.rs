@@ -69,9 +69,10 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let mut events = Events::open(bpffs)?;
     let mut watcher = Watcher::new(options)?;
     let outcome = watcher.watch(&state, &mut events, &stop);
-    let lost = events.lost()?;
     events.stop()?;
-    match outcome.and_then(|()| watcher.end()) {
+    let outcome = outcome.and_then(|()| watcher.end(&mut events));
+    let lost = events.lost()?;
+    match outcome {
         Err(error) if is_closed(error.as_ref()) => return Ok(()), // `| head` has seen enough
         outcome => outcome?,
     }
@@ -123,9 +124,9 @@ impl<'a> Watcher<'a> {
             let due = end.map_or(renewal, |end| end.min(renewal));
             while Instant::now() < due {
                 if wait(stop, events, due)? {
-                    return self.take_in(events);
+                    return Ok(());
                 }
-                self.take_in(events)?;
+                self.take_in(events, BATCH)?;
             }
             if end.is_some_and(|end| Instant::now() >= end) {
                 return Ok(());
@@ -138,9 +139,9 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Takes in the events that are there.
-    fn take_in(&mut self, events: &mut Events) -> Result<(), Box<dyn Error>> {
-        for _ in 0..BATCH {
+    /// Takes in the events that are there, so many at most.
+    fn take_in(&mut self, events: &mut Events, most: usize) -> Result<(), Box<dyn Error>> {
+        for _ in 0..most {
             let Some((event, payload)) = events.take() else { break };
             if let Some(datagram) = Datagram::read(&event, &payload) {
                 self.show(&datagram)?;
@@ -179,8 +180,9 @@ impl<'a> Watcher<'a> {
         if terminal || passes.is_multiple_of(LISTING) { self.list() } else { Ok(()) }
     }
 
-    /// What is said last.
-    fn end(&mut self) -> Result<(), Box<dyn Error>> {
+    /// What is said last, of events that are all there.
+    fn end(&mut self, events: &mut Events) -> Result<(), Box<dyn Error>> {
+        self.take_in(events, usize::MAX)?;
         if self.options.unanswered { self.list() } else { Ok(()) }
     }
 

@@ -15,6 +15,7 @@ mod reload;
 mod reserve;
 mod run;
 mod serve;
+mod snoop;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -64,6 +65,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show searches, answers and beacons as they pass: who asks for what, and who answers.
+    Snoop {
+        #[command(flatten)]
+        options: snoop::Options,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,6 +80,7 @@ fn main() -> ExitCode {
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json } => status::run(&arguments.bpffs, *json),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
+        Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

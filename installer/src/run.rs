@@ -149,7 +149,7 @@ fn names(config: &Config) -> String {
     format!("{} {}", if names.len() == 1 { "domain" } else { "domains" }, names.join(", "))
 }
 
-fn stop_signals() -> nix::Result<SignalFd> {
+pub(crate) fn stop_signals() -> nix::Result<SignalFd> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);

@@ -21,6 +21,7 @@ macro_rules! named {
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// A protocol with a parser of its own, or [`Protocol::Other`].
@@ -81,6 +82,8 @@ named! {
     TooBig = "too_big",
     /// Left alone: a search that a server passes on to others on its own host.
     Local = "local",
+    /// Left alone: an answer to another pod, or to the node. Told to who watches, but not counted.
+    Direct = "direct",
 }
 
 /// Room for protocols.

@@ -5,10 +5,12 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 mod counter;
+mod event;
 mod fan;
 mod port;
 
 pub use counter::{COUNTERS, PROTOCOLS, Protocol, Verdict, counter_index};
+pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
 pub use fan::FanMark;
 pub use port::{identity, preferred_port};
 use wire::circuit::Stream;
@@ -87,6 +89,7 @@ macro_rules! plain {
         unsafe impl aya::Pod for $name {}
     )*};
 }
+pub(crate) use plain;
 
 plain! {
     /// What all programs need to know, one per node.

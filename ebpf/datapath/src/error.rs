@@ -76,6 +76,9 @@ pub enum Error {
     /// Another process holds the lock and does not let go.
     #[error("{0} stays locked by another process; try again")]
     Busy(PathBuf),
+    /// The ring of events has a reader already.
+    #[error("somebody watches on this node already: end the other `iocast-node snoop` first")]
+    Watched,
     /// A call to the kernel failed.
     #[error("{what}: {source}")]
     Kernel {

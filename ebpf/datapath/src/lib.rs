@@ -4,6 +4,7 @@
 
 mod attach;
 mod error;
+mod events;
 pub mod firewall;
 pub mod link;
 mod load;
@@ -16,6 +17,7 @@ mod unload;
 
 pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
 pub use error::Error;
+pub use events::{Events, kernel_clock};
 pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pod::Pod;
 pub use state::{Counter, External, Lock, State, pin_directory};

@@ -429,7 +429,7 @@ fn covers(a: [u8; 6], b: [u8; 6], bits: u32) -> bool {
     (number(a) ^ number(b)) >> (48 - bits) == 0
 }
 
-fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {
+pub(crate) fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {
     typed(maps, name, Map::Array)
 }
 
@@ -439,7 +439,11 @@ fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V
     typed(maps, name, if lru { Map::LruHashMap } else { Map::HashMap })
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(maps: &Path, name: &str, kind: fn(MapData) -> Map) -> Result<T> {
+pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
+    maps: &Path,
+    name: &str,
+    kind: fn(MapData) -> Map,
+) -> Result<T> {
     let path = maps.join(name);
     if !path.exists() {
         return Err(Error::NotLoaded(path)); // or loaded only half: the agent makes it whole
@@ -488,7 +492,7 @@ fn replace_all<K: Pod + PartialEq, V: Pod + PartialEq>(
     Ok(())
 }
 
-fn wrote(name: &str, result: Result<(), MapError>) -> Result<()> {
+pub(crate) fn wrote(name: &str, result: Result<(), MapError>) -> Result<()> {
     result.map_err(|error| Error::bpf(format!("cannot write {name}"), &error))
 }
 

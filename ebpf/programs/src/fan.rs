@@ -8,11 +8,12 @@
 
 use core::ffi::c_void;
 
-use abi::{Endpoint, FanMark, Member, Protocol, RelayKey, Verdict, roster_index};
+use abi::{Endpoint, FanMark, Member, Point, Protocol, RelayKey, Verdict, roster_index};
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 
 use crate::{
     count::count,
+    event::{Seen, tell},
     maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH},
     packet::{BROADCAST_MAC, Packet},
     payload::{self, Content},
@@ -121,7 +122,10 @@ fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark,
     // Only this form reaches every kind of server in the pod: one bound to the pod's broadcast address does not hear
     // 255.255.255.255, and one of several on a port does not hear unicast.
     packet.set_destination(Endpoint { address: member.broadcast, ..packet.destination });
-    count(member.domain, protocol, Verdict::Delivered);
+    let (source, domain, verdict) = (packet.source, member.domain, Verdict::Delivered);
+    count(domain, protocol, verdict);
+    let seen = Seen { point: Point::ToPod, member: interface, source, domain, protocol, verdict };
+    tell(packet, &seen);
     packet.skb.redirect_to_peer(interface)
 }
 

@@ -5,14 +5,15 @@
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
 use abi::{
-    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Protocol, Relay, RelayKey, Searcher, SearcherKey,
-    Uplink, Verdict, relay, trouble,
+    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Point, Protocol, Relay, RelayKey, Searcher,
+    SearcherKey, Uplink, Verdict, relay, trouble,
 };
 use aya_ebpf::programs::TcContext;
 use wire::Direction;
 
 use crate::{
     count::{count, count_other},
+    event::{Seen, tell},
     fan,
     maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{IP, Packet},
@@ -80,7 +81,10 @@ fn relayed(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool)
         }
         Err(fault) => fault,
     };
-    count(relay.domain, relay.protocol, verdict);
+    let Relay { domain, protocol, .. } = *relay;
+    count(domain, protocol, verdict);
+    let seen = Seen { point: Point::FromLan, member: 0, source: packet.source, domain, protocol, verdict };
+    tell(packet, &seen);
 }
 
 /// What a datagram to a relayed port holds, or why it is not relayed.
@@ -126,7 +130,13 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     if ours {
         packet.set_destination(claim.pod);
     }
-    count_other(domain, if ours { Verdict::TranslatedIn } else { Verdict::Unrelated });
+    let verdict = if ours { Verdict::TranslatedIn } else { Verdict::Unrelated };
+    count_other(domain, verdict);
+    if packet.is_udp() {
+        let (source, protocol) = (packet.source, claim.protocol as u16);
+        let seen = Seen { point: Point::ToExternal, member: claim.member, source, domain, protocol, verdict };
+        tell(packet, &seen);
+    }
     true
 }
 

@@ -8,7 +8,7 @@
 //! its own 512 bytes of stack, and its own share of the verifier's patience.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, RelayKey, SEARCHER_AGE_NS, SearcherKey, UDP, Uplink,
+    Domain, Endpoint, LIMITED_BROADCAST, Member, Point, RelayKey, SEARCHER_AGE_NS, SearcherKey, UDP, Uplink,
     Verdict, lan, network, relay,
 };
 use aya_ebpf::{maps::lpm_trie::Key, programs::TcContext};
@@ -16,6 +16,7 @@ use wire::Direction;
 
 use crate::{
     count::{count, count_other},
+    event::{Seen, tell, tell_direct},
     fan,
     maps::{DOMAINS, FROM_POD, LAN, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{BROADCAST_MAC, Packet},
@@ -67,7 +68,7 @@ pub fn run(context: &TcContext) -> i32 {
             let _ = unsafe { FROM_POD.tail_call(context, from.protocol as u32) };
         }
         None if broadcast => count_other(member.domain, Verdict::Unrelayed),
-        None => {}
+        None => tell_direct(Skb::new(context), &member),
     }
     NEXT
 }
@@ -89,8 +90,12 @@ pub fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
 #[inline(always)]
 pub fn relay<F: Format>(skb: Skb) -> i32 {
     let Some(mut from) = FromPod::new(skb) else { return NEXT };
+    let (source, interface) = (from.packet.source, from.interface);
     let verdict = from.relay::<F>();
-    count(from.member.domain, from.protocol, verdict);
+    let (domain, protocol) = (from.member.domain, from.protocol);
+    count(domain, protocol, verdict);
+    let seen = Seen { point: Point::FromPod, member: interface, source, domain, protocol, verdict };
+    tell(&from.packet, &seen);
     match (from.way, verdict) {
         (Way::Broadcast, Verdict::Malformed | Verdict::Spoofed | Verdict::Fragment | Verdict::Local) => NEXT,
         (Way::Broadcast, _) => {

@@ -6,6 +6,7 @@
 
 mod circuit;
 mod count;
+mod event;
 mod fan;
 mod from_lan;
 mod from_pod;

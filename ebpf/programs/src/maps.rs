@@ -2,12 +2,12 @@
 
 use abi::{
     Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Read,
-    ReadKey, Relay, RelayKey, Searcher, SearcherKey, Uplink,
+    ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
 /// One entry: what all programs need.
@@ -72,3 +72,12 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(abi::COUNTERS, 0);
 #[map]
 pub static ATTACHMENTS: HashMap<AttachmentKey, Attachment> =
     HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);
+/// One entry: whether somebody watches.
+#[map]
+pub static SNOOP: Array<Snoop> = Array::pinned(1, 0);
+/// What is told to who watches, see [`abi::Event`].
+#[map]
+pub static EVENTS: RingBuf = RingBuf::pinned(abi::EVENT_RING, 0);
+/// One entry: events that the ring had no room for.
+#[map]
+pub static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);

@@ -86,6 +86,18 @@ impl Skb {
         }
     }
 
+    /// Loads `length` bytes at `offset`, not 0 and at most `N`, a power of two. Past the end nothing is written.
+    #[inline(always)]
+    pub fn load_some<const N: usize>(self, offset: u32, length: u32, bytes: &mut [MaybeUninit<u8>; N]) {
+        // The verifier must see the bounds in the very number that is passed: read again, it has none that the compiler knows
+        // of and would not repeat.
+        // SAFETY: a local variable.
+        let length = unsafe { core::ptr::read_volatile(&raw const length) };
+        let length = (length.wrapping_sub(1) & (N as u32 - 1)) + 1;
+        // SAFETY: the helper writes at most N bytes into a buffer of N bytes.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), length) };
+    }
+
     /// Writes `bytes` at `offset`. Past the end nothing is written.
     #[inline(always)]
     pub fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) {

@@ -4,12 +4,13 @@
 //! in them the port that they name. Searches and beacons that
 //! processes on the node broadcast are handed to the members, so that a client on the node finds pods.
 
-use abi::{Endpoint, FlowKey, RelayKey, TCP, Uplink, Verdict, relay};
+use abi::{Endpoint, FlowKey, Point, Relay, RelayKey, TCP, Uplink, Verdict, relay};
 use wire::Direction;
 
 use crate::{
     circuit,
     count::{count, count_other},
+    event::{Seen, tell},
     fan,
     from_lan::is_broadcast,
     maps::{EXTERNALS, FLOWS, LAN_RELAYS, UPLINKS},
@@ -62,7 +63,10 @@ fn relayed(packet: &mut Packet, interface: u32) {
         Ok(content) => fan::hand_over(packet, &content, relay.domain, relay.port),
         Err(fault) => fault,
     };
-    count(relay.domain, relay.protocol, verdict);
+    let Relay { domain, protocol, .. } = relay;
+    count(domain, protocol, verdict);
+    let seen = Seen { point: Point::FromNode, member: 0, source: packet.source, domain, protocol, verdict };
+    tell(packet, &seen);
 }
 
 /// Whether `source` is an external endpoint, or the external port of a circuit, from which beacons come.

@@ -16,7 +16,7 @@ pub const HEADER: u32 = 16;
 pub const MAX_MESSAGES: u32 = 128;
 
 /// `CA_PROTO_SEARCH`, the command of searches and of their replies.
-const SEARCH: u16 = 6;
+pub(crate) const SEARCH: u16 = 6;
 /// `CA_PROTO_RSRV_IS_UP`, the command of beacons.
 const BEACON: u16 = 13;
 /// Address of a server in a search reply that leaves it to the datagram's source.
@@ -24,7 +24,7 @@ const REPLY_FROM_SOURCE: [u8; 4] = [0xff; 4];
 /// Address of a server in a beacon that leaves it to the datagram's source.
 const BEACON_FROM_SOURCE: [u8; 4] = [0; 4];
 /// Payload size of a message with an extended header, which UDP never carries.
-const EXTENDED: u16 = 0xffff;
+pub(crate) const EXTENDED: u16 = 0xffff;
 
 /// A walk along the messages of one datagram.
 #[derive(Clone, Copy, Debug)]

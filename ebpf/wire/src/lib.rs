@@ -10,6 +10,7 @@
 pub mod ca;
 pub mod circuit;
 pub mod gvcp;
+pub mod names;
 pub mod pva;
 
 /// Which way a datagram travels.

@@ -29,7 +29,7 @@ const CONTROL: u8 = 0x01;
 
 const BEACON: u8 = 0;
 const SEARCH: u8 = 3;
-const SEARCH_REPLY: u8 = 4;
+pub(crate) const SEARCH_REPLY: u8 = 4;
 /// A search that a server passes on to others on its host; it must not leave it.
 const ORIGIN_TAG: u8 = 22;
 

@@ -143,7 +143,7 @@ fn fill(state: &mut State, setup: &Setup) {
     state.set_domain(0, domain).unwrap();
     let entry = abi::Uplink { address: UPLINK, broadcast: UPLINK_BROADCAST, mac: UPLINK_MAC, domain: 0 };
     state.set_uplinks(&[(uplink, entry)]).unwrap();
-    state.set_networks(&[(0, NETWORK, 24)]).unwrap();
+    state.set_networks(&[(0, NETWORK, 24, abi::lan::HOSTS | abi::lan::CAMERAS)]).unwrap();
     let relays = |scope: u32, lan: bool| {
         RELAYS.map(|(in_pods, on_lan, protocol, flags)| {
             let (from, to) = if lan { (on_lan, in_pods) } else { (in_pods, on_lan) };
@@ -176,6 +176,7 @@ fn join(state: &mut State, number: u8, pod: &str) {
         identity: abi::identity("bl07", pod),
         mac: POD_MACS[usize::from(number)],
         domain: 0,
+        mtu: 1500,
     };
     let attachment = Attachment {
         member: device.index,

@@ -4,7 +4,10 @@
 mod named;
 
 use libfuzzer_sys::fuzz_target;
-use wire::{Direction, Step, ca};
+use wire::{
+    Direction, Step, ca,
+    names::{ca_reply, ca_search},
+};
 
 fuzz_target!(|input: &[u8]| {
     let Some((first, datagram)) = input.split_first() else { return };
@@ -14,4 +17,6 @@ fuzz_target!(|input: &[u8]| {
             named::check(&found, datagram);
         }
     });
+    ca_search(datagram).for_each(|(_, name)| named::check_name(name, datagram));
+    assert!(ca_reply(datagram).count() <= datagram.len() / 16);
 });

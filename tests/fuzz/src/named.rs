@@ -1,4 +1,4 @@
-//! What must hold of everything that is named in a datagram.
+//! What must hold of everything that a datagram names, and of the PV names in it.
 
 use wire::Named;
 
@@ -15,4 +15,10 @@ pub fn check(named: &Named, datagram: &[u8]) {
     renamed[port..port + 2].copy_from_slice(&named.order.bytes(named.port));
     renamed[address..address + 4].copy_from_slice(&datagram[address..address + 4]);
     assert_eq!(renamed, datagram);
+}
+
+/// A name lies inside the datagram.
+pub fn check_name(name: &[u8], datagram: &[u8]) {
+    let (name, datagram) = (name.as_ptr_range(), datagram.as_ptr_range());
+    assert!(datagram.start <= name.start && name.end <= datagram.end);
 }

@@ -4,7 +4,11 @@
 mod named;
 
 use libfuzzer_sys::fuzz_target;
-use wire::{Direction, pva};
+use wire::{
+    Direction,
+    names::{pva_reply, pva_search},
+    pva,
+};
 
 fuzz_target!(|input: &[u8]| {
     let Some((first, datagram)) = input.split_first() else { return };
@@ -12,4 +16,6 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(Some((_, found))) = pva::parse(datagram, direction) {
         named::check(&found, datagram);
     }
+    pva_search(datagram).for_each(|(_, name)| named::check_name(name, datagram));
+    assert!(pva_reply(datagram).count() <= datagram.len() / 4);
 });

@@ -1,0 +1,47 @@
+//! Who is who on this node: the names of domains and pods.
+
+use std::{collections::HashMap, net::Ipv4Addr};
+
+use abi::text;
+use datapath::State;
+
+/// Names, as of when they were read.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    /// By number.
+    pub(super) domains: HashMap<u16, String>,
+    /// By the interface index of the host-side veth, `namespace/name`.
+    pub(super) members: HashMap<u32, String>,
+    /// The same by address.
+    pub(super) addresses: HashMap<Ipv4Addr, String>,
+}
+
+impl Directory {
+    /// Reads them.
+    pub(super) fn read(state: &State) -> datapath::Result<Self> {
+        let domains = state.domains()?.into_iter();
+        let domains = domains.map(|(number, domain)| (number, text(&domain.name).to_owned())).collect();
+        let mut directory = Self { domains, ..Self::default() };
+        for (_, attachment) in state.attachments()? {
+            let pod = format!("{}/{}", text(&attachment.namespace), text(&attachment.pod));
+            directory.addresses.insert(attachment.address.into(), pod.clone());
+            directory.members.insert(attachment.member, pod);
+        }
+        Ok(directory)
+    }
+
+    /// The domain's name.
+    pub(super) fn domain(&self, number: u16) -> String {
+        self.domains.get(&number).cloned().unwrap_or_else(|| format!("#{number}"))
+    }
+
+    /// The pod at this address.
+    pub(super) fn at(&self, address: Ipv4Addr) -> Option<&str> {
+        self.addresses.get(&address).map(String::as_str)
+    }
+
+    /// The pod behind this veth.
+    pub(super) fn behind(&self, member: u32) -> Option<&str> {
+        self.members.get(&member).map(String::as_str)
+    }
+}

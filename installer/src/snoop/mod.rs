@@ -1,0 +1,266 @@
+//! `iocast-node snoop`: who asks for what, and who answers, as it happens.
+//!
+//! The programs make events only while a deadline in the kernel lies ahead; it is renewed here every second, so that events
+//! end with this process, however it ends.
+
+mod datagram;
+mod directory;
+mod filter;
+mod line;
+mod questions;
+
+use std::{
+    error::Error,
+    io::{self, BufWriter, ErrorKind, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use clap::Args;
+use datapath::{Events, State, kernel_clock};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signalfd::SignalFd,
+};
+
+use self::{
+    datagram::{Datagram, Message},
+    directory::Directory,
+    filter::Filter,
+    line::{Line, Row, pods, table},
+    questions::Questions,
+};
+use crate::run::stop_signals;
+
+/// How far ahead the deadline is set, and how often.
+const LEASE: Duration = Duration::from_secs(3);
+const RENEWAL: Duration = Duration::from_secs(1);
+/// Events taken at once, at most, before anything else has its turn.
+const BATCH: usize = 1024;
+/// Renewals from one list of the unanswered to the next, where it is not a terminal that shows it.
+const LISTING: u64 = 10;
+/// What a terminal takes for: clear, and begin at the top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// What to show, and how.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    filter: Filter,
+    /// List the PVs that clients keep asking for and nobody answers, instead of what happens.
+    #[arg(long)]
+    unanswered: bool,
+    /// Show which pods get a copy of a search or a beacon, too; `--pod` does for its own.
+    #[arg(long)]
+    deliveries: bool,
+    /// End by itself after so many seconds; the unanswered are listed then, else again and again.
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// As JSON, one object a line, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows what happens until a signal to stop, or the end of the time given.
+pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
+    let state = State::open(bpffs)?;
+    let stop = stop_signals()?;
+    let mut events = Events::open(bpffs)?;
+    let mut watcher = Watcher::new(options)?;
+    let outcome = watcher.watch(&state, &mut events, &stop);
+    events.stop()?;
+    let outcome = outcome.and_then(|()| watcher.end(&mut events));
+    let lost = events.lost()?;
+    match outcome {
+        Err(error) if is_closed(error.as_ref()) => return Ok(()), // `| head` has seen enough
+        outcome => outcome?,
+    }
+    eprintln!("iocast-node: {}", watcher.tally.summary(watcher.began.elapsed(), lost));
+    Ok(())
+}
+
+/// Whether nobody reads the output any more.
+fn is_closed(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// One who watches.
+struct Watcher<'a> {
+    options: &'a Options,
+    directory: Directory,
+    questions: Questions,
+    tally: Tally,
+    out: BufWriter<io::StdoutLock<'static>>,
+    began: Instant,
+    /// When the kernel's clock began, since the Unix epoch.
+    boot: Duration,
+}
+
+impl<'a> Watcher<'a> {
+    fn new(options: &'a Options) -> Result<Self, Box<dyn Error>> {
+        Ok(Self {
+            options,
+            directory: Directory::default(),
+            questions: Questions::default(),
+            tally: Tally::default(),
+            out: BufWriter::new(io::stdout().lock()),
+            began: Instant::now(),
+            boot: SystemTime::UNIX_EPOCH.elapsed()?.saturating_sub(kernel_clock()?),
+        })
+    }
+
+    /// Takes in events until it is time to end, and renews the deadline meanwhile.
+    fn watch(&mut self, state: &State, events: &mut Events, stop: &SignalFd) -> Result<(), Box<dyn Error>> {
+        let deliveries = self.options.deliveries || self.options.filter.pod.is_some();
+        let end =
+            self.options.seconds.and_then(|seconds| self.began.checked_add(Duration::from_secs(seconds)));
+        let (mut told, mut passes) = (0, 0);
+        events.watch(LEASE, deliveries)?;
+        eprintln!("iocast-node: watching, Ctrl-C ends it");
+        loop {
+            self.directory = Directory::read(state)?;
+            let renewal = Instant::now() + RENEWAL;
+            let due = end.map_or(renewal, |end| end.min(renewal));
+            while Instant::now() < due {
+                if wait(stop, events, due)? {
+                    return Ok(());
+                }
+                self.take_in(events, BATCH)?;
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(());
+            }
+            self.questions.forget(kernel_clock()?);
+            passes += 1;
+            self.refresh(passes)?;
+            told = tell_lost(told, events.lost()?);
+            events.watch(LEASE, deliveries)?;
+        }
+    }
+
+    /// Takes in the events that are there, so many at most.
+    fn take_in(&mut self, events: &mut Events, most: usize) -> Result<(), Box<dyn Error>> {
+        for _ in 0..most {
+            let Some((event, payload)) = events.take() else { break };
+            if let Some(datagram) = Datagram::read(&event, &payload) {
+                self.show(&datagram)?;
+            }
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn show(&mut self, datagram: &Datagram) -> Result<(), Box<dyn Error>> {
+        self.tally.take_in(datagram);
+        let (mut pvs, latency) = self.questions.take_in(datagram);
+        let filter = &self.options.filter;
+        let domain = self.directory.domain(datagram.domain);
+        let client = datagram.client.map(|client| *client.ip());
+        pvs.retain(|pv| filter.shows_pv(pv));
+        if self.options.unanswered
+            || filter.pv.is_some() && pvs.is_empty()
+            || !filter.shows(&domain, client, &pods(datagram, &self.directory))
+        {
+            return Ok(());
+        }
+        let line = Line::new(datagram, &self.directory, self.boot, (pvs, latency));
+        if self.options.json { self.print_json(&line) } else { Ok(writeln!(self.out, "{line}")?) }
+    }
+
+    /// Lists the unanswered again, if it is time for that.
+    fn refresh(&mut self, passes: u64) -> Result<(), Box<dyn Error>> {
+        let Options { unanswered, json, seconds, .. } = self.options;
+        if !unanswered || *json || seconds.is_some() {
+            return Ok(());
+        }
+        let terminal = io::stdout().is_terminal();
+        if terminal {
+            write!(self.out, "{CLEAR}")?;
+        }
+        if terminal || passes.is_multiple_of(LISTING) { self.list() } else { Ok(()) }
+    }
+
+    /// What is said last, of events that are all there.
+    fn end(&mut self, events: &mut Events) -> Result<(), Box<dyn Error>> {
+        self.take_in(events, usize::MAX)?;
+        if self.options.unanswered { self.list() } else { Ok(()) }
+    }
+
+    /// Lists the unanswered.
+    fn list(&mut self) -> Result<(), Box<dyn Error>> {
+        let now = kernel_clock()?;
+        let filter = &self.options.filter;
+        let mut rows = vec![];
+        for found in self.questions.unanswered() {
+            let domain = self.directory.domain(found.domain);
+            let pod = self.directory.at(found.client);
+            if filter.shows_pv(&found.name) && filter.shows(&domain, Some(found.client), &[pod]) {
+                rows.push(Row::new(found, &self.directory, now));
+            }
+        }
+        if self.options.json {
+            rows.iter().try_for_each(|row| self.print_json(row))?;
+        } else {
+            write!(self.out, "{}", table(&rows))?;
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn print_json(&mut self, object: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
+        Ok(writeln!(self.out, "{}", serde_json::to_string(object)?)?)
+    }
+}
+
+/// Waits for events, until `due`; true if it is time to stop, because of a signal or because nobody reads the output any
+/// more: `kubectl exec` that is interrupted leaves it at that.
+fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
+    let left = due.saturating_duration_since(Instant::now()).as_millis() + 1; // rounded up
+    let out = io::stdout();
+    let mut ready = [
+        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        PollFd::new(out.as_fd(), PollFlags::empty()),
+        PollFd::new(events.as_fd(), PollFlags::POLLIN),
+    ];
+    poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
+    Ok(ready[..2].iter().any(|ready| ready.any().unwrap_or(false)))
+}
+
+/// Says how many events were lost, if they are more than was told; returns how many are told now.
+fn tell_lost(told: u64, lost: u64) -> u64 {
+    if lost > told {
+        eprintln!("iocast-node: {lost} events are lost by now: more is going on than can be shown");
+    }
+    lost
+}
+
+/// How much was seen, shown or not.
+#[derive(Default)]
+struct Tally {
+    searches: u64,
+    replies: u64,
+    beacons: u64,
+    others: u64,
+}
+
+impl Tally {
+    fn take_in(&mut self, datagram: &Datagram) {
+        if datagram.is_delivery() {
+            return;
+        }
+        *match datagram.message {
+            Message::Search(_) => &mut self.searches,
+            Message::Reply(_) => &mut self.replies,
+            Message::Beacon => &mut self.beacons,
+            Message::Other => &mut self.others,
+        } += 1;
+    }
+
+    fn summary(&self, time: Duration, lost: u64) -> String {
+        let Self { searches, replies, beacons, others } = self;
+        format!(
+            "{:.1} s: {searches} searches, {replies} replies, {beacons} beacons, {others} other datagrams; \
+             {lost} events lost",
+            time.as_secs_f64()
+        )
+    }
+}

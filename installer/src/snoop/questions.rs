@@ -1,0 +1,245 @@
+//! Who asked for what, and has had no answer yet: replies are matched to searches by the client's socket and its id for the
+//! name.
+//!
+//! Not every answer comes by here: one from a host on the LAN to another, or from a process on this node, does not. So a
+//! name counts as unanswered only while its client keeps asking for it.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use abi::Protocol;
+
+use super::datagram::{Datagram, Message};
+
+/// Names remembered, at most, some 130 bytes each.
+const MOST: usize = 100_000;
+/// How long one is remembered after it was last asked for. Clients of Channel Access ask every 5 minutes at least.
+const AGE: Duration = Duration::from_secs(600);
+/// How long a client asks in vain before that counts: as long as any takes to hear an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A client's name for a PV.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    domain: u16,
+    protocol: Protocol,
+    client: SocketAddrV4,
+    id: u32,
+}
+
+/// A PV that a client asked for.
+#[derive(Debug)]
+struct Question {
+    name: String,
+    /// How often it asked since the last answer.
+    times: u32,
+    /// When it began to.
+    first: Duration,
+    /// When it asked last.
+    last: Duration,
+}
+
+/// A PV that a client keeps asking for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unanswered {
+    pub(super) domain: u16,
+    pub(super) protocol: Protocol,
+    pub(super) name: String,
+    pub(super) client: Ipv4Addr,
+    /// How often it asked.
+    pub(super) times: u32,
+    /// When it began to.
+    pub(super) first: Duration,
+    /// When it asked last.
+    pub(super) last: Duration,
+}
+
+/// All that was asked.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    known: HashMap<Key, Question>,
+}
+
+impl Questions {
+    /// Takes in a datagram. The PVs that it is about, and how long after the question an answer came.
+    pub(super) fn take_in(&mut self, datagram: &Datagram) -> (Vec<String>, Option<Duration>) {
+        let key = |id| {
+            let Datagram { domain, protocol, client, .. } = *datagram;
+            Some(Key { domain, protocol, client: client?, id })
+        };
+        match &datagram.message {
+            Message::Search(asked) => {
+                for (id, name) in asked.iter().filter(|_| !datagram.is_delivery()) {
+                    key(*id).into_iter().for_each(|key| self.ask(key, name, datagram.time));
+                }
+                (asked.iter().map(|(_, name)| name.clone()).collect(), None)
+            }
+            Message::Reply(ids) => {
+                let keys = ids.iter().filter_map(|id| key(*id));
+                let answered: Vec<_> = keys.filter_map(|key| self.answer(&key, datagram.time)).collect();
+                let latency = answered.iter().map(|(_, latency)| *latency).max();
+                (answered.into_iter().map(|(name, _)| name).collect(), latency)
+            }
+            Message::Beacon | Message::Other => (vec![], None),
+        }
+    }
+
+    fn ask(&mut self, key: Key, name: &str, time: Duration) {
+        if self.known.len() >= MOST && !self.known.contains_key(&key) {
+            return;
+        }
+        let new = || Question { name: name.into(), times: 0, first: time, last: time };
+        let question = self.known.entry(key).or_insert_with(new);
+        if question.times == 0 || question.name != name {
+            *question = new(); // the client has given the id to another name
+        }
+        question.times += 1;
+        question.last = time;
+    }
+
+    /// The name asked for, and how long ago.
+    fn answer(&mut self, key: &Key, time: Duration) -> Option<(String, Duration)> {
+        let question = self.known.get_mut(key)?;
+        question.times = 0;
+        Some((question.name.clone(), time.saturating_sub(question.last)))
+    }
+
+    /// Forgets what nobody asks for any more.
+    pub(super) fn forget(&mut self, now: Duration) {
+        self.known.retain(|_, question| now.saturating_sub(question.last) < AGE);
+    }
+
+    /// The PVs that clients keep asking for, each host's sockets together, the most wanted first.
+    pub(super) fn unanswered(&self) -> Vec<Unanswered> {
+        let mut found: HashMap<_, Unanswered> = HashMap::new();
+        for (key, question) in self.known.iter().filter(|(_, question)| question.is_in_vain()) {
+            let Question { name, times, first, last } = question;
+            let (domain, protocol, client) = (key.domain, key.protocol, *key.client.ip());
+            let new = || {
+                let (name, first, last) = (name.clone(), *first, *last);
+                Unanswered { domain, protocol, name, client, times: 0, first, last }
+            };
+            let row = found.entry((domain, protocol, name, client)).or_insert_with(new);
+            row.times += times;
+            row.first = row.first.min(*first);
+            row.last = row.last.max(*last);
+        }
+        let mut rows: Vec<_> = found.into_values().collect();
+        rows.sort_by(|a, b| {
+            b.times.cmp(&a.times).then_with(|| (&a.name, a.client).cmp(&(&b.name, b.client)))
+        });
+        rows
+    }
+}
+
+impl Question {
+    fn is_in_vain(&self) -> bool {
+        self.times > 1 && self.last - self.first >= PATIENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use abi::{Point, Verdict};
+
+    use super::{
+        super::datagram::tests::{ca_reply, ca_search, event},
+        *,
+    };
+
+    const CLIENT: &str = "172.23.0.2:41234";
+    const LAN: &str = "172.23.0.255:5064";
+    const SERVER: &str = "10.244.1.2:5064";
+
+    fn asked(questions: &mut Questions, milliseconds: u64, client: &str, names: &[&str]) -> Vec<String> {
+        let event = event(milliseconds, Point::FromLan, Verdict::Relayed, [client, LAN]);
+        questions.take_in(&Datagram::read(&event, &ca_search(names)).unwrap()).0
+    }
+
+    fn answered(questions: &mut Questions, milliseconds: u64, id: u8) -> (Vec<String>, Option<Duration>) {
+        let event = event(milliseconds, Point::FromPod, Verdict::Answered, [SERVER, CLIENT]);
+        questions.take_in(&Datagram::read(&event, &ca_reply(id)).unwrap())
+    }
+
+    fn unanswered(questions: &Questions) -> Vec<(String, String, u32)> {
+        let rows = questions.unanswered();
+        rows.into_iter().map(|row| (row.name, row.client.to_string(), row.times)).collect()
+    }
+
+    #[test]
+    fn a_reply_is_matched_to_the_name_and_the_time_of_its_question() {
+        let mut questions = Questions::default();
+        assert_eq!(asked(&mut questions, 100, CLIENT, &["A:NAME", "B:NAME"]), ["A:NAME", "B:NAME"]);
+        let latency = Some(Duration::from_millis(3));
+        assert_eq!(answered(&mut questions, 103, 2), (vec!["B:NAME".to_owned()], latency));
+    }
+
+    #[test]
+    fn a_reply_to_a_question_that_was_not_seen_has_no_name() {
+        assert_eq!(answered(&mut Questions::default(), 103, 2), (vec![], None));
+    }
+
+    #[test]
+    fn only_what_a_client_keeps_asking_for_without_an_answer_is_unanswered() {
+        let mut questions = Questions::default();
+        for time in [0, 30, 90, 1000] {
+            asked(&mut questions, time, CLIENT, &["NOPE", "A:NAME"]);
+            answered(&mut questions, time + 1, 2);
+        }
+        asked(&mut questions, 0, "172.23.0.3:1", &["N:NAME"]); // answered on the LAN: it does not ask again
+        assert_eq!(unanswered(&questions), [("NOPE".into(), "172.23.0.2".into(), 4)]);
+    }
+
+    #[test]
+    fn a_burst_of_questions_is_not_yet_in_vain() {
+        let mut questions = Questions::default();
+        for time in [0, 30, 90, 999] {
+            asked(&mut questions, time, CLIENT, &["NOPE"]);
+        }
+        assert_eq!(unanswered(&questions), []);
+    }
+
+    #[test]
+    fn the_sockets_of_a_host_are_taken_together_and_hosts_are_not() {
+        let mut questions = Questions::default();
+        for client in [CLIENT, "172.23.0.2:41235", "172.23.0.3:41234"] {
+            asked(&mut questions, 0, client, &["NOPE"]);
+            asked(&mut questions, 2000, client, &["NOPE"]);
+        }
+        let row = |client: &str, times| ("NOPE".to_owned(), client.to_owned(), times);
+        assert_eq!(unanswered(&questions), [row("172.23.0.2", 4), row("172.23.0.3", 2)]);
+    }
+
+    #[test]
+    fn an_id_that_is_given_to_another_name_is_another_question() {
+        let mut questions = Questions::default();
+        asked(&mut questions, 0, CLIENT, &["NOPE"]);
+        asked(&mut questions, 2000, CLIENT, &["OTHER"]);
+        assert_eq!(unanswered(&questions), []);
+        assert_eq!(answered(&mut questions, 2001, 1).0, ["OTHER"]);
+    }
+
+    #[test]
+    fn a_copy_that_a_pod_gets_is_no_question_of_its_own() {
+        let mut questions = Questions::default();
+        for time in [0, 2000] {
+            let event = event(time, Point::ToPod, Verdict::Delivered, [CLIENT, "10.244.1.255:5064"]);
+            questions.take_in(&Datagram::read(&event, &ca_search(&["NOPE"])).unwrap());
+        }
+        assert_eq!(unanswered(&questions), []);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_any_more_is_forgotten() {
+        let mut questions = Questions::default();
+        asked(&mut questions, 0, CLIENT, &["NOPE"]);
+        asked(&mut questions, 2000, CLIENT, &["NOPE"]);
+        questions.forget(AGE);
+        assert_eq!(unanswered(&questions).len(), 1);
+        questions.forget(AGE + Duration::from_secs(2));
+        assert_eq!(unanswered(&questions), []);
+    }
+}

@@ -9,7 +9,7 @@ use abi::{
     SearcherKey, Uplink, Verdict, relay, trouble,
 };
 use aya_ebpf::programs::TcContext;
-use wire::Direction;
+use wire::{Direction, gvcp};
 
 use crate::{
     count::{count, count_other},
@@ -116,13 +116,14 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     // SAFETY: copied at once.
     let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(is_current) else { return false };
     let domain = claim.domain;
-    if claim.protocol == Protocol::Gvsp as u8 && packet.source.address == claim.peer && packet.is_udp() {
-        stream(packet, &claim);
-        return true;
-    }
-    if matches!(claim.protocol, GVCP | GVSP) && packet.is_udp() {
-        // SAFETY: comes back only if there is no such program.
-        let _ = unsafe { FROM_LAN.tail_call(context, Protocol::Gvcp as u32) };
+    if packet.is_udp() && matches!(claim.protocol, GVCP | GVSP) {
+        // What a camera sends from its port for commands is an answer, also to a socket that streams, too.
+        if claim.protocol == GVSP && packet.source.address == claim.peer && packet.source.port != gvcp::PORT {
+            stream(packet, &claim);
+        } else {
+            // SAFETY: comes back only if there is no such program.
+            let _ = unsafe { FROM_LAN.tail_call(context, Protocol::Gvcp as u32) };
+        }
         return true;
     }
     let ours =

@@ -94,8 +94,12 @@ pub fn relay<F: Format>(skb: Skb) -> i32 {
     let verdict = from.relay::<F>();
     let (domain, protocol) = (from.member.domain, from.protocol);
     count(domain, protocol, verdict);
-    let seen = Seen { point: Point::FromPod, member: interface, source, domain, protocol, verdict };
-    tell(&from.packet, &seen);
+    if !F::STREAM {
+        tell(
+            &from.packet,
+            &Seen { point: Point::FromPod, member: interface, source, domain, protocol, verdict },
+        );
+    }
     match (from.way, verdict) {
         (Way::Broadcast, Verdict::Malformed | Verdict::Spoofed | Verdict::Fragment | Verdict::Local) => NEXT,
         (Way::Broadcast, _) => {

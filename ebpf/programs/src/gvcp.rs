@@ -60,6 +60,8 @@ impl Format for Gvcp {
 }
 
 impl Format for Gvsp {
+    const STREAM: bool = true;
+
     #[inline(always)]
     fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict> {
         length(packet).map(|_| Content::plain(direction, false))

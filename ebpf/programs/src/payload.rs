@@ -102,6 +102,8 @@ pub trait Format {
     /// Whether it is that of cameras: what is sent to a host is for that host alone, and what is for all goes to 255.255.255.255,
     /// since a camera's own network may be another one.
     const CAMERAS: bool = false;
+    /// Whether it is that of streams: too many packets to tell of each.
+    const STREAM: bool = false;
 
     /// What `packet` holds; an error if that is not for others to see.
     fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict>;

@@ -65,6 +65,8 @@ pub(crate) struct Setup {
     pub(crate) ports: (u16, u16),
     /// A process of the node with a UDP socket.
     pub(crate) node_listens: Option<&'static str>,
+    /// What the LAN is besides: [`abi::lan::CAMERAS`], or nothing.
+    pub(crate) cameras: u32,
 }
 
 /// One case. Both pods listen on 5064 and 5076; `pod-a` is the IOC, and has the first place in the roster.
@@ -108,7 +110,13 @@ fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
 impl Case {
     /// A packet that stays as it is and goes on, uncounted.
     fn new(name: &'static str, run: Run) -> Self {
-        let setup = Setup { uplink: true, fan: true, ports: (61000, 61000), node_listens: None };
+        let setup = Setup {
+            uplink: true,
+            fan: true,
+            ports: (61000, 61000),
+            node_listens: None,
+            cameras: abi::lan::CAMERAS,
+        };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
     }
@@ -134,6 +142,14 @@ impl Case {
 
     fn pva(self, verdicts: &[Verdict]) -> Self {
         self.counts(Protocol::Pva, verdicts)
+    }
+
+    fn gvcp(self, verdicts: &[Verdict]) -> Self {
+        self.counts(Protocol::Gvcp, verdicts)
+    }
+
+    fn gvsp(self, verdicts: &[Verdict]) -> Self {
+        self.counts(Protocol::Gvsp, verdicts)
     }
 
     fn other(self, verdicts: &[Verdict]) -> Self {
@@ -171,6 +187,7 @@ pub(crate) fn cases() -> Vec<Case> {
         to_external_ports(),
         searches_of_pods(),
         answers_of_pods(),
+        cameras(),
         to_the_lan(),
         fans(),
     ]
@@ -408,6 +425,63 @@ fn answers_of_pods() -> Vec<Case> {
         .after([asked])
         .ca(&[Spoofed]),
         Case::new("an answer that nobody asked for", answer(&reply(5064))),
+    ]
+}
+
+/// A camera's client in a pod whose socket on port 5000 is for commands as well as the stream: there is one external port.
+fn cameras() -> Vec<Case> {
+    use Verdict::*;
+    const CLIENT: &str = "10.244.1.2:5000";
+    const CAMERA: &str = "172.23.0.3:3956";
+    const STREAM: &str = "172.23.0.3:40000";
+    let write = |pairs: &[u32]| {
+        let payload: Vec<u8> = pairs.iter().flat_map(|word| word.to_be_bytes()).collect();
+        let header = [0x42, 1, 0, 0x82, 0, payload.len() as u8, 0, 7];
+        [&header[..], &payload].concat()
+    };
+    let commands = |payload: &[u8]| from_pod(udp(CLIENT, CAMERA, payload));
+    let all = write(&[0x0d18, 0x0af4_0102, 0x0d00, 5000, 0x0a00, 2]);
+    let all_external = write(&[0x0d18, 0xac17_000a, 0x0d00, 61000, 0x0a00, 2]);
+    let (read, told, restored) = (
+        [0x42, 1, 0, 0x80, 0, 4, 0, 9, 0, 0, 0x0d, 0x00],
+        [0, 0, 0, 0x81, 0, 4, 0, 9, 0, 0, 0xee, 0x48], // 61000
+        [0, 0, 0, 0x81, 0, 4, 0, 9, 0, 0, 0x13, 0x88], // 5000
+    );
+    let discovery = [0x42, 1, 0, 2, 0, 0, 0, 1];
+    let mut here = [&[0, 0, 0, 3, 0, 0xf8, 0, 1][..], &[0; 248]].concat();
+    here[44..48].copy_from_slice(&[10, 244, 1, 2]);
+    let mut at_node = here.clone();
+    at_node[44..48].copy_from_slice(&[172, 23, 0, 10]);
+    vec![
+        Case::new("a discovery of a pod", from_pod(udp(CLIENT, "255.255.255.255:3956", &discovery)))
+            .goes_to_node(0)
+            .fans(|copy| copy)
+            .sends(|copy| copy.to("255.255.255.255:3956"))
+            .gvcp(&[Relayed, Sent]),
+        Case::new("a pod tells a camera where to stream to", commands(&all))
+            .becomes(REDIRECT, udp(EXTERNAL, CAMERA, &all_external))
+            .gvcp(&[Sent]),
+        Case::new("a pod commands a camera that is not the domain's", commands(&all))
+            .with(|setup| setup.cameras = 0)
+            .becomes(DROP, udp(CLIENT, CAMERA, &all))
+            .gvcp(&[Denied]),
+        Case::new("a register list that is cut short", commands(&all[..all.len() - 4])).gvcp(&[Malformed]),
+        Case::new("a camera tells a pod of its registers", from_lan(udp(CAMERA, EXTERNAL, &told)))
+            .after([commands(&all), commands(&read)])
+            .becomes(NEXT, udp(CAMERA, CLIENT, &restored))
+            .gvcp(&[TranslatedIn]),
+        Case::new("a packet of a stream", from_lan(udp(STREAM, EXTERNAL, &[7; 1400])))
+            .after([commands(&all)])
+            .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1400]))
+            .gvsp(&[TranslatedIn]),
+        Case::new("a packet larger than the pod takes", from_lan(udp(STREAM, EXTERNAL, &[7; 1473])))
+            .after([commands(&all)])
+            .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1473]))
+            .gvsp(&[TooBig]),
+        Case::new("a camera in a pod is found", from_pod(udp("10.244.1.2:3956", "172.23.0.2:40000", &here)))
+            .after([from_lan(udp("172.23.0.2:40000", "255.255.255.255:3956", &discovery))])
+            .becomes(REDIRECT, udp("172.23.0.10:3956", "172.23.0.2:40000", &at_node))
+            .gvcp(&[Answered]),
     ]
 }
 

@@ -42,11 +42,12 @@ const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
 /// An interface index that no device has.
 const NOWHERE: u32 = 0x7fff;
 /// Relayed ports: in pods, on the LAN.
-const RELAYS: [(u16, u16, Protocol, u16); 4] = [
+const RELAYS: [(u16, u16, Protocol, u16); 5] = [
     (5064, 5064, Protocol::Ca, relay::SEARCH),
     (5065, 5065, Protocol::Ca, relay::ANNOUNCE),
     (5076, 5076, Protocol::Pva, relay::SEARCH),
     (7064, 8064, Protocol::Ca, relay::SEARCH),
+    (3956, 3956, Protocol::Gvcp, relay::SEARCH),
 ];
 /// Copies are there at once; this is for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -143,7 +144,7 @@ fn fill(state: &mut State, setup: &Setup) {
     state.set_domain(0, domain).unwrap();
     let entry = abi::Uplink { address: UPLINK, broadcast: UPLINK_BROADCAST, mac: UPLINK_MAC, domain: 0 };
     state.set_uplinks(&[(uplink, entry)]).unwrap();
-    state.set_networks(&[(0, NETWORK, 24, abi::lan::HOSTS | abi::lan::CAMERAS)]).unwrap();
+    state.set_networks(&[(0, NETWORK, 24, abi::lan::HOSTS | setup.cameras)]).unwrap();
     let relays = |scope: u32, lan: bool| {
         RELAYS.map(|(in_pods, on_lan, protocol, flags)| {
             let (from, to) = if lan { (on_lan, in_pods) } else { (in_pods, on_lan) };
@@ -162,7 +163,7 @@ fn fill(state: &mut State, setup: &Setup) {
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
-    state.set_external_ports(&[setup.ports]).unwrap();
+    state.set_external_ports(&[setup.ports, (3956, 3956)]).unwrap();
 }
 
 fn join(state: &mut State, number: u8, pod: &str) {

@@ -8,13 +8,12 @@ use crate::{
 };
 
 /// Contenders and their colours, which people tell apart who see few.
-const COLOURS: [(&str, &str); 6] = [
+const COLOURS: [(&str, &str); 5] = [
     (IOCAST, "#d55e00"),
     ("macvlan", "#0072b2"),
     ("bridge", "#009e73"),
     ("relay", "#cc79a7"),
     ("nft DNAT", "#777777"),
-    ("portmap", "#777777"),
 ];
 const LEFT: f64 = 430.0;
 const WIDTH: f64 = 420.0;
@@ -56,7 +55,7 @@ fn baseline(outcome: &Outcome) -> Option<&Entry> {
 
 fn legend(svg: &mut String) {
     let mut x = 10.0;
-    for (name, colour) in &COLOURS[..5] {
+    for (name, colour) in COLOURS {
         dot(svg, (x + 4.0, 16.0), colour);
         text(svg, (x + 12.0, 20.0), "start", &format!(">{name}"));
         x += 28.0 + 6.5 * name.len() as f64;
@@ -65,7 +64,7 @@ fn legend(svg: &mut String) {
         svg,
         (10.0, 38.0),
         "start",
-        ">in relation to native; unrelated traffic: to none of ours on the uplink",
+        ">in relation to native; unrelated traffic: to an uplink without our programs",
     );
 }
 

@@ -21,6 +21,8 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Report {
     outcomes: Vec<Outcome>,
+    /// What could not be measured, and why.
+    failures: Vec<String>,
 }
 
 /// The report as JSON.
@@ -30,6 +32,7 @@ struct Json<'a> {
     quick: bool,
     seconds: u64,
     outcomes: &'a [Outcome],
+    failures: &'a [String],
 }
 
 impl Report {
@@ -37,8 +40,13 @@ impl Report {
         self.outcomes.extend(outcomes);
     }
 
-    /// Prints the report; a complete one becomes the documentation's, too.
-    pub(crate) fn finish(mut self, settings: Settings, took: Duration, complete: bool) -> Result<()> {
+    pub(crate) fn fail(&mut self, subject: &str, error: &lab::Error) {
+        eprintln!("        {subject} failed: {error}");
+        self.failures.push(format!("- failed: {subject}: {error}\n"));
+    }
+
+    /// Prints the report, and tells whether everything could be measured; a complete one becomes the documentation's, too.
+    pub(crate) fn finish(mut self, settings: Settings, took: Duration, complete: bool) -> Result<bool> {
         self.outcomes.sort_by_key(|outcome| outcome.section); // stable: within a section as measured
         let machine = machine();
         let json = Json {
@@ -46,23 +54,24 @@ impl Report {
             quick: settings.quick,
             seconds: took.as_secs(),
             outcomes: &self.outcomes,
+            failures: &self.failures,
         };
         let text = serde_json::to_string_pretty(&json).unwrap_or_default();
         write(&repository().join("target/bench.json"), &text)?;
         let tables = tables(&self.outcomes);
-        println!("{tables}\n{}", missed(&self.outcomes));
+        let verdict = missed(&self.outcomes) + &self.failures.concat();
+        println!("{tables}\n{verdict}");
         if complete {
             let kind = if settings.quick { "A quick run (`QUICK=1`)" } else { "A run" };
             let page = format!(
-                "{}\n{kind} of {} s on {machine}.\n\n{}\n![The same as a plot](bench.svg)\n\n{tables}",
+                "{}\n{kind} of {} s on {machine}.\n\n{verdict}\n![The same as a plot](bench.svg)\n\n{tables}",
                 include_str!("preface.md"),
                 took.as_secs(),
-                missed(&self.outcomes)
             );
             write(&repository().join("docs/bench.md"), &page)?;
             write(&repository().join("docs/bench.svg"), &plot::draw(&self.outcomes))?;
         }
-        Ok(())
+        Ok(self.failures.is_empty())
     }
 }
 
@@ -90,17 +99,10 @@ fn missed(outcomes: &[Outcome]) -> String {
     let (met, missed): (Vec<_>, Vec<_>) = goals.partition(|(_, goal)| goal.met);
     let mut text = format!("Goals: {} met, {} missed.\n", met.len(), missed.len());
     for (outcome, goal) in missed {
-        let ours = outcome.contenders.iter().find(|entry| entry.name == IOCAST);
-        let value = ours.map(|entry| number(entry.value.median)).unwrap_or_default();
+        let found = goal.found.map(spread).unwrap_or_default();
+        let (title, Outcome { name, .. }) = (outcome.section.title(), outcome);
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "- missed: {}, {}: {value} {}, goal {}",
-            outcome.section.title(),
-            outcome.name,
-            outcome.unit,
-            goal.goal
-        );
+        let _ = writeln!(text, "- missed: {title}, {name}: goal {}, found {found}", goal.goal);
     }
     text
 }
@@ -152,19 +154,16 @@ fn aligned(lines: &[Vec<String>]) -> String {
 
 /// A contender's value; and ours in relation to it.
 fn cell(entry: &Entry) -> String {
-    let Summary { min, median, max } = entry.value;
-    let range = |low: f64, high: f64| {
-        if number(low) == number(high) {
-            String::new()
-        } else {
-            format!(" ({}–{})", number(low), number(high))
-        }
-    };
     if entry.name == IOCAST {
-        return number(median) + &range(min, max);
+        return spread(entry.value);
     }
-    let ratio = entry.ratio;
-    format!("{}, ×{}{}", number(median), number(ratio.median), range(ratio.min, ratio.max))
+    format!("{}, ×{}", number(entry.value.median), spread(entry.ratio))
+}
+
+/// The median, with the range if there is one.
+fn spread(Summary { min, median, max }: Summary) -> String {
+    let [min, median, max] = [min, median, max].map(number);
+    if min == max { median } else { format!("{median} ({min}–{max})") }
 }
 
 fn judgement(judged: &Judged) -> String {
@@ -201,7 +200,7 @@ mod tests {
                 Entry { name: IOCAST, value: one, ratio: same },
                 Entry { name: "native", value: one, ratio: same },
             ],
-            goals: vec![Judged { goal: "≤ 1".into(), met }],
+            goals: vec![Judged { goal: "≤ 1".into(), found: Some(one), met }],
         }
     }
 
@@ -216,7 +215,7 @@ mod tests {
     fn a_missed_goal_is_listed_with_what_we_reached() {
         let text = missed(&[outcome(true), outcome(false)]);
         assert!(text.starts_with("Goals: 1 met, 1 missed.\n- missed: "), "{text}");
-        assert!(text.ends_with(", x: 2.00 µs, goal ≤ 1\n"), "{text}");
+        assert!(text.ends_with(", x: goal ≤ 1, found 2.00 (1.00–3.00)\n"), "{text}");
     }
 
     #[test]

@@ -178,6 +178,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Judged {
     pub(crate) goal: String,
+    /// What its median is judged by.
+    pub(crate) found: Option<Summary>,
     pub(crate) met: bool,
 }
 
@@ -223,19 +225,16 @@ fn entries(names: &[&'static str], series: &[Vec<f64>]) -> Vec<Entry> {
 /// Whether the goal is met; one beside a contender that took no part is not.
 fn judge(goal: Goal, entries: &[Entry]) -> Judged {
     let find = |name: &str| entries.iter().find(|entry| entry.name == name);
-    let value = find(IOCAST).map(|entry| entry.value.median);
-    let ratio = |name: &str| find(name).map(|entry| entry.ratio.median);
-    let (goal, met) = match goal {
-        Goal::AtMost(limit) => (format!("≤ {limit}"), value.map(|value| value <= limit)),
-        Goal::AtLeast(limit) => (format!("≥ {limit}"), value.map(|value| value >= limit)),
-        Goal::TimesAtMost(name, limit) => {
-            (format!("≤ {limit:.2} × {name}"), ratio(name).map(|ratio| ratio <= limit))
-        }
-        Goal::TimesAtLeast(name, limit) => {
-            (format!("≥ {limit:.2} × {name}"), ratio(name).map(|ratio| ratio >= limit))
-        }
+    let value = find(IOCAST).map(|entry| entry.value);
+    let ratio = |name: &str| find(name).map(|entry| entry.ratio);
+    let (goal, found, at_most, limit) = match goal {
+        Goal::AtMost(limit) => (format!("≤ {limit}"), value, true, limit),
+        Goal::AtLeast(limit) => (format!("≥ {limit}"), value, false, limit),
+        Goal::TimesAtMost(name, limit) => (format!("≤ {limit:.2} × {name}"), ratio(name), true, limit),
+        Goal::TimesAtLeast(name, limit) => (format!("≥ {limit:.2} × {name}"), ratio(name), false, limit),
     };
-    Judged { goal, met: met.unwrap_or(false) }
+    let meets = |found: Summary| if at_most { found.median <= limit } else { found.median >= limit };
+    Judged { goal, found, met: found.is_some_and(meets) }
 }
 
 #[cfg(test)]

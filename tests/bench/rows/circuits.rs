@@ -198,7 +198,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
         let servers = servers.clone();
         let trial = move || {
             let _alive = &servers;
-            measure(world, to, Duration::from_millis(settings.pick(300, 150)))
+            measure(world, to, Duration::from_millis(settings.pick(150, 100)))
         };
         (way.name(), Box::new(trial))
     };
@@ -208,7 +208,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
             &[Goal::TimesAtLeast(NATIVE, 0.95), Goal::TimesAtLeast(Way::Nft.name(), 1.0)],
         ),
         contenders: WAYS.into_iter().map(contender).collect(),
-        repeats: settings.pick(7, 3),
+        repeats: settings.pick(15, 5),
         warm_up: true,
     }])
 }
@@ -220,14 +220,14 @@ pub(crate) fn unrelated_rows(world: &World, settings: Settings) -> Result<Vec<Ro
         let (server, to) = (server.clone(), at(way.node(), UNRELATED_PORT));
         let trial = move || {
             let _alive = &server;
-            measure(world, to, Duration::from_millis(settings.pick(300, 150)))
+            measure(world, to, Duration::from_millis(settings.pick(150, 100)))
         };
         (name, Box::new(trial))
     };
     Ok(vec![Row {
         measures: measures(Section::Unrelated, &[Goal::TimesAtLeast(WITHOUT, 0.99)]),
         contenders: vec![contender(IOCAST, Way::Iocast), contender(WITHOUT, Way::Nft)],
-        repeats: settings.pick(11, 5),
+        repeats: settings.pick(25, 9),
         warm_up: true,
     }])
 }

@@ -22,10 +22,10 @@ use nix::{
 };
 
 /// No datagram in this time, and in that which all those would take that are still missing: no more will come.
-const QUIET: Duration = Duration::from_millis(20);
+pub(crate) const QUIET: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_micros(2);
 /// What comes twice comes in this time.
-const DUPLICATES: Duration = Duration::from_millis(1);
+pub(crate) const DUPLICATES: Duration = Duration::from_millis(1);
 
 /// A datagram socket in `netns` on `address`, which it shares with others; on one device, if one is named.
 pub(crate) fn datagrams(
@@ -103,10 +103,17 @@ impl Tally {
         }
     }
 
-    /// How many came so far, those included that came twice.
-    pub(crate) fn total(&self) -> u64 {
-        thread::sleep(DUPLICATES);
-        self.count.load(Ordering::Relaxed)
+    /// How many came so far, when for `quiet` none has come.
+    pub(crate) fn total(&self, quiet: Duration) -> u64 {
+        let mut seen = self.count.load(Ordering::Relaxed);
+        loop {
+            thread::sleep(quiet);
+            let count = self.count.load(Ordering::Relaxed);
+            if count == seen {
+                return count;
+            }
+            seen = count;
+        }
     }
 
     /// Does `work`, and waits until `wanted` came of it, or no more comes; how many came.

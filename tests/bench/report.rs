@@ -17,6 +17,9 @@ use crate::{
     stats::Summary,
 };
 
+/// Characters: a command line of a thousand names does not help.
+const LONGEST_FAILURE: usize = 300;
+
 /// What was measured so far.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -41,8 +44,10 @@ impl Report {
     }
 
     pub(crate) fn fail(&mut self, subject: &str, error: &lab::Error) {
-        eprintln!("        {subject} failed: {error}");
-        self.failures.push(format!("- failed: {subject}: {error}\n"));
+        let why: String = error.to_string().chars().take(LONGEST_FAILURE).collect();
+        let line = format!("- failed: {subject}: {}", why.replace('\n', " "));
+        eprintln!("{line}");
+        self.failures.push(line + "\n");
     }
 
     /// Prints the report, and tells whether everything could be measured; a complete one becomes the documentation's, too.

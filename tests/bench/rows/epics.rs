@@ -68,6 +68,14 @@ fn values(output: &str) -> usize {
     output.lines().filter(|line| !line.trim().is_empty() && !line.contains("***")).count()
 }
 
+/// What a client finds, or a second one if the first ends too early, as pvmonitor was seen to do; it is said.
+fn again<T>(client: impl Fn() -> Result<T>) -> Result<T> {
+    client().or_else(|error| {
+        eprintln!("        a client is started again: {:.300}", error.to_string());
+        client()
+    })
+}
+
 /// Time to connect.
 pub(crate) fn connect_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
     let sizes = settings.pick(vec![100, 1000], vec![100]);
@@ -97,10 +105,13 @@ pub(crate) fn connect_rows(world: &World, settings: Settings) -> Result<Vec<Row<
 
 /// Seconds from a client's start to the last first value.
 fn time_to_all(world: &World, program: &str, way: Way, records: usize) -> Result<f64> {
-    let start = Instant::now();
-    let mut client = monitor(world, program, way, "C", records)?;
-    client.wait_for("values of all", PATIENCE, |output| values(output) >= IOCS * records)?;
-    Ok(start.elapsed().as_secs_f64())
+    let wanted = IOCS * records;
+    again(|| {
+        let start = Instant::now();
+        let mut client = monitor(world, program, way, "C", records)?;
+        client.wait_for("values of all", PATIENCE, |output| values(output) >= wanted)?;
+        Ok(start.elapsed().as_secs_f64())
+    })
 }
 
 /// Updates a second.
@@ -129,8 +140,11 @@ pub(crate) fn update_rows(world: &World, _: Settings) -> Result<Vec<Row<'_>>> {
 
 /// Thousands of values a second that a client prints once it has had one of each channel.
 fn updates(world: &World, program: &str, way: Way, records: usize) -> Result<f64> {
-    let mut client = monitor(world, program, way, "U", records)?;
-    client.wait_for("values of all", PATIENCE, |output| values(output) >= 2 * IOCS * records)?;
+    let client = again(|| {
+        let mut client = monitor(world, program, way, "U", records)?;
+        client.wait_for("values of all", PATIENCE, |output| values(output) >= 2 * IOCS * records)?;
+        Ok(client)
+    })?;
     let (start, before) = (Instant::now(), values(&client.output()));
     std::thread::sleep(WHILE);
     let output = client.output();

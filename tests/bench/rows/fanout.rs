@@ -13,7 +13,7 @@ use super::Settings;
 use crate::{
     bpf::Burst,
     cpu::Spent,
-    net::{Listener, Tally, datagrams},
+    net::{DUPLICATES, Listener, QUIET, Tally, datagrams},
     relay::Relay,
     row::{Goal, Measure, NATIVE, Row, Section, Trial},
     world::{SEARCH_PORT, Way, World},
@@ -54,7 +54,8 @@ impl Audience {
     fn receive(&self, world: &World, way: Way, burst: &Burst, count: usize) -> Result<Received> {
         let copies = (self.size * count) as u64;
         world.inside(way.host(), || {
-            let (start, before) = (Instant::now(), self.tally.total());
+            // What is late of the contender before must not be counted here.
+            let (before, start) = (self.tally.total(QUIET), Instant::now());
             let spent = Spent::now();
             let mut bursts = 0;
             while bursts * copies < COPIES && start.elapsed() < ENOUGH {
@@ -63,7 +64,7 @@ impl Audience {
                 bursts += 1;
             }
             let spent = spent.elapsed();
-            let received = (self.tally.total() - before) as f64;
+            let received = (self.tally.total(DUPLICATES) - before) as f64;
             Ok(Received {
                 delivered: 100.0 * received / (bursts * copies) as f64,
                 cost: spent / 1e3 / received,
@@ -149,9 +150,9 @@ pub(crate) fn bystander_rows(world: &World, settings: Settings) -> Result<Vec<Ro
             let listeners = Rc::clone(&listeners);
             let trial = move || {
                 let _alive = &listeners;
-                let before = tally.total();
+                let before = tally.total(QUIET);
                 let bursts = audience.receive(world, way, &burst, count)?.bursts;
-                Ok(vec![100.0 * (tally.total() - before) as f64 / (bursts * count as u64) as f64])
+                Ok(vec![100.0 * (tally.total(DUPLICATES) - before) as f64 / (bursts * count as u64) as f64])
             };
             Ok((way.name(), Box::new(trial)))
         };

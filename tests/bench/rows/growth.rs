@@ -17,7 +17,7 @@ use super::{
     latency::{Client, responder},
 };
 use crate::{
-    net::{Listener, Tally, at, datagrams},
+    net::{Listener, QUIET, Tally, at, datagrams},
     row::{Goal, IOCAST, Measure, Row, Section, Trial},
     stats::{quantile, sorted},
     world::{SEARCH_PORT, Way, World},
@@ -170,7 +170,7 @@ pub(crate) fn reload_rows(world: &World, settings: Settings) -> Result<Vec<Row<'
     ];
     let trial = move || {
         let _alive = &server;
-        let before = tally.total();
+        let before = tally.total(QUIET);
         let (start, mut sent) = (Instant::now(), 0);
         let mut agent = world.lab.agent_command("run --no-cni --once --config /run/iocast/config.toml")?;
         while agent.is_running() {
@@ -181,7 +181,7 @@ pub(crate) fn reload_rows(world: &World, settings: Settings) -> Result<Vec<Row<'
         }
         let took = start.elapsed().as_secs_f64() * 1e3;
         agent.finish()?.success()?;
-        Ok(vec![f64::from(sent) - (tally.total() - before) as f64, took])
+        Ok(vec![f64::from(sent) - (tally.total(QUIET) - before) as f64, took])
     };
     Ok(vec![alone(measures, settings.pick(10, 3), Box::new(trial))])
 }

@@ -24,6 +24,10 @@ test: build lab-tools ## Run all tests
 matrix: build lab-tools ## Try every client with every server, and print the table
 	cargo test --locked -p iocast-tests --test matrix -- --nocapture
 
+bench: build lab-tools ## Compare with the alternatives, and write docs/bench.md: QUICK=1 for a first look
+	@tests/apt.sh iptables
+	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick)
+
 fuzz: ## Fuzz the parsers: TIME=600 seconds each
 	tests/fuzz/run.sh -max_total_time=$(TIME)
 
@@ -53,4 +57,4 @@ toolchain: ## Install what the eBPF programs need to build
 lab-tools: ## Install what the lab needs
 	@tests/tools.sh
 
-.PHONY: help demo test matrix fuzz lint lab-up lab-down build lab toolchain lab-tools
+.PHONY: help demo test matrix bench fuzz lint lab-up lab-down build lab toolchain lab-tools

@@ -1,0 +1,298 @@
+//! The lab as the benchmark needs it: each contender has a LAN of its own between the workstation and its node, and all
+//! share the pods.
+//!
+//! ```text
+//!   ws     to-iocast   to-nft     to-native   to-macvlan   to-bridge   to-relay       10.N.0.2
+//!              |          |           |            |           |           |
+//!          up-iocast   up-nft     up-native   up-macvlan   up-bridge   up-relay       10.N.0.10
+//!   node   from_lan      DNAT     sockets          |          br1 ------ process
+//!              |          |                        |           |
+//!   pods     eth0       eth0                     eth1        eth2                     10.N.1.1 ...
+//!                    (no member)               macvlan      a port
+//! ```
+//!
+//! `iocast` and `nft` have the lab's node, the others a namespace with the same settings.
+
+use std::{fmt::Write, fs::File, net::Ipv4Addr, os::fd::AsFd, time::Duration};
+
+use lab::{DOMAIN, Lab, NODE, Options, Pod, Process, Result, Topology, WORKSTATION, ca, tried};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns},
+};
+
+use crate::{
+    bpf::Burst,
+    net::{Mac, at, frame},
+    row::{IOCAST, NATIVE},
+};
+
+/// The port of searches.
+pub(crate) const SEARCH_PORT: u16 = 5064;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A way for datagrams from the LAN to reach servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Ours.
+    Iocast,
+    /// The servers run in the node's namespace.
+    Native,
+    /// Pods have a macvlan interface on the uplink, as Multus gives it.
+    Macvlan,
+    /// Pods and uplink are ports of one bridge.
+    Bridge,
+    /// A process on the node receives broadcasts and sends them on to the pods' bridge.
+    Relay,
+    /// A rule on the node translates what comes to a port.
+    Nft,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Iocast, Self::Native, Self::Macvlan, Self::Bridge, Self::Relay, Self::Nft];
+    /// Those that can carry a broadcast.
+    pub(crate) const BROADCAST: [Self; 5] =
+        [Self::Iocast, Self::Native, Self::Macvlan, Self::Bridge, Self::Relay];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Iocast => IOCAST,
+            Self::Native => NATIVE,
+            Self::Macvlan => "macvlan",
+            Self::Bridge => "bridge",
+            Self::Relay => "relay",
+            Self::Nft => "nft DNAT",
+        }
+    }
+
+    fn slug(self) -> &'static str {
+        if self == Self::Nft { "nft" } else { self.name() }
+    }
+
+    /// The namespace of its node.
+    pub(crate) fn host(self) -> &'static str {
+        match self {
+            Self::Iocast | Self::Nft => NODE,
+            Self::Native => "h-native",
+            Self::Macvlan => "h-macvlan",
+            Self::Bridge | Self::Relay => "h-bridge",
+        }
+    }
+
+    pub(crate) fn uplink(self) -> String {
+        format!("up-{}", self.slug())
+    }
+
+    fn address(self, third: u8, fourth: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 60 + self as u8, third, fourth)
+    }
+
+    pub(crate) fn client(self) -> Ipv4Addr {
+        self.address(0, 2)
+    }
+
+    pub(crate) fn node(self) -> Ipv4Addr {
+        self.address(0, 10)
+    }
+
+    pub(crate) fn broadcast(self) -> Ipv4Addr {
+        self.address(255, 255)
+    }
+
+    /// Of pods with an interface on this LAN.
+    pub(crate) fn pod(self, number: usize) -> Ipv4Addr {
+        self.address(1 + (number / 200) as u8, 1 + (number % 200) as u8)
+    }
+
+    fn mac(self, third: u8, fourth: u8) -> Mac {
+        [2, 0, 0, 60 + self as u8, third, fourth]
+    }
+
+    fn pod_mac(self, number: usize) -> Mac {
+        self.mac(1 + (number / 200) as u8, 1 + (number % 200) as u8)
+    }
+}
+
+/// The lab, with everybody in it.
+pub(crate) struct World {
+    pub(crate) lab: Lab,
+    pub(crate) pods: Vec<Pod>,
+    /// A pod of the node that is no member.
+    pub(crate) plain: Pod,
+    pub(crate) agent: Process,
+    home: File,
+}
+
+impl World {
+    /// Without pods yet.
+    pub(crate) fn raise() -> Result<Self> {
+        let lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+        widen(&lab);
+        for host in ["h-native", "h-macvlan", "h-bridge"] {
+            lab.sandbox.add_netns(host)?;
+            lab.sandbox.sh(host, "sysctl -q -w net.ipv4.ip_forward=1")?;
+            lab.sandbox.sh(host, "nft add table ip nat")?;
+            lab.sandbox
+                .sh(host, "nft add chain ip nat post { type nat hook postrouting priority srcnat ; }")?;
+        }
+        lab.sandbox.sh("h-bridge", "ip link add br1 type bridge")?;
+        lab.sandbox.sh("h-bridge", "ip link set br1 up")?;
+        Way::ALL.into_iter().try_for_each(|way| make_uplink(&lab, way))?;
+        lab.configure(&format!("[domain.{DOMAIN}]\nuplink = \"up-iocast\"\n"))?;
+        let agent = start_agent(&lab)?;
+        let plain = lab.pod_with("plain", &[])?;
+        redirect(&lab, &plain)?;
+        let home = tried("open this namespace", File::open("/proc/thread-self/ns/net"))?;
+        Ok(Self { lab, pods: vec![], plain, agent, home })
+    }
+
+    /// Creates pods until there are so many.
+    pub(crate) fn grow(&mut self, pods: usize) -> Result<()> {
+        let first = self.pods.len();
+        for number in first..pods {
+            self.pods.push(self.lab.pod(&format!("p{number}"))?);
+        }
+        let (mut macvlan, mut bridge) = (String::new(), String::new());
+        for number in first..pods {
+            let [mac1, mac2] = [Way::Macvlan, Way::Bridge].map(|way| text(way.pod_mac(number)));
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                macvlan,
+                "link add eth1 link up-macvlan address {mac1} netns pod-p{number} type macvlan mode bridge"
+            );
+            let _ = writeln!(
+                bridge,
+                "link add v{number} type veth peer name eth2 address {mac2} netns pod-p{number}\n\
+                 link set v{number} master br1 up"
+            );
+        }
+        self.ip("h-macvlan", macvlan)?;
+        self.ip("h-bridge", bridge)?;
+        (first..pods).try_for_each(|number| self.connect(number))
+    }
+
+    /// Gives a pod addresses on the LANs that it has an interface on.
+    fn connect(&self, number: usize) -> Result<()> {
+        let mut batch = String::new();
+        for (device, way) in [("eth1", Way::Macvlan), ("eth2", Way::Bridge)] {
+            let _ = writeln!(
+                batch,
+                "address add {}/16 broadcast + dev {device}\nlink set {device} up",
+                way.pod(number)
+            );
+        }
+        self.ip(&format!("pod-p{number}"), batch)
+    }
+
+    fn ip(&self, netns: &str, batch: String) -> Result<()> {
+        self.lab.sandbox.write("/run/batch", batch)?;
+        self.lab.sandbox.sh(netns, "ip -batch /run/batch").map(|_| ())
+    }
+
+    /// Does `work` in the calling thread, in network namespace `netns`.
+    pub(crate) fn inside<T>(&self, netns: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let there = self.lab.sandbox.open_netns(netns)?;
+        enter(&there)?;
+        let outcome = work();
+        enter(&self.home)?;
+        outcome
+    }
+
+    /// The namespace where the servers of `way` are that stand for pod `number`.
+    pub(crate) fn server(&self, way: Way, number: usize) -> String {
+        match way {
+            Way::Native => way.host().into(),
+            Way::Nft => self.plain.netns.clone(),
+            _ => self.pods[number].netns.clone(),
+        }
+    }
+
+    /// Searches that reach the uplink of `way` all at once; with as many datagrams to `bystander` in between, if there is one.
+    pub(crate) fn burst(&self, way: Way, count: usize, bystander: Option<(usize, u16)>) -> Result<Burst> {
+        let search = ca::search(&["BENCH:PV"]);
+        let from = at(way.client(), 40_000);
+        let mut frames = vec![frame([0xff; 6], from, at(way.broadcast(), SEARCH_PORT), &search)];
+        if let Some((number, port)) = bystander {
+            let (mac, address) = self.bystander(way, number);
+            frames.push(frame(mac, at(way.client(), 40_001), at(address, port), &search));
+        }
+        self.inside(way.host(), || {
+            let index = tried("find the uplink", if_nametoindex(way.uplink().as_str()))?;
+            tried("load a burst", Burst::new(&frames, count, index))
+        })
+    }
+
+    /// How a datagram from the LAN of `way` finds pod `number` by its own address.
+    fn bystander(&self, way: Way, number: usize) -> (Mac, Ipv4Addr) {
+        let node = way.mac(0, 10);
+        match way {
+            Way::Iocast | Way::Nft => (node, parsed(&self.pods[number].address)),
+            Way::Native => (node, way.node()),
+            Way::Macvlan | Way::Bridge => (way.pod_mac(number), way.pod(number)),
+            Way::Relay => (node, Way::Bridge.pod(number)),
+        }
+    }
+}
+
+/// Starts iocast-node and waits until it is ready.
+pub(crate) fn start_agent(lab: &Lab) -> Result<Process> {
+    let mut agent = lab.agent_command("run --no-cni --config /run/iocast/config.toml")?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    Ok(agent)
+}
+
+/// Room for more pods than a /24 has.
+fn widen(lab: &Lab) {
+    lab.execute(|executor| {
+        let mut conflist = executor.conflist().clone();
+        conflist.0["plugins"][0]["ipam"]["subnet"] = "10.244.0.0/17".into();
+        executor.set_conflist(conflist);
+    });
+}
+
+fn make_uplink(lab: &Lab, way: Way) -> Result<()> {
+    let (slug, host, uplink) = (way.slug(), way.host(), way.uplink());
+    let sh = |netns: &str, line: String| lab.sandbox.sh(netns, &line).map(|_| ());
+    let macs = [way.mac(0, 2), way.mac(0, 10)].map(text);
+    sh(
+        WORKSTATION,
+        format!(
+            "ip link add to-{slug} address {} type veth peer name {uplink} address {} netns {host}",
+            macs[0], macs[1]
+        ),
+    )?;
+    sh(WORKSTATION, format!("ip address add {}/16 broadcast + dev to-{slug}", way.client()))?;
+    sh(WORKSTATION, format!("ip link set to-{slug} up"))?;
+    let mut addressed = uplink.as_str();
+    if way == Way::Bridge {
+        sh(host, format!("ip link set {uplink} master br1"))?;
+        addressed = "br1";
+    }
+    sh(host, format!("ip address add {}/16 broadcast + dev {addressed}", way.node()))?;
+    sh(host, format!("ip link set {uplink} up"))
+}
+
+/// What comes to the node's address on the LAN of `nft` goes to a pod.
+fn redirect(lab: &Lab, pod: &Pod) -> Result<()> {
+    let node = Way::Nft.node();
+    lab.sandbox.sh(NODE, "nft add chain ip nat pre { type nat hook prerouting priority dstnat ; }")?;
+    for protocol in ["tcp", "udp"] {
+        let rule = format!("ip daddr {node} {protocol} dport {SEARCH_PORT} dnat to {}", pod.address);
+        lab.sandbox.sh(NODE, &format!("nft add rule ip nat pre {rule}"))?;
+    }
+    Ok(())
+}
+
+/// Moves the calling thread.
+pub(crate) fn enter(netns: &File) -> Result<()> {
+    tried("enter a namespace", setns(netns.as_fd(), CloneFlags::CLONE_NEWNET))
+}
+
+fn parsed(address: &str) -> Ipv4Addr {
+    address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
+
+fn text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

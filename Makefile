@@ -8,6 +8,8 @@ PODS     ?= 3
 NAME     ?= lab
 # Of each fuzz target, in seconds.
 TIME     ?= 600
+# Debian suites; all if there is none.
+KERNELS  ?=
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +29,9 @@ matrix: build lab-tools ## Try every client with every server, and print the tab
 bench: build lab-tools ## Compare with the alternatives, and write docs/bench.md: QUICK=1 for a first look
 	@tests/apt.sh iptables
 	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick)
+
+kernels: build lab-tools ## Boot other kernels and test there: KERNELS="bookworm trixie sid"
+	@tests/kernels/run.sh $(KERNELS)
 
 fuzz: ## Fuzz the parsers: TIME=600 seconds each
 	tests/fuzz/run.sh -max_total_time=$(TIME)
@@ -57,4 +62,4 @@ toolchain: ## Install what the eBPF programs need to build
 lab-tools: ## Install what the lab needs
 	@tests/tools.sh
 
-.PHONY: help demo test matrix bench fuzz lint lab-up lab-down build lab toolchain lab-tools
+.PHONY: help demo test matrix bench kernels fuzz lint lab-up lab-down build lab toolchain lab-tools

@@ -460,7 +460,8 @@ fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> R
         .sh(NODE, &format!("tc filter add dev {veth} parent ffff: prio 1 u32 match u32 0 0 flowid 1:1"))?;
     let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), Some(DOMAIN), "");
     let run = |verb| plugin(&lab.sandbox, &environment(verb, &pod.attachment), &stdin);
-    assert!(run("ADD")?.0);
+    let (joined, said) = run("ADD")?;
+    assert!(joined, "{said}");
     assert_eq!(run("CHECK")?, (true, String::new()));
     let ioc = lab.ioc(&pod.netns, "A")?;
     assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");

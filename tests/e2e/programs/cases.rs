@@ -21,6 +21,8 @@ const LAN: &str = "172.23.0.255:5064";
 const PODS: &str = "10.244.1.255:5064";
 const IOC: &str = "10.244.1.2:5064";
 const OTHER: &str = "10.244.1.3:5064";
+const CLIENT_IN_POD: &str = "10.244.1.2:40000";
+const OTHER_CLIENT: &str = "10.244.1.3:40000";
 
 /// PVXS asking for `A`, to be answered on port 40000; the third byte of the body is the flags (captured, with another name).
 const PVA_SEARCH: &str = "ca02800300000027 66696e64 00 000000 00000000000000000000000000000000 9c40 \
@@ -61,8 +63,6 @@ pub(crate) struct Setup {
     pub(crate) uplink: bool,
     /// Whether the fan device is there.
     pub(crate) fan: bool,
-    /// Its external ports.
-    pub(crate) ports: (u16, u16),
     /// A process of the node with a UDP socket.
     pub(crate) node_listens: Option<&'static str>,
     /// What the LAN is besides: [`abi::lan::CAMERAS`], or nothing.
@@ -110,13 +110,7 @@ fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
 impl Case {
     /// A packet that stays as it is and goes on, uncounted.
     fn new(name: &'static str, run: Run) -> Self {
-        let setup = Setup {
-            uplink: true,
-            fan: true,
-            ports: (61000, 61000),
-            node_listens: None,
-            cameras: abi::lan::CAMERAS,
-        };
+        let setup = Setup { uplink: true, fan: true, node_listens: None, cameras: abi::lan::CAMERAS };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
     }
@@ -160,10 +154,10 @@ impl Case {
         Self { verdict, becomes, ..self }
     }
 
-    /// A broadcast of a pod goes on to the node's own sockets, past a bridge.
-    fn goes_to_node(self, pod: usize) -> Self {
+    /// A broadcast of a pod: a copy for the other pods, and the packet for the node's own sockets, past a bridge.
+    fn shared(self, pod: usize) -> Self {
         let becomes = self.run.packet.clone().mac_to(POD_MACS[pod]);
-        self.becomes(NEXT, becomes)
+        self.fans(|copy| copy).becomes(NEXT, becomes)
     }
 
     /// A copy for the fan, which is the packet itself with this much changed.
@@ -182,16 +176,17 @@ impl Case {
 
 /// All cases.
 pub(crate) fn cases() -> Vec<Case> {
-    [
+    let groups = [
         searches_from_the_lan(),
         to_external_ports(),
         searches_of_pods(),
+        what_pods_keep(),
         answers_of_pods(),
         cameras(),
         to_the_lan(),
         fans(),
-    ]
-    .concat()
+    ];
+    groups.concat()
 }
 
 fn searches_from_the_lan() -> Vec<Case> {
@@ -250,7 +245,7 @@ fn to_external_ports() -> Vec<Case> {
     let answered = from_pod(udp(IOC, CLIENT, &reply(5064)));
     let opens = from_lan(tcp(CLIENT, EXTERNAL, SYN, 1, &[]));
     let goes_on = from_lan(tcp(CLIENT, EXTERNAL, ACK, 2, b"odd"));
-    let searched = from_pod(udp("10.244.1.2:5064", PODS, &search(&["N:NAME"])));
+    let searched = from_pod(udp(IOC, PODS, &search(&["N:NAME"])));
     let arrives = |payload: &[u8]| from_lan(udp(SERVER, EXTERNAL, payload));
     vec![
         Case::new("a connection to a port that nobody has", opens.clone()).other(&[Unowned]),
@@ -275,87 +270,39 @@ fn to_external_ports() -> Vec<Case> {
 
 fn searches_of_pods() -> Vec<Case> {
     use Verdict::*;
-    let ask = || udp("10.244.1.2:40000", PODS, &search(&["N:NAME"]));
-    let ask_pva = |port| pva(&PVA_SEARCH.replacen("9c40", port, 1));
-    let others = from_pod(udp(IOC, PODS, &search(&["N:NAME"])));
+    let ask = || udp(CLIENT_IN_POD, PODS, &search(&["N:NAME"]));
+    let say_pva = |hex| from_pod(udp(CLIENT_IN_POD, "10.244.1.255:5076", &pva(hex)));
+    let beacon_to = |port| udp(CLIENT_IN_POD, "10.244.1.255:5065", &beacon(port));
     let to_server = from_pod(ask().to(SERVER));
     let sent_to_server = to_server.packet.clone().from(EXTERNAL);
     vec![
         Case::new("a pod's search", from_pod(ask()))
-            .goes_to_node(0)
-            .fans(|copy| copy)
+            .shared(0)
             .sends(|copy| copy.to(LAN))
             .ca(&[Relayed, Sent]),
         Case::new("a pod's search by limited broadcast, to a port that is another one on the LAN", {
             from_pod(ask().to("255.255.255.255:7064"))
         })
-        .goes_to_node(0)
-        .fans(|copy| copy)
+        .shared(0)
         .sends(|copy| copy.to("172.23.0.255:8064"))
         .ca(&[Relayed, Sent]),
-        Case::new("a pod's PV Access search, which names its port", {
-            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5076", &pva(PVA_SEARCH)))
-        })
-        .goes_to_node(0)
-        .fans(|copy| copy)
-        .sends(|copy| copy.to("172.23.0.255:5076").with(&ask_pva("ee48")))
-        .pva(&[Relayed, Sent]),
-        Case::new("a pod's beacon", from_pod(udp("10.244.1.2:40000", "10.244.1.255:5065", &beacon(5064))))
-            .goes_to_node(0)
-            .fans(|copy| copy)
+        Case::new("a pod's PV Access search, which names its port", say_pva(PVA_SEARCH))
+            .shared(0)
+            .sends(|copy| copy.to("172.23.0.255:5076").with(&pva(&PVA_SEARCH.replacen("9c40", "ee48", 1))))
+            .pva(&[Relayed, Sent]),
+        Case::new("a pod's beacon", from_pod(beacon_to(5064)))
+            .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5065").with(&beacon(61000)))
             .ca(&[Relayed, Sent]),
-        Case::new("a pod's PV Access beacon", {
-            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5076", &pva(PVXS_BEACON)))
-        })
-        .goes_to_node(0)
-        .fans(|copy| copy)
-        .sends(|copy| copy.to("172.23.0.255:5076").with(&pva(&PVXS_BEACON.replacen("13d3", "ee48", 1))))
-        .pva(&[Relayed, Sent]),
-        Case::new("a beacon that speaks for another host", {
-            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5065", &beacon_of([172, 23, 0, 3], 5064)))
-        })
-        .goes_to_node(0)
-        .fans(|copy| copy)
-        .ca(&[Relayed, Foreign]),
-        Case::new("a pod's search in another's name", from_pod(ask().from("10.244.1.99:40000")))
-            .ca(&[Spoofed]),
-        Case::new("a pod's fragment", from_pod(ask().fragment(0x2000))).ca(&[Fragment]),
-        Case::new("a pod's noise", from_pod(ask().with(b"noise"))).ca(&[Malformed]),
-        Case::new("what PVXS keeps to its pod", {
-            from_pod(udp("10.244.1.2:40000", "10.244.1.255:5076", &pva(FORWARDED)))
-        })
-        .pva(&[Local]),
-        Case::new("a pod's search where there is no uplink", from_pod(ask()))
-            .with(|setup| setup.uplink = false)
-            .goes_to_node(0)
-            .fans(|copy| copy)
-            .ca(&[Relayed, NoUplink]),
-        Case::new("a pod's search when all ports are taken", from_pod_b(ask().from("10.244.1.3:40000")))
-            .after([others.clone()])
-            .goes_to_node(1)
-            .fans(|copy| copy)
-            .ca(&[Relayed, NoPort]),
-        Case::new("a pod's search to a server when all ports are taken", {
-            from_pod_b(ask().from("10.244.1.3:40000").to(SERVER))
-        })
-        .after([others])
-        .becomes(DROP, ask().from("10.244.1.3:40000").to(SERVER))
-        .ca(&[NoPort]),
-        Case::new(
-            "a pod's search when the port's holder is gone",
-            from_pod_b(ask().from("10.244.1.3:40000")),
-        )
-        .after([from_pod(ask())])
-        .goes_to_node(1)
-        .fans(|copy| copy)
-        .sends(|copy| copy.to(LAN))
-        .ca(&[Relayed, Sent]),
-        Case::new("a pod's search when a process of the node has the port", from_pod(ask()))
-            .with(|setup| setup.node_listens = Some(EXTERNAL))
-            .goes_to_node(0)
-            .fans(|copy| copy)
-            .ca(&[Relayed, NoPort]),
+        Case::new("a pod's PV Access beacon", say_pva(PVXS_BEACON))
+            .shared(0)
+            .sends(|copy| copy.to("172.23.0.255:5076").with(&pva(&PVXS_BEACON.replacen("13d3", "ee48", 1))))
+            .pva(&[Relayed, Sent]),
+        Case::new("a pod's search when the port's holder is gone", from_pod_b(ask().from(OTHER_CLIENT)))
+            .after([from_pod(ask())])
+            .shared(1)
+            .sends(|copy| copy.to(LAN))
+            .ca(&[Relayed, Sent]),
         Case::new("a pod's search to a server on the LAN", to_server)
             .becomes(REDIRECT, sent_to_server)
             .ca(&[Sent]),
@@ -363,9 +310,48 @@ fn searches_of_pods() -> Vec<Case> {
             .fans(|copy| copy)
             .ca(&[Relayed]),
         Case::new("a pod's search to another network", from_pod(ask().to("10.0.0.1:5064"))),
+        Case::new("a pod's segment", from_pod(tcp(IOC, CLIENT, SYN, 1, &[]))),
+    ]
+}
+
+fn what_pods_keep() -> Vec<Case> {
+    use Verdict::*;
+    let ask = || udp(CLIENT_IN_POD, PODS, &search(&["N:NAME"]));
+    let ask_b = || ask().from(OTHER_CLIENT);
+    let listener = from_pod(udp(IOC, PODS, &search(&["N:NAME"])));
+    let to_5065 = |payload: &[u8]| from_pod(udp(CLIENT_IN_POD, "10.244.1.255:5065", payload));
+    vec![
+        Case::new("a beacon that speaks for another host", to_5065(&beacon_of([172, 23, 0, 3], 5064)))
+            .shared(0)
+            .ca(&[Relayed, Foreign]),
+        Case::new("a pod's search in another's name", from_pod(ask().from("10.244.1.99:40000")))
+            .ca(&[Spoofed]),
+        Case::new("a pod's fragment", from_pod(ask().fragment(0x2000))).ca(&[Fragment]),
+        Case::new("a pod's noise", from_pod(ask().with(b"noise"))).ca(&[Malformed]),
+        Case::new("what PVXS keeps to its pod", {
+            from_pod(udp(CLIENT_IN_POD, "10.244.1.255:5076", &pva(FORWARDED)))
+        })
+        .pva(&[Local]),
         Case::new("a pod's broadcast to another port", from_pod(ask().to("10.244.1.255:9999")))
             .other(&[Unrelayed]),
-        Case::new("a pod's segment", from_pod(tcp(IOC, CLIENT, SYN, 1, &[]))),
+        Case::new("a pod's search where there is no uplink", from_pod(ask()))
+            .with(|setup| setup.uplink = false)
+            .shared(0)
+            .ca(&[Relayed, NoUplink]),
+        Case::new("a pod's search when a listener has the only port", from_pod_b(ask_b()))
+            .after([listener.clone()])
+            .shared(1)
+            .ca(&[Relayed, NoPort]),
+        Case::new("a pod's search to a server when a listener has the only port", {
+            from_pod_b(ask_b().to(SERVER))
+        })
+        .after([listener])
+        .becomes(DROP, ask_b().to(SERVER))
+        .ca(&[NoPort]),
+        Case::new("a pod's search when a process of the node has the only port", from_pod(ask()))
+            .with(|setup| setup.node_listens = Some(EXTERNAL))
+            .shared(0)
+            .ca(&[Relayed, NoPort]),
     ]
 }
 

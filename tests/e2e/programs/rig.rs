@@ -39,6 +39,8 @@ const UPLINK: [u8; 4] = [172, 23, 0, 10];
 const NETWORK: [u8; 4] = [172, 23, 0, 0];
 const UPLINK_BROADCAST: [u8; 4] = [172, 23, 0, 255];
 const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
+/// The only external port.
+const PORT: u16 = 61000;
 /// An interface index that no device has.
 const NOWHERE: u32 = 0x7fff;
 /// Relayed ports: in pods, on the LAN.
@@ -101,9 +103,11 @@ impl Rig {
             let mut state = State::open(Path::new(BPFFS)).unwrap();
             fill(&mut state, &setup);
             let _socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
+            set_fan(&mut state, NOWHERE); // copies of what came before would come late
             for run in before {
                 test_run(&run);
             }
+            set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
             let counted = count(&state);
             let tap = Tap::new();
             let (verdict, mark, packet) = test_run(&run);
@@ -131,12 +135,11 @@ fn add_pair(sandbox: &Sandbox, name: &str, there: &str) -> Result<()> {
 /// Makes the maps hold what `setup` says, and nothing from the case before.
 fn fill(state: &mut State, setup: &Setup) {
     let uplink = index("eth0");
-    let (first_port, last_port) = setup.ports;
     let name = abi::field("lab").unwrap();
     let domain = Domain {
         uplink: if setup.uplink { uplink } else { 0 },
-        first_port,
-        last_port,
+        first_port: PORT,
+        last_port: PORT,
         first_pin: 0,
         last_pin: 0,
         name,
@@ -153,8 +156,6 @@ fn fill(state: &mut State, setup: &Setup) {
         })
     };
     state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();
-    let fan = if setup.fan { index("iocast-fan") } else { NOWHERE };
-    state.set_config(Config { fan }).unwrap();
     for (key, attachment) in state.attachments().unwrap() {
         state.leave(&key, &attachment).unwrap();
         state.forget_circuits(attachment.address).unwrap();
@@ -163,7 +164,11 @@ fn fill(state: &mut State, setup: &Setup) {
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
-    state.set_external_ports(&[setup.ports, (3956, 3956)]).unwrap();
+    state.set_external_ports(&[(PORT, PORT), (3956, 3956)]).unwrap();
+}
+
+fn set_fan(state: &mut State, fan: u32) {
+    state.set_config(Config { fan }).unwrap();
 }
 
 fn join(state: &mut State, number: u8, pod: &str) {

@@ -6,6 +6,7 @@ pub mod ca;
 pub mod cluster;
 mod cni;
 pub mod epics;
+mod leftovers;
 mod node;
 mod process;
 pub mod pva;
@@ -13,6 +14,7 @@ mod sandbox;
 pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
+pub use leftovers::NOTHING;
 pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;

@@ -1,7 +1,7 @@
 //! The CNI plugin: every verb in every version, every error, and nothing left behind.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
-use std::{path::Path, process::Command, time::Instant};
+use std::{process::Command, time::Instant};
 
 use lab::{
     Attachment, DOMAIN, Lab, NODE, NOTHING, Options, Pod, Result, Sandbox, Topology, WORKSTATION, cni_pipe,
@@ -61,16 +61,6 @@ fn previous_result(version: &str) -> String {
     )
 }
 
-/// Compares with a recorded text; UPDATE_GOLDEN=1 records it anew.
-fn assert_golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, found).unwrap();
-    }
-    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, recorded, "differs from {}; UPDATE_GOLDEN=1 records it anew", path.display());
-}
-
 #[test]
 fn every_verb_answers_as_recorded_in_every_version() -> Result<()> {
     let sandbox = Sandbox::new()?;
@@ -103,8 +93,7 @@ fn every_verb_answers_as_recorded_in_every_version() -> Result<()> {
     }
     let (success, stdout) = plugin(&sandbox, &[("CNI_COMMAND", "VERSION")], "")?;
     found += &format!("VERSION without stdin: {} {stdout}\n", if success { "ok" } else { "failed" });
-    assert_golden("verbs.txt", &found);
-    Ok(())
+    lab::assert_golden("verbs.txt", &found)
 }
 
 #[test]
@@ -169,8 +158,7 @@ fn bad_input_is_named_with_the_codes_of_the_specification() -> Result<()> {
             error["msg"].as_str().unwrap_or(&stdout)
         );
     }
-    assert_golden("errors.txt", &found);
-    Ok(())
+    lab::assert_golden("errors.txt", &found)
 }
 
 #[test]

@@ -84,6 +84,17 @@ pub fn report(name: &str, figure: &str) {
     }
 }
 
+/// Compares with a recorded text of `tests/golden`; UPDATE_GOLDEN=1 records it anew.
+pub fn assert_golden(name: &str, found: &str) -> Result<()> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        tried(format!("write {}", path.display()), std::fs::write(&path, found))?;
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, recorded, "differs from {}; UPDATE_GOLDEN=1 records it anew", path.display());
+    Ok(())
+}
+
 /// Makes a test of each function, once in each topology. A function takes the [`Topology`] and returns a [`Result`].
 #[macro_export]
 macro_rules! in_both_topologies {

@@ -157,6 +157,7 @@ fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Resu
 
 fn the_daemonset_needs_no_more_privileges_than_its_manifest_says(runtime: Runtime) -> Result<()> {
     let cluster = Cluster::with(runtime, 1)?;
+    cluster.load_daemonset_image(0)?;
     let start = Instant::now();
     cluster.daemonset(0)?;
     let ready = start.elapsed().as_secs_f32();

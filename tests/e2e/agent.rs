@@ -7,7 +7,11 @@ use std::{
 };
 
 use datapath::{Hook, link};
-use lab::{Lab, NODE, Options, Result, Topology, WORKSTATION};
+use lab::{
+    Lab, NODE, Options, Result, Topology, WORKSTATION,
+    epics::Server,
+    monitors::{assert_unbroken, wait_for_values},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -301,9 +305,9 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     let mut lab = lab()?;
     lab.start_agent()?;
     let pod = lab.pod("ioc-a")?;
-    let _ioc = lab.ioc(&pod.netns, "A")?;
-    let mut monitor = lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
-    monitor.wait_for("values", PATIENCE, |output| output.lines().count() > 3)?;
+    let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
+    let monitors = lab.monitors(WORKSTATION)?;
+    wait_for_values(&monitors, PATIENCE)?;
     lab.configure("[domain.lab]\nuplink = \"eth0\"\nports = \"9-1\"\nprotocols = [\"cb\"]\n")?;
     lab.wait_for_agent("faults", |said| {
         said.contains("`ports` is `9-1`") && said.contains("`cb` is not known")
@@ -312,9 +316,8 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     lab.wait_for_agent("change", |said| said.contains("has changed: domains lab, new"))?;
     let domains = lab.state(|state| state.domains().map(|domains| domains.len()))?;
     assert_eq!(domains.ok(), Some(2));
-    let seen = monitor.output().lines().count();
-    monitor.wait_for("values again", PATIENCE, |output| output.lines().count() > seen + 10)?;
-    assert!(!monitor.output().contains("disconnected"), "{}", monitor.output());
+    wait_for_values(&monitors, PATIENCE)?;
+    assert_unbroken(&monitors);
     let said = lab.agent_output();
     assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is solved: {said}");
     Ok(())

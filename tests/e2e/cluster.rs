@@ -8,9 +8,10 @@ use std::{
 };
 
 use lab::{
-    NODE, Process, Result, WORKSTATION,
+    NODE, Result, WORKSTATION,
     cluster::{CONFLIST, Cluster, RunningPod, Runtime, Wanted, wait_until},
     epics::PATIENCE,
+    monitors::{assert_unbroken, wait_for_values},
 };
 
 lab::with_every_runtime! {
@@ -137,26 +138,23 @@ fn a_member_before_the_datapath_is_loaded_fails_with_what_to_do_and_others_start
 }
 
 #[test]
-fn a_monitor_sees_nothing_of_an_agent_that_is_killed_and_started_again() -> Result<()> {
+fn monitors_see_nothing_of_an_agent_that_is_killed_and_started_again() -> Result<()> {
     let cluster = installed(Runtime::CONTAINERD_1_6)?;
-    cluster.ioc_pod(0, "ioc-a", "A")?;
-    let mut monitor = cluster.lab.epics(WORKSTATION, "camonitor A:COUNT", &[])?;
-    let values = |output: &str| output.lines().filter(|line| line.starts_with("A:COUNT")).count();
-    let tenth_from_now = |monitor: &mut Process| {
-        let wanted = values(&monitor.output()) + 10;
-        monitor.wait_for("ten values more", PATIENCE, |output| values(output) >= wanted)
-    };
-    tenth_from_now(&mut monitor)?;
+    let pod = cluster.pod(0, &Wanted::member("ioc-a"))?;
+    cluster.start_ioc(&pod, "softIocPVA", "A")?;
+    let monitors = cluster.lab.monitors(WORKSTATION)?;
+    wait_for_values(&monitors, PATIENCE)?;
     cluster.kill_agent(0);
-    tenth_from_now(&mut monitor)?;
+    wait_for_values(&monitors, PATIENCE)?;
     cluster.start_agent(0)?;
-    tenth_from_now(&mut monitor)?;
-    assert!(!monitor.output().contains("***"), "{}", monitor.output());
+    wait_for_values(&monitors, PATIENCE)?;
+    assert_unbroken(&monitors);
     Ok(())
 }
 
 fn the_daemonset_needs_no_more_privileges_than_its_manifest_says(runtime: Runtime) -> Result<()> {
     let cluster = Cluster::with(runtime, 1)?;
+    cluster.load_daemonset_image(0)?;
     let start = Instant::now();
     cluster.daemonset(0)?;
     let ready = start.elapsed().as_secs_f32();

@@ -1,9 +1,11 @@
 //! The CNI plugin: every verb in every version, every error, and nothing left behind.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
-use std::{path::Path, process::Command, time::Instant};
+use std::{process::Command, time::Instant};
 
-use lab::{Attachment, DOMAIN, Lab, NODE, Options, Pod, Result, Sandbox, Topology, WORKSTATION, cni_pipe};
+use lab::{
+    Attachment, DOMAIN, Lab, NODE, NOTHING, Options, Pod, Result, Sandbox, Topology, WORKSTATION, cni_pipe,
+};
 use serde_json::{Value, json};
 
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -59,16 +61,6 @@ fn previous_result(version: &str) -> String {
     )
 }
 
-/// Compares with a recorded text; UPDATE_GOLDEN=1 records it anew.
-fn assert_golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, found).unwrap();
-    }
-    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, recorded, "differs from {}; UPDATE_GOLDEN=1 records it anew", path.display());
-}
-
 #[test]
 fn every_verb_answers_as_recorded_in_every_version() -> Result<()> {
     let sandbox = Sandbox::new()?;
@@ -101,8 +93,7 @@ fn every_verb_answers_as_recorded_in_every_version() -> Result<()> {
     }
     let (success, stdout) = plugin(&sandbox, &[("CNI_COMMAND", "VERSION")], "")?;
     found += &format!("VERSION without stdin: {} {stdout}\n", if success { "ok" } else { "failed" });
-    assert_golden("verbs.txt", &found);
-    Ok(())
+    lab::assert_golden("verbs.txt", &found)
 }
 
 #[test]
@@ -167,8 +158,7 @@ fn bad_input_is_named_with_the_codes_of_the_specification() -> Result<()> {
             error["msg"].as_str().unwrap_or(&stdout)
         );
     }
-    assert_golden("errors.txt", &found);
-    Ok(())
+    lab::assert_golden("errors.txt", &found)
 }
 
 #[test]
@@ -211,57 +201,9 @@ fn a_pod_without_the_annotation_passes_whatever_else_is_broken() -> Result<()> {
     Ok(())
 }
 
-/// A pod that the other plugins made, without ours.
-fn plain_pod(lab: &Lab, name: &str) -> Result<Pod> {
-    let ours = lab.execute(|executor| {
-        let mut list = executor.conflist().clone();
-        let plugins = list.0["plugins"].as_array_mut().and_then(Vec::pop);
-        executor.set_conflist(list);
-        plugins
-    });
-    let pod = lab.pod_with(name, &[("iocast.io/domain", DOMAIN)]);
-    lab.execute(move |executor| {
-        let mut list = executor.conflist().clone();
-        if let (Some(plugins), Some(ours)) = (list.0["plugins"].as_array_mut(), ours) {
-            plugins.push(ours);
-        }
-        executor.set_conflist(list);
-    });
-    pod
-}
-
-/// What is left of ours: attachments, members, external ports, filters on veths.
-fn leftovers(lab: &Lab) -> Result<String> {
-    let maps = lab.state(|state| {
-        let attachments = state.attachments().unwrap();
-        let members: Vec<_> =
-            attachments.iter().filter_map(|(_, entry)| state.member(entry.member).unwrap()).collect();
-        format!(
-            "{} attachments, {} members, {} external ports, {} roster entries, {} flows",
-            attachments.len(),
-            members.len(),
-            state.externals().unwrap().len(),
-            state.roster_entries().unwrap(),
-            state.flow_count().unwrap(),
-        )
-    })?;
-    let mut filters = 0;
-    let links: Value =
-        serde_json::from_str(&lab.sandbox.sh(NODE, "ip -j link show type veth")?).unwrap_or_default();
-    for link in links.as_array().unwrap() {
-        let shown = lab
-            .sandbox
-            .sh(NODE, &format!("tc filter show dev {} ingress", link["ifname"].as_str().unwrap()))?;
-        filters += shown.matches("from_pod direct-action").count();
-    }
-    Ok(format!("{maps}, {filters} filters"))
-}
-
-const NOTHING: &str = "0 attachments, 0 members, 0 external ports, 0 roster entries, 0 flows, 0 filters";
-
 fn a_members_previous_result_comes_back_to_the_letter_in_every_version(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let pod = plain_pod(&lab, "ioc-a")?;
+    let pod = lab.plain_pod("ioc-a")?;
     let routes = lab.sandbox.sh(&pod.netns, "ip route")?;
     for version in VERSIONS {
         let result = previous_result(version);
@@ -275,7 +217,7 @@ fn a_members_previous_result_comes_back_to_the_letter_in_every_version(topology:
             (true, String::new()),
             "{version}"
         );
-        assert_eq!(leftovers(&lab)?, NOTHING, "after {version}");
+        assert_eq!(lab.leftovers()?, NOTHING, "after {version}");
     }
     assert_eq!(lab.sandbox.sh(&pod.netns, "ip route")?, routes, "routes changed");
     let addresses = lab.sandbox.sh(&pod.netns, "ip -4 address show dev eth0")?;
@@ -286,9 +228,9 @@ fn a_members_previous_result_comes_back_to_the_letter_in_every_version(topology:
 
 fn a_pod_without_the_annotation_touches_no_map(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let plain = plain_pod(&lab, "plain")?;
+    let plain = lab.plain_pod("plain")?;
     let pod = lab.pod_with("other", &[("example.com/other", "x")])?;
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     let keys = |pod: &Pod| pod.result.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&pod), keys(&plain), "the result is the earlier plugins'");
     lab.delete_pod(&pod)
@@ -324,7 +266,7 @@ fn del_leaves_nothing_however_it_is_called(topology: Topology) -> Result<()> {
         let pod = lab.pod("ioc-a")?;
         let ioc = lab.ioc(&pod.netns, "A")?;
         lab.epics_output(WORKSTATION, "caget -w 5 A:NAME", &[])?;
-        assert_ne!(leftovers(&lab)?, NOTHING);
+        assert_ne!(lab.leftovers()?, NOTHING);
         ioc.kill();
         let mut attachment = pod.attachment.clone();
         match how {
@@ -337,7 +279,7 @@ fn del_leaves_nothing_however_it_is_called(topology: Topology) -> Result<()> {
             _ => {}
         }
         lab.del(&attachment)?;
-        assert_eq!(leftovers(&lab)?, NOTHING, "DEL {how}");
+        assert_eq!(lab.leftovers()?, NOTHING, "DEL {how}");
         lab.del(&attachment)?;
         if how != "after the namespace is gone" {
             lab.sandbox.delete_netns(&pod.netns)?;
@@ -371,7 +313,7 @@ fn gc_removes_what_is_not_listed_and_nothing_else(topology: Topology) -> Result<
     let names = lab.status()?["members"][0]["pod"].clone();
     assert_eq!(names, "kept");
     assert_eq!(gc("lab", Some(&[]))?, (true, String::new()));
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     lab.delete_pod(&kept)?;
     lab.delete_pod(&lost)
 }
@@ -380,7 +322,7 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
     let mut lab = Lab::up(Options::new(topology))?;
     lab.terminate_agent()?;
     let addresses = |pod: &Pod| lab.sandbox.sh(&pod.netns, "ip -4 address show dev eth0");
-    let pod = plain_pod(&lab, "ioc-a")?;
+    let pod = lab.plain_pod("ioc-a")?;
     // An address without a broadcast address, and one in the way of giving it one: the last step of ADD fails.
     let ip = |line: &str| lab.sandbox.sh(&pod.netns, &format!("ip address {line} dev eth0"));
     ip("flush")?;
@@ -394,7 +336,7 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
         !success && stdout.contains(r#""code":5"#) && stdout.contains("cannot add a twin of"),
         "{stdout}"
     );
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     assert_eq!(addresses(&pod)?, before, "the pod is as it was");
 
     lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/programs/from_pod")).unwrap();
@@ -403,7 +345,7 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
         !success && stdout.contains(r#""code":11"#) && stdout.contains("programs/from_pod is missing"),
         "{stdout}"
     );
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
 }
 
@@ -414,7 +356,7 @@ fn a_second_add_replaces_the_first(topology: Topology) -> Result<()> {
     let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
     assert!(success, "{stdout}");
     let expected = "1 attachments, 1 members, 0 external ports, 1 roster entries, 0 flows, 1 filters";
-    assert_eq!(leftovers(&lab)?, expected);
+    assert_eq!(lab.leftovers()?, expected);
     let _ioc = lab.ioc(&pod.netns, "A")?;
     assert!(lab.epics_output(WORKSTATION, "caget -w 5 A:NAME", &[])?.contains('A'));
     Ok(())
@@ -427,7 +369,7 @@ fn adds_in_parallel_get_places_of_their_own(topology: Topology) -> Result<()> {
     lab.sandbox.write("/run/stdin", stdin)?;
     let mut script = String::new();
     for number in 0..PODS {
-        let pod = plain_pod(&lab, &format!("ioc-{number}"))?;
+        let pod = lab.plain_pod(&format!("ioc-{number}"))?;
         let variables: Vec<_> = environment("ADD", &pod.attachment)
             .iter()
             .map(|(name, value)| format!("{name}='{value}'"))
@@ -452,7 +394,7 @@ fn adds_in_parallel_get_places_of_their_own(topology: Topology) -> Result<()> {
 
 fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let pod = plain_pod(&lab, "ioc-a")?;
+    let pod = lab.plain_pod("ioc-a")?;
     let veth = lab.host_veth(&pod);
     // As the bandwidth plugin does it: another kind of filter, of the priority that ours would take.
     lab.sandbox.sh(NODE, &format!("tc qdisc add dev {veth} ingress"))?;
@@ -467,7 +409,7 @@ fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> R
     assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
     ioc.kill();
     assert!(run("DEL")?.0);
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     let theirs = lab.sandbox.sh(NODE, &format!("tc filter show dev {veth} ingress"))?;
     assert!(theirs.contains("u32"), "{theirs}");
     let pins =
@@ -488,7 +430,7 @@ fn the_cost_of_add_is_reported(topology: Topology) -> Result<()> {
     };
     let (mut member, mut other) = (vec![], vec![]);
     for number in 0..20 {
-        let pod = plain_pod(&lab, &format!("ioc-{number}"))?;
+        let pod = lab.plain_pod(&format!("ioc-{number}"))?;
         other.push(time(None, &pod)?);
         member.push(time(Some(DOMAIN), &pod)?);
     }
@@ -530,7 +472,7 @@ fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
     let attachment = lab.attachment("macvlan", &[]);
     let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &attachment), &stdin)?;
     assert!(!success && stdout.contains("of kind macvlan"), "{stdout}");
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
 }
 
@@ -542,6 +484,6 @@ fn a_domain_that_is_not_configured_is_named_beside_those_that_are() -> Result<()
         error.contains("code 7") && error.contains("`bl99`") && error.contains("(configured: lab)"),
         "{error}"
     );
-    assert_eq!(leftovers(&lab)?, NOTHING);
+    assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! Monitors of all three clients when what they watch goes away and comes back, and how long that takes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::{
-    Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION,
+    Lab, NATIVE, Options, Result, Topology, WORKSTATION,
     epics::{PATIENCE, Server},
+    monitors::{CLIENTS, assert_unbroken, wait_for_values},
 };
 
 lab::in_both_topologies! {
@@ -12,47 +13,6 @@ lab::in_both_topologies! {
     monitors_recover_when_the_ioc_restarts
     monitors_recover_when_the_pod_is_created_again
     beacons_shorten_the_wait_for_an_ioc_that_was_long_away
-}
-
-const CLIENTS: [&str; 3] = ["camonitor", "pvmonitor", "PVXS"];
-
-/// A monitor of `A:COUNT` by each client, in this namespace.
-fn monitors(lab: &Lab, netns: &str) -> Result<Vec<Process>> {
-    let start = |client: &&str| match *client {
-        "PVXS" => lab.python(netns, "pvxs_monitor.py", "A:COUNT"),
-        program => lab.epics(netns, &format!("{program} A:COUNT"), &[]),
-    };
-    CLIENTS.iter().map(start).collect()
-}
-
-/// Values that a monitor has printed: lines that end in a number.
-fn values(output: &str) -> usize {
-    let number = |word: &str| word.parse::<f64>().is_ok();
-    output.lines().filter(|line| line.split_whitespace().last().is_some_and(number)).count()
-}
-
-/// Waits until each monitor has a few values more; how long each took, in seconds.
-fn wait_for_values(monitors: &[Process], patience: Duration) -> Result<Vec<f64>> {
-    let begin = Instant::now();
-    let seen: Vec<_> = monitors.iter().map(|monitor| values(&monitor.output())).collect();
-    let mut took = vec![f64::NAN; monitors.len()];
-    while took.iter().any(|took| took.is_nan()) && begin.elapsed() < patience {
-        for ((monitor, seen), took) in monitors.iter().zip(&seen).zip(&mut took) {
-            if took.is_nan() && values(&monitor.output()) > seen + 2 {
-                *took = begin.elapsed().as_secs_f64();
-            }
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    match took.iter().position(|took| took.is_nan()) {
-        Some(which) => Err(lab::Error::Timeout(format!(
-            "{} has no new values after {} s; it printed:\n{}",
-            CLIENTS[which % CLIENTS.len()],
-            patience.as_secs(),
-            monitors[which].output()
-        ))),
-        None => Ok(took),
-    }
 }
 
 fn text(took: &[f64]) -> String {
@@ -65,7 +25,7 @@ fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -
     let mut lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = monitors(&lab, WORKSTATION)?;
+    let monitors = lab.monitors(WORKSTATION)?;
     wait_for_values(&monitors, PATIENCE)?;
     for _ in 0..3 {
         lab.stop_agent();
@@ -73,14 +33,7 @@ fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -
         lab.start_agent()?; // replaces every program
         wait_for_values(&monitors, PATIENCE)?;
     }
-    for (client, monitor) in CLIENTS.iter().zip(&monitors) {
-        let output = monitor.output();
-        // PVXS says so before it has connected, too.
-        let since_connected = output.lines().skip_while(|line| values(line) == 0);
-        let lost: Vec<_> =
-            since_connected.filter(|line| line.to_lowercase().contains("disconnect")).collect();
-        assert_eq!(lost, [""; 0], "{client}");
-    }
+    assert_unbroken(&monitors);
     Ok(())
 }
 
@@ -88,7 +41,7 @@ fn monitors_recover_when_the_ioc_restarts(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = monitors(&lab, WORKSTATION)?;
+    let monitors = lab.monitors(WORKSTATION)?;
     wait_for_values(&monitors, PATIENCE)?;
     ioc.kill();
     std::thread::sleep(Duration::from_secs(1)); // what is on its way is read
@@ -102,7 +55,7 @@ fn monitors_recover_when_the_pod_is_created_again(topology: Topology) -> Result<
     let lab = Lab::up(Options::new(topology))?;
     let pod = lab.pod("ioc-a")?;
     let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = monitors(&lab, WORKSTATION)?;
+    let monitors = lab.monitors(WORKSTATION)?;
     wait_for_values(&monitors, PATIENCE)?;
     ioc.kill();
     lab.delete_pod(&pod)?;
@@ -128,8 +81,8 @@ fn beacons_shorten_the_wait_for_an_ioc_that_was_long_away(topology: Topology) ->
     ] {
         lab.sandbox.sh(NATIVE, line)?;
     }
-    let mut all = monitors(&lab, WORKSTATION)?;
-    all.extend(monitors(&lab, NATIVE)?);
+    let mut all = lab.monitors(WORKSTATION)?;
+    all.extend(lab.monitors(NATIVE)?);
     std::thread::sleep(AWAY);
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
     let took = wait_for_values(&all, Duration::from_secs(90))?;

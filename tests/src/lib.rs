@@ -6,6 +6,8 @@ pub mod ca;
 pub mod cluster;
 mod cni;
 pub mod epics;
+mod leftovers;
+pub mod monitors;
 mod node;
 mod process;
 pub mod pva;
@@ -13,6 +15,7 @@ mod sandbox;
 pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
+pub use leftovers::NOTHING;
 pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;
@@ -80,6 +83,17 @@ pub fn report(name: &str, figure: &str) {
     if let Err(error) = written {
         println!("the figure is not kept: {error}");
     }
+}
+
+/// Compares with a recorded text of `tests/golden`; UPDATE_GOLDEN=1 records it anew.
+pub fn assert_golden(name: &str, found: &str) -> Result<()> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        tried(format!("write {}", path.display()), std::fs::write(&path, found))?;
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, recorded, "differs from {}; UPDATE_GOLDEN=1 records it anew", path.display());
+    Ok(())
 }
 
 /// Makes a test of each function, once in each topology. A function takes the [`Topology`] and returns a [`Result`].

@@ -1,8 +1,10 @@
-//! The pod of iocast's DaemonSet on a node, as kubelet makes it of the manifest: same arguments, privileges and mounts.
+//! The pod of iocast's DaemonSet on a node, as kubelet makes it of the manifest: same image, arguments, privileges and
+//! mounts.
 
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -14,7 +16,7 @@ use super::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, Image, LinuxContainer, Mount,
         Namespaces, Number, Profile, Resources,
     },
-    pod::{IMAGE, default_security},
+    pod::default_security,
     project, wait_until,
 };
 use crate::{Error, Result, node::NODES, node::binary, tried};
@@ -22,8 +24,31 @@ use crate::{Error, Result, node::NODES, node::binary, tried};
 /// Where the agent answers.
 const ADDRESS: &str = "127.0.0.1:9402";
 
+/// Builds images on a node, in file systems that are gone with it.
+const BUILDAH: &str = "buildah --root /run/buildah/root --runroot /run/buildah/run --storage-driver vfs";
+
 impl Cluster {
-    /// Creates the DaemonSet's pod on a node, and waits until it is ready.
+    /// Builds the DaemonSet's image of its Containerfile and gives it to a node's runtime, which could not pull it.
+    pub fn load_daemonset_image(&self, node: usize) -> Result<()> {
+        if !Path::new("/usr/bin/buildah").exists() {
+            return Err(Error::Missing("there is no /usr/bin/buildah: run `make lab-tools`".into()));
+        }
+        let image = text(&manifest()?["spec"]["template"]["spec"]["containers"][0]["image"]);
+        let (project, archive) = (project(), "/run/buildah/image.tar");
+        let file = project.join("manifests/Containerfile");
+        let (file, context) = (file.display(), binary("iocast-node")?);
+        let context = context.parent().unwrap_or(&project).display();
+        for line in [
+            format!("{BUILDAH} bud --isolation chroot --pull-never --tag {image} --file {file} {context}"),
+            format!("{BUILDAH} push {image} docker-archive:{archive}:{image}"),
+            format!("ctr --namespace k8s.io images import {archive}"),
+        ] {
+            self.exec(node, &line)?;
+        }
+        Ok(())
+    }
+
+    /// Creates the DaemonSet's pod on a node that has its image, and waits until it is ready.
     pub fn daemonset(&self, node: usize) -> Result<RunningPod> {
         let manifest = manifest()?;
         let spec = &manifest["spec"]["template"]["spec"];
@@ -68,27 +93,19 @@ fn manifest() -> Result<Value> {
 /// What kubelet makes of the only container of a pod's `spec`.
 fn container(spec: &Value) -> Result<ContainerConfig> {
     let container = &spec["containers"][0];
-    let mut mounts = vec![program("iocast-node")?, program("iocast")?];
-    let wanted = container["volumeMounts"].as_array().cloned().unwrap_or_default();
-    mounts.extend(wanted.iter().map(|mount| volume(spec, mount)));
+    let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: text(&container["name"]) }),
-        image: Some(Image { image: IMAGE.into() }),
-        command: vec!["/iocast-node".into()],
+        image: Some(Image { image: text(&container["image"]) }),
+        command: texts(&container["command"]),
         arguments: texts(&container["args"]),
-        mounts,
+        mounts: mounts.iter().map(|mount| volume(spec, mount)).collect(),
         log_path: format!("{}.log", text(&container["name"])),
         linux: Some(LinuxContainer {
             resources: Some(Resources { memory_limit: bytes(&container["resources"]["limits"]["memory"])? }),
             security: Some(security(&container["securityContext"])),
         }),
     })
-}
-
-/// A program of the DaemonSet's image, which holds nothing else: the one that was built last.
-fn program(name: &str) -> Result<Mount> {
-    let host_path = binary(name)?.display().to_string();
-    Ok(Mount { container_path: format!("/{name}"), host_path, readonly: true, propagation: 0 })
 }
 
 /// A mount of a volume: a path of the node, or the ConfigMap, which is the directory of the same name on the lab's nodes.

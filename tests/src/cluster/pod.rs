@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{DOMAIN, Error, Result};
 
-/// The image of everything, `tests/cluster/image.sh`.
-pub(super) const IMAGE: &str = "lab.local/epics:1";
+/// The image of everything but the DaemonSet, `tests/cluster/image.sh`.
+const IMAGE: &str = "lab.local/epics:1";
 /// The user of a restricted container.
 const USER: i64 = 1000;
 /// What IOCs print when they serve.
@@ -74,14 +74,14 @@ impl Cluster {
     /// Creates a member with an IOC whose records begin with `prefix`, and waits until it serves.
     pub fn ioc_pod(&self, node: usize, name: &str, prefix: &str) -> Result<RunningPod> {
         let pod = self.pod(node, &Wanted::member(name))?;
-        self.start_ioc(&pod, prefix)?;
+        self.start_ioc(&pod, "softIoc", prefix)?;
         Ok(pod)
     }
 
-    /// Starts an IOC in a pod, and waits until it serves.
-    pub fn start_ioc(&self, pod: &RunningPod, prefix: &str) -> Result<()> {
+    /// Starts an IOC of this program in a pod, and waits until it serves.
+    pub fn start_ioc(&self, pod: &RunningPod, program: &str, prefix: &str) -> Result<()> {
         let macros = format!("P={prefix}");
-        self.run(pod, "ioc", &["softIoc", "-S", "-m", &macros, "-d", "/ioc/demo.db"])?;
+        self.run(pod, "ioc", &[program, "-S", "-m", &macros, "-d", "/ioc/demo.db"])?;
         self.wait_for_log(pod, "ioc", |log| log.contains(SERVING))
     }
 

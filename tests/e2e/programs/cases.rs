@@ -440,8 +440,7 @@ fn cameras() -> Vec<Case> {
     at_node[44..48].copy_from_slice(&[172, 23, 0, 10]);
     vec![
         Case::new("a discovery of a pod", from_pod(udp(CLIENT, "255.255.255.255:3956", &discovery)))
-            .goes_to_node(0)
-            .fans(|copy| copy)
+            .shared(0)
             .sends(|copy| copy.to("255.255.255.255:3956"))
             .gvcp(&[Relayed, Sent]),
         Case::new("a pod tells a camera where to stream to", commands(&all))

@@ -2,7 +2,8 @@
 //!
 //! ```toml
 //! [domain.bl07]
-//! uplink = "eth0"           # the interface on the LAN
+//! uplink = "eth0"           # the interface on the LAN: its name, a network it has an address in, or "auto" (default route)
+//! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
 //! pins = "5000-29999"       # ports that pods may ask for besides, default as here
@@ -25,6 +26,9 @@ const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
 const PROTOCOLS: [Protocol; 3] = [Protocol::Ca, Protocol::Pva, Protocol::Gvcp];
 /// Those of a domain that does not say: who may command cameras is to be decided.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
+
+/// In place of an uplink's name: the interface of the default route.
+pub(crate) const AUTO: &str = "auto";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +55,10 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DomainConfig {
     pub(crate) name: String,
-    /// Name of the interface on the LAN.
+    /// The interface on the LAN: its name, a network in which it has an address, or [`AUTO`].
     pub(crate) uplink: String,
+    /// Namespaces whose pods may join, each may end in `*`; all if it is empty.
+    pub(crate) namespaces: Vec<String>,
     pub(crate) protocols: Vec<Protocol>,
     pub(crate) ports: Ports,
     /// Ports that pods may pin besides those.
@@ -139,6 +145,8 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Section {
     uplink: String,
+    #[serde(default)]
+    namespaces: Vec<String>,
     protocols: Option<Vec<String>>,
     ports: Option<String>,
     pins: Option<String>,
@@ -204,8 +212,14 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
     if !is_name(&name) {
         found.push("a name has 1 to 63 letters, digits, `-`, `_` or `.`".into());
     }
-    if section.uplink.is_empty() || section.uplink.len() > 15 {
-        found.push(format!("`uplink` is `{}`: expected the name of an interface", section.uplink));
+    if (section.uplink.is_empty() || section.uplink.len() > 15) && parse_network(&section.uplink).is_none() {
+        found.push(format!(
+            "`uplink` is `{}`: expected the name of an interface, a network such as 172.23.0.0/24, or `auto`",
+            section.uplink
+        ));
+    }
+    for pattern in section.namespaces.iter().filter(|pattern| !is_pattern(pattern)) {
+        found.push(format!("`namespaces` has `{pattern}`: expected a namespace, or its beginning and `*`"));
     }
     let domain = DomainConfig {
         protocols: protocols(section.protocols, &mut found),
@@ -216,6 +230,7 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
         lan: networks("lan", &section.lan, &mut found),
         cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
         uplink: section.uplink,
+        namespaces: section.namespaces,
         name,
     };
     found.extend(contradictions(&domain));
@@ -225,6 +240,14 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
 
 fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// Whether it is the name of a namespace (RFC 1123 label), or the beginning of one and `*`.
+fn is_pattern(pattern: &str) -> bool {
+    let stem = pattern.strip_suffix('*').unwrap_or(pattern);
+    !pattern.is_empty()
+        && pattern.len() <= 63
+        && stem.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 fn protocols(names: Option<Vec<String>>, faults: &mut Vec<String>) -> Vec<Protocol> {
@@ -322,7 +345,7 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
     found
 }
 
-fn parse_network(text: &str) -> Option<Network> {
+pub(crate) fn parse_network(text: &str) -> Option<Network> {
     let (address, prefix) = text.split_once('/')?;
     let (address, prefix): (Ipv4Addr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
     (prefix <= 32).then_some(Network { address: address.octets(), prefix })
@@ -373,6 +396,7 @@ mod tests {
         let expected = DomainConfig {
             name: "bl07".into(),
             uplink: "eth0".into(),
+            namespaces: vec![],
             protocols: vec![Protocol::Ca, Protocol::Pva],
             ports: DEFAULT_PORTS,
             pins: DEFAULT_PINS,
@@ -436,6 +460,23 @@ mod tests {
             "{found:#?}"
         );
         assert!(found[2].contains("`lan_ports` has 80"), "{found:#?}");
+    }
+
+    #[test]
+    fn an_uplink_is_a_name_a_network_or_left_to_the_default_route() {
+        for uplink in ["eth0", "172.23.0.0/24", "auto"] {
+            assert!(Config::parse(&format!("[domain.a]\nuplink = \"{uplink}\"")).is_ok(), "{uplink}");
+        }
+        assert!(faults("[domain.a]\nuplink = \"an-interface-too-long\"")[0].contains("expected the name"));
+    }
+
+    #[test]
+    fn namespaces_are_names_or_their_beginnings() {
+        let of = |list: &str| Config::parse(&format!("[domain.a]\nuplink = \"eth0\"\nnamespaces = {list}"));
+        assert!(of("[\"bl07\", \"bl07-*\", \"*\"]").is_ok());
+        for wrong in ["", "BL07", "a*b", "a/b"] {
+            assert!(of(&format!("[\"{wrong}\"]")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

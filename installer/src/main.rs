@@ -17,6 +17,7 @@ mod run;
 mod serve;
 mod snoop;
 mod status;
+mod uplink;
 
 use std::{path::PathBuf, process::ExitCode};
 

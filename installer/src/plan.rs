@@ -25,6 +25,10 @@ pub(crate) struct Plan {
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
     /// What networks are for a domain: domain, address, prefix length, flags from [`abi::lan`].
     pub(crate) networks: Vec<(u16, [u8; 4], u8, u32)>,
+    /// A UDP port that two domains relay on one uplink.
+    pub(crate) doubled: Option<u16>,
+    /// Namespaces whose pods may join a domain, where not all may: domain, and a name or its beginning and `*`.
+    pub(crate) namespaces: Vec<(u16, String)>,
 }
 
 const NO_DOMAIN: Domain =
@@ -53,6 +57,7 @@ pub(crate) fn plan(
         let found = interface(domain);
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
+        plan.namespaces.extend(domain.namespaces.iter().map(|pattern| (number, pattern.clone())));
         let connected = found.iter().flat_map(|interface| &interface.networks);
         plan.networks.extend(networks(number, domain, connected.chain(&domain.lan).copied().collect()));
         if let Some(interface) = &found {
@@ -67,6 +72,11 @@ pub(crate) fn plan(
             }
         }
     }
+    // Domains whose uplinks have other names may still have the same one.
+    let double =
+        |index: usize, key: &RelayKey| plan.lan_relays[..index].iter().any(|(other, _)| other == key);
+    let doubled = plan.lan_relays.iter().enumerate().find(|(index, (key, _))| double(*index, key));
+    plan.doubled = doubled.map(|(_, (key, _))| key.port);
     let gone = present.domains.iter().filter(|(number, _)| !numbers.contains(&Some(*number)));
     plan.domains.extend(gone.map(|(number, _)| (*number, NO_DOMAIN)));
     plan

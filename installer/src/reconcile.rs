@@ -6,13 +6,16 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use abi::{Protocol, Uplink, text};
-use datapath::{Error, External, Hook, State, attach, detach, ensure_fan, is_attached, link};
+use datapath::{
+    Error, External, Hook, State, attach, detach, ensure_fan, is_attached,
+    link::{self, Link},
+};
 
 use crate::{
     config::{Config, DomainConfig, GVCP_PORT, Network, Ports},
     plan::{Interface, Present, plan},
     reserve::reserve,
-    status,
+    status, uplink,
 };
 
 /// How far the programs are replaced by a pass.
@@ -58,12 +61,13 @@ impl Pass<'_> {
         let mut interfaces = vec![];
         for domain in &config.domains {
             match interface(domain, &before)? {
-                Ok(interface) => interfaces.push((domain.uplink.as_str(), interface)),
+                Ok((name, interface)) => interfaces.push((domain.uplink.as_str(), name, interface)),
                 Err(problem) => self.problems.push(problem),
             }
         }
         let find = |domain: &DomainConfig| {
-            interfaces.iter().find(|(name, _)| *name == domain.uplink).map(|(_, interface)| interface.clone())
+            let found = interfaces.iter().find(|(uplink, ..)| *uplink == domain.uplink);
+            found.map(|(.., interface)| interface.clone())
         };
         let _lock = self.state.lock()?;
         let members: Vec<u16> =
@@ -77,6 +81,13 @@ impl Pass<'_> {
                 abi::DOMAINS
             ));
         }
+        if let Some(port) = plan.doubled {
+            self.problems.push(format!(
+                "two domains relay UDP port {port} on the same uplink: a search there could not be told apart; give one of \
+                 them another `uplink`, or other `lan_ports`"
+            ));
+        }
+        self.state.set_namespaces(&plan.namespaces)?;
         self.state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
         self.state.set_networks(&plan.networks)?;
         self.state.set_uplinks(&plan.uplinks)?;
@@ -100,7 +111,7 @@ impl Pass<'_> {
                 self.problems.extend(detach(self.bpffs, hook, *index).err().map(|error| error.to_string()));
             }
         }
-        for (name, _) in interfaces {
+        for (_, name, _) in &interfaces {
             self.attach(name, &[Hook::FromLan, Hook::ToLan]);
         }
         Ok(())
@@ -113,7 +124,10 @@ impl Pass<'_> {
         for (key, attachment) in self.state.attachments()? {
             match link::by_index(attachment.member)? {
                 Some(veth) => self.attach(&veth.name, &[Hook::FromPod]),
-                None => self.state.leave(&key, &attachment)?,
+                None => {
+                    self.state.leave(&key, &attachment)?;
+                    self.state.forget_circuits(attachment.address)?;
+                }
             }
         }
         Ok(())
@@ -153,14 +167,17 @@ impl Pass<'_> {
 
 /// The uplink of `domain` as it is now, or what is wrong with it. One that has no address for the moment, as while a DHCP
 /// client renews it, keeps the one it had `before`: its circuits would be reset otherwise.
-fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<Result<Interface, String>, Error> {
+fn interface(
+    domain: &DomainConfig,
+    before: &[(u32, Uplink)],
+) -> Result<Result<(String, Interface), String>, Error> {
     let DomainConfig { name, uplink, .. } = domain;
     let say = |what: String| {
         Err(format!("domain `{name}`: {what}; set `uplink` to the node's interface on that LAN"))
     };
-    let Some(device) = link::by_name(uplink)? else {
+    let Some(device) = uplink::find(uplink)? else {
         let names = link::names()?.join(", ");
-        return Ok(say(format!("there is no interface `{uplink}` (there are: {names})")));
+        return Ok(say(format!("{} (there are: {names})", uplink::absence(uplink))));
     };
     let addresses = link::addresses(device.index)?;
     let networks =
@@ -174,8 +191,9 @@ fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<Result<I
     let known = now.or_else(|| kept.map(|(_, uplink)| (uplink.address, uplink.broadcast)));
     Ok(match known {
         Some((address, broadcast)) => {
-            Ok(Interface { index: device.index, mac: device.mac, address, broadcast, networks })
+            let Link { index, mac, name, .. } = device;
+            Ok((name, Interface { index, mac, address, broadcast, networks }))
         }
-        None => say(format!("interface `{uplink}` has no IPv4 address")),
+        None => say(format!("interface `{}` has no IPv4 address", device.name)),
     })
 }

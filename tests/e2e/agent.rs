@@ -29,6 +29,35 @@ fn failure(lab: &Lab, line: &str) -> Result<String> {
 const RUN: &str = "run --no-cni --config /run/iocast/config.toml";
 
 #[test]
+fn an_uplink_is_found_by_a_network_and_by_the_default_route() -> Result<()> {
+    let lab = lab()?;
+    lab.sandbox.sh(NODE, "ip route add default via 172.23.0.2 dev eth0")?;
+    for uplink in ["172.23.0.0/24", "auto"] {
+        lab.configure(&format!("[domain.{}]\nuplink = \"{uplink}\"\n", lab::DOMAIN))?;
+        lab.agent_command(&format!("{RUN} --once"))?.finish()?.success()?;
+        let status = lab.status()?;
+        assert_eq!(
+            (&status["uplink"], &status["address"]),
+            (&"eth0".into(), &"172.23.0.10".into()),
+            "{uplink}"
+        );
+    }
+    lab.configure("[domain.bl07]\nuplink = \"10.9.0.0/16\"\n")?;
+    let said = lab.agent_command(&format!("{RUN} --once"))?.finish()?.output;
+    assert!(said.contains("domain `bl07`: no interface has an address in 10.9.0.0/16"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn two_domains_whose_uplinks_turn_out_to_be_the_same_are_reported() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.a]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"172.23.0.0/24\"\n")?;
+    let said = lab.agent_command(&format!("{RUN} --once"))?.finish()?.output;
+    assert!(said.contains("two domains relay UDP port 5064 on the same uplink"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn an_uplink_that_does_not_exist_is_named_and_taken_when_it_appears() -> Result<()> {
     let lab = lab()?;
     lab.configure("[domain.bl07]\nuplink = \"lan9\"\n")?;

@@ -27,6 +27,8 @@ pub const UPLINKS: u32 = DOMAINS;
 pub const RELAYS: u32 = 256;
 /// Networks that are LAN, all domains together.
 pub const NETWORKS: u32 = 1024;
+/// Namespaces whose pods may join, all domains together.
+pub const NAMESPACES: u32 = 1024;
 /// External ports in use, TCP and UDP, all domains together.
 pub const EXTERNALS: u32 = 16 * 1024;
 /// LAN sockets remembered as searchers; the least recently used one is forgotten first.
@@ -262,6 +264,14 @@ plain! {
         pub ports: u32,
         /// Those that hold an address.
         pub addresses: u32,
+    }
+
+    /// A namespace whose pods may join a domain. Read by user space only.
+    pub struct NamespaceKey {
+        /// Its name, or the beginning of it and `*`, padded with zeros.
+        pub pattern: [u8; 64],
+        /// The domain.
+        pub domain: u32,
     }
 
     /// Key of a CNI attachment (CNI spec: container id and interface name).

@@ -65,6 +65,7 @@ pub fn join(
         remove_locked(bpffs, state, key, &former)?; // or its place would never be free again
     }
     let attachment = Attachment { domain: state.domain_number(joining.domain)?, ..attachment };
+    state.check_namespace(attachment.domain, joining.domain, joining.namespace)?;
     let member = Member {
         address: attachment.address,
         broadcast: pod.broadcast().octets(),

@@ -12,8 +12,8 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Protocol,
-    Relay, RelayKey, Uplink, Verdict, counter_index, roster_index,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member,
+    NamespaceKey, Protocol, Relay, RelayKey, Uplink, Verdict, counter_index, roster_index,
 };
 use aya::{
     Pod,
@@ -93,6 +93,7 @@ pub struct State {
     streams: HashMap<MapData, FlowKey, Followed>,
     counters: PerCpuArray<MapData, u64>,
     attachments: HashMap<MapData, AttachmentKey, Attachment>,
+    namespaces: HashMap<MapData, NamespaceKey, u32>,
 }
 
 impl State {
@@ -117,6 +118,7 @@ impl State {
             streams: hash(&maps, "STREAMS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
             attachments: hash(&maps, "ATTACHMENTS")?,
+            namespaces: hash(&maps, "NAMESPACES")?,
             directory,
         })
     }
@@ -210,6 +212,34 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Makes these the namespaces whose pods may join a domain, each a name, or its beginning and `*`; pods of all may join a
+    /// domain that is not among them.
+    pub fn set_namespaces(&mut self, namespaces: &[(u16, String)]) -> Result<()> {
+        let entry = |(domain, pattern): &(u16, String)| {
+            Some((NamespaceKey { pattern: abi::field(pattern)?, domain: u32::from(*domain) }, 1))
+        };
+        let entries: Vec<_> = namespaces.iter().filter_map(entry).collect();
+        replace_all("NAMESPACES", &mut self.namespaces, &entries)
+    }
+
+    /// An error if pods of `namespace` may not join the domain.
+    pub fn check_namespace(&self, domain: u16, name: &str, namespace: &str) -> Result<()> {
+        let keys = keys("NAMESPACES", &self.namespaces)?;
+        let mut patterns: Vec<_> = keys
+            .iter()
+            .filter(|key| key.domain == u32::from(domain))
+            .map(|key| abi::text(&key.pattern))
+            .collect();
+        if patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, namespace)) {
+            return Ok(());
+        }
+        patterns.sort_unstable();
+        Err(Error::Refused(format!(
+            "pods of namespace `{namespace}` may not join the domain `{name}` (those of {} may)",
+            patterns.join(", ")
+        )))
     }
 
     /// Makes these the only relayed ports, as the LAN and as pods see them.
@@ -421,6 +451,11 @@ impl State {
     fn roster_length(&self, domain: u32) -> Result<u32> {
         self.roster_length.get(&domain, 0).map_err(|error| Error::bpf("cannot read ROSTER_LENGTH", &error))
     }
+}
+
+/// Whether `name` is `pattern`, or begins like it where that ends in `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |stem| name.starts_with(stem))
 }
 
 /// Whether two keys of a trie are the same in their first `bits` bits, which is all that the kernel keeps of them.

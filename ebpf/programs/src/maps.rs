@@ -1,8 +1,8 @@
 //! The maps, pinned by name: the only state there is.
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member, Read,
-    ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member,
+    NamespaceKey, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -68,6 +68,9 @@ pub static STREAMS: LruHashMap<FlowKey, Followed> = LruHashMap::pinned(abi::STRE
 /// Counters, see [`abi::counter_index`].
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(abi::COUNTERS, 0);
+/// Namespaces whose pods may join a domain; all may where there is none. For user space.
+#[map]
+pub static NAMESPACES: HashMap<NamespaceKey, u32> = HashMap::pinned(abi::NAMESPACES, BPF_F_NO_PREALLOC);
 /// CNI attachments; for user space.
 #[map]
 pub static ATTACHMENTS: HashMap<AttachmentKey, Attachment> =

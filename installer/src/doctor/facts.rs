@@ -178,7 +178,7 @@ fn fan(bpffs: &Path) -> datapath::Result<Option<(bool, bool)>> {
 }
 
 fn uplink(bpffs: &Path, domain: &DomainConfig) -> Uplink {
-    let found = link::by_name(&domain.uplink)
+    let found = crate::uplink::find(&domain.uplink)
         .and_then(|device| device.map(|device| interface(bpffs, domain, &device)).transpose());
     Uplink { domain: domain.name.clone(), name: domain.uplink.clone(), found: known(found) }
 }

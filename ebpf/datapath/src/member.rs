@@ -89,14 +89,14 @@ pub fn join(
 /// Removes all that is left of an attachment. That nothing is left is no failure, and costs no wait for the lock: DEL comes
 /// for every pod, most of which never were members.
 pub fn remove(bpffs: &Path, state: &mut State, key: &AttachmentKey) -> Result<()> {
-    if state.attachment(key)?.is_none() {
-        return Ok(());
-    }
+    let Some(attachment) = state.attachment(key)? else { return Ok(()) };
+    // While it is recorded whose they are: should this be cut off, the next DEL goes on.
+    state.forget_circuits(attachment.address)?;
     let lock = state.lock()?;
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
     let removed = remove_locked(bpffs, state, key, &attachment);
     drop(lock);
-    state.forget_circuits(attachment.address)?;
+    state.forget_circuits(attachment.address)?; // opened meanwhile
     removed
 }
 

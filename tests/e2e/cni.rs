@@ -477,6 +477,22 @@ fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
 }
 
 #[test]
+fn a_pod_of_a_namespace_that_may_not_join_is_refused() -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+    let with = |namespaces: &str| {
+        format!("[domain.{}]\nuplink = \"eth0\"\nnamespaces = {namespaces}\n", lab::DOMAIN)
+    };
+    lab.start_agent_with(&with("[\"bl07\", \"hall-*\"]"))?;
+    let error = lab.pod("ioc-a").unwrap_err().to_string();
+    assert!(error.contains("code 7") && error.contains("namespace `beamline` may not join"), "{error}");
+    assert!(error.contains("bl07, hall-*"), "{error}");
+    assert_eq!(lab.leftovers()?, NOTHING);
+    lab.terminate_agent()?;
+    lab.start_agent_with(&with("[\"beam*\"]"))?;
+    lab.pod("ioc-a").map(|_| ())
+}
+
+#[test]
 fn a_domain_that_is_not_configured_is_named_beside_those_that_are() -> Result<()> {
     let lab = Lab::up(Options::new(Topology::Bridge))?;
     let error = lab.pod_with("ioc-a", &[("iocast.io/domain", "bl99")]).unwrap_err().to_string();

@@ -479,9 +479,8 @@ fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
 #[test]
 fn a_pod_of_a_namespace_that_may_not_join_is_refused() -> Result<()> {
     let mut lab = Lab::without_agent(Options::new(Topology::Bridge))?;
-    let with = |namespaces: &str| {
-        format!("[domain.{}]\nuplink = \"eth0\"\nnamespaces = {namespaces}\n", DOMAIN)
-    };
+    let with =
+        |namespaces: &str| format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nnamespaces = {namespaces}\n");
     lab.start_agent_with(&with("[\"bl07\", \"hall-*\"]"))?;
     let error = lab.pod("ioc-a").unwrap_err().to_string();
     assert!(error.contains("code 7") && error.contains("namespace `beamline` may not join"), "{error}");

@@ -216,11 +216,7 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
         ("remove the twin of", &|| remove_address(index, twin)),
     ];
     for (number, (what, step)) in steps.into_iter().enumerate() {
-        let outcome = step();
-        if number == 0 && outcome.as_ref().is_err_and(|error| is_one_of(error, &[Errno::EEXIST])) {
-            continue; // left by one that was killed here
-        }
-        if let Err(error) = outcome {
+        if let Err(error) = step() {
             // As it was, as far as that goes: the first step undone, and the second if it was done.
             if number == 2 {
                 let _ = add_address(index, address, false);

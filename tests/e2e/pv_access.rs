@@ -121,8 +121,8 @@ fn beacons_are_heard_once_on_the_lan_and_in_pods(topology: Topology) -> Result<(
     let _ioc = lab.ioc_of(Server::PvAccessCpp, &server.netns, "A")?;
     std::thread::sleep(BEACONS);
     let hear = |socket: &Socket| socket.drain(Duration::from_millis(100));
+    let [ca_in_pod, pva_in_pod] = in_pod.each_ref().map(hear); // first: the LAN has heard at least as many
     let [ca, pva] = on_lan.each_ref().map(hear);
-    let [ca_in_pod, pva_in_pod] = in_pod.each_ref().map(hear);
 
     let circuit = |port| lab.external_port("ioc-a", "tcp", port).map(Option::unwrap_or_default);
     let (ca_port, pva_port) = (circuit(5064)?, circuit(5075)?);

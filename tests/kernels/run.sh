@@ -78,7 +78,7 @@ boot() {
     image=$(find "$directory/boot" "$(base "$1")/lib/modules" -maxdepth 2 -name 'vmlinuz*' 2>/dev/null | head -n 1)
     # The machine ends with this script, however that does.
     setpriv --pdeathsig TERM timeout --foreground "$PATIENCE" qemu-system-x86_64 \
-        -accel "${ACCEL:-tcg}" -cpu max -smp 2 -m 1024 -nodefaults -no-reboot -display none \
+        -accel tcg -cpu max -smp 2 -m 1024 -nodefaults -no-reboot -display none \
         -kernel "$image" -initrd "$directory/initramfs.gz" -append "console=ttyS0 quiet panic=-1 mitigations=off" \
         -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
         -serial "file:$directory/log" -serial stdio </dev/null | tee "$directory/results"

@@ -57,6 +57,9 @@ enum Command {
         /// As JSON, for programs.
         #[arg(long)]
         json: bool,
+        /// Count for so many seconds, and show packets per second, too.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+        rates: Option<u16>,
     },
     /// Look at everything iocast depends on: what is as it should be, what is not, and what to do.
     Doctor {
@@ -79,7 +82,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&arguments.bpffs, options),
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
-        Command::Status { json } => status::run(&arguments.bpffs, *json),
+        Command::Status { json, rates } => status::run(&arguments.bpffs, *json, *rates),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
     };

@@ -1,6 +1,6 @@
 //! `iocast-node status`: the pinned maps, as a table for people or as JSON for programs.
 
-use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path};
+use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path, thread::sleep, time::Duration};
 
 use abi::{Claim, TCP, text, trouble};
 use datapath::{External, State, link};
@@ -49,16 +49,40 @@ struct CounterStatus {
     protocol: &'static str,
     verdict: &'static str,
     packets: u64,
+    /// Packets per second, where they were counted for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
 }
 
-pub(crate) fn run(bpffs: &Path, json: bool) -> Result<(), Box<dyn Error>> {
-    let domains = read(&State::open(bpffs)?)?;
+pub(crate) fn run(bpffs: &Path, json: bool, seconds: Option<u16>) -> Result<(), Box<dyn Error>> {
+    let state = State::open(bpffs)?;
+    let mut domains = read(&state)?;
+    if let Some(seconds) = seconds {
+        sleep(Duration::from_secs(seconds.into()));
+        let before = domains;
+        domains = read(&state)?;
+        add_rates(&mut domains, &before, seconds);
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&domains)?);
     } else {
         print!("{}", table(&domains));
     }
     Ok(())
+}
+
+/// Adds to each counter how fast it has counted in the `seconds` since `before`.
+fn add_rates(domains: &mut [DomainStatus], before: &[DomainStatus], seconds: u16) {
+    for domain in domains {
+        let earlier = before.iter().find(|earlier| earlier.name == domain.name);
+        for counter in &mut domain.counters {
+            let same =
+                |old: &&CounterStatus| old.protocol == counter.protocol && old.verdict == counter.verdict;
+            let old = earlier.and_then(|earlier| earlier.counters.iter().find(same));
+            let counted = counter.packets.saturating_sub(old.map_or(0, |old| old.packets));
+            counter.rate = Some(counted as f64 / f64::from(seconds));
+        }
+    }
 }
 
 fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
@@ -75,6 +99,7 @@ fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
                 protocol: counter.protocol.name(),
                 verdict: counter.verdict.name(),
                 packets: counter.packets,
+                rate: None,
             });
         found.push(DomainStatus {
             name: text(&domain.name).into(),
@@ -167,10 +192,40 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
         )?;
     }
     if !counters.is_empty() {
-        writeln!(out, "  {:<10} {:<16} {:>12}", "PROTOCOL", "VERDICT", "PACKETS")?;
+        let rate = if counters[0].rate.is_some() { "         PER SECOND" } else { "" };
+        writeln!(out, "  {:<10} {:<16} {:>12}{rate}", "PROTOCOL", "VERDICT", "PACKETS")?;
     }
-    for CounterStatus { protocol, verdict, packets } in counters {
-        writeln!(out, "  {protocol:<10} {verdict:<16} {packets:>12}")?;
+    for CounterStatus { protocol, verdict, packets, rate } in counters {
+        let rate = rate.map(|rate| format!("{rate:>19.1}")).unwrap_or_default();
+        writeln!(out, "  {protocol:<10} {verdict:<16} {packets:>12}{rate}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(packets: u64) -> DomainStatus {
+        DomainStatus {
+            name: "bl07".into(),
+            uplink: None,
+            address: None,
+            first_port: 61000,
+            last_port: 64999,
+            members: vec![],
+            counters: vec![CounterStatus { protocol: "ca", verdict: "relayed", packets, rate: None }],
+        }
+    }
+
+    #[test]
+    fn a_rate_is_what_was_counted_meanwhile() {
+        let mut now = [domain(130)];
+        add_rates(&mut now, &[domain(100)], 4);
+        assert_eq!(now[0].counters[0].rate, Some(7.5));
+        add_rates(&mut now, &[], 10);
+        assert_eq!(now[0].counters[0].rate, Some(13.0), "a domain that is new");
+        let table = table(&now);
+        assert!(table.contains("PER SECOND") && table.contains("13.0"), "{table}");
+    }
 }

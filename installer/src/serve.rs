@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::TCP;
+use abi::{Protocol, TCP, Verdict};
 use datapath::{Hook, State, is_attached, link};
 use http_body_util::Full;
 use hyper::{
@@ -142,7 +142,11 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     for (number, domain) in state.domains()? {
         let ports = externals.iter().filter(|port| port.claim.domain == number);
         let tcp = ports.clone().filter(|port| port.external.protocol == u16::from(TCP)).count();
-        let packets = counters.iter().filter(|counter| counter.domain == number);
+        let counted = counters.iter().filter(|counter| counter.domain == number);
+        let counted =
+            counted.map(|counter| (counter.protocol.name(), counter.verdict.name(), counter.packets));
+        // An alert on growth must see that there were none: a counter that appears has not grown.
+        let none = Protocol::ALL.iter().map(|protocol| (protocol.name(), Verdict::NoPort.name(), 0));
         found.insert(
             abi::text(&domain.name).into(),
             Domain {
@@ -150,9 +154,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
                 ports: tcp.max(ports.count() - tcp),
                 ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
-                packets: packets
-                    .map(|counter| (counter.protocol.name(), counter.verdict.name(), counter.packets))
-                    .collect(),
+                packets: counted.chain(none).collect(),
             },
         );
     }

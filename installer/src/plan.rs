@@ -1,8 +1,8 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
-use abi::{Domain, Relay, RelayKey, Uplink, field, lan};
+use abi::{Domain, Protocol, Relay, RelayKey, Uplink, field, lan};
 
-use crate::config::{Config, DomainConfig, Network, Relayed};
+use crate::config::{Config, DomainConfig, GVCP_PORT, Network, Relayed};
 
 /// What an uplink's interface looks like now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
     /// What networks are for a domain: domain, address, prefix length, flags from [`abi::lan`].
     pub(crate) networks: Vec<(u16, [u8; 4], u8, u32)>,
+    /// Ranges of ports, both ends inclusive, that may be external.
+    pub(crate) external_ports: Vec<(u16, u16)>,
     /// A UDP port that two domains relay on one uplink.
     pub(crate) doubled: Option<u16>,
     /// Namespaces whose pods may join a domain, where not all may: domain, and a name or its beginning and `*`.
@@ -57,6 +59,10 @@ pub(crate) fn plan(
         let found = interface(domain);
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
+        plan.external_ports.push((domain.ports.first, domain.ports.last));
+        if domain.protocols.contains(&Protocol::Gvcp) {
+            plan.external_ports.push((GVCP_PORT, GVCP_PORT)); // for a camera in a pod
+        }
         plan.namespaces.extend(domain.namespaces.iter().map(|pattern| (number, pattern.clone())));
         let connected = found.iter().flat_map(|interface| &interface.networks);
         plan.networks.extend(networks(number, domain, connected.chain(&domain.lan).copied().collect()));
@@ -227,5 +233,10 @@ mod tests {
             (0, [10, 1, 0, 0], 16, both),
         ];
         assert_eq!(plan.networks, expected);
+        assert_eq!(
+            plan.external_ports,
+            [(61000, 64999), (3956, 3956)],
+            "a camera in a pod has the port of cameras"
+        );
     }
 }

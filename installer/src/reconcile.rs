@@ -5,15 +5,15 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
-use abi::{Protocol, Uplink, text};
+use abi::{Uplink, text};
 use datapath::{
     Error, External, Hook, State, attach, detach, ensure_fan, is_attached,
     link::{self, Link},
 };
 
 use crate::{
-    config::{Config, DomainConfig, GVCP_PORT, Network, Ports},
-    plan::{Interface, Present, plan},
+    config::{Config, DomainConfig, Network, Ports},
+    plan::{Interface, Plan, Present, plan},
     reserve::reserve,
     status, uplink,
 };
@@ -74,6 +74,22 @@ impl Pass<'_> {
             self.state.attachments()?.iter().map(|(_, attachment)| attachment.domain).collect();
         let present = self.state.domains()?;
         let plan = plan(config, Present { domains: &present, members: &members }, find);
+        self.write(config, &plan)?;
+        for (index, _) in
+            before.iter().filter(|(index, _)| plan.uplinks.iter().all(|(kept, _)| kept != index))
+        {
+            for hook in [Hook::FromLan, Hook::ToLan] {
+                self.problems.extend(detach(self.bpffs, hook, *index).err().map(|error| error.to_string()));
+            }
+        }
+        for (_, name, _) in &interfaces {
+            self.attach(name, &[Hook::FromLan, Hook::ToLan]);
+        }
+        Ok(())
+    }
+
+    /// Writes what is planned, and says what of the configuration is not. The caller holds the lock.
+    fn write(&mut self, config: &Config, plan: &Plan) -> Result<(), Error> {
         if plan.domains.iter().filter(|(_, domain)| domain.name[0] != 0).count() < config.domains.len() {
             self.problems.push(format!(
                 "pods are still members of domains that were removed, and no number is left of the {} a node has; \
@@ -98,23 +114,7 @@ impl Pass<'_> {
                 self.problems.extend(moved.err().map(|error| error.to_string()));
             }
         }
-        let mut ranges: Vec<_> =
-            config.domains.iter().map(|domain| (domain.ports.first, domain.ports.last)).collect();
-        if config.domains.iter().any(|domain| domain.protocols.contains(&Protocol::Gvcp)) {
-            ranges.push((GVCP_PORT, GVCP_PORT)); // external for a camera in a pod
-        }
-        self.state.set_external_ports(&ranges)?;
-        for (index, _) in
-            before.iter().filter(|(index, _)| plan.uplinks.iter().all(|(kept, _)| kept != index))
-        {
-            for hook in [Hook::FromLan, Hook::ToLan] {
-                self.problems.extend(detach(self.bpffs, hook, *index).err().map(|error| error.to_string()));
-            }
-        }
-        for (_, name, _) in &interfaces {
-            self.attach(name, &[Hook::FromLan, Hook::ToLan]);
-        }
-        Ok(())
+        self.state.set_external_ports(&plan.external_ports)
     }
 
     /// Attaches to the members' veths, and collects what is left of members whose veth is gone: the runtime does not

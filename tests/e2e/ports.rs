@@ -87,11 +87,8 @@ fn a_pin_follows_the_uplinks_address(topology: Topology) -> Result<()> {
 fn ioc_in(lab: &Lab, domain: &str) -> Result<(lab::Pod, Process)> {
     let pod = lab.pod_with(&format!("ioc-{domain}"), &[("iocast.io/domain", domain)])?;
     let database =
-        format!("record(stringin, \"X:NAME\") {{ field(VAL, \"{domain}\") field(PINI, \"YES\") }}");
-    let path = format!("/run/ioc/{domain}.db");
-    lab.sandbox.write(&path, database)?;
-    let mut ioc = lab.epics(&pod.netns, &format!("softIocPVA -S -d {path}"), &[])?;
-    ioc.wait_for("running IOC", lab::epics::PATIENCE, |output| output.contains("complete"))?;
+        format!("record(stringin, \"$(P):NAME\") {{ field(VAL, \"{domain}\") field(PINI, \"YES\") }}");
+    let ioc = lab.ioc_from(&database, Server::PvAccessCpp, &pod.netns, "X", &[])?;
     Ok((pod, ioc))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lab::{
-    Lab, NATIVE, Options, Result, Topology, WORKSTATION,
+    Lab, NATIVE, Options, Pod, Process, Result, Topology, WORKSTATION,
     epics::{PATIENCE, Server},
     monitors::{CLIENTS, assert_unbroken, wait_for_values},
 };
@@ -21,12 +21,18 @@ fn text(took: &[f64]) -> String {
     parts.join(", ")
 }
 
-fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -> Result<()> {
-    let mut lab = Lab::up(Options::new(topology))?;
+/// A pod with an IOC, and a monitor by each client on the LAN that has values of it.
+fn watched(lab: &Lab) -> Result<(Pod, Process, Vec<Process>)> {
     let pod = lab.pod("ioc-a")?;
-    let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
+    let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
     let monitors = lab.monitors(WORKSTATION)?;
     wait_for_values(&monitors, PATIENCE)?;
+    Ok((pod, ioc, monitors))
+}
+
+fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -> Result<()> {
+    let mut lab = Lab::up(Options::new(topology))?;
+    let (_pod, _ioc, monitors) = watched(&lab)?;
     for _ in 0..3 {
         lab.stop_agent();
         wait_for_values(&monitors, PATIENCE)?;
@@ -39,10 +45,7 @@ fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -
 
 fn monitors_recover_when_the_ioc_restarts(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let pod = lab.pod("ioc-a")?;
-    let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = lab.monitors(WORKSTATION)?;
-    wait_for_values(&monitors, PATIENCE)?;
+    let (pod, ioc, monitors) = watched(&lab)?;
     ioc.kill();
     std::thread::sleep(Duration::from_secs(1)); // what is on its way is read
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
@@ -53,10 +56,7 @@ fn monitors_recover_when_the_ioc_restarts(topology: Topology) -> Result<()> {
 
 fn monitors_recover_when_the_pod_is_created_again(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let pod = lab.pod("ioc-a")?;
-    let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = lab.monitors(WORKSTATION)?;
-    wait_for_values(&monitors, PATIENCE)?;
+    let (pod, ioc, monitors) = watched(&lab)?;
     ioc.kill();
     lab.delete_pod(&pod)?;
     let _other = lab.pod("in-between")?; // so that the pod gets another address

@@ -87,16 +87,26 @@ impl Lab {
         prefix: &str,
         variables: &[(&str, &str)],
     ) -> Result<Process> {
+        self.ioc_from(DATABASE, server, netns, prefix, variables)
+    }
+
+    /// The same, with a database of its own.
+    pub fn ioc_from(
+        &self,
+        database: &str,
+        server: Server,
+        netns: &str,
+        prefix: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
         let path = format!("/run/ioc/{netns}-{prefix}.db");
-        self.sandbox.write(&path, DATABASE)?;
+        self.sandbox.write(&path, database)?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ioc/pvxs_ioc.py");
+        let macros = format!("P={prefix}");
+        let soft = ["-S", "-m", &macros, "-d", &path];
         let command = match server {
-            Server::Rsrv => {
-                command("softIoc", &["-S", "-m", &format!("P={prefix}"), "-d", &path], variables)?
-            }
-            Server::PvAccessCpp => {
-                command("softIocPVA", &["-S", "-m", &format!("P={prefix}"), "-d", &path], variables)?
-            }
+            Server::Rsrv => command("softIoc", &soft, variables)?,
+            Server::PvAccessCpp => command("softIocPVA", &soft, variables)?,
             Server::Pvxs => python(&[&script.display().to_string(), prefix, &path], variables)?,
         };
         let mut ioc = self.sandbox.spawn(netns, command)?;
@@ -185,12 +195,6 @@ impl Lab {
         database: &str,
         variables: &[(&str, &str)],
     ) -> Result<Process> {
-        let path = format!("/run/ioc/{netns}-{prefix}.db");
-        self.sandbox.write(&path, database)?;
-        let mut ioc = self.epics(netns, &format!("softIoc -S -m P={prefix} -d {path}"), variables)?;
-        ioc.wait_for("running IOC", PATIENCE, |output| {
-            output.contains("iocRun: All initialization complete")
-        })?;
-        Ok(ioc)
+        self.ioc_from(database, Server::Rsrv, netns, prefix, variables)
     }
 }

@@ -47,8 +47,7 @@ fn record(joining: &Joining<'_>, pod: &Pod) -> Option<Attachment> {
 }
 
 /// Makes `pod` a member: records the attachment, lets the programs see it, gives it the ports it asks for, attaches to its
-/// veth. All of it is undone if a
-/// step fails.
+/// veth. All of it is undone if a step fails.
 pub fn join(
     bpffs: &Path,
     state: &mut State,

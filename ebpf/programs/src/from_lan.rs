@@ -18,6 +18,7 @@ use crate::{
     maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{IP, Packet},
     payload::{self, Content},
+    ports,
     skb::{NEXT, Skb, now},
 };
 
@@ -114,7 +115,9 @@ pub fn learn_searcher(Endpoint { address, port, .. }: Endpoint, domain: u16, pro
 fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     let external = packet.destination;
     // SAFETY: copied at once.
-    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(is_current) else { return false };
+    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(ports::is_current) else {
+        return false;
+    };
     let domain = claim.domain;
     if packet.is_udp() && matches!(claim.protocol, GVCP | GVSP) {
         // What a camera sends from its port for commands is an answer, also to a socket that streams, too.
@@ -163,13 +166,6 @@ fn stream(packet: &mut Packet, claim: &Claim) {
         packet.set_destination(claim.pod);
     }
     count(claim.domain, Protocol::Gvsp as u16, verdict);
-}
-
-/// Whether the pod that took the port still has the address.
-#[inline(always)]
-fn is_current(claim: &Claim) -> bool {
-    // SAFETY: compared at once.
-    unsafe { MEMBERS.get(claim.member) }.is_some_and(|member| member.address == claim.pod.address)
 }
 
 /// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.

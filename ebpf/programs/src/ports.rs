@@ -106,15 +106,19 @@ fn make_stream(external: Endpoint, peer: [u8; 4]) {
     claim.trouble = 0;
 }
 
+/// Whether the pod that took the port still has the address.
+#[inline(always)]
+pub fn is_current(claim: &Claim) -> bool {
+    // SAFETY: compared at once.
+    unsafe { MEMBERS.get(claim.member) }.is_some_and(|member| member.address == claim.pod.address)
+}
+
 /// Gives the member `port` itself, for good, if nobody has it who is still there: a camera's clients know no other.
 #[inline(always)]
 pub fn claim(domain: u16, interface: u32, external: Endpoint, pod: Endpoint) -> bool {
     // SAFETY: copied at once.
     if let Some(claim) = unsafe { EXTERNALS.get(external) }.copied() {
-        // SAFETY: compared at once.
-        let current =
-            unsafe { MEMBERS.get(claim.member) }.is_some_and(|member| member.address == claim.pod.address);
-        if current {
+        if is_current(&claim) {
             return claim.pod == pod && claim.member == interface;
         }
         let _ = EXTERNALS.remove(external);

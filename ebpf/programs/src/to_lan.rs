@@ -1,8 +1,8 @@
 //! tc egress of an uplink: what leaves for the LAN.
 //!
 //! Segments of flows that came in through an external port get that port back, and the answers of PV Access name servers
-//! in them the port that they name. Searches and beacons that
-//! processes on the node broadcast are handed to the members, so that a client on the node finds pods.
+//! in them the port that they name. Searches and beacons that processes on the node broadcast are handed to the members,
+//! so that a client on the node finds pods.
 
 use abi::{Endpoint, FlowKey, Point, Relay, RelayKey, TCP, Uplink, Verdict, relay};
 use wire::Direction;

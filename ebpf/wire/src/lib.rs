@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
+#[cfg(test)]
+mod captured;
 pub mod circuit;
 pub mod gvcp;
 pub mod names;

@@ -155,12 +155,8 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::captured::{CPP_REPLY, CPP_SEARCH, PVXS_REPLY, PVXS_SEARCH, bytes};
     use proptest::prelude::*;
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        let digits: String = hex.split_whitespace().collect();
-        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
-    }
 
     fn text<'a>(found: impl Iterator<Item = (u32, &'a [u8])>) -> Vec<(u32, &'a str)> {
         found.map(|(id, name)| (id, core::str::from_utf8(name).unwrap())).collect()
@@ -173,19 +169,6 @@ mod tests {
     /// RSRV answering for two names (captured).
     const CA_REPLY: &str = "000000000001000d 0000000100000000 \
         0006000813c80000 ffffffff00000001 000d000000000000 0006000813c80000 ffffffff00000002 000d000000000000";
-    /// PVXS asking for `H2:AO` and `H2:STR` (captured).
-    const PVXS_SEARCH: &str = "ca02800300000036 66696e64 00 000000 00000000000000000000000000000000 83da \
-        01 03746370 0002 12345678 05 48323a414f 12345679 06 48323a535452";
-    /// pvAccessCPP asking for `H2:AO`, little endian (captured).
-    const CPP_SEARCH: &str = "ca0200032b000000 01000000 80 000000 00000000000000000000ffff00000000 3da1 \
-        01 03746370 0100 41302010 05 48323a414f";
-    /// PVXS answering for two names (captured).
-    const PVXS_REPLY: &str = "ca02c00400000031 51da2895085a1a180d6575ca 66696e64 \
-        00000000000000000000ffff00000000 13d3 03746370 01 0002 12345678 12345679";
-    /// pvAccessCPP answering for one, little endian (captured).
-    const CPP_REPLY: &str = "ca0240042d000000 59e0016b00000000e7b2412b 01000000 \
-        00000000000000000000ffff00000000 d313 03746370 01 0100 41302010";
-
     #[test]
     fn a_captured_search_of_channel_access_gives_its_ids_and_names() {
         assert_eq!(text(ca_search(&bytes(CA_SEARCH))), [(1, "H2:AO"), (3, "H2:COUNT")]);

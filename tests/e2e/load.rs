@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{Lab, NODE, Options, Process, Result, Topology, WORKSTATION, epics::PATIENCE};
+use lab::{
+    Lab, NODE, Options, Process, Result, Topology, WORKSTATION,
+    epics::{PATIENCE, Server},
+};
 
 lab::in_both_topologies! {
     a_thousand_pvs_of_ten_pods_connect
@@ -17,6 +20,8 @@ const PODS: usize = 10;
 const PVS_OF_A_POD: usize = 100;
 /// How often each way is measured, in turns.
 const REPEATS: usize = 3;
+/// How often a monitor is started until it shows all values.
+const TRIES: usize = 3;
 
 /// A database whose records hold numbers that no other pod's do.
 fn database(pod: usize) -> String {
@@ -39,17 +44,27 @@ fn value(pod: usize, number: usize) -> usize {
 /// IOCs with Channel Access and PV Access in these namespaces, one each, whose records begin with `prefix` and its number.
 fn iocs(lab: &Lab, prefix: &str, namespaces: &[String]) -> Result<Vec<Process>> {
     let start = |(number, netns): (usize, &String)| -> Result<Process> {
-        let path = format!("/run/ioc/{prefix}{number}.db");
-        lab.sandbox.write(&path, database(number))?;
-        let mut ioc = lab.epics(netns, &format!("softIocPVA -S -m P={prefix}{number} -d {path}"), &[])?;
-        ioc.wait_for("running IOC", PATIENCE, |output| output.contains("All initialization complete"))?;
-        Ok(ioc)
+        lab.ioc_from(&database(number), Server::PvAccessCpp, netns, &format!("{prefix}{number}"), &[])
     };
     namespaces.iter().enumerate().map(start).collect()
 }
 
-/// How long a monitor takes to show all values of the IOCs with this prefix, from its start.
-fn time_to_all(lab: &Lab, program: &str, prefix: &str) -> Result<Duration> {
+/// How long a monitor takes to show all values of the IOCs with this prefix, from its start, and how many had to be started
+/// before it.
+///
+/// `pvmonitor` waits for ever for a value or for many, once in some dozens of runs with a busy machine, wherever its servers
+/// are: it is given more than one try, and what that hides is counted.
+fn time_to_all(lab: &Lab, program: &str, prefix: &str) -> Result<(Duration, usize)> {
+    let mut stalled = 0;
+    loop {
+        match time_of_one(lab, program, prefix) {
+            Err(lab::Error::Timeout(_)) if stalled + 1 < TRIES => stalled += 1,
+            outcome => return Ok((outcome?, stalled)),
+        }
+    }
+}
+
+fn time_of_one(lab: &Lab, program: &str, prefix: &str) -> Result<Duration> {
     let all = || (0..PODS).flat_map(|pod| (0..PVS_OF_A_POD).map(move |number| (pod, number)));
     let names: Vec<_> = all().map(|(pod, number)| format!("{prefix}{pod}:N{number}")).collect();
     let begin = Instant::now();
@@ -73,9 +88,12 @@ fn a_thousand_pvs_of_ten_pods_connect(topology: Topology) -> Result<()> {
     let _on_node = iocs(&lab, "H", &vec![NODE.to_owned(); PODS])?;
     for program in ["camonitor", "pvmonitor"] {
         let mut times = [vec![], vec![]];
+        let mut stalls = [0, 0];
         for _ in 0..REPEATS {
-            for (times, prefix) in times.iter_mut().zip(["P", "H"]) {
-                times.push(time_to_all(&lab, program, prefix)?);
+            for (side, prefix) in ["P", "H"].into_iter().enumerate() {
+                let (took, stalled) = time_to_all(&lab, program, prefix)?;
+                times[side].push(took);
+                stalls[side] += stalled;
             }
         }
         let [in_pods, on_node] = times.map(|mut times| {
@@ -85,8 +103,10 @@ fn a_thousand_pvs_of_ten_pods_connect(topology: Topology) -> Result<()> {
         lab::report(
             &format!("{program} of 1000 PVs, from its start to all values ({topology:?})"),
             &format!(
-                "in 10 pods {in_pods:.2} s, in 10 processes of the node {on_node:.2} s, ratio {:.2}",
-                in_pods / on_node
+                "in 10 pods {in_pods:.2} s, in 10 processes of the node {on_node:.2} s, ratio {:.2}; never: {} and {}",
+                in_pods / on_node,
+                stalls[0],
+                stalls[1]
             ),
         );
     }

@@ -12,18 +12,20 @@
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
 //! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and what stands for them on the LAN
 //! ```
+//!
+//! Sections `[protocol.NAME]` describe more protocols, see [`crate::protocol`].
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 
-use abi::{Protocol, relay};
+use abi::Protocol;
 use serde::Deserialize;
+
+use crate::protocol::{self, Described, GVCP_PORT, Known, Spoken};
 
 /// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
 /// Ports that pods may pin where the domain does not say: no system service's, no NodePort's, nothing ephemeral.
 const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
-/// Protocols that can be relayed, by the names used in the file.
-const PROTOCOLS: [Protocol; 3] = [Protocol::Ca, Protocol::Pva, Protocol::Gvcp];
 /// Those of a domain that does not say: who may command cameras is to be decided.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
@@ -59,12 +61,12 @@ pub(crate) struct DomainConfig {
     pub(crate) uplink: String,
     /// Namespaces whose pods may join, each may end in `*`; all if it is empty.
     pub(crate) namespaces: Vec<String>,
-    pub(crate) protocols: Vec<Protocol>,
+    pub(crate) protocols: Vec<Spoken>,
     pub(crate) ports: Ports,
     /// Ports that pods may pin besides those.
     pub(crate) pins: Ports,
     /// UDP ports, besides the protocols' own, to which searches of a protocol are sent.
-    pub(crate) search_ports: BTreeMap<u16, Protocol>,
+    pub(crate) search_ports: BTreeMap<u16, Spoken>,
     /// UDP port in pods -> the one that stands for it on the LAN, where they differ.
     pub(crate) lan_ports: BTreeMap<u16, u16>,
     /// Networks that are LAN besides those of the uplink.
@@ -99,38 +101,30 @@ pub(crate) struct Ports {
 
 /// A relayed UDP port of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Relayed {
+pub(crate) struct Relayed<'a> {
     pub(crate) in_pods: u16,
     pub(crate) on_lan: u16,
-    pub(crate) protocol: Protocol,
+    pub(crate) protocol: &'a Spoken,
     /// Directions, from [`relay`].
     pub(crate) flags: u16,
 }
 
 impl DomainConfig {
+    /// Whether this is one of its protocols.
+    pub(crate) fn relays(&self, protocol: Protocol) -> bool {
+        self.protocols.iter().any(|spoken| spoken.is(protocol))
+    }
+
     /// The UDP ports of the domain's protocols.
-    pub(crate) fn relayed(&self) -> impl Iterator<Item = Relayed> {
-        let own = self.protocols.iter().flat_map(|&protocol| {
-            well_known(protocol).iter().map(move |&(port, flags)| (port, protocol, flags))
+    pub(crate) fn relayed(&self) -> impl Iterator<Item = Relayed<'_>> {
+        let own = self.protocols.iter().flat_map(|protocol| {
+            protocol.ports().into_iter().map(move |(port, flags)| (port, protocol, flags))
         });
-        let others = self.search_ports.iter().map(|(&port, &protocol)| (port, protocol, relay::SEARCH));
+        let others = self.search_ports.iter().map(|(&port, protocol)| (port, protocol, protocol.flags()));
         own.chain(others).map(|(in_pods, protocol, flags)| {
             let on_lan = self.lan_ports.get(&in_pods).copied().unwrap_or(in_pods);
             Relayed { in_pods, on_lan, protocol, flags }
         })
-    }
-}
-
-/// The port of cameras. It cannot be another on the LAN: clients know no other.
-pub(crate) const GVCP_PORT: u16 = 3956;
-
-/// UDP ports of a protocol, and where datagrams to them travel.
-fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
-    match protocol {
-        Protocol::Ca => &[(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
-        Protocol::Pva => &[(5076, relay::SEARCH)],
-        Protocol::Gvcp => &[(GVCP_PORT, relay::SEARCH)],
-        Protocol::Gvsp | Protocol::Other => &[],
     }
 }
 
@@ -139,6 +133,8 @@ fn well_known(protocol: Protocol) -> &'static [(u16, u16)] {
 struct File {
     #[serde(default)]
     domain: BTreeMap<String, Section>,
+    #[serde(default)]
+    protocol: BTreeMap<String, protocol::Section>,
 }
 
 #[derive(Deserialize)]
@@ -184,10 +180,29 @@ impl Config {
         if file.domain.len() > abi::DOMAINS as usize {
             faults.push(format!("there are {} domains; a node can have {}", file.domain.len(), abi::DOMAINS));
         }
-        let domains: Vec<_> =
-            file.domain.into_iter().map(|(name, section)| domain(name, section, &mut faults)).collect();
-        check_shared_uplinks(&domains, &mut faults);
-        if faults.is_empty() { Ok(Self { domains }) } else { Err(Faults::Content(faults)) }
+        let known = Known::new(file.protocol, &mut faults);
+        let domains = file.domain.into_iter();
+        let domains = domains.map(|(name, section)| domain(name, section, &known, &mut faults)).collect();
+        let config = Self { domains };
+        check_shared_uplinks(&config.domains, &mut faults);
+        let described = config.described().len();
+        if described > abi::DESCRIPTORS as usize {
+            faults.push(format!(
+                "the domains relay {described} protocols that are described; a node can have {}",
+                abi::DESCRIPTORS
+            ));
+        }
+        if faults.is_empty() { Ok(config) } else { Err(Faults::Content(faults)) }
+    }
+
+    /// The protocols that domains relay and that are described, in order of their names.
+    pub(crate) fn described(&self) -> Vec<&Described> {
+        let all = self.domains.iter().flat_map(|domain| domain.relayed().map(|port| port.protocol));
+        let described = all.filter_map(|spoken| match spoken {
+            Spoken::Described(described) => Some((described.name.as_str(), described.as_ref())),
+            Spoken::Own(_) => None,
+        });
+        described.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 }
 
@@ -207,7 +222,7 @@ pub(crate) enum Faults {
 }
 
 /// The domain a section describes; faults are added to `faults`, the value is then only a stand-in.
-fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainConfig {
+fn domain(name: String, section: Section, known: &Known, faults: &mut Vec<String>) -> DomainConfig {
     let mut found = vec![];
     if !is_name(&name) {
         found.push("a name has 1 to 63 letters, digits, `-`, `_` or `.`".into());
@@ -222,10 +237,10 @@ fn domain(name: String, section: Section, faults: &mut Vec<String>) -> DomainCon
         found.push(format!("`namespaces` has `{pattern}`: expected a namespace, or its beginning and `*`"));
     }
     let domain = DomainConfig {
-        protocols: protocols(section.protocols, &mut found),
+        protocols: protocols(section.protocols, known, &mut found),
         ports: range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found),
         pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
-        search_ports: search_ports(section.search_ports, &mut found),
+        search_ports: search_ports(section.search_ports, known, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks("lan", &section.lan, &mut found),
         cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
@@ -250,30 +265,30 @@ fn is_pattern(pattern: &str) -> bool {
         && stem.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-fn protocols(names: Option<Vec<String>>, faults: &mut Vec<String>) -> Vec<Protocol> {
-    let Some(names) = names else { return DEFAULT_PROTOCOLS.to_vec() };
+fn protocols(names: Option<Vec<String>>, known: &Known, faults: &mut Vec<String>) -> Vec<Spoken> {
+    let Some(names) = names else { return DEFAULT_PROTOCOLS.map(Spoken::Own).to_vec() };
     let mut protocols = vec![];
     for name in names {
-        match protocol(&name) {
+        match known.find(&name) {
             Some(protocol) => protocols.push(protocol),
-            None => faults.push(format!("protocol `{name}` is not known; known are {}", known_protocols())),
+            None => faults.push(format!("protocol `{name}` is not known; known are {}", known.names())),
         }
     }
     protocols
 }
 
-fn protocol(name: &str) -> Option<Protocol> {
-    PROTOCOLS.into_iter().find(|protocol| protocol.name() == name)
-}
-
-fn search_ports(texts: BTreeMap<String, String>, faults: &mut Vec<String>) -> BTreeMap<u16, Protocol> {
+fn search_ports(
+    texts: BTreeMap<String, String>,
+    known: &Known,
+    faults: &mut Vec<String>,
+) -> BTreeMap<u16, Spoken> {
     let mut found = BTreeMap::new();
     for (port, name) in texts {
-        match (port.parse(), protocol(&name)) {
+        match (port.parse(), known.find(&name)) {
             (Ok(number), Some(protocol)) if number > 0 => drop(found.insert(number, protocol)),
             _ => faults.push(format!(
                 "`search_ports` has `{port} = {name}`: expected a UDP port and a protocol, {}",
-                known_protocols()
+                known.names()
             )),
         }
     }
@@ -335,7 +350,7 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
     if domain.lan_ports.contains_key(&GVCP_PORT) {
         found.push(format!("`lan_ports` has {GVCP_PORT}: clients look for cameras at no other port"));
     }
-    if domain.cameras.is_some() && !domain.protocols.contains(&Protocol::Gvcp) {
+    if domain.cameras.is_some() && !domain.relays(Protocol::Gvcp) {
         found.push("`cameras` has no effect without \"gvcp\" in `protocols`".into());
     }
     for port in domain.lan_ports.keys().filter(|port| relayed.iter().all(|relayed| relayed.in_pods != **port))
@@ -349,10 +364,6 @@ pub(crate) fn parse_network(text: &str) -> Option<Network> {
     let (address, prefix) = text.split_once('/')?;
     let (address, prefix): (Ipv4Addr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
     (prefix <= 32).then_some(Network { address: address.octets(), prefix })
-}
-
-fn known_protocols() -> String {
-    PROTOCOLS.map(|protocol| format!("`{}`", protocol.name())).join(", ")
 }
 
 fn parse_ports(text: &str) -> Option<Ports> {
@@ -397,7 +408,7 @@ mod tests {
             name: "bl07".into(),
             uplink: "eth0".into(),
             namespaces: vec![],
-            protocols: vec![Protocol::Ca, Protocol::Pva],
+            protocols: vec![Spoken::Own(Protocol::Ca), Spoken::Own(Protocol::Pva)],
             ports: DEFAULT_PORTS,
             pins: DEFAULT_PINS,
             search_ports: BTreeMap::new(),

@@ -10,6 +10,7 @@ mod cri;
 mod doctor;
 mod metrics;
 mod plan;
+mod protocol;
 mod reconcile;
 mod reload;
 mod reserve;

@@ -46,7 +46,7 @@ pub(crate) struct Domain {
     /// How many ports the range has.
     pub(crate) ports_limit: usize,
     /// (protocol, verdict) -> packets.
-    pub(crate) packets: Vec<(&'static str, &'static str, u64)>,
+    pub(crate) packets: Vec<(String, &'static str, u64)>,
 }
 
 /// The domains by name.
@@ -91,7 +91,7 @@ struct OfUplink {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPackets {
     domain: String,
-    protocol: &'static str,
+    protocol: String,
     verdict: &'static str,
 }
 
@@ -162,8 +162,9 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
         for (family, value) in families.iter().zip(values) {
             family.get_or_create(&label).set(value.cast_signed() as i64);
         }
-        for &(protocol, verdict, number) in &found.packets {
-            packets.get_or_create(&OfPackets { domain: name.clone(), protocol, verdict }).inc_by(number);
+        for (protocol, verdict, number) in &found.packets {
+            let label = OfPackets { domain: name.clone(), protocol: protocol.clone(), verdict };
+            packets.get_or_create(&label).inc_by(*number);
         }
     }
 }
@@ -187,7 +188,7 @@ mod tests {
             members: 2,
             ports: 5,
             ports_limit: 4000,
-            packets: vec![("ca", "relayed", 6)],
+            packets: vec![("ca".into(), "relayed", 6)],
         };
         [("bl07".to_owned(), domain)].into()
     }

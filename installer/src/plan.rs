@@ -1,8 +1,12 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
-use abi::{Domain, Protocol, Relay, RelayKey, Uplink, field, lan};
+use abi::{Described, Domain, Protocol, Relay, RelayKey, Uplink, field, lan};
+use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
-use crate::config::{Config, DomainConfig, GVCP_PORT, Network, Relayed};
+use crate::{
+    config::{Config, DomainConfig, Network, Relayed},
+    protocol::{GVCP_PORT, Spoken},
+};
 
 /// What an uplink's interface looks like now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub(crate) struct Interface {
 pub(crate) struct Plan {
     /// All domains by number; those without a name are not there.
     pub(crate) domains: Vec<(u16, Domain)>,
+    /// All protocols that can be described, in order of their numbers; those without a name are not there.
+    pub(crate) described: Vec<Described>,
     pub(crate) uplinks: Vec<(u32, Uplink)>,
     pub(crate) lan_relays: Vec<(RelayKey, Relay)>,
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
@@ -41,6 +47,8 @@ const NO_DOMAIN: Domain =
 pub(crate) struct Present<'a> {
     /// Domains that have numbers, which they keep.
     pub(crate) domains: &'a [(u16, Domain)],
+    /// Described protocols in order of their numbers, which they keep.
+    pub(crate) described: &'a [Described],
     /// Numbers that pods are members of, configured or not: nobody else may get them.
     pub(crate) members: &'a [u16],
 }
@@ -52,7 +60,7 @@ pub(crate) fn plan(
     present: Present<'_>,
     interface: impl Fn(&DomainConfig) -> Option<Interface>,
 ) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { described: described(config, present.described), ..Plan::default() };
     let numbers = numbers(config, present);
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
@@ -60,7 +68,7 @@ pub(crate) fn plan(
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
         plan.external_ports.push((domain.ports.first, domain.ports.last));
-        if domain.protocols.contains(&Protocol::Gvcp) {
+        if domain.relays(Protocol::Gvcp) {
             plan.external_ports.push((GVCP_PORT, GVCP_PORT)); // for a camera in a pod
         }
         plan.namespaces.extend(domain.namespaces.iter().map(|pattern| (number, pattern.clone())));
@@ -70,7 +78,8 @@ pub(crate) fn plan(
             add_uplink(&mut plan.uplinks, number, interface);
         }
         for Relayed { in_pods, on_lan, protocol, flags } in domain.relayed() {
-            let relay = |port| Relay { domain: number, port, protocol: protocol as u16, flags };
+            let protocol = protocol_number(protocol, &plan.described);
+            let relay = |port| Relay { domain: number, port, protocol, flags };
             let key = |scope, port| RelayKey { scope, port, reserved: 0 };
             plan.pod_relays.push((key(u32::from(number), in_pods), relay(on_lan)));
             if uplink != 0 {
@@ -98,6 +107,38 @@ fn numbers(config: &Config, present: Present<'_>) -> Vec<Option<u16>> {
     };
     let mut free = (0..abi::DOMAINS as u16).filter(|number| !taken(number));
     config.domains.iter().map(|domain| kept(&domain.name).or_else(|| free.next())).collect()
+}
+
+/// What every number of a described protocol stands for: what it stood for if that is still configured, else one of the others.
+fn described(config: &Config, present: &[Described]) -> Vec<Described> {
+    const NOTHING: Described = Described {
+        descriptor: Descriptor { must: Bytes::ANY, search: 0, fields: [Field::NONE; FIELDS] },
+        name: [0; 32],
+    };
+    let entry = |described: &&crate::protocol::Described| Described {
+        descriptor: described.descriptor,
+        name: field(&described.name).unwrap_or([0; 32]), // validated to fit
+    };
+    let wanted: Vec<_> = config.described().iter().map(entry).collect();
+    let has = |all: &[Described], name| all.iter().any(|described| described.name == name);
+    let mut new = wanted.iter().filter(|described| !has(present, described.name));
+    let kept = |number: usize| {
+        let name = present.get(number)?.name;
+        wanted.iter().find(|described| described.name == name)
+    };
+    let numbers = 0..abi::DESCRIPTORS as usize;
+    numbers.map(|number| kept(number).or_else(|| new.next()).copied().unwrap_or(NOTHING)).collect()
+}
+
+/// The number of a protocol, where described ones have these.
+fn protocol_number(protocol: &Spoken, described: &[Described]) -> u16 {
+    match protocol {
+        Spoken::Own(protocol) => *protocol as u16,
+        Spoken::Described(wanted) => {
+            let place = described.iter().position(|described| abi::text(&described.name) == wanted.name);
+            place.map_or(Protocol::Other as u16, |place| abi::DATA as u16 + place as u16)
+        }
+    }
 }
 
 fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
@@ -177,7 +218,7 @@ mod tests {
     #[test]
     fn domains_keep_their_numbers_and_removed_ones_are_cleared() {
         let first = plan(&config(&["b", "c"]), Present::default(), |_| None).domains;
-        let present = Present { domains: &first, members: &[] };
+        let present = Present { domains: &first, ..Present::default() };
         let second = plan(&config(&["a", "c"]), present, |_| None).domains;
         let number = |name: &str| {
             second.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
@@ -188,11 +229,11 @@ mod tests {
 
     #[test]
     fn a_number_that_pods_are_members_of_goes_to_nobody_else() {
-        let present = Present { domains: &[], members: &[0, 1] };
+        let present = Present { members: &[0, 1], ..Present::default() };
         let domains = plan(&config(&["new"]), present, |_| None).domains;
         assert_eq!(domains[0].0, 2, "pods of a removed domain must not wake up in another");
         let all: Vec<u16> = (0..16).collect();
-        let present = Present { domains: &[], members: &all };
+        let present = Present { members: &all, ..Present::default() };
         assert_eq!(plan(&config(&["new"]), present, |_| None).domains, []);
     }
 
@@ -213,6 +254,25 @@ mod tests {
             (ports(&plan.lan_relays), ports(&plan.pod_relays)),
             (vec![(8076, 5076)], vec![(5076, 8076)])
         );
+    }
+
+    #[test]
+    fn described_protocols_keep_their_numbers() {
+        let text = |protocols: &str| format!("[domain.a]\nuplink = \"eth0\"\nprotocols = [{protocols}]");
+        let numbers = |protocols, present: &[Described]| {
+            let config = Config::parse(&text(protocols)).unwrap();
+            let plan = plan(&config, Present { described: present, ..Present::default() }, |_| Some(eth0()));
+            let names = plan.described.iter().map(|described| abi::text(&described.name).to_owned());
+            let relays = plan.pod_relays.iter().map(|(key, relay)| (key.port, relay.protocol));
+            (names.take(2).collect::<Vec<_>>(), relays.collect::<Vec<_>>(), plan.described)
+        };
+        let first = abi::DATA as u16;
+        let (names, relays, present) = numbers("\"recsync\"", &[]);
+        assert_eq!((names, relays), (vec!["recsync".into(), String::new()], vec![(5049, first)]));
+        let (names, relays, present) = numbers("\"ads\", \"recsync\"", &present);
+        assert_eq!(names, ["recsync", "ads"]);
+        assert_eq!(relays, [(48899, first + 1), (5049, first)]);
+        assert_eq!(numbers("\"ads\"", &present).0, ["", "ads"]);
     }
 
     #[test]

@@ -73,7 +73,9 @@ impl Pass<'_> {
         let members: Vec<u16> =
             self.state.attachments()?.iter().map(|(_, attachment)| attachment.domain).collect();
         let present = self.state.domains()?;
-        let plan = plan(config, Present { domains: &present, members: &members }, find);
+        let described = self.state.described()?;
+        let present = Present { domains: &present, members: &members, described: &described };
+        let plan = plan(config, present, find);
         self.write(config, &plan)?;
         for (index, _) in
             before.iter().filter(|(index, _)| plan.uplinks.iter().all(|(kept, _)| kept != index))
@@ -104,6 +106,7 @@ impl Pass<'_> {
             ));
         }
         self.state.set_namespaces(&plan.namespaces)?;
+        self.state.set_described(&plan.described)?;
         self.state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
         self.state.set_networks(&plan.networks)?;
         self.state.set_uplinks(&plan.uplinks)?;

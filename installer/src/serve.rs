@@ -143,10 +143,12 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
         let ports = externals.iter().filter(|port| port.claim.domain == number);
         let tcp = ports.clone().filter(|port| port.external.protocol == u16::from(TCP)).count();
         let counted = counters.iter().filter(|counter| counter.domain == number);
-        let counted =
-            counted.map(|counter| (counter.protocol.name(), counter.verdict.name(), counter.packets));
+        let counted = counted.map(|counter| {
+            Ok((state.protocol_name(counter.protocol)?, counter.verdict.name(), counter.packets))
+        });
         // An alert on growth must see that there were none: a counter that appears has not grown.
-        let none = Protocol::ALL.iter().map(|protocol| (protocol.name(), Verdict::NoPort.name(), 0));
+        let none = Protocol::ALL.iter().filter(|protocol| (**protocol as u32) < abi::DATA);
+        let none = none.map(|protocol| Ok((protocol.name().into(), Verdict::NoPort.name(), 0)));
         found.insert(
             abi::text(&domain.name).into(),
             Domain {
@@ -154,7 +156,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
                 ports: tcp.max(ports.count() - tcp),
                 ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
-                packets: counted.chain(none).collect(),
+                packets: counted.chain(none).collect::<datapath::Result<_>>()?,
             },
         );
     }

@@ -46,7 +46,7 @@ struct PortStatus {
 /// A counter that is not zero.
 #[derive(Debug, Serialize)]
 struct CounterStatus {
-    protocol: &'static str,
+    protocol: String,
     verdict: &'static str,
     packets: u64,
     /// Packets per second, where they were counted for a while.
@@ -94,13 +94,14 @@ fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
             Some(uplink) => link::addresses(uplink.index)?.first().map(|address| address.address),
             None => None,
         };
-        let counters =
-            counters.iter().filter(|counter| counter.domain == number).map(|counter| CounterStatus {
-                protocol: counter.protocol.name(),
+        let counters = counters.iter().filter(|counter| counter.domain == number).map(|counter| {
+            Ok::<_, datapath::Error>(CounterStatus {
+                protocol: state.protocol_name(counter.protocol)?,
                 verdict: counter.verdict.name(),
                 packets: counter.packets,
                 rate: None,
-            });
+            })
+        });
         found.push(DomainStatus {
             name: text(&domain.name).into(),
             uplink: uplink.map(|uplink| uplink.name),
@@ -108,7 +109,7 @@ fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
             first_port: domain.first_port,
             last_port: domain.last_port,
             members: members(state, number, &externals)?,
-            counters: counters.collect(),
+            counters: counters.collect::<Result<_, _>>()?,
         });
     }
     Ok(found)
@@ -214,7 +215,7 @@ mod tests {
             first_port: 61000,
             last_port: 64999,
             members: vec![],
-            counters: vec![CounterStatus { protocol: "ca", verdict: "relayed", packets, rate: None }],
+            counters: vec![CounterStatus { protocol: "ca".into(), verdict: "relayed", packets, rate: None }],
         }
     }
 

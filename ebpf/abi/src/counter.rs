@@ -24,7 +24,7 @@ macro_rules! named {
 pub(crate) use named;
 
 named! {
-    /// A protocol with a parser of its own, or [`Protocol::Other`].
+    /// A protocol with a parser of its own, one that is described by configuration, or [`Protocol::Other`].
     Protocol:
     /// None of ours.
     Other = "other",
@@ -36,6 +36,22 @@ named! {
     Gvcp = "gvcp",
     /// GigE Vision's streams.
     Gvsp = "gvsp",
+    /// The first of the protocols that are described by configuration.
+    Data1 = "data1",
+    /// The second.
+    Data2 = "data2",
+    /// The third.
+    Data3 = "data3",
+    /// The fourth.
+    Data4 = "data4",
+    /// The fifth.
+    Data5 = "data5",
+    /// The sixth.
+    Data6 = "data6",
+    /// The seventh.
+    Data7 = "data7",
+    /// The eighth.
+    Data8 = "data8",
 }
 
 named! {
@@ -86,6 +102,10 @@ named! {
     Direct = "direct",
 }
 
+/// Number of the first protocol that is described by configuration; they are the last ones.
+pub const DATA: u32 = Protocol::Data1 as u32;
+/// How many there can be on a node.
+pub const DESCRIPTORS: u32 = Protocol::Data8 as u32 - DATA + 1;
 /// Room for protocols.
 pub const PROTOCOLS: u32 = 16;
 const VERDICTS: u32 = 32;

@@ -9,11 +9,11 @@ mod event;
 mod fan;
 mod port;
 
-pub use counter::{COUNTERS, PROTOCOLS, Protocol, Verdict, counter_index};
+pub use counter::{COUNTERS, DATA, DESCRIPTORS, PROTOCOLS, Protocol, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
 pub use fan::FanMark;
 pub use port::{identity, preferred_port};
-use wire::circuit::Stream;
+use wire::{circuit::Stream, data::Descriptor};
 
 /// Version of everything in this crate; part of the pin directory's name.
 pub const SCHEMA: u32 = 1;
@@ -64,6 +64,8 @@ pub mod names {
     pub const TO_LAN: &str = "to_lan";
     /// tc ingress of a member's host-side veth.
     pub const FROM_POD: &str = "from_pod";
+    /// What `from_pod` goes on with for all protocols that are described by configuration.
+    pub const FROM_POD_DATA: &str = "from_pod_data";
     /// What `from_pod` goes on with, by protocol; entries of the map `FROM_POD`.
     pub const FROM_POD_PARTS: [(&str, u32); 5] = [
         ("from_pod_ca", crate::Protocol::Ca as u32),
@@ -194,6 +196,14 @@ plain! {
         pub peer: [u8; 4],
         /// Flags of what went wrong with a stream, from [`trouble`].
         pub trouble: u32,
+    }
+
+    /// A protocol that is described by configuration.
+    pub struct Described {
+        /// The shape of its datagrams.
+        pub descriptor: Descriptor,
+        /// Its name, padded with zeros; all zeros where there is no such protocol.
+        pub name: [u8; 32],
     }
 
     /// A LAN socket that searched, seen from a domain.

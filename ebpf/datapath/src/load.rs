@@ -48,7 +48,7 @@ pub fn load(bpffs: &Path) -> Result<State> {
         .map_err(|error| fault("cannot create the maps", &error))?;
     let entered = [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN];
     let called = names::FROM_POD_PARTS.iter().chain(&names::FROM_LAN_PARTS).map(|(name, _)| *name);
-    for name in called.chain(entered) {
+    for name in called.chain([names::FROM_POD_DATA]).chain(entered) {
         let what = format!("cannot load the program {name}");
         let program = object
             .program_mut(name)
@@ -57,7 +57,9 @@ pub fn load(bpffs: &Path) -> Result<State> {
         program.load().map_err(|error| fault(&what, &error))?;
         pin_program(&directory, name, program)?;
     }
-    fill_program_array(&mut object, "FROM_POD", &names::FROM_POD_PARTS)?;
+    let described = (abi::DATA..abi::DATA + abi::DESCRIPTORS).map(|place| (names::FROM_POD_DATA, place));
+    let parts: Vec<_> = names::FROM_POD_PARTS.into_iter().chain(described).collect();
+    fill_program_array(&mut object, "FROM_POD", &parts)?;
     fill_program_array(&mut object, "FROM_LAN", &names::FROM_LAN_PARTS)?;
     State::open(bpffs)
 }

@@ -12,12 +12,13 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member,
-    NamespaceKey, Protocol, Relay, RelayKey, Uplink, Verdict, counter_index, roster_index,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
+    Member, NamespaceKey, Protocol, Relay, RelayKey, Uplink, Verdict, counter_index, roster_index,
 };
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    util::nr_cpus,
 };
 use nix::{
     errno::Errno,
@@ -85,6 +86,7 @@ pub struct State {
     roster_length: Array<MapData, u32>,
     lan_relays: HashMap<MapData, RelayKey, Relay>,
     pod_relays: HashMap<MapData, RelayKey, Relay>,
+    descriptors: Array<MapData, Described>,
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Endpoint, Endpoint>,
     lan: LpmTrie<MapData, [u8; 6], u32>,
@@ -110,6 +112,7 @@ impl State {
             roster_length: array(&maps, "ROSTER_LENGTH")?,
             lan_relays: hash(&maps, "LAN_RELAYS")?,
             pod_relays: hash(&maps, "POD_RELAYS")?,
+            descriptors: array(&maps, "DESCRIPTORS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
             lan: typed(&maps, "LAN", Map::LpmTrie)?,
@@ -246,6 +249,48 @@ impl State {
     pub fn set_relays(&mut self, lan: &[(RelayKey, Relay)], pods: &[(RelayKey, Relay)]) -> Result<()> {
         replace_all("LAN_RELAYS", &mut self.lan_relays, lan)?;
         replace_all("POD_RELAYS", &mut self.pod_relays, pods)
+    }
+
+    /// What the numbers of described protocols stand for, in their order.
+    pub fn described(&self) -> Result<Vec<Described>> {
+        let read = self.descriptors.iter().collect::<Result<_, _>>();
+        read.map_err(|error| Error::bpf("cannot read DESCRIPTORS", &error))
+    }
+
+    /// Sets what they stand for. A number that stands for another protocol than before counts anew.
+    pub fn set_described(&mut self, described: &[Described]) -> Result<()> {
+        for ((number, wanted), present) in (0..).zip(described).zip(self.described()?) {
+            if *wanted == present {
+                continue;
+            }
+            if wanted.name != present.name {
+                self.clear_counters(abi::DATA + number)?;
+            }
+            wrote("DESCRIPTORS", self.descriptors.set(number, wanted, 0))?;
+        }
+        Ok(())
+    }
+
+    /// The name of a protocol, for people and for metrics.
+    pub fn protocol_name(&self, protocol: Protocol) -> Result<String> {
+        let Some(number) = (protocol as u32).checked_sub(abi::DATA) else {
+            return Ok(protocol.name().into());
+        };
+        let described = self.described()?;
+        let name = described.get(number as usize).map_or("", |described| abi::text(&described.name));
+        Ok(if name.is_empty() { protocol.name().into() } else { name.into() })
+    }
+
+    fn clear_counters(&mut self, protocol: u32) -> Result<()> {
+        let fault = |error: &dyn std::error::Error| Error::bpf("cannot clear COUNTERS", error);
+        let cpus = nr_cpus().map_err(|(_, error)| fault(&error))?;
+        for (domain, verdict) in
+            (0..abi::DOMAINS).flat_map(|domain| Verdict::ALL.iter().map(move |v| (domain, *v)))
+        {
+            let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(|error| fault(&error))?;
+            wrote("COUNTERS", self.counters.set(counter_index(domain, protocol, verdict), zeros, 0))?;
+        }
+        Ok(())
     }
 
     /// How a UDP port of pods in `domain` is relayed; `None` if it is not.

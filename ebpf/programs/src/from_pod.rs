@@ -152,7 +152,7 @@ impl FromPod {
             return Verdict::Spoofed;
         }
         let direction = if self.way == Way::Answer { Direction::Answer } else { Direction::Announce };
-        let content = match F::inspect(&self.packet, direction) {
+        let content = match F::inspect(&self.packet, direction, self.protocol) {
             Ok(content) => content,
             Err(fault) => return fault,
         };
@@ -195,18 +195,18 @@ impl FromPod {
         if !matches!(rewritten, Verdict::Sent | Verdict::Answered) {
             return rewritten;
         }
-        let mut external = named;
+        let mut external = Endpoint { address: uplink.address, ..named };
         if named.port != 0 {
             let Some(found) = self.external(domain, uplink, named) else { return Verdict::NoPort };
             external = found;
         }
         // Nobody answers a beacon: it comes from the port that it names, and takes no other.
         let mut from = Endpoint { protocol: UDP as u16, ..external };
-        if self.way == Way::Answer || content.is_search() {
+        if self.way == Way::Answer || content.is_search() || named.port == 0 {
             let Some(found) = self.external(domain, uplink, source) else { return Verdict::NoPort };
             from = found;
         }
-        if named.port != 0 {
+        if content.is_named() {
             F::rename(&self.packet, content, &named, &external);
         }
         self.packet.set_source(from);
@@ -226,7 +226,7 @@ impl FromPod {
         self.packet.set_mac_source(mac); // or a bridge would learn the uplink's at the pod's port
         self.packet.set_source(source);
         self.packet.set_destination(destination);
-        if named.port != 0 {
+        if content.is_named() {
             F::rename(&self.packet, content, &external, &named);
         }
         if sent { Verdict::Sent } else { Verdict::Overrun }

@@ -42,7 +42,7 @@ impl Format for Gvcp {
     const CAMERAS: bool = true;
 
     #[inline(always)]
-    fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict> {
+    fn inspect(packet: &Packet, direction: Direction, _: u16) -> Result<Content, Verdict> {
         let message = message(packet, direction)?;
         Ok(Content::plain(direction, is_directed(message.command)))
     }
@@ -63,7 +63,7 @@ impl Format for Gvsp {
     const STREAM: bool = true;
 
     #[inline(always)]
-    fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict> {
+    fn inspect(packet: &Packet, direction: Direction, _: u16) -> Result<Content, Verdict> {
         length(packet).map(|_| Content::plain(direction, false))
     }
 

@@ -6,6 +6,7 @@
 
 mod circuit;
 mod count;
+mod data;
 mod event;
 mod fan;
 mod from_lan;
@@ -43,6 +44,12 @@ pub fn from_pod_pva(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_pod_gvcp(context: TcContext) -> i32 {
     gvcp::from_pod(&context)
+}
+
+/// `from_pod` for a datagram of a protocol that is described by configuration.
+#[classifier]
+pub fn from_pod_data(context: TcContext) -> i32 {
+    from_pod::relay::<data::Data>(Skb::new(&context))
 }
 
 /// What `from_pod_gvcp` goes on with.

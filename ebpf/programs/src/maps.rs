@@ -1,8 +1,8 @@
 //! The maps, pinned by name: the only state there is.
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Domain, Endpoint, FlowKey, Followed, Member,
-    NamespaceKey, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
+    Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
+    Member, NamespaceKey, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -35,6 +35,9 @@ pub static LAN_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0
 /// Relayed UDP ports as pods see them, by domain.
 #[map]
 pub static POD_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);
+/// Protocols that are described by configuration, from [`abi::DATA`] on.
+#[map]
+pub static DESCRIPTORS: Array<Described> = Array::pinned(abi::DESCRIPTORS, 0);
 /// External endpoint -> who holds it.
 #[map]
 pub static EXTERNALS: HashMap<Endpoint, Claim> = HashMap::pinned(abi::EXTERNALS, 0);

@@ -8,6 +8,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 use wire::{Direction, Kind, Named, Step, ca, pva};
 
 use crate::{
+    data::Data,
     from_pod::FromPod,
     gvcp::Gvcp,
     packet::{PAYLOAD, Packet},
@@ -21,12 +22,16 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Content {
     direction: Direction,
+    /// Number of its protocol, if that is described by configuration.
+    protocol: u16,
     /// Not 0 if it searches; it announces or answers otherwise.
     search: u32,
     /// All ones if it names a transport address, 0 otherwise.
     names: u32,
     /// The port named.
     port: u32,
+    /// Not 0 if that is a port of UDP.
+    udp: u32,
     /// The address named, as it stands; 0 where it is left to the source.
     address: u32,
     /// Not 0 if it names several addresses, or one that is not IPv4.
@@ -41,7 +46,24 @@ impl Content {
     /// A datagram of which nothing is known yet.
     #[inline(always)]
     const fn new(direction: Direction) -> Self {
-        Self { direction, search: 0, names: 0, port: 0, address: 0, odd: 0, unicast_at: 0, directed: 0 }
+        Self {
+            direction,
+            protocol: 0,
+            search: 0,
+            names: 0,
+            port: 0,
+            udp: 0,
+            address: 0,
+            odd: 0,
+            unicast_at: 0,
+            directed: 0,
+        }
+    }
+
+    /// A datagram of a protocol that is described by configuration, which names nothing yet.
+    #[inline(always)]
+    pub const fn of(protocol: u16, direction: Direction, search: bool) -> Self {
+        Self { protocol, search: search as u32, ..Self::new(direction) }
     }
 
     /// A datagram that names nothing: one that wants an answer, or is one.
@@ -66,11 +88,11 @@ impl Content {
     /// What is named, if `sender` names itself, with port 0 if nothing is; `None` if it speaks for another host.
     #[inline(always)]
     pub fn own(&self, sender: [u8; 4]) -> Option<Endpoint> {
-        let of_sender = self.port != 0 && (self.address == 0 || self.address == u32::from_ne_bytes(sender));
-        if self.odd != 0 || (self.names != 0 && !of_sender) {
+        let foreign = self.address != 0 && self.address != u32::from_ne_bytes(sender);
+        if self.odd != 0 || foreign || (self.names != 0 && self.port == 0) {
             return None;
         }
-        let protocol = if self.is_search() { UDP } else { TCP } as u16;
+        let protocol = if self.udp != 0 { UDP } else { TCP } as u16;
         Some(Endpoint { address: sender, port: self.port as u16, protocol })
     }
 
@@ -84,13 +106,52 @@ impl Content {
         Endpoint { address, port: self.port as u16, protocol: source.protocol }
     }
 
+    /// Whether it names a port, or an address other than its source.
+    #[inline(always)]
+    pub fn is_named(&self) -> bool {
+        (self.port | self.address) != 0
+    }
+
+    /// Number of its protocol, if that is described by configuration.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
+    /// Takes in that it names an address, zeros if that is left to the source.
+    #[inline(always)]
+    pub fn add_address(&mut self, address: [u8; 4]) {
+        let address = u32::from_ne_bytes(address);
+        let another = self.address != 0 && address != 0 && self.address != address;
+        self.odd |= another as u32;
+        self.address |= address;
+    }
+
+    /// Takes in that it names a port.
+    #[inline(always)]
+    pub fn add_port(&mut self, port: u16, udp: bool) {
+        let (port, udp) = (port as u32, udp as u32);
+        self.odd |= self.names & (port ^ self.port | udp ^ self.udp);
+        self.names = u32::MAX;
+        self.port = port;
+        self.udp = udp;
+    }
+
+    /// Takes in that it names what is no transport address.
+    #[inline(always)]
+    pub fn add_odd(&mut self) {
+        self.odd = 1;
+    }
+
     /// Takes in what a message names. Real datagrams name one address, however often: another beside it is odd.
     #[inline(always)]
     fn add(&mut self, kind: Kind, named: &Named) {
         let address = u32::from_ne_bytes(named.address);
         let port = named.port as u32;
         self.odd |= named.odd as u32 | self.names & (port ^ self.port | address ^ self.address);
-        self.search |= matches!(kind, Kind::Search) as u32;
+        let search = matches!(kind, Kind::Search) as u32;
+        self.search |= search;
+        self.udp |= search;
         self.names = u32::MAX;
         self.port = port;
         self.address = address;
@@ -105,8 +166,8 @@ pub trait Format {
     /// Whether it is that of streams: too many packets to tell of each.
     const STREAM: bool = false;
 
-    /// What `packet` holds; an error if that is not for others to see.
-    fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict>;
+    /// What `packet`, a datagram of `protocol`, holds; an error if that is not for others to see.
+    fn inspect(packet: &Packet, direction: Direction, protocol: u16) -> Result<Content, Verdict>;
 
     /// Makes `packet` name the transport address `to` where it names `from`; an address left to the source stays so. With
     /// both exchanged it is undone.
@@ -128,11 +189,13 @@ pub struct Pva;
 #[inline(always)]
 pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<Content, Verdict> {
     if protocol == Protocol::Pva as u16 {
-        Pva::inspect(packet, direction)
+        Pva::inspect(packet, direction, protocol)
     } else if protocol == Protocol::Gvcp as u16 {
-        Gvcp::inspect(packet, direction)
+        Gvcp::inspect(packet, direction, protocol)
+    } else if protocol as u32 >= abi::DATA {
+        Data::inspect(packet, direction, protocol)
     } else {
-        Ca::inspect(packet, direction)
+        Ca::inspect(packet, direction, protocol)
     }
 }
 
@@ -144,7 +207,7 @@ pub fn length(packet: &Packet) -> Result<u32, Verdict> {
 
 impl Format for Pva {
     #[inline(always)]
-    fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict> {
+    fn inspect(packet: &Packet, direction: Direction, _: u16) -> Result<Content, Verdict> {
         let (kind, named, unicast) = pva(packet.skb, length(packet)?, direction)?;
         let mut content = Content::new(direction);
         content.add(kind, &named);
@@ -164,7 +227,7 @@ impl Format for Pva {
 
 impl Format for Ca {
     #[inline(always)]
-    fn inspect(packet: &Packet, direction: Direction) -> Result<Content, Verdict> {
+    fn inspect(packet: &Packet, direction: Direction, _: u16) -> Result<Content, Verdict> {
         let chain = ca::Chain::new(length(packet)?);
         let mut scan = Scan { skb: packet.skb.raw(), chain, content: Content::new(direction), sound: true };
         let pointer = &raw mut scan;

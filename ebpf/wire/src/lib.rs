@@ -11,6 +11,7 @@ pub mod ca;
 #[cfg(test)]
 mod captured;
 pub mod circuit;
+pub mod data;
 pub mod gvcp;
 pub mod names;
 pub mod pva;

@@ -1,8 +1,8 @@
-//! Who is who on this node: the names of domains and pods.
+//! Who is who on this node: the names of domains, protocols and pods.
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
-use abi::text;
+use abi::{Protocol, text};
 use datapath::State;
 
 /// Names, as of when they were read.
@@ -10,6 +10,8 @@ use datapath::State;
 pub(super) struct Directory {
     /// By number.
     pub(super) domains: HashMap<u16, String>,
+    /// Those of described protocols, in order of their numbers.
+    pub(super) described: Vec<String>,
     /// By the interface index of the host-side veth, `namespace/name`.
     pub(super) members: HashMap<u32, String>,
     /// The same by address.
@@ -21,7 +23,8 @@ impl Directory {
     pub(super) fn read(state: &State) -> datapath::Result<Self> {
         let domains = state.domains()?.into_iter();
         let domains = domains.map(|(number, domain)| (number, text(&domain.name).to_owned())).collect();
-        let mut directory = Self { domains, ..Self::default() };
+        let described = state.described()?.iter().map(|described| text(&described.name).to_owned()).collect();
+        let mut directory = Self { domains, described, ..Self::default() };
         for (_, attachment) in state.attachments()? {
             let pod = format!("{}/{}", text(&attachment.namespace), text(&attachment.pod));
             directory.addresses.insert(attachment.address.into(), pod.clone());
@@ -33,6 +36,13 @@ impl Directory {
     /// The domain's name.
     pub(super) fn domain(&self, number: u16) -> String {
         self.domains.get(&number).cloned().unwrap_or_else(|| format!("#{number}"))
+    }
+
+    /// The protocol's name.
+    pub(super) fn protocol(&self, protocol: Protocol) -> String {
+        let number = (protocol as usize).checked_sub(abi::DATA as usize);
+        let name = number.and_then(|number| self.described.get(number)).filter(|name| !name.is_empty());
+        name.cloned().unwrap_or_else(|| protocol.name().into())
     }
 
     /// The pod at this address.

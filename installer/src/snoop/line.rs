@@ -18,7 +18,7 @@ pub(super) struct Line {
     #[serde(serialize_with = "seconds")]
     time: Duration,
     domain: String,
-    protocol: &'static str,
+    protocol: String,
     message: &'static str,
     source: SocketAddrV4,
     source_pod: Option<String>,
@@ -46,7 +46,7 @@ impl Line {
         Self {
             time: boot + datagram.time,
             domain: directory.domain(datagram.domain),
-            protocol: datagram.protocol.name(),
+            protocol: directory.protocol(datagram.protocol),
             message: datagram.message.name(),
             source: datagram.source,
             source_pod,
@@ -117,7 +117,7 @@ fn milliseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     domain: String,
-    protocol: &'static str,
+    protocol: String,
     pv: String,
     client: Ipv4Addr,
     client_pod: Option<String>,
@@ -133,7 +133,7 @@ impl Row {
     pub(super) fn new(found: Unanswered, directory: &Directory, now: Duration) -> Self {
         Self {
             domain: directory.domain(found.domain),
-            protocol: found.protocol.name(),
+            protocol: directory.protocol(found.protocol),
             client_pod: directory.at(found.client).map(str::to_owned),
             pv: found.name,
             client: found.client,
@@ -195,6 +195,7 @@ mod tests {
     fn directory() -> Directory {
         let pod = || "beamline/ioc-a".to_owned();
         Directory {
+            described: vec![],
             domains: [(0, "lab".into())].into(),
             members: [(7, pod())].into(),
             addresses: [(Ipv4Addr::new(10, 244, 1, 2), pod())].into(),

@@ -1,0 +1,129 @@
+//! Protocols that are described by configuration: reading and rewriting their fields, which `wire::data` finds.
+
+use core::ffi::c_void;
+
+use abi::{Described, Endpoint, Verdict};
+use aya_ebpf::helpers::bpf_loop;
+use wire::{
+    Direction,
+    data::{Field, MISSING, Value, What},
+};
+
+use crate::{
+    maps::DESCRIPTORS,
+    packet::{PAYLOAD, Packet},
+    payload::{Content, Format, length},
+    skb::Skb,
+};
+
+/// All of them.
+pub struct Data;
+
+impl Format for Data {
+    #[inline(always)]
+    fn inspect(packet: &Packet, direction: Direction, protocol: u16) -> Result<Content, Verdict> {
+        let payload = Payload { skb: packet.skb, length: length(packet)? };
+        let descriptor = &described(protocol).ok_or(Verdict::Malformed)?.descriptor;
+        if !descriptor.must.match_in(|at| payload.load(at)) {
+            return Err(Verdict::Malformed);
+        }
+        let search = descriptor.search != 0 && matches!(direction, Direction::Announce);
+        let mut scan = Scan { payload, content: Content::of(protocol, direction, search), sound: true };
+        let pointer = &raw mut scan;
+        // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
+        let scan = unsafe {
+            bpf_loop(wire::data::FIELDS as u32, take_in as *mut c_void, pointer.cast(), 0);
+            pointer.read()
+        };
+        if scan.sound { Ok(scan.content) } else { Err(Verdict::Malformed) }
+    }
+
+    #[inline(always)]
+    fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint) {
+        let payload = Payload { skb: packet.skb, length: packet.payload.unwrap_or(0) };
+        let mut rewrite = Rewrite { packet, payload, protocol: content.protocol(), from: *from, to: *to };
+        // SAFETY: as in `inspect`.
+        unsafe {
+            bpf_loop(wire::data::FIELDS as u32, put as *mut c_void, (&raw mut rewrite).cast(), 0);
+        }
+    }
+}
+
+#[inline(always)]
+fn described(protocol: u16) -> Option<&'static Described> {
+    DESCRIPTORS.get((protocol as u32).wrapping_sub(abi::DATA))
+}
+
+#[inline(always)]
+fn field(protocol: u16, index: u32) -> Option<&'static Field> {
+    described(protocol)?.descriptor.fields.get(index as usize)
+}
+
+/// The payload of a datagram, without what the frame has behind it.
+#[derive(Clone, Copy)]
+struct Payload {
+    skb: Skb,
+    length: u32,
+}
+
+impl Payload {
+    #[inline(always)]
+    fn load(&self, at: u32) -> u32 {
+        if at > 0xffff || at + 2 > self.length {
+            return MISSING;
+        }
+        self.skb.load(PAYLOAD + at).map_or(MISSING, |half| u16::from_be_bytes(half) as u32)
+    }
+}
+
+/// A walk along the fields, which learns what they hold; passed through `bpf_loop`.
+struct Scan {
+    payload: Payload,
+    content: Content,
+    sound: bool,
+}
+
+/// Takes in one field; returns 1 to stop.
+extern "C" fn take_in(index: u32, scan: *mut Scan) -> i64 {
+    // SAFETY: `scan` is the state passed to bpf_loop, alive during the loop.
+    let scan = unsafe { &mut *scan };
+    let Some(field) = field(scan.content.protocol(), index) else { return 1 };
+    let payload = scan.payload;
+    let Value { what, number } = field.read(|at| payload.load(at));
+    match what {
+        What::Nothing => {}
+        What::Address => scan.content.add_address(number.to_be_bytes()),
+        What::Port => scan.content.add_port(number as u16, field.is_udp()),
+        What::Odd => scan.content.add_odd(),
+        What::Truncated => scan.sound = false,
+    }
+    0
+}
+
+/// A second walk, which rewrites what they hold; passed through `bpf_loop`.
+struct Rewrite<'a> {
+    packet: &'a Packet,
+    payload: Payload,
+    protocol: u16,
+    from: Endpoint,
+    to: Endpoint,
+}
+
+/// Rewrites one field; returns 1 to stop.
+extern "C" fn put(index: u32, rewrite: *mut Rewrite) -> i64 {
+    // SAFETY: as in `take_in`.
+    let Rewrite { packet, payload, protocol, from, to } = unsafe { &*rewrite };
+    let Some(field) = field(*protocol, index) else { return 1 };
+    let at = field.at as u32;
+    let Value { what, number } = field.read(|at| payload.load(at));
+    match what {
+        What::Address if number.to_be_bytes() == from.address => {
+            packet.set_payload(at, from.address, to.address);
+        }
+        What::Port if number == from.port as u32 => {
+            packet.set_payload(at, field.order().bytes(from.port), field.order().bytes(to.port));
+        }
+        _ => {}
+    }
+    0
+}

@@ -1,0 +1,394 @@
+//! The protocols that a domain can relay: those with a parser of their own, and those that the configuration describes.
+//!
+//! ```toml
+//! [protocol.recsync]
+//! ports = [5049]                              # UDP ports to which its datagrams are sent
+//! direction = "announce"                      # or "search" (answered by unicast), or "both"; default: both
+//! must = { offset = 0, bytes = "5243 0000" }  # what every datagram shows; others are not relayed; default: nothing
+//! fields = [                                  # where a datagram names its sender's own address and port; default: nowhere
+//!     { offset = 4, kind = "ipv4" },
+//!     { offset = 8, kind = "port16", order = "big", transport = "tcp", when = { offset = 0, bytes = "52" } },
+//! ]
+//! ```
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+use abi::{Protocol, relay};
+use serde::Deserialize;
+use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
+
+/// The port of cameras. It cannot be another on the LAN: clients know no other.
+pub(crate) const GVCP_PORT: u16 = 3956;
+/// Protocols with a parser of their own, by the names used in the file.
+const OWN: [Protocol; 3] = [Protocol::Ca, Protocol::Pva, Protocol::Gvcp];
+/// Those that are described for everybody.
+const SHIPPED: &str = include_str!("protocols.toml");
+/// The longest payload of a datagram on Ethernet that is not in fragments, bytes.
+const PAYLOAD: usize = 1472;
+/// Bytes that a condition can compare.
+const WORD: usize = 4;
+
+/// A protocol that a domain relays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// One with a parser of its own.
+    Own(Protocol),
+    /// One that is described.
+    Described(Arc<Described>),
+}
+
+/// A protocol that is described.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub(crate) name: String,
+    /// Its UDP ports.
+    pub(crate) ports: Vec<u16>,
+    /// Where datagrams to them travel, from [`relay`].
+    flags: u16,
+    pub(crate) descriptor: Descriptor,
+}
+
+impl Spoken {
+    /// Its UDP ports, and where datagrams to them travel.
+    pub(crate) fn ports(&self) -> Vec<(u16, u16)> {
+        match self {
+            Self::Own(Protocol::Ca) => vec![(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
+            Self::Own(Protocol::Pva) => vec![(5076, relay::SEARCH)],
+            Self::Own(Protocol::Gvcp) => vec![(GVCP_PORT, relay::SEARCH)],
+            Self::Own(_) => vec![],
+            Self::Described(described) => {
+                described.ports.iter().map(|port| (*port, described.flags)).collect()
+            }
+        }
+    }
+
+    /// Where datagrams to another port travel that is one of its own by configuration.
+    pub(crate) fn flags(&self) -> u16 {
+        match self {
+            Self::Own(_) => relay::SEARCH,
+            Self::Described(described) => described.flags,
+        }
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, protocol: Protocol) -> bool {
+        *self == Self::Own(protocol)
+    }
+}
+
+/// All protocols that a configuration can name.
+pub(crate) struct Known(BTreeMap<String, Spoken>);
+
+impl Known {
+    /// Those that everybody knows, and those of these sections; faults are added to `faults`.
+    pub(crate) fn new(sections: BTreeMap<String, Section>, faults: &mut Vec<String>) -> Self {
+        let mut known = Self(OWN.iter().map(|own| (own.name().into(), Spoken::Own(*own))).collect());
+        // A test reads what is shipped; nobody else can change it.
+        known.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
+        known.add(sections, faults);
+        known
+    }
+
+    fn add(&mut self, sections: BTreeMap<String, Section>, faults: &mut Vec<String>) {
+        for (name, section) in sections {
+            if self.0.contains_key(&name) {
+                faults.push(format!("protocol `{name}`: iocast knows it already; give yours another name"));
+                continue;
+            }
+            let mut found = vec![];
+            let described = describe(&name, &section, &mut found);
+            faults.extend(found.into_iter().map(|what| format!("protocol `{name}`: {what}")));
+            self.0.insert(name, Spoken::Described(Arc::new(described)));
+        }
+    }
+
+    /// The one of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<Spoken> {
+        self.0.get(name).cloned()
+    }
+
+    /// Their names, for people.
+    pub(crate) fn names(&self) -> String {
+        self.0.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    protocol: BTreeMap<String, Section>,
+}
+
+/// A section `[protocol.NAME]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Section {
+    ports: Vec<u16>,
+    direction: Option<String>,
+    group: Option<String>,
+    must: Option<Condition>,
+    #[serde(default)]
+    fields: Vec<FieldSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    offset: usize,
+    bytes: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FieldSection {
+    offset: usize,
+    kind: String,
+    order: Option<String>,
+    transport: Option<String>,
+    when: Option<Condition>,
+}
+
+/// The protocol a section describes; faults are added to `faults`, the value is then only a stand-in.
+fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Described {
+    if !(1..=31).contains(&name.len())
+        || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    {
+        faults.push("a name has 1 to 31 lower-case letters, digits or `-`".into());
+    }
+    if section.ports.contains(&0) {
+        faults.push("`ports` has 0, which is no UDP port".into());
+    }
+    if let Some(group) = &section.group {
+        faults.push(format!("`group` is `{group}`: multicast is not relayed, broadcasts are; leave it out"));
+    }
+    let flags = match section.direction.as_deref() {
+        Some("announce") => relay::ANNOUNCE,
+        None | Some("search" | "both") => relay::SEARCH,
+        Some(other) => {
+            faults.push(format!("`direction` is `{other}`: expected `announce`, `search` or `both`"));
+            relay::SEARCH
+        }
+    };
+    let must = condition("must", section.must.as_ref(), faults);
+    let mut fields = [Field::NONE; FIELDS];
+    if section.fields.len() > FIELDS {
+        faults.push(format!("`fields` has {} fields; there can be {FIELDS}", section.fields.len()));
+    }
+    for (index, (place, from)) in fields.iter_mut().zip(&section.fields).enumerate() {
+        *place = field(&format!("fields[{index}]"), from, faults);
+    }
+    faults.extend(overlaps(section));
+    let search = u32::from(flags & relay::ANSWERED != 0);
+    let descriptor = Descriptor { must, search, fields };
+    Described { name: name.into(), ports: section.ports.clone(), flags, descriptor }
+}
+
+/// A field as the programs know it.
+fn field(key: &str, section: &FieldSection, faults: &mut Vec<String>) -> Field {
+    let Some(length) = length(&section.kind) else {
+        faults.push(format!("`{key}.kind` is `{}`: expected `ipv4`, `port16` or `port32`", section.kind));
+        return Field::NONE;
+    };
+    check_place(key, section.offset, length, faults);
+    let when = condition(&format!("{key}.when"), section.when.as_ref(), faults);
+    let is_port = section.kind != "ipv4";
+    let little = choice(key, "order", section.order.as_deref(), ["big", "little"], is_port, faults);
+    let udp = choice(key, "transport", section.transport.as_deref(), ["tcp", "udp"], is_port, faults);
+    if !is_port {
+        return Field { kind: kind::ADDRESS, at: section.offset as u16, when };
+    }
+    let wide = length == WORD;
+    let flag = |set, flag| if set { flag } else { 0 };
+    let kind = kind::PORT | flag(little, kind::LITTLE) | flag(udp, kind::UDP) | flag(wide, kind::WIDE);
+    // The less significant half of four bytes is the first in little-endian order, the second otherwise.
+    let low = section.offset + if wide && !little { 2 } else { 0 };
+    Field { kind, at: low as u16, when }
+}
+
+/// Whether the second of two values is chosen; the first is the default. An address has no such key.
+fn choice(
+    key: &str,
+    name: &str,
+    value: Option<&str>,
+    [first, second]: [&str; 2],
+    allowed: bool,
+    faults: &mut Vec<String>,
+) -> bool {
+    match value {
+        Some(_) if !allowed => faults.push(format!("`{key}.{name}` is for ports, and this is an address")),
+        Some(value) if value != first && value != second => {
+            faults.push(format!("`{key}.{name}` is `{value}`: expected `{first}` or `{second}`"));
+        }
+        _ => {}
+    }
+    value == Some(second)
+}
+
+/// Bytes of a field of this kind.
+fn length(kind: &str) -> Option<usize> {
+    match kind {
+        "port16" => Some(2),
+        "ipv4" | "port32" => Some(WORD),
+        _ => None,
+    }
+}
+
+/// A condition as the programs know it: they compare a word, which begins before the bytes if it can, so that it does not
+/// reach past the end of a datagram that they end.
+fn condition(key: &str, section: Option<&Condition>, faults: &mut Vec<String>) -> Bytes {
+    let Some(Condition { offset, bytes }) = section else { return Bytes::ANY };
+    let Some(found) = parse_bytes(bytes) else {
+        faults.push(format!(
+            "`{key}.bytes` is `{bytes}`: expected 1 to {WORD} bytes in hexadecimal, as `5243 0000`"
+        ));
+        return Bytes::ANY;
+    };
+    check_place(key, *offset, found.len(), faults);
+    let at = (offset + found.len()).saturating_sub(WORD);
+    let (mut mask, mut value) = ([0; WORD], [0; WORD]);
+    for (index, byte) in found.iter().enumerate() {
+        (mask[offset - at + index], value[offset - at + index]) = (0xff, *byte);
+    }
+    Bytes { at: at as u16, reserved: 0, mask: u32::from_be_bytes(mask), value: u32::from_be_bytes(value) }
+}
+
+/// One to four bytes in hexadecimal; spaces do not count.
+fn parse_bytes(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter(|c| *c != ' ')
+        .map(|c| c.to_digit(16).map(|digit| digit as u8))
+        .collect::<Option<_>>()?;
+    let bytes = digits.chunks(2).map(|pair| Some(pair.first()? << 4 | pair.get(1)?));
+    bytes.collect::<Option<Vec<u8>>>().filter(|bytes| (1..=WORD).contains(&bytes.len()))
+}
+
+fn check_place(key: &str, offset: usize, length: usize, faults: &mut Vec<String>) {
+    if offset.saturating_add(length) > PAYLOAD {
+        faults.push(format!(
+            "`{key}.offset` is {offset}: {length} bytes there reach past {PAYLOAD}, the longest datagram"
+        ));
+    }
+}
+
+/// Fields on top of each other, and conditions on bytes that are rewritten: what is rewritten could not be undone.
+fn overlaps(section: &Section) -> Vec<String> {
+    let place =
+        |from: &FieldSection| from.offset..from.offset.saturating_add(length(&from.kind).unwrap_or(0));
+    let meet = |one: &Range<usize>, other: &Range<usize>| one.start < other.end && other.start < one.end;
+    let mut found = vec![];
+    for (index, one) in section.fields.iter().enumerate() {
+        let others = section.fields.iter().enumerate().skip(index + 1);
+        for (other, _) in others.filter(|(_, other)| meet(&place(one), &place(other))) {
+            found.push(format!("`fields[{index}]` and `fields[{other}]` overlap"));
+        }
+        let conditions = section.fields.iter().enumerate();
+        let conditions =
+            conditions.map(|(index, field)| (format!("fields[{index}].when"), field.when.as_ref()));
+        for (key, condition) in conditions.chain([("must".into(), section.must.as_ref())]) {
+            let Some(Condition { offset, bytes }) = condition else { continue };
+            let compared = *offset..offset.saturating_add(parse_bytes(bytes).map_or(0, |bytes| bytes.len()));
+            if meet(&place(one), &compared) {
+                found.push(format!("`{key}` compares bytes of `fields[{index}]`, which are rewritten"));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(text: &str) -> (Known, Vec<String>) {
+        let mut faults = vec![];
+        let file: File = toml::from_str(text).unwrap();
+        (Known::new(file.protocol, &mut faults), faults)
+    }
+
+    fn described(text: &str) -> Arc<Described> {
+        let (known, faults) = known(text);
+        assert_eq!(faults, Vec::<String>::new());
+        match known.find("x") {
+            Some(Spoken::Described(described)) => described,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_shipped_has_no_fault() {
+        let (known, faults) = known("[protocol]");
+        assert_eq!(faults, Vec::<String>::new());
+        assert_eq!(known.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
+        assert_eq!(known.find("recsync").map(|spoken| spoken.ports()), Some(vec![(5049, relay::ANNOUNCE)]));
+        assert_eq!(known.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, relay::SEARCH)]));
+    }
+
+    #[test]
+    fn fields_and_conditions_are_compiled_to_what_the_programs_read() {
+        let found = described(
+            "[protocol.x]\nports = [9]\nfields = [{ offset = 20, kind = \"port32\", transport = \"udp\", \
+             when = { offset = 9, bytes = \"01 ff\" } }, { offset = 24, kind = \"port32\", order = \"little\" }]",
+        );
+        let when = Bytes { at: 7, reserved: 0, mask: 0x0000_ffff, value: 0x0000_01ff };
+        let first = Field { kind: kind::PORT | kind::UDP | kind::WIDE, at: 22, when };
+        let second = Field { kind: kind::PORT | kind::LITTLE | kind::WIDE, at: 24, when: Bytes::ANY };
+        assert_eq!(found.descriptor.fields[..3], [first, second, Field::NONE]);
+        assert_eq!(found.descriptor.search, 1);
+    }
+
+    #[test]
+    fn a_condition_at_the_start_has_no_room_before_it() {
+        let found = described("[protocol.x]\nports = [9]\nmust = { offset = 1, bytes = \"81\" }");
+        let expected = Bytes { at: 0, reserved: 0, mask: 0x00ff_0000, value: 0x0081_0000 };
+        assert_eq!(found.descriptor.must, expected);
+    }
+
+    #[test]
+    fn every_fault_names_the_key_what_was_found_and_what_is_expected() {
+        let (_, faults) = known(
+            "[protocol.\"Odd Name\"]\nports = [0]\ndirection = \"sideways\"\ngroup = \"224.0.0.9\"\n\
+             must = { offset = 2, bytes = \"5\" }\nfields = [\n{ offset = 4, kind = \"ipv6\" },\n\
+             { offset = 4, kind = \"ipv4\", order = \"big\" },\n\
+             { offset = 1471, kind = \"port16\", order = \"middle\", transport = \"sctp\" }]\n\
+             [protocol.ca]\nports = [1]",
+        );
+        let expected = [
+            "protocol `Odd Name`: a name has 1 to 31",
+            "protocol `Odd Name`: `ports` has 0",
+            "protocol `Odd Name`: `group` is `224.0.0.9`: multicast is not relayed",
+            "protocol `Odd Name`: `direction` is `sideways`: expected `announce`",
+            "protocol `Odd Name`: `must.bytes` is `5`: expected 1 to 4 bytes",
+            "protocol `Odd Name`: `fields[0].kind` is `ipv6`: expected `ipv4`",
+            "protocol `Odd Name`: `fields[1].order` is for ports",
+            "protocol `Odd Name`: `fields[2].offset` is 1471: 2 bytes there reach past 1472",
+            "protocol `Odd Name`: `fields[2].order` is `middle`: expected `big` or `little`",
+            "protocol `Odd Name`: `fields[2].transport` is `sctp`: expected `tcp` or `udp`",
+            "protocol `ca`: iocast knows it already",
+        ];
+        assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+        for (fault, expected) in faults.iter().zip(expected) {
+            assert!(fault.starts_with(expected), "{fault}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_rewritten_are_nobody_elses() {
+        let (_, faults) = known(
+            "[protocol.x]\nports = [9]\nmust = { offset = 7, bytes = \"00\" }\nfields = [\n\
+             { offset = 4, kind = \"ipv4\" },\n{ offset = 6, kind = \"port16\", when = { offset = 0, bytes = \"01\" } }]",
+        );
+        let expected = [
+            "protocol `x`: `fields[0]` and `fields[1]` overlap",
+            "protocol `x`: `must` compares bytes of `fields[0]`, which are rewritten",
+            "protocol `x`: `must` compares bytes of `fields[1]`, which are rewritten",
+        ];
+        assert_eq!(faults, expected);
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_fields() {
+        let field = "{ offset = 0, kind = \"port16\" },".repeat(FIELDS + 1);
+        let (_, faults) = known(&format!("[protocol.x]\nports = [9]\nfields = [{field}]"));
+        assert!(faults[0].contains("`fields` has 9 fields; there can be 8"), "{faults:#?}");
+    }
+}

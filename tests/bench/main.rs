@@ -22,7 +22,7 @@ use lab::Result;
 use crate::{
     report::Report,
     row::{Row, race},
-    rows::{Settings, circuits, cni, epics, fanout, growth, latency, programs},
+    rows::{Settings, circuits, cni, epics, fanout, growth, latency, programs, stream},
     world::World,
 };
 
@@ -63,12 +63,13 @@ impl Subject {
 }
 
 /// In the order of their number of pods, which only grows; those that leave something behind come late.
-const SUBJECTS: [Subject; 21] = [
+const SUBJECTS: [Subject; 22] = [
     Subject::new("size", 0, growth::size_rows),
     Subject::new("latency", 10, latency::rows),
     Subject::new("circuits", 10, circuits::rows),
     Subject::new("unrelated", 10, circuits::unrelated_rows),
     Subject::new("programs", 10, programs::rows),
+    Subject::new("stream", 10, stream::rows),
     Subject::new("connect", 10, epics::connect_rows),
     Subject::new("updates", 10, epics::update_rows).thorough(),
     Subject::new("cni", 10, cni::rows),

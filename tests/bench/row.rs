@@ -86,6 +86,7 @@ pub(crate) enum Section {
     Latency,
     Connect,
     Tcp,
+    Stream,
     Unrelated,
     Programs,
     Updates,
@@ -105,6 +106,7 @@ impl Section {
             Self::Latency => "Search to answer",
             Self::Connect => "Time to connect",
             Self::Tcp => "Circuits",
+            Self::Stream => "Streams of cameras",
             Self::Unrelated => "Unrelated traffic of the node",
             Self::Programs => "Time in the programs",
             Self::Updates => "Updates",
@@ -135,6 +137,9 @@ impl Section {
             }
             Self::Tcp => {
                 "One circuit from a client on the LAN to a server in a pod; connections one after another."
+            }
+            Self::Stream => {
+                "From a socket on the LAN that sends like a camera to a program in a pod, blocked in its socket."
             }
             Self::Unrelated => {
                 "Between a host on the LAN and a process on the node, on the uplink with our programs and on another \

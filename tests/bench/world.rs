@@ -139,7 +139,9 @@ impl World {
         lab.sandbox.sh("h-bridge", "ip link add br1 type bridge")?;
         lab.sandbox.sh("h-bridge", "ip link set br1 up")?;
         Way::ALL.into_iter().try_for_each(|way| make_uplink(&lab, way))?;
-        lab.configure(&format!("[domain.{DOMAIN}]\nuplink = \"up-iocast\"\n"))?;
+        lab.configure(&format!(
+            "[domain.{DOMAIN}]\nuplink = \"up-iocast\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n"
+        ))?;
         let agent = start_agent(&lab)?;
         let plain = lab.pod_with("plain", &[])?;
         redirect(&lab, &plain)?;

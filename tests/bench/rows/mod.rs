@@ -7,6 +7,7 @@ pub(crate) mod fanout;
 pub(crate) mod growth;
 pub(crate) mod latency;
 pub(crate) mod programs;
+pub(crate) mod stream;
 
 /// How thorough the run is.
 #[derive(Clone, Copy, Debug)]

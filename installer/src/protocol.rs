@@ -315,6 +315,16 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_of_the_documentation_are_valid() {
+        let page = include_str!("../../docs/protocols.md");
+        let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let text: String = blocks.collect();
+        let config = crate::config::Config::parse(&text).unwrap();
+        let names: Vec<_> = config.described().iter().map(|described| described.name.as_str()).collect();
+        assert_eq!(names, ["motion", "recsync", "relay"]);
+    }
+
+    #[test]
     fn what_is_shipped_has_no_fault() {
         let (known, faults) = known("[protocol]");
         assert_eq!(faults, Vec::<String>::new());

@@ -4,8 +4,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use lab::{
-    Lab, NATIVE, NODE, Options, Pod, Result, Topology, WORKSTATION,
+    DOMAIN, Lab, NATIVE, NODE, Options, Pod, Result, Topology, WORKSTATION,
     ca::{self, message},
+    pva,
     udp::Socket,
 };
 
@@ -27,6 +28,7 @@ lab::in_both_topologies! {
     a_full_port_range_refuses_newcomers_and_says_so
     finished_clients_give_their_ports_back
     a_burst_reaches_every_listener_and_nobody_else
+    a_search_to_be_answered_off_the_lan_reaches_no_pod
 }
 
 /// A pod with a socket where an IOC would have one.
@@ -307,5 +309,29 @@ fn a_burst_reaches_every_listener_and_nobody_else(topology: Topology) -> Result<
     }
     let ours = lab.sandbox.sh(NODE, "ip -s -j link show iocast-fan")?;
     assert!(ours.contains("\"dropped\":0"), "{ours}");
+    Ok(())
+}
+
+/// Whoever sends a search in a victim's name, or names the victim in it, would have all pods send their answers there.
+fn a_search_to_be_answered_off_the_lan_reaches_no_pod(topology: Topology) -> Result<()> {
+    let mut lab = Lab::up(Options::new(topology))?;
+    let (pod, ca) = stand_in(&lab, "ioc-a")?;
+    let pva = Socket::bind(&lab.sandbox, &pod.netns, "0.0.0.0:5076")?;
+    lab.sandbox.sh(WORKSTATION, "ip address add 198.51.100.7/32 dev eth0")?;
+    let spoofed = Socket::bind(&lab.sandbox, WORKSTATION, "198.51.100.7:0")?;
+    let naming = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    let search = || -> Result<()> {
+        spoofed.send(&ca::search(&["A:NAME"]), LAN_BROADCAST)?;
+        spoofed.send(&ca::search(&["A:NAME"]), "172.23.0.10:5064")?;
+        naming.send(&pva::search(2, 0, [198, 51, 100, 7], 4000), "172.23.0.255:5076")
+    };
+    search()?;
+    assert!(ca.receive(QUIET).is_none() && pva.receive(QUIET).is_none(), "they reach no pod");
+    assert_eq!((lab.counter("ca", "off_lan")?, lab.counter("pva", "off_lan")?), (2, 1));
+    lab.terminate_agent()?;
+    lab.start_agent_with(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nlan = [\"198.51.100.0/24\"]\n"))?;
+    search()?;
+    assert_eq!(ca.drain(QUIET).len(), 2, "clients of a network that is listed are served");
+    assert!(pva.receive(QUIET).is_some());
     Ok(())
 }

@@ -98,6 +98,9 @@ named! {
     TooBig = "too_big",
     /// Left alone: a search that a server passes on to others on its own host.
     Local = "local",
+    /// Left alone: a search to be answered to a host that is not on the domain's LAN. All pods that have the PV would send
+    /// their answers there, to whoever it is.
+    OffLan = "off_lan",
     /// Left alone: an answer to another pod, or to the node. Told to who watches, but not counted.
     Direct = "direct",
 }

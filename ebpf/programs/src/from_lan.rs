@@ -6,7 +6,7 @@
 
 use abi::{
     Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Point, Protocol, Relay, RelayKey, Searcher,
-    SearcherKey, Uplink, Verdict, relay, trouble,
+    SearcherKey, Uplink, Verdict, lan, relay, trouble,
 };
 use aya_ebpf::programs::TcContext;
 use wire::{Direction, gvcp};
@@ -15,6 +15,7 @@ use crate::{
     count::{count, count_other},
     event::{Seen, tell},
     fan,
+    from_pod::on_lan,
     maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{IP, Packet},
     payload::{self, Content},
@@ -96,8 +97,15 @@ fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> 
     }
     let content = payload::inspect(packet, relay.protocol, Direction::Announce)?;
     // A camera's commands are for the one that has the port, and that is no external one.
-    let misled = content.is_directed() || relay.protocol == Protocol::Gvcp as u16 && !broadcast;
-    if misled { Err(Verdict::Unowned) } else { Ok(content) }
+    if content.is_directed() || relay.protocol == Protocol::Gvcp as u16 && !broadcast {
+        return Err(Verdict::Unowned);
+    }
+    let camera = relay.protocol == Protocol::Gvcp as u16; // a camera's own network may be another one
+    let reply_to = content.reply_to(packet.source).address;
+    if content.is_search() && !camera && on_lan(reply_to, relay.domain) & lan::HOSTS == 0 {
+        return Err(Verdict::OffLan);
+    }
+    Ok(content)
 }
 
 /// Remembers where a search is to be answered to, so that such answers are translated.
@@ -175,12 +183,16 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
     let Ok(content) = payload::inspect(packet, protocol, Direction::Announce) else {
         return payload::inspect(packet, protocol, Direction::Answer).is_ok();
     };
+    let reply_to = content.reply_to(packet.source);
+    if content.is_search() && on_lan(reply_to.address, claim.domain) & lan::HOSTS == 0 {
+        return false; // as in `content`
+    }
     let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
     // SAFETY: copied at once.
     if let Some(relay) = unsafe { POD_RELAYS.get(key) }.copied()
         && content.is_search()
     {
-        learn_searcher(content.reply_to(packet.source), relay.domain, relay.protocol);
+        learn_searcher(reply_to, relay.domain, relay.protocol);
     }
     true
 }

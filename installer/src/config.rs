@@ -7,6 +7,8 @@
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
 //! pins = "5000-29999"       # ports that pods may ask for besides, default as here
+//! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, but 16 at least
+//! rates = { pod = 10000, host = 10000, domain = 50000 }  # datagrams a second that are relayed, default as here; 0: all
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
 //! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
@@ -17,7 +19,7 @@
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 
-use abi::Protocol;
+use abi::{Protocol, limited};
 use serde::Deserialize;
 
 use crate::protocol::{self, Described, GVCP_PORT, Known, Spoken};
@@ -65,6 +67,10 @@ pub(crate) struct DomainConfig {
     pub(crate) ports: Ports,
     /// Ports that pods may pin besides those.
     pub(crate) pins: Ports,
+    /// External ports that one pod may take.
+    pub(crate) ports_per_pod: u32,
+    /// Datagrams a second that are relayed, by [`abi::limited`]; 0 for all.
+    pub(crate) rates: [u32; limited::KINDS],
     /// UDP ports, besides the protocols' own, to which searches of a protocol are sent.
     pub(crate) search_ports: BTreeMap<u16, Spoken>,
     /// UDP port in pods -> the one that stands for it on the LAN, where they differ.
@@ -146,6 +152,9 @@ struct Section {
     protocols: Option<Vec<String>>,
     ports: Option<String>,
     pins: Option<String>,
+    ports_per_pod: Option<u32>,
+    #[serde(default)]
+    rates: Rates,
     #[serde(default)]
     search_ports: BTreeMap<String, String>,
     #[serde(default)]
@@ -153,6 +162,22 @@ struct Section {
     #[serde(default)]
     lan: Vec<String>,
     cameras: Option<Vec<String>>,
+}
+
+/// Datagrams a second that are relayed of a pod, of a host on the LAN, and in all.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Rates {
+    pod: u32,
+    host: u32,
+    domain: u32,
+}
+
+/// More than an archiver that searches for everything, or a facility that is switched on, needs.
+impl Default for Rates {
+    fn default() -> Self {
+        Self { pod: 10_000, host: 10_000, domain: 50_000 }
+    }
 }
 
 impl Config {
@@ -233,12 +258,21 @@ fn domain(name: String, section: Section, known: &Known, faults: &mut Vec<String
             section.uplink
         ));
     }
+    if section.ports_per_pod == Some(0) {
+        found.push("`ports_per_pod` is 0: no pod could be connected to; expected 1 or more".into());
+    }
     for pattern in section.namespaces.iter().filter(|pattern| !is_pattern(pattern)) {
         found.push(format!("`namespaces` has `{pattern}`: expected a namespace, or its beginning and `*`"));
     }
+    let ports = range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found);
+    let Rates { pod, host, domain: all } = section.rates;
     let domain = DomainConfig {
         protocols: protocols(section.protocols, known, &mut found),
-        ports: range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found),
+        ports,
+        ports_per_pod: section
+            .ports_per_pod
+            .unwrap_or_else(|| (u32::from(ports.last - ports.first) / 4 + 1).max(16)),
+        rates: [pod, host, all],
         pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
         search_ports: search_ports(section.search_ports, known, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
@@ -411,12 +445,25 @@ mod tests {
             protocols: vec![Spoken::Own(Protocol::Ca), Spoken::Own(Protocol::Pva)],
             ports: DEFAULT_PORTS,
             pins: DEFAULT_PINS,
+            ports_per_pod: 1000,
+            rates: [10_000, 10_000, 50_000],
             search_ports: BTreeMap::new(),
             lan_ports: BTreeMap::new(),
             lan: vec![],
             cameras: None,
         };
         assert_eq!(config.domains, [expected]);
+    }
+
+    #[test]
+    fn limits_are_set_one_by_one() {
+        let config = Config::parse(
+            "[domain.a]\nuplink = \"eth0\"\nports = \"61000-61019\"\nrates = { host = 5, domain = 0 }",
+        );
+        let domain = config.unwrap().domains.remove(0);
+        assert_eq!((domain.rates, domain.ports_per_pod), ([10_000, 5, 0], 16));
+        let found = faults("[domain.a]\nuplink = \"eth0\"\nports_per_pod = 0");
+        assert!(found[0].contains("`ports_per_pod` is 0"), "{found:#?}");
     }
 
     #[test]

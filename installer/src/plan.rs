@@ -1,6 +1,6 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
-use abi::{Described, Domain, Protocol, Relay, RelayKey, Uplink, field, lan};
+use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited};
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
 use crate::{
@@ -39,8 +39,19 @@ pub(crate) struct Plan {
     pub(crate) namespaces: Vec<(u16, String)>,
 }
 
-const NO_DOMAIN: Domain =
-    Domain { uplink: 0, first_port: 0, last_port: 0, first_pin: 0, last_pin: 0, name: [0; 64] };
+/// Seconds of a limit's rate that may come at once: archivers and whole facilities start with a burst of searches.
+const BURST: u32 = 5;
+
+const NO_DOMAIN: Domain = Domain {
+    uplink: 0,
+    first_port: 0,
+    last_port: 0,
+    first_pin: 0,
+    last_pin: 0,
+    ports_per_pod: 0,
+    limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
+    name: [0; 64],
+};
 
 /// What a plan starts from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -148,8 +159,16 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
         last_port: domain.ports.last,
         first_pin: domain.pins.first,
         last_pin: domain.pins.last,
+        ports_per_pod: domain.ports_per_pod,
+        limits: domain.rates.map(limit),
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }
+}
+
+/// A limit to so many datagrams a second, 0 for none, with all of [`BURST`] at once.
+fn limit(rate: u32) -> Limit {
+    let interval = 1_000_000_000u32.checked_div(rate).unwrap_or(0);
+    Limit { interval, burst: rate.saturating_mul(BURST) }
 }
 
 /// What the networks of a domain are, given its LAN. The kernel looks for the longest prefix alone, so that each must tell all.

@@ -140,7 +140,8 @@ impl World {
         lab.sandbox.sh("h-bridge", "ip link set br1 up")?;
         Way::ALL.into_iter().try_for_each(|way| make_uplink(&lab, way))?;
         lab.configure(&format!(
-            "[domain.{DOMAIN}]\nuplink = \"up-iocast\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n"
+            "[domain.{DOMAIN}]\nuplink = \"up-iocast\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n\
+             rates = {{ pod = 0, host = 0, domain = 0 }}\nports_per_pod = 4000\n"
         ))?;
         let agent = start_agent(&lab)?;
         let plain = lab.pod_with("plain", &[])?;

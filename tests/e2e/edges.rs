@@ -29,6 +29,8 @@ lab::in_both_topologies! {
     finished_clients_give_their_ports_back
     a_burst_reaches_every_listener_and_nobody_else
     a_search_to_be_answered_off_the_lan_reaches_no_pod
+    a_pod_that_wants_all_ports_leaves_some_to_the_others
+    a_host_or_a_pod_that_floods_is_limited_and_the_others_are_served
 }
 
 /// A pod with a socket where an IOC would have one.
@@ -333,5 +335,70 @@ fn a_search_to_be_answered_off_the_lan_reaches_no_pod(topology: Topology) -> Res
     search()?;
     assert_eq!(ca.drain(QUIET).len(), 2, "clients of a network that is listed are served");
     assert!(pva.receive(QUIET).is_some());
+    Ok(())
+}
+
+/// A lab whose domain has these lines besides.
+fn lab_with(topology: Topology, lines: &str) -> Result<Lab> {
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    lab.start_agent_with(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{lines}"))?;
+    Ok(lab)
+}
+
+fn a_pod_that_wants_all_ports_leaves_some_to_the_others(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "ports = \"61000-61019\"\nports_per_pod = 12\n")?;
+    let (greedy, modest) = (lab.pod("greedy")?, lab.pod("modest")?);
+    let outside = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:5064")?;
+    let broadcast = pod_broadcast(topology, 5064);
+    let search = |pod: &Pod| -> Result<Option<Socket>> {
+        let client = Socket::bind(&lab.sandbox, &pod.netns, "0.0.0.0:0")?;
+        client.send(&ca::search(&["A:NAME"]), &broadcast)?;
+        Ok(outside.receive(QUIET).map(|_| client))
+    };
+    let mut kept = vec![];
+    for _ in 0..20 {
+        kept.extend(search(&greedy)?);
+    }
+    assert_eq!(
+        (kept.len(), lab.counter("ca", "no_port")?),
+        (12, 8),
+        "as many as it may, the rest is counted"
+    );
+    assert!(search(&modest)?.is_some(), "there are ports for others");
+    kept.truncate(11);
+    assert!(search(&greedy)?.is_some(), "a port that it gave back it has again");
+    lab.delete_pod(&greedy)?;
+    let again = lab.pod("greedy")?;
+    for _ in 0..12 {
+        kept.extend(search(&again)?);
+    }
+    assert_eq!(kept.len(), 11 + 12, "what a deleted pod had does not count");
+    Ok(())
+}
+
+fn a_host_or_a_pod_that_floods_is_limited_and_the_others_are_served(topology: Topology) -> Result<()> {
+    let lab = lab_with(topology, "rates = { pod = 20, host = 10 }\n")?;
+    let ((_a, heard), (noisy, _b)) = (stand_in(&lab, "ioc-a")?, stand_in(&lab, "ioc-b")?);
+    let outside = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:5064")?;
+    let search = ca::search(&["A:NAME"]);
+    let host = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    host.send_burst(&search, LAN_BROADCAST, 200)?;
+    let passed = heard.drain(QUIET).len();
+    assert!((50..=55).contains(&passed), "five seconds' worth of 10 a second, not {passed}");
+    assert_eq!(lab.counter("ca", "limited")?, 200 - passed as u64, "and what is beyond it is counted");
+    outside.drain(QUIET);
+    let other = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:0")?;
+    other.send(&search, LAN_BROADCAST)?;
+    assert!(heard.receive(QUIET).is_some(), "another host is served");
+    outside.drain(QUIET);
+    let pod = Socket::bind(&lab.sandbox, &noisy.netns, "0.0.0.0:0")?;
+    pod.send_burst(&search, &pod_broadcast(topology, 5064), 300)?;
+    let passed = outside.drain(QUIET).len();
+    assert!((100..=110).contains(&passed), "five seconds' worth of 20 a second, not {passed}");
+    assert_eq!(heard.drain(QUIET).len(), passed, "other pods hear as many as the LAN");
+    let quiet = lab.pod("ioc-c")?;
+    let quiet = Socket::bind(&lab.sandbox, &quiet.netns, "0.0.0.0:0")?;
+    quiet.send(&search, &pod_broadcast(topology, 5064))?;
+    assert!(outside.receive(QUIET).is_some(), "another pod is served");
     Ok(())
 }

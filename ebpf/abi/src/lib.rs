@@ -39,6 +39,8 @@ pub const FLOWS: u32 = 64 * 1024;
 pub const STREAMS: u32 = 16 * 1024;
 /// Ports of search replies remembered for each of them, so that they are translated again when they are sent again.
 pub const REPLIES: usize = 32;
+/// Buckets of limits; the least recently used one is forgotten first.
+pub const BUCKETS: u32 = 64 * 1024;
 /// Requests to cameras whose answers are awaited; the least recently used one is forgotten first.
 pub const READS: u32 = 1024;
 /// Words of the bit map of external ports, 64 ports each.
@@ -102,6 +104,24 @@ plain! {
         pub fan: u32,
     }
 
+    /// How many datagrams are relayed: a token bucket.
+    pub struct Limit {
+        /// Nanoseconds for each; 0 for no limit.
+        pub interval: u32,
+        /// How many at once.
+        pub burst: u32,
+    }
+
+    /// Key of a bucket.
+    pub struct BucketKey {
+        /// The domain.
+        pub domain: u16,
+        /// Whose it is, from [`limited`].
+        pub kind: u16,
+        /// The member, by the interface index of its host-side veth, or the address of a LAN host; 0 for the domain itself.
+        pub who: u32,
+    }
+
     /// A broadcast domain on this node.
     pub struct Domain {
         /// Interface index of the uplink; 0 while there is none.
@@ -114,6 +134,10 @@ plain! {
         pub first_pin: u16,
         /// Last one, inclusive.
         pub last_pin: u16,
+        /// External ports that one pod may take, of TCP and UDP together, besides those that it asked for.
+        pub ports_per_pod: u32,
+        /// Limits, by [`limited`].
+        pub limits: [Limit; limited::KINDS],
         /// The domain's name, padded with zeros; all zeros where there is no such domain.
         pub name: [u8; 64],
     }
@@ -319,6 +343,29 @@ impl FlowKey {
     }
 }
 
+impl Limit {
+    /// When the next datagram is due, if one more is relayed at `now` that was due at `due` (0: none was before); 0 if it is
+    /// too many. Nanoseconds of one clock.
+    #[inline(always)]
+    pub const fn admit(&self, due: u64, now: u64) -> u64 {
+        let due = if due > now { due } else { now };
+        let interval = self.interval as u64;
+        if due - now < interval * self.burst as u64 { due + interval } else { 0 }
+    }
+}
+
+/// Whose datagrams a limit is for.
+pub mod limited {
+    /// A pod's.
+    pub const POD: usize = 0;
+    /// A LAN host's.
+    pub const SOURCE: usize = 1;
+    /// All of a domain.
+    pub const DOMAIN: usize = 2;
+    /// How many kinds there are.
+    pub const KINDS: usize = 3;
+}
+
 /// What went wrong with a stream; flags of [`Claim`].
 pub mod trouble {
     /// Its packets are larger than the pod's MTU.
@@ -376,4 +423,41 @@ pub fn field<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub fn text(field: &[u8]) -> &str {
     let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
     core::str::from_utf8(&field[..end]).unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Limit = Limit { interval: 1_000_000, burst: 3 }; // 1000 a second, three at once
+
+    /// How many of datagrams at these times are admitted.
+    fn admitted(times: impl IntoIterator<Item = u64>) -> usize {
+        let mut due = 0;
+        let admit = |now| match LIMIT.admit(due, now) {
+            0 => false,
+            next => {
+                due = next;
+                true
+            }
+        };
+        times.into_iter().map(admit).filter(|admitted| *admitted).count()
+    }
+
+    #[test]
+    fn a_burst_passes_and_what_is_beyond_it_does_not() {
+        assert_eq!(admitted([5_000_000_000; 10]), 3);
+    }
+
+    #[test]
+    fn the_rate_passes_for_ever_and_twice_the_rate_by_half() {
+        assert_eq!(admitted((1..1001).map(|i| i * 1_000_000)), 1000);
+        let twice = admitted((1..2001).map(|i| i * 500_000));
+        assert!((1000..=1004).contains(&twice), "{twice}");
+    }
+
+    #[test]
+    fn who_was_silent_has_the_whole_burst_again() {
+        assert_eq!(admitted([1; 10].into_iter().chain([1_000_000_000; 10])), 6);
+    }
 }

@@ -99,7 +99,7 @@ impl Place {
 
     /// Whether the port is free, and the domain's to give; the protocol of what comes there.
     fn check(&self, state: &State, pin: &Pin) -> Result<Protocol> {
-        let Domain { first_port, last_port, first_pin, last_pin, name, uplink } = &self.domain;
+        let Domain { first_port, last_port, first_pin, last_pin, name, uplink, .. } = &self.domain;
         let port = pin.external;
         let refuse = |why: String| {
             let name = abi::text(name);

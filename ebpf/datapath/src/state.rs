@@ -89,6 +89,7 @@ pub struct State {
     descriptors: Array<MapData, Described>,
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Endpoint, Endpoint>,
+    taken: HashMap<MapData, u32, u32>,
     lan: LpmTrie<MapData, [u8; 6], u32>,
     external_ports: Array<MapData, u64>,
     flows: HashMap<MapData, FlowKey, Circuit>,
@@ -115,6 +116,7 @@ impl State {
             descriptors: array(&maps, "DESCRIPTORS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
+            taken: hash(&maps, "TAKEN")?,
             lan: typed(&maps, "LAN", Map::LpmTrie)?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             flows: hash(&maps, "FLOWS")?,
@@ -457,6 +459,7 @@ impl State {
             wrote("ROSTER", self.roster.set(place, 0, 0))?;
         }
         removed("MEMBERS", self.members.remove(&attachment.member))?;
+        removed("TAKEN", self.taken.remove(&attachment.member))?;
         for External { external, claim } in self.externals()? {
             if claim.member == attachment.member {
                 removed("EXTERNALS", self.externals.remove(&external))?;

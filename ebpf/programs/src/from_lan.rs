@@ -16,6 +16,7 @@ use crate::{
     event::{Seen, tell},
     fan,
     from_pod::on_lan,
+    limit,
     maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{IP, Packet},
     payload::{self, Content},
@@ -74,7 +75,9 @@ pub fn is_broadcast(address: [u8; 4], uplink: &Uplink) -> bool {
 /// A datagram to a relayed port: to all members that listen.
 #[inline(always)]
 fn relayed(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
+    let admitted = limit::admits_host(relay.domain, packet.source.address);
     let verdict = match content(packet, uplink, relay, broadcast) {
+        Ok(_) if !admitted => Verdict::Limited,
         Ok(content) => {
             if content.is_search() && relay.flags & relay::ANSWERED != 0 {
                 learn_searcher(content.reply_to(packet.source), relay.domain, relay.protocol);

@@ -17,7 +17,7 @@ use wire::Direction;
 use crate::{
     count::{count, count_other},
     event::{Seen, tell, tell_direct},
-    fan,
+    fan, limit,
     maps::{DOMAINS, FROM_POD, LAN, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
     packet::{BROADCAST_MAC, Packet},
     payload::{Content, Format},
@@ -63,6 +63,9 @@ pub fn run(context: &TcContext) -> i32 {
     let Some((packet, member, interface)) = datagram(Skb::new(context)) else { return NEXT };
     let broadcast = is_broadcast(packet.destination.address, &member);
     match FromPod::classify(packet, member, interface) {
+        Some(from) if from.way != Way::Answer && !limit::admits_pod(member.domain, interface) => {
+            return from.refuse();
+        }
         Some(from) => {
             // SAFETY: comes back only if there is no such program.
             let _ = unsafe { FROM_POD.tail_call(context, from.protocol as u32) };
@@ -142,6 +145,20 @@ impl FromPod {
         let way = if broadcast { Way::Broadcast } else { Way::Unicast };
         let (protocol, flags, port) = (relay.protocol, relay.flags, relay.port);
         Some(Self { packet, member, interface, way, protocol, flags, port })
+    }
+
+    /// Leaves one too many to the node's own sockets.
+    #[inline(always)]
+    fn refuse(&self) -> i32 {
+        let (domain, protocol, source, verdict) =
+            (self.member.domain, self.protocol, self.packet.source, Verdict::Limited);
+        count(domain, protocol, verdict);
+        let member = self.interface;
+        tell(&self.packet, &Seen { point: Point::FromPod, member, source, domain, protocol, verdict });
+        if self.way == Way::Broadcast {
+            self.packet.set_mac_destination(self.member.mac); // a bridge would flood it to other members
+        }
+        NEXT
     }
 
     /// Gives copies to the other members, and makes the datagram one for the LAN; a broadcast is copied for that, too, and

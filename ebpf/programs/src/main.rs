@@ -12,6 +12,7 @@ mod fan;
 mod from_lan;
 mod from_pod;
 mod gvcp;
+mod limit;
 mod maps;
 mod packet;
 mod payload;

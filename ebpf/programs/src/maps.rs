@@ -1,8 +1,8 @@
 //! The maps, pinned by name: the only state there is.
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
-    Member, NamespaceKey, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
+    Attachment, AttachmentKey, BucketKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey,
+    Followed, Member, NamespaceKey, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -38,6 +38,12 @@ pub static POD_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0
 /// Protocols that are described by configuration, from [`abi::DATA`] on.
 #[map]
 pub static DESCRIPTORS: Array<Described> = Array::pinned(abi::DESCRIPTORS, 0);
+/// When the next datagram is due of whom a limit is for, nanoseconds of the kernel's monotonic clock.
+#[map]
+pub static BUCKETS: LruHashMap<BucketKey, u64> = LruHashMap::pinned(abi::BUCKETS, 0);
+/// External ports that a member has taken, by the interface index of its host-side veth.
+#[map]
+pub static TAKEN: HashMap<u32, u32> = HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);
 /// External endpoint -> who holds it.
 #[map]
 pub static EXTERNALS: HashMap<Endpoint, Claim> = HashMap::pinned(abi::EXTERNALS, 0);

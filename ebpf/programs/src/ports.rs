@@ -3,7 +3,8 @@
 //!
 //! The claim in EXTERNALS is the truth, taken by a compare-and-insert; INTERNALS only finds it faster. A port is looked
 //! for from the place that the pod's identity and port prefer. Where none is free, one whose pod no longer has a socket
-//! behind it is taken over: this is how the ports of finished clients and restarted servers come back.
+//! behind it is taken over: this is how the ports of finished clients and restarted servers come back. A pod that has as
+//! many as it may takes over its own only.
 
 use core::ffi::c_void;
 
@@ -14,7 +15,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    maps::{EXTERNALS, INTERNALS, MEMBERS},
+    maps::{EXTERNALS, INTERNALS, MEMBERS, TAKEN},
     skb::{OWN_NETNS, Skb},
 };
 
@@ -30,6 +31,8 @@ struct Search {
     count: u32,
     start: u32,
     found: u32,
+    /// Not 0 if the member has all the ports that it may.
+    full: u32,
 }
 
 /// The external endpoint on `uplink` that stands for `pod`, an endpoint of `member`; `None` if none is left.
@@ -65,11 +68,14 @@ pub fn external(
         count,
         start: preferred_port(member.identity, pod.port, count),
         found: 0,
+        full: (taken(interface) >= domain.ports_per_pod) as u32,
     };
     let pointer = &raw mut search;
     // SAFETY: the callbacks have the type bpf_loop calls, and the state outlives both loops.
     let found = unsafe {
-        bpf_loop(count, take_free as *mut c_void, pointer.cast(), 0);
+        if search.full == 0 {
+            bpf_loop(count, take_free as *mut c_void, pointer.cast(), 0);
+        }
         if (*pointer).found == 0 {
             bpf_loop(count, take_over as *mut c_void, pointer.cast(), 0);
         }
@@ -143,7 +149,11 @@ impl Search {
     /// Claims a port that nobody has; false if somebody was faster.
     #[inline(always)]
     fn insert(&self, candidate: Endpoint) -> bool {
-        EXTERNALS.insert(candidate, self.claim, BPF_NOEXIST as u64).is_ok()
+        let inserted = EXTERNALS.insert(candidate, self.claim, BPF_NOEXIST as u64).is_ok();
+        if inserted {
+            add_taken(self.claim.member, 1);
+        }
+        inserted
     }
 }
 
@@ -171,12 +181,31 @@ extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
     let candidate = search.candidate(index);
     // SAFETY: copied at once.
     let Some(claim) = (unsafe { EXTERNALS.get(candidate) }).copied() else { return 0 };
-    if is_alive(search.skb, &claim) || EXTERNALS.remove(candidate).is_err() || !search.insert(candidate) {
+    let foreign = claim.member != search.claim.member;
+    if foreign && search.full != 0 || is_alive(search.skb, &claim) || EXTERNALS.remove(candidate).is_err() {
+        return 0;
+    }
+    add_taken(claim.member, -1);
+    if !search.insert(candidate) {
         return 0;
     }
     let _ = INTERNALS.remove(claim.pod);
     search.found = candidate.port as u32;
     1
+}
+
+/// External ports that a member has taken.
+#[inline(always)]
+fn taken(interface: u32) -> u32 {
+    // SAFETY: copied at once.
+    unsafe { TAKEN.get(interface) }.copied().unwrap_or(0)
+}
+
+/// Two processors at the same number may miss one of their changes: the limit is no exact number.
+#[inline(always)]
+fn add_taken(interface: u32, change: i32) {
+    let count = taken(interface).saturating_add_signed(change);
+    let _ = TAKEN.insert(interface, count, 0);
 }
 
 /// Whether the claim is pinned, or its member still has a socket on the port. One that is connected to a single peer does

@@ -142,6 +142,8 @@ fn fill(state: &mut State, setup: &Setup) {
         last_port: PORT,
         first_pin: 0,
         last_pin: 0,
+        ports_per_pod: 1,
+        limits: [abi::Limit { interval: 0, burst: 0 }; abi::limited::KINDS],
         name,
     };
     state.set_domain(0, domain).unwrap();

@@ -350,7 +350,8 @@ impl Limit {
     pub const fn admit(&self, due: u64, now: u64) -> u64 {
         let due = if due > now { due } else { now };
         let interval = self.interval as u64;
-        if due - now < interval * self.burst as u64 { due + interval } else { 0 }
+        let ahead = interval * self.burst.saturating_sub(1) as u64;
+        if due - now <= ahead { due + interval } else { 0 }
     }
 }
 

@@ -67,6 +67,10 @@ pub(crate) struct Setup {
     pub(crate) node_listens: Option<&'static str>,
     /// What the LAN is besides: [`abi::lan::CAMERAS`], or nothing.
     pub(crate) cameras: u32,
+    /// External ports that a pod may take.
+    pub(crate) ports_per_pod: u32,
+    /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
+    pub(crate) interval: u32,
 }
 
 /// One case. Both pods listen on 5064 and 5076; `pod-a` is the IOC, and has the first place in the roster.
@@ -110,7 +114,14 @@ fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
 impl Case {
     /// A packet that stays as it is and goes on, uncounted.
     fn new(name: &'static str, run: Run) -> Self {
-        let setup = Setup { uplink: true, fan: true, node_listens: None, cameras: abi::lan::CAMERAS };
+        let setup = Setup {
+            uplink: true,
+            fan: true,
+            node_listens: None,
+            cameras: abi::lan::CAMERAS,
+            ports_per_pod: 9,
+            interval: 0,
+        };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
     }
@@ -226,6 +237,15 @@ fn searches_from_the_lan() -> Vec<Case> {
         Case::new("a search where there is no fan device", ask(LAN))
             .with(|setup| setup.fan = false)
             .ca(&[Overrun]),
+        Case::new(
+            "a search to be answered off the LAN",
+            from_lan(ask(LAN).packet.from("198.51.100.7:40000")),
+        )
+        .ca(&[OffLan]),
+        Case::new("a search too many", ask(LAN))
+            .with(|setup| setup.interval = u32::MAX)
+            .after([ask(LAN)])
+            .ca(&[Limited]),
         Case::new("a search with a byte too many", say(&longer)).ca(&[Malformed]),
         Case::new("nothing", say(&[])).ca(&[Malformed]),
         Case::new("what PVXS keeps to its host", say_pva("172.23.0.255:5076", &pva(FORWARDED))).pva(&[Local]),
@@ -272,6 +292,9 @@ fn searches_of_pods() -> Vec<Case> {
     use Verdict::*;
     let ask = || udp(CLIENT_IN_POD, PODS, &search(&["N:NAME"]));
     let say_pva = |hex| from_pod(udp(CLIENT_IN_POD, "10.244.1.255:5076", &pva(hex)));
+    let announce =
+        |address, port| from_pod(udp(CLIENT_IN_POD, "10.244.1.255:5049", &announcement(address, port)));
+    let cut = from_pod(udp(CLIENT_IN_POD, "10.244.1.255:5049", &announcement([255; 4], 5075)[..9]));
     let beacon_to = |port| udp(CLIENT_IN_POD, "10.244.1.255:5065", &beacon(port));
     let to_server = from_pod(ask().to(SERVER));
     let sent_to_server = to_server.packet.clone().from(EXTERNAL);
@@ -294,6 +317,18 @@ fn searches_of_pods() -> Vec<Case> {
             .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5065").with(&beacon(61000)))
             .ca(&[Relayed, Sent]),
+        Case::new("a pod's announcement of a described protocol", announce([10, 244, 1, 2], 5075))
+            .shared(0)
+            .sends(|copy| copy.to("172.23.0.255:5049").with(&announcement([172, 23, 0, 10], 61000)))
+            .counts(Protocol::Data1, &[Relayed, Sent]),
+        Case::new("an announcement at its source's address", announce([255; 4], 5075))
+            .shared(0)
+            .sends(|copy| copy.to("172.23.0.255:5049").with(&announcement([255; 4], 61000)))
+            .counts(Protocol::Data1, &[Relayed, Sent]),
+        Case::new("an announcement of another host", announce([172, 23, 0, 3], 5075))
+            .shared(0)
+            .counts(Protocol::Data1, &[Relayed, Foreign]),
+        Case::new("an announcement cut short", cut.clone()).counts(Protocol::Data1, &[Malformed]),
         Case::new("a pod's PV Access beacon", say_pva(PVXS_BEACON))
             .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5076").with(&pva(&PVXS_BEACON.replacen("13d3", "ee48", 1))))
@@ -334,6 +369,15 @@ fn what_pods_keep() -> Vec<Case> {
         .pva(&[Local]),
         Case::new("a pod's broadcast to another port", from_pod(ask().to("10.244.1.255:9999")))
             .other(&[Unrelayed]),
+        Case::new("a pod's search too many", from_pod(ask()))
+            .with(|setup| setup.interval = u32::MAX)
+            .after([from_pod(ask())])
+            .becomes(NEXT, ask().mac_to(POD_MACS[0]))
+            .ca(&[Limited]),
+        Case::new("a pod's search when it has all the ports that it may", from_pod(ask()))
+            .with(|setup| setup.ports_per_pod = 0)
+            .shared(0)
+            .ca(&[Relayed, NoPort]),
         Case::new("a pod's search where there is no uplink", from_pod(ask()))
             .with(|setup| setup.uplink = false)
             .shared(0)
@@ -558,6 +602,11 @@ fn fans() -> Vec<Case> {
         Case::new("what is not the fan's", Run { mark: None, ..fan(1, 0, asked(CLIENT)) })
             .becomes(DROP, asked(CLIENT)),
     ]
+}
+
+/// An announcement of RecSync's.
+fn announcement(address: [u8; 4], port: u16) -> Vec<u8> {
+    [&b"RC\0\0"[..], &address, &port.to_be_bytes(), &[0, 0, 0, 0, 0, 7]].concat()
 }
 
 /// A beacon of a server on TCP `port`, as RSRV sends it.

@@ -15,7 +15,8 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Config, Domain, FanMark, Member, Protocol, Relay, RelayKey, Verdict, relay,
+    Attachment, AttachmentKey, Config, Described, Domain, FanMark, Member, Protocol, Relay, RelayKey,
+    Verdict, relay,
 };
 use aya::{
     TestRun as _, TestRunOptions,
@@ -27,6 +28,7 @@ use lab::{NODE, Result, Sandbox, udp::Socket};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, socket,
 };
+use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
 
 use crate::cases::{Case, Run, Setup, Where};
 
@@ -44,7 +46,8 @@ const PORT: u16 = 61000;
 /// An interface index that no device has.
 const NOWHERE: u32 = 0x7fff;
 /// Relayed ports: in pods, on the LAN.
-const RELAYS: [(u16, u16, Protocol, u16); 5] = [
+const RELAYS: [(u16, u16, Protocol, u16); 6] = [
+    (5049, 5049, Protocol::Data1, relay::ANNOUNCE),
     (5064, 5064, Protocol::Ca, relay::SEARCH),
     (5065, 5065, Protocol::Ca, relay::ANNOUNCE),
     (5076, 5076, Protocol::Pva, relay::SEARCH),
@@ -142,8 +145,8 @@ fn fill(state: &mut State, setup: &Setup) {
         last_port: PORT,
         first_pin: 0,
         last_pin: 0,
-        ports_per_pod: 1,
-        limits: [abi::Limit { interval: 0, burst: 0 }; abi::limited::KINDS],
+        ports_per_pod: setup.ports_per_pod,
+        limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
     };
     state.set_domain(0, domain).unwrap();
@@ -157,6 +160,7 @@ fn fill(state: &mut State, setup: &Setup) {
             (key, Relay { domain: 0, port: to, protocol: protocol as u16, flags })
         })
     };
+    state.set_described(&[described()]).unwrap();
     state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();
     for (key, attachment) in state.attachments().unwrap() {
         state.leave(&key, &attachment).unwrap();
@@ -167,6 +171,15 @@ fn fill(state: &mut State, setup: &Setup) {
         join(state, number, pod);
     }
     state.set_external_ports(&[(PORT, PORT), (3956, 3956)]).unwrap();
+}
+
+/// A protocol whose datagrams begin with "RC", and name an address at 4 and a TCP port at 8.
+fn described() -> Described {
+    let field = |kind, at| Field { kind, at, when: Bytes::ANY };
+    let must = Bytes { at: 0, reserved: 0, mask: 0xffff_0000, value: 0x5243_0000 };
+    let mut fields = [Field::NONE; FIELDS];
+    fields[..2].copy_from_slice(&[field(kind::ADDRESS, 4), field(kind::PORT, 8)]);
+    Described { descriptor: Descriptor { must, search: 0, fields }, name: abi::field("recsync").unwrap() }
 }
 
 fn set_fan(state: &mut State, fan: u32) {

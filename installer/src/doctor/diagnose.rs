@@ -111,7 +111,8 @@ fn uplink(uplink: &Uplink) -> Vec<Finding> {
     let hooks = interface.hooks.iter().flat_map(|(hook, attached, occupants)| {
         [program(&what, *hook, *attached)].into_iter().chain(neighbours(&what, *hook, occupants.as_deref()))
     });
-    [state].into_iter().chain(hooks).chain([return_path(&what, interface)]).collect()
+    let bridge = tracked_bridge(&what, interface);
+    [state].into_iter().chain(bridge).chain(hooks).chain([return_path(&what, interface)]).collect()
 }
 
 fn program(what: &str, hook: Hook, attached: bool) -> Finding {
@@ -149,6 +150,18 @@ fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<
             "neighbours",
             found,
             format!("ours should be {order} there: see that the other is attached on its other side"),
+        )
+    })
+}
+
+/// Whether conntrack has seen a connection before it is translated: it fails then.
+fn tracked_bridge(what: &str, interface: &Interface) -> Option<Finding> {
+    let found = || format!("{what} is a bridge, and conntrack sees packets at its ports");
+    interface.tracked_bridge.then(|| {
+        fail(
+            "uplink",
+            found(),
+            "set net.bridge.bridge-nf-call-iptables=0, or take an interface that is no bridge",
         )
     })
 }
@@ -359,6 +372,7 @@ mod tests {
             address: Some([172, 23, 0, 10].into()),
             hooks: vec![hook(Hook::FromLan), hook(Hook::ToLan)],
             rp_filter: Ok(1),
+            tracked_bridge: false,
             elsewhere: vec![],
         }
     }
@@ -535,6 +549,12 @@ mod tests {
             "return path",
             "rp_filter is loose, and answers would leave elsewhere",
         );
+    }
+
+    #[test]
+    fn a_bridge_whose_packets_are_tracked_before_us_is_no_uplink() {
+        let tracked = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.tracked_bridge = true);
+        complains(tracked, Level::Fail, "uplink", "is a bridge, and conntrack sees");
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub(super) struct Interface {
     pub(super) hooks: Vec<(Hook, bool, Option<Vec<Occupant>>)>,
     /// The reverse path filter that is in force: 0 off, 1 strict, 2 loose.
     pub(super) rp_filter: Known<u8>,
+    /// Whether it is a bridge whose packets conntrack sees at its ports.
+    pub(super) tracked_bridge: bool,
     /// LAN addresses that the node would answer by another interface, with that one's name.
     pub(super) elsewhere: Vec<(Ipv4Addr, String)>,
 }
@@ -204,6 +206,8 @@ fn interface(bpffs: &Path, domain: &DomainConfig, device: &Link) -> datapath::Re
         address: addresses.first().map(|address| address.address),
         hooks,
         rp_filter: rp_filter(&device.name),
+        tracked_bridge: device.kind == "bridge"
+            && sysctl("bridge/bridge-nf-call-iptables").is_ok_and(|value| value == "1"),
         elsewhere,
     })
 }

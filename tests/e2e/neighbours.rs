@@ -1,0 +1,134 @@
+//! Living with others: what else there is on a node, and what uplinks can be.
+
+use lab::{
+    DOMAIN, Lab, NODE, Options, Pod, Process, Result, Topology, WORKSTATION,
+    epics::{PATIENCE, Server},
+};
+
+lab::in_both_topologies! {
+    reverse_path_filters_of_every_kind_are_passed
+    a_firewall_that_drops_what_is_not_allowed_sees_nothing_invalid
+    a_bridge_is_an_uplink
+    two_domains_on_two_uplinks_have_the_same_names
+}
+
+/// A value that tells whose it is.
+const DATABASE: &str = "record(stringin, \"X:NAME\") { field(VAL, \"$(P)\") field(PINI, \"YES\") }";
+
+/// A pod of the domain with an IOC of both protocols.
+fn ioc(lab: &Lab, domain: &str) -> Result<(Pod, Process)> {
+    let pod = lab.pod_with(&format!("ioc-{domain}"), &[("iocast.io/domain", domain)])?;
+    let ioc = lab.ioc_from(DATABASE, Server::PvAccessCpp, &pod.netns, domain, &[])?;
+    Ok((pod, ioc))
+}
+
+/// What `caget` and `pvget` on the workstation read there, whose searches go to this address.
+fn read(lab: &Lab, broadcast: &str) -> Result<[String; 2]> {
+    let variables = [
+        ("EPICS_CA_AUTO_ADDR_LIST", "NO"),
+        ("EPICS_CA_ADDR_LIST", broadcast),
+        ("EPICS_PVA_AUTO_ADDR_LIST", "NO"),
+        ("EPICS_PVA_ADDR_LIST", broadcast),
+    ];
+    let output = |line: &str| {
+        let mut client = lab.epics(WORKSTATION, line, &variables)?;
+        client.wait_for("a value", PATIENCE, |output| !output.trim().is_empty())?;
+        client.finish()?.success()
+    };
+    let caget = output("caget -t -w 10 X:NAME")?;
+    let pvget = output("pvget -w 10 -r value X:NAME")?;
+    Ok([caget, pvget].map(|output| output.split_whitespace().last().unwrap_or_default().replace('"', "")))
+}
+
+const LAN: &str = "172.23.0.255";
+const OTHER_LAN: &str = "172.24.0.255";
+
+fn assert_read(lab: &Lab, broadcast: &str, expected: &str) -> Result<()> {
+    assert_eq!(read(lab, broadcast)?, [expected, expected], "by {broadcast}");
+    Ok(())
+}
+
+fn domain(name: &str, uplink: &str) -> String {
+    format!("[domain.{name}]\nuplink = \"{uplink}\"\n")
+}
+
+/// Gives workstation and node another LAN.
+fn add_lan(lab: &Lab) -> Result<()> {
+    lab.sandbox.sh(WORKSTATION, "ip link add eth1 type veth peer name eth1 netns node")?;
+    for (netns, address) in [(WORKSTATION, "172.24.0.2"), (NODE, "172.24.0.10")] {
+        lab.sandbox.sh(netns, &format!("ip address add {address}/24 broadcast + dev eth1"))?;
+        lab.sandbox.sh(netns, "ip link set eth1 up")?;
+    }
+    Ok(())
+}
+
+/// Sets a sysctl of every interface of the calling thread's network namespace.
+fn set_everywhere(key: &str, value: u8) -> std::io::Result<()> {
+    for interface in std::fs::read_dir("/proc/sys/net/ipv4/conf")? {
+        std::fs::write(interface?.path().join(key), value.to_string())?;
+    }
+    Ok(())
+}
+
+fn reverse_path_filters_of_every_kind_are_passed(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let _ioc = ioc(&lab, DOMAIN)?;
+    for mode in 0..3 {
+        let set = lab.sandbox.run_in(NODE, move || set_everywhere("rp_filter", mode))?;
+        lab::tried("set rp_filter", set)?;
+        assert_read(&lab, LAN, DOMAIN)?;
+    }
+    Ok(())
+}
+
+fn a_firewall_that_drops_what_is_not_allowed_sees_nothing_invalid(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    let (pod, _ioc) = ioc(&lab, DOMAIN)?;
+    for line in [
+        "nft add table ip guard",
+        "nft add chain ip guard forward { type filter hook forward priority 0 ; policy drop ; }",
+        "nft add rule ip guard forward ct state invalid counter drop",
+        "nft add rule ip guard forward ct state established,related accept",
+        &format!(
+            "nft add rule ip guard forward ip saddr 172.23.0.0/24 ip daddr {} tcp dport 5064 accept",
+            pod.address
+        ),
+        &format!(
+            "nft add rule ip guard forward ip saddr 172.23.0.0/24 ip daddr {} tcp dport 5075 accept",
+            pod.address
+        ),
+    ] {
+        lab.sandbox.sh(NODE, line)?;
+    }
+    assert_read(&lab, LAN, DOMAIN)?;
+    let rules = lab.sandbox.sh(NODE, "nft list chain ip guard forward")?;
+    assert!(rules.contains("invalid counter packets 0 bytes 0 drop"), "{rules}");
+    Ok(())
+}
+
+fn a_bridge_is_an_uplink(topology: Topology) -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    for line in [
+        "ip link add br-lan type bridge",
+        "ip link set br-lan up",
+        // Else conntrack sees a packet at the bridge's port, before it is translated.
+        "sysctl -q -w net.bridge.bridge-nf-call-iptables=0",
+        "ip address flush dev eth0",
+        "ip link set eth0 master br-lan",
+        "ip address add 172.23.0.10/24 broadcast + dev br-lan",
+    ] {
+        lab.sandbox.sh(NODE, line)?;
+    }
+    lab.start_agent_with(&domain(DOMAIN, "br-lan"))?;
+    let _ioc = ioc(&lab, DOMAIN)?;
+    assert_read(&lab, LAN, DOMAIN)
+}
+
+fn two_domains_on_two_uplinks_have_the_same_names(topology: Topology) -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    add_lan(&lab)?;
+    lab.start_agent_with(&(domain("one", "eth0") + &domain("two", "eth1")))?;
+    let _iocs = [ioc(&lab, "one")?, ioc(&lab, "two")?];
+    assert_read(&lab, LAN, "one")?;
+    assert_read(&lab, OTHER_LAN, "two")
+}

@@ -204,8 +204,12 @@ fn taken(interface: u32) -> u32 {
 /// Two processors at the same number may miss one of their changes: the limit is no exact number.
 #[inline(always)]
 fn add_taken(interface: u32, change: i32) {
-    let count = taken(interface).saturating_add_signed(change);
-    let _ = TAKEN.insert(interface, count, 0);
+    if let Some(count) = TAKEN.get_ptr_mut(interface) {
+        // SAFETY: the memory stays a number; that of a member that is gone counts for nobody.
+        unsafe { *count = (*count).saturating_add_signed(change) };
+    } else if change > 0 {
+        let _ = TAKEN.insert(interface, 1, 0);
+    }
 }
 
 /// Whether the claim is pinned, or its member still has a socket on the port. One that is connected to a single peer does

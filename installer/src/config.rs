@@ -426,6 +426,8 @@ fn check_shared_uplinks(domains: &[DomainConfig], faults: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::Index};
+
     use super::*;
 
     fn faults(text: &str) -> Vec<String> {
@@ -433,6 +435,35 @@ mod tests {
             Err(Faults::Content(faults)) => faults,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// All keys there are.
+    const FULL: &str = "[domain.a]\nuplink = \"eth0\"\nnamespaces = [\"bl07-*\"]\nprotocols = [\"ca\", \"x\", \"gvcp\"]\n\
+        ports = \"61000-64999\"\npins = \"5000-29999\"\nports_per_pod = 9\nrates = { pod = 1, host = 2, domain = 3 }\n\
+        cameras = [\"172.23.0.128/25\"]\nlan = [\"172.24.0.0/16\"]\nsearch_ports = { 8064 = \"ca\" }\n\
+        lan_ports = { 5064 = 8065 }\n[protocol.x]\nports = [9]\ndirection = \"both\"\nmust = { offset = 0, bytes = \"01\" }\n\
+        fields = [{ offset = 4, kind = \"port32\", order = \"little\", transport = \"udp\", \
+        when = { offset = 1, bytes = \"02\" } }]\n";
+
+    proptest! {
+        #[test]
+        fn what_is_changed_anywhere_is_valid_or_a_fault_that_says_what(
+            cut in any::<Index>(), length in 0usize..9, inserted in "[ -~\\n]{0,5}",
+        ) {
+            let at = cut.index(FULL.len());
+            let end = (at + length).min(FULL.len());
+            let text = format!("{}{inserted}{}", &FULL[..at], &FULL[end..]);
+            match Config::parse(&text) {
+                Ok(config) => prop_assert!(!config.domains.is_empty()),
+                Err(Faults::Form(reason)) => prop_assert!(!reason.is_empty()),
+                Err(Faults::Content(faults)) => prop_assert!(!faults.is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_with_all_keys_is_valid() {
+        assert_eq!(Config::parse(FULL).unwrap().described().len(), 1);
     }
 
     #[test]

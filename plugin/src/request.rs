@@ -303,6 +303,8 @@ pub(crate) fn version_for_errors(input: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::Index};
+
     use super::*;
 
     fn environment(variables: &[(&str, &str)]) -> Result<Environment, CniError> {
@@ -324,6 +326,35 @@ mod tests {
 
     fn request(input: &str) -> Request {
         Request::parse(input, &environment(&ADD).unwrap()).unwrap()
+    }
+
+    const INPUT: &str = "{ \"cniVersion\": \"1.1.0\", \"name\": \"n\", \"type\": \"iocast\", \"bpffs\": \"/run/bpf\", \
+        \"runtimeConfig\": { \"io.kubernetes.cri.pod-annotations\": { \"iocast.io/domain\": \"bl07\", \
+        \"iocast.io/ports\": \"tcp/5064=15064\" } }, \"cni.dev/valid-attachments\": [{ \"containerID\": \"c1\", \
+        \"ifname\": \"eth0\" }], \"prevResult\": { \"cniVersion\": \"1.1.0\", \"interfaces\": [], \"ips\": [] } }";
+
+    proptest! {
+        #[test]
+        fn what_is_changed_anywhere_is_understood_or_refused_with_a_message(
+            cut in any::<Index>(), length in 0usize..9, inserted in "[ -~\\n]{0,5}",
+        ) {
+            let at = cut.index(INPUT.len());
+            let end = (at + length).min(INPUT.len());
+            let text = format!("{}{inserted}{}", &INPUT[..at], &INPUT[end..]);
+            let said = |error: CniError| {
+                prop_assert!(!error.message.is_empty());
+                Ok(())
+            };
+            match Request::parse(&text, &environment(&ADD).unwrap()) {
+                Ok(request) => {
+                    request.domain().map(drop).or_else(said)?;
+                    request.pins().map(drop).or_else(said)?;
+                    request.bpffs().map(drop).or_else(said)?;
+                    request.valid_attachments().map(drop).or_else(said)?;
+                }
+                Err(error) => said(error)?,
+            }
+        }
     }
 
     #[test]

@@ -213,6 +213,8 @@ fn parse(file: &File) -> Result<Map<String, Value>, String> {
 mod tests {
     use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
+    use proptest::{prelude::*, sample::Index};
+
     use super::*;
 
     fn ours() -> Ours {
@@ -235,6 +237,26 @@ mod tests {
 
     fn chain(file: &File) -> Option<File> {
         chained(file, &[], &ours()).unwrap()
+    }
+
+    const LIST: &str = "{ \"cniVersion\": \"1.0.0\", \"name\": \"n\", \"x\": 1.50, \"plugins\": [{ \"type\": \"bridge\", \
+        \"ipam\": { \"type\": \"host-local\" } }, { \"type\": \"portmap\", \"capabilities\": { \"portMappings\": true } }] }";
+
+    proptest! {
+        #[test]
+        fn what_is_changed_anywhere_is_refused_or_comes_back_when_we_leave(
+            cut in any::<Index>(), length in 0usize..9, inserted in "[ -~\\n]{0,5}",
+        ) {
+            let at = cut.index(LIST.len());
+            let end = (at + length).min(LIST.len());
+            let before = file("10-n.conflist", format!("{}{inserted}{}", &LIST[..at], &LIST[end..]));
+            if let Ok(Some(with_us)) = chained(&before, &[], &ours()) {
+                prop_assert!(has_us(&with_us));
+                prop_assert_eq!(chained(&with_us, &[], &ours()), Ok(None), "once is enough");
+                let after = unchained(&with_us);
+                prop_assert_eq!(parse(&before), parse(&after.unwrap_or(with_us)));
+            }
+        }
     }
 
     /// The names and texts in a directory.

@@ -13,6 +13,7 @@ lab::in_both_topologies! {
     an_announcer_on_the_lan_is_heard_in_pods_and_connected_to
     a_pod_asks_the_lan_and_the_lan_asks_pods
     what_a_forwarded_message_names_is_translated_where_the_condition_holds
+    a_real_bacnet_client_reads_a_real_device_either_way
     a_protocol_of_ones_own_is_a_few_lines
     what_is_not_of_the_protocol_does_not_cross
 }
@@ -159,6 +160,23 @@ fn what_a_forwarded_message_names_is_translated_where_the_condition_holds(topolo
     expected[4..8].copy_from_slice(&from.ip().octets());
     expected[8..10].copy_from_slice(&external.to_be_bytes());
     assert_eq!((bytes, from.port()), (expected, external), "a Forwarded-NPDU names the way back");
+    Ok(())
+}
+
+fn a_real_bacnet_client_reads_a_real_device_either_way(topology: Topology) -> Result<()> {
+    let lab = lab(topology, "\"bacnet\"", "")?;
+    let pod = lab.pod("building")?;
+    // The stack takes its broadcast address from the prefix: that of a routed pod is 255.255.255.255.
+    let prefix = if topology == Topology::Bridge { 24 } else { 0 };
+    let in_pod = (pod.netns.as_str(), format!("{}/{prefix}", pod.address));
+    let outside = (NATIVE, "172.23.0.3/24".to_owned());
+    for (device, client) in [(&in_pod, &outside), (&outside, &in_pod)] {
+        let mut serving = lab.python(device.0, "bacnet.py", &format!("device {} 7", device.1))?;
+        serving.wait_for("device", lab::epics::PATIENCE, |said| said.contains("serving"))?;
+        let client = lab.python(client.0, "bacnet.py", &format!("client {} 7", client.1))?;
+        let said = client.finish()?.success()?;
+        assert_eq!(said.matches("found 7 the-device-7 at").count(), 1, "a device in {}: {said}", device.0);
+    }
     Ok(())
 }
 

@@ -62,14 +62,16 @@ pub fn shows(output: &str, value: &str) -> bool {
     output.lines().any(|line| line.split_whitespace().last() == Some(value) || line.contains(&quoted))
 }
 
-/// A command that runs a Python program with PVXS, with nothing in its environment but `variables`.
+/// A command that runs a Python program with PVXS and a BACnet stack, with nothing in its environment but `variables`.
 fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
-    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab/pvxs");
-    if !libraries.exists() {
-        return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", libraries.display())));
+    let libraries =
+        ["pvxs", "bacnet"].map(|part| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab").join(part));
+    if let Some(missing) = libraries.iter().find(|part| !part.exists()) {
+        return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", missing.display())));
     }
+    let path = libraries.map(|part| part.display().to_string()).join(":");
     let mut command = bare(Command::new("/usr/bin/python3"), arguments, variables);
-    command.env("PYTHONPATH", libraries).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
     Ok(command)
 }
 

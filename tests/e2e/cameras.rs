@@ -17,6 +17,8 @@ lab::in_both_topologies! {
 
 /// A camera whose client is gone frees its control after 3 s without a heartbeat, when it looks.
 const FREED: Duration = Duration::from_secs(6);
+/// Packets of an image at a client's defaults: 512 x 512 bytes, 1364 a packet, a leader and a trailer.
+const PACKETS: u32 = 195;
 /// Options of a client with a plain socket, whose buffer has no room for one of the larger images, which come at once.
 const PLAIN_SOCKET: [&str; 5] = ["--no-packet-socket", "-w", "256", "-h", "256"];
 /// Options of a client that wants packets of 8000 bytes.
@@ -125,7 +127,8 @@ fn two_clients_in_pods_have_a_camera_each(topology: Topology) -> Result<()> {
 }
 
 /// A client in `netns` gets the stream of one that vanished while it streamed. Now and then aravis' camera sends nothing to
-/// it: it starts again then, three times at most.
+/// it: it starts again then, three times at most. The camera streams on without a client, so the image that is under way when
+/// the next one opens its socket can lack its beginning.
 fn inherit(lab: &Lab, netns: &str, from: &str) -> Result<()> {
     std::thread::sleep(FREED);
     let mut got: Vec<(u32, u32, u32)> = vec![];
@@ -137,7 +140,7 @@ fn inherit(lab: &Lab, netns: &str, from: &str) -> Result<()> {
         &got.len().to_string(),
     );
     let (complete, failures, missing) = got.last().copied().unwrap_or_default();
-    assert!(complete > 60 && failures == 0 && missing == 0, "{got:?}");
+    assert!(complete > 60 && failures <= 1 && missing <= failures * PACKETS, "{got:?}");
     Ok(())
 }
 

@@ -8,6 +8,8 @@ PODS     ?= 3
 NAME     ?= lab
 # Of each fuzz target, in seconds.
 TIME     ?= 600
+# Of a soak.
+MINUTES  ?= 60
 # Debian suites; all if there is none.
 KERNELS  ?=
 
@@ -29,6 +31,9 @@ matrix: build lab-tools ## Try every client with every server, and print the tab
 bench: build lab-tools ## Compare with the alternatives, and write docs/bench.md: QUICK=1 for a first look
 	@tests/apt.sh iptables
 	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick)
+
+soak: build lab-tools lab ## Make trouble for MINUTES=60 under the eyes of clients, and write docs/soak.md
+	@$(LAB) soak --minutes $(MINUTES) --topology $(TOPOLOGY) --report docs/soak.md
 
 kernels: build lab-tools ## Boot other kernels and test there: KERNELS="bookworm trixie sid"
 	@tests/kernels/run.sh $(KERNELS)
@@ -62,4 +67,4 @@ toolchain: ## Install what the eBPF programs need to build
 lab-tools: ## Install what the lab needs
 	@tests/tools.sh
 
-.PHONY: help demo test matrix bench kernels fuzz lint lab-up lab-down build lab toolchain lab-tools
+.PHONY: help demo test matrix bench soak kernels fuzz lint lab-up lab-down build lab toolchain lab-tools

@@ -1,6 +1,6 @@
 //! `iocast-bench`: ours beside the alternatives, on this machine, in one run.
 
-mod bpf;
+mod burst;
 mod cpu;
 mod net;
 mod plot;

@@ -22,7 +22,7 @@ use nix::{
 };
 
 use crate::{
-    bpf::Burst,
+    burst::Burst,
     net::{Mac, at, frame},
     row::{IOCAST, NATIVE},
 };

@@ -335,8 +335,8 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     lab.start_agent()?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = lab.monitors(WORKSTATION)?;
-    wait_for_values(&monitors, PATIENCE)?;
+    let mut monitors = lab.monitors(WORKSTATION, "A:COUNT")?;
+    wait_for_values(&mut monitors, PATIENCE)?;
     lab.configure("[domain.lab]\nuplink = \"eth0\"\nports = \"9-1\"\nprotocols = [\"cb\"]\n")?;
     lab.wait_for_agent("faults", |said| {
         said.contains("`ports` is `9-1`") && said.contains("`cb` is not known")
@@ -345,8 +345,8 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     lab.wait_for_agent("change", |said| said.contains("has changed: domains lab, new"))?;
     let domains = lab.state(|state| state.domains().map(|domains| domains.len()))?;
     assert_eq!(domains.ok(), Some(2));
-    wait_for_values(&monitors, PATIENCE)?;
-    assert_unbroken(&monitors);
+    wait_for_values(&mut monitors, PATIENCE)?;
+    assert_unbroken(&mut monitors);
     let said = lab.agent_output();
     assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is solved: {said}");
     Ok(())

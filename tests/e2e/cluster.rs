@@ -146,13 +146,13 @@ fn monitors_see_nothing_of_an_agent_that_is_killed_and_started_again() -> Result
     let cluster = installed(Runtime::CONTAINERD_1_6)?;
     let pod = cluster.pod(0, &Wanted::member("ioc-a"))?;
     cluster.start_ioc(&pod, "softIocPVA", "A")?;
-    let monitors = cluster.lab.monitors(WORKSTATION)?;
-    wait_for_values(&monitors, PATIENCE)?;
+    let mut monitors = cluster.lab.monitors(WORKSTATION, "A:COUNT")?;
+    wait_for_values(&mut monitors, PATIENCE)?;
     cluster.kill_agent(0);
-    wait_for_values(&monitors, PATIENCE)?;
+    wait_for_values(&mut monitors, PATIENCE)?;
     cluster.start_agent(0)?;
-    wait_for_values(&monitors, PATIENCE)?;
-    assert_unbroken(&monitors);
+    wait_for_values(&mut monitors, PATIENCE)?;
+    assert_unbroken(&mut monitors);
     Ok(())
 }
 

@@ -84,7 +84,7 @@ fn what_others_did_to_the_node_is_found() -> Result<()> {
     let said = doctor(&lab, "+all")?;
     says(&said, "WARN  firewall", "read from nf_tables: ip filter FORWARD");
     says(&said, "WARN  ports", "61000-64999 are not reserved");
-    says(&said, "WARN  neighbours", "to_lan: before ours [], after ours [u32 filter of priority 7]");
+    says(&said, "OK    neighbours", "to_lan: before ours [], after ours [u32 filter of priority 7]");
     says(&said, "WARN  return path", "172.24.127.255 by other), so the kernel drops what comes from there");
     says(&said, "FAIL  members", &format!("beamline/ioc-a: from_pod is not attached to {veth}"));
     says(&said, "FAIL  fan", "iocast-fan is down");

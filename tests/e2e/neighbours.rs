@@ -1,8 +1,13 @@
 //! Living with others: what else there is on a node, and what uplinks can be.
 
+use std::{os::fd::OwnedFd, time::Duration};
+
 use lab::{
     DOMAIN, Lab, NODE, Options, Pod, Process, Result, Topology, WORKSTATION,
+    bpf::{self, Side},
     epics::{PATIENCE, Server},
+    tried,
+    udp::Socket,
 };
 
 lab::in_both_topologies! {
@@ -10,6 +15,8 @@ lab::in_both_topologies! {
     a_firewall_that_drops_what_is_not_allowed_sees_nothing_invalid
     a_bridge_is_an_uplink
     two_domains_on_two_uplinks_have_the_same_names
+    programs_that_end_the_chain_work_before_beside_and_after_ours
+    filters_of_another_work_before_beside_and_after_ours
 }
 
 /// A value that tells whose it is.
@@ -75,7 +82,7 @@ fn reverse_path_filters_of_every_kind_are_passed(topology: Topology) -> Result<(
     let _ioc = ioc(&lab, DOMAIN)?;
     for mode in 0..3 {
         let set = lab.sandbox.run_in(NODE, move || set_everywhere("rp_filter", mode))?;
-        lab::tried("set rp_filter", set)?;
+        tried("set rp_filter", set)?;
         assert_read(&lab, LAN, DOMAIN)?;
     }
     Ok(())
@@ -131,4 +138,109 @@ fn two_domains_on_two_uplinks_have_the_same_names(topology: Topology) -> Result<
     let _iocs = [ioc(&lab, "one")?, ioc(&lab, "two")?];
     assert_read(&lab, LAN, "one")?;
     assert_read(&lab, OTHER_LAN, "two")
+}
+
+/// How another owner has its programs on interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+/// Programs that let every packet pass and end the chain, as Cilium's do.
+struct Neighbour {
+    way: Way,
+    programs: Vec<OwnedFd>,
+    /// What need only be open.
+    kept: Vec<OwnedFd>,
+}
+
+impl Neighbour {
+    fn new(way: Way) -> Result<Self> {
+        let statistics = tried("count runs of programs", bpf::enable_statistics())?;
+        Ok(Self { way, programs: vec![], kept: vec![statistics] })
+    }
+
+    /// Puts a program on this interface.
+    fn settle(&mut self, lab: &Lab, interface: &str, side: Side) -> Result<()> {
+        let program = tried("load a program", bpf::load(&[bpf::set(0, 0), bpf::EXIT]))?; // TCX_PASS, TC_ACT_OK
+        match self.way {
+            Way::Tcx => self.kept.push(attach(lab, &program, interface, side)?),
+            Way::Clsact => add_filter(lab, &program, interface, side)?,
+        }
+        self.programs.push(program);
+        Ok(())
+    }
+
+    /// How often each program has run.
+    fn runs(&self) -> Result<Vec<u64>> {
+        let counts = self.programs.iter().map(|program| bpf::runs(program).map(|(_, count)| count));
+        tried("read a program's statistics", counts.collect::<std::io::Result<_>>())
+    }
+
+    /// What concerns nobody reaches all programs.
+    fn assert_works(&self, lab: &Lab, pod: Option<&Pod>, when: &str) -> Result<()> {
+        let before = self.runs()?;
+        Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?.send(b"hello", "172.23.0.10:9999")?; // refused by ICMP
+        if let Some(pod) = pod {
+            Socket::bind(&lab.sandbox, &pod.netns, "0.0.0.0:0")?.send(b"hello", "172.23.0.2:9999")?;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let after = self.runs()?;
+        let all = before.iter().zip(&after).all(|(before, after)| after > before);
+        assert!(all, "{when}, {:?}: {before:?} {after:?}", self.way);
+        Ok(())
+    }
+}
+
+fn attach(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<OwnedFd> {
+    let (program, interface) = (tried("clone", program.try_clone())?, interface.to_owned());
+    let link = lab.sandbox.run_in(NODE, move || {
+        bpf::attach(&program, nix::net::if_::if_nametoindex(interface.as_str())?, side)
+    })?;
+    tried("attach a program", link)
+}
+
+fn add_filter(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<()> {
+    let side = if matches!(side, Side::Ingress) { "ingress" } else { "egress" };
+    let pin = format!("/sys/fs/bpf/{interface}-{side}");
+    let (cloned, path) = (tried("clone", program.try_clone())?, pin.clone());
+    tried("pin a program", lab.sandbox.run(move || bpf::pin(&cloned, &path)))?;
+    if !lab.sandbox.sh(NODE, &format!("tc qdisc show dev {interface}"))?.contains("clsact") {
+        lab.sandbox.sh(NODE, &format!("tc qdisc add dev {interface} clsact"))?;
+    }
+    let filter =
+        format!("tc filter add dev {interface} {side} prio 10 bpf direct-action object-pinned {pin}");
+    lab.sandbox.sh(NODE, &filter).map(|_| ())
+}
+
+/// Settles on the uplink before ours comes, on a pod's veth after it, and stays when ours goes.
+fn live_beside(topology: Topology, way: Way) -> Result<()> {
+    let mut neighbour = Neighbour::new(way)?;
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    for side in [Side::Ingress, Side::Egress] {
+        neighbour.settle(&lab, "eth0", side)?;
+    }
+    neighbour.assert_works(&lab, None, "before ours")?;
+    lab.start_agent()?;
+    let (pod, ioc) = ioc(&lab, DOMAIN)?;
+    assert_read(&lab, LAN, DOMAIN)?;
+    neighbour.settle(&lab, &lab.host_veth(&pod), Side::Ingress)?;
+    std::thread::sleep(Duration::from_secs(3)); // the agent looks every two seconds
+    assert_read(&lab, LAN, DOMAIN)?;
+    neighbour.assert_works(&lab, Some(&pod), "beside ours")?;
+    drop(ioc);
+    lab.terminate_agent()?;
+    let uninstall = "uninstall --cni-conf-dir /run/net.d --cni-bin-dir /run/bin";
+    lab.agent_command(uninstall)?.finish()?.success()?;
+    neighbour.assert_works(&lab, Some(&pod), "after ours")
+}
+
+fn programs_that_end_the_chain_work_before_beside_and_after_ours(topology: Topology) -> Result<()> {
+    live_beside(topology, Way::Tcx)
+}
+
+fn filters_of_another_work_before_beside_and_after_ours(topology: Topology) -> Result<()> {
+    live_beside(topology, Way::Clsact)
 }

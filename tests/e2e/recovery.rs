@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::{
     Lab, NATIVE, Options, Pod, Process, Result, Topology, WORKSTATION,
     epics::{PATIENCE, Server},
-    monitors::{CLIENTS, assert_unbroken, wait_for_values},
+    monitors::{CLIENTS, Monitor, assert_unbroken, wait_for_values},
 };
 
 lab::in_both_topologies! {
@@ -15,6 +15,8 @@ lab::in_both_topologies! {
     beacons_shorten_the_wait_for_an_ioc_that_was_long_away
 }
 
+const PV: &str = "A:COUNT";
+
 fn text(took: &[f64]) -> String {
     let parts: Vec<_> =
         CLIENTS.iter().zip(took).map(|(client, took)| format!("{client} {took:.1} s")).collect();
@@ -22,47 +24,47 @@ fn text(took: &[f64]) -> String {
 }
 
 /// A pod with an IOC, and a monitor by each client on the LAN that has values of it.
-fn watched(lab: &Lab) -> Result<(Pod, Process, Vec<Process>)> {
+fn watched(lab: &Lab) -> Result<(Pod, Process, Vec<Monitor>)> {
     let pod = lab.pod("ioc-a")?;
     let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let monitors = lab.monitors(WORKSTATION)?;
-    wait_for_values(&monitors, PATIENCE)?;
+    let mut monitors = lab.monitors(WORKSTATION, PV)?;
+    wait_for_values(&mut monitors, PATIENCE)?;
     Ok((pod, ioc, monitors))
 }
 
 fn monitors_outlive_the_agent_and_a_reload_of_the_programs(topology: Topology) -> Result<()> {
     let mut lab = Lab::up(Options::new(topology))?;
-    let (_pod, _ioc, monitors) = watched(&lab)?;
+    let (_pod, _ioc, mut monitors) = watched(&lab)?;
     for _ in 0..3 {
         lab.stop_agent();
-        wait_for_values(&monitors, PATIENCE)?;
+        wait_for_values(&mut monitors, PATIENCE)?;
         lab.start_agent()?; // replaces every program
-        wait_for_values(&monitors, PATIENCE)?;
+        wait_for_values(&mut monitors, PATIENCE)?;
     }
-    assert_unbroken(&monitors);
+    assert_unbroken(&mut monitors);
     Ok(())
 }
 
 fn monitors_recover_when_the_ioc_restarts(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let (pod, ioc, monitors) = watched(&lab)?;
+    let (pod, ioc, mut monitors) = watched(&lab)?;
     ioc.kill();
     std::thread::sleep(Duration::from_secs(1)); // what is on its way is read
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let took = wait_for_values(&monitors, PATIENCE)?;
+    let took = wait_for_values(&mut monitors, PATIENCE)?;
     lab::report(&format!("first values after an IOC is up again ({topology:?})"), &text(&took));
     Ok(())
 }
 
 fn monitors_recover_when_the_pod_is_created_again(topology: Topology) -> Result<()> {
     let lab = Lab::up(Options::new(topology))?;
-    let (pod, ioc, monitors) = watched(&lab)?;
+    let (pod, ioc, mut monitors) = watched(&lab)?;
     ioc.kill();
     lab.delete_pod(&pod)?;
     let _other = lab.pod("in-between")?; // so that the pod gets another address
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let took = wait_for_values(&monitors, PATIENCE)?;
+    let took = wait_for_values(&mut monitors, PATIENCE)?;
     lab::report(&format!("first values after a pod is created again ({topology:?})"), &text(&took));
     Ok(())
 }
@@ -81,11 +83,11 @@ fn beacons_shorten_the_wait_for_an_ioc_that_was_long_away(topology: Topology) ->
     ] {
         lab.sandbox.sh(NATIVE, line)?;
     }
-    let mut all = lab.monitors(WORKSTATION)?;
-    all.extend(lab.monitors(NATIVE)?);
+    let mut all = lab.monitors(WORKSTATION, PV)?;
+    all.extend(lab.monitors(NATIVE, PV)?);
     std::thread::sleep(AWAY);
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let took = wait_for_values(&all, Duration::from_secs(90))?;
+    let took = wait_for_values(&mut all, Duration::from_secs(90))?;
     let (with, without) = took.split_at(CLIENTS.len());
     lab::report(
         &format!("first values of an IOC that was away for {} s ({topology:?})", AWAY.as_secs()),

@@ -4,8 +4,26 @@ use serde_json::Value;
 
 use crate::{DOMAIN, Error, Lab, NODE, Pod, Result};
 
-/// What [`Lab::leftovers`] says of a node without members.
-pub const NOTHING: &str = "0 attachments, 0 members, 0 external ports, 0 roster entries, 0 flows, 0 filters";
+/// How much of ours is on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Entries of `ATTACHMENTS`.
+    pub attachments: usize,
+    /// Of these, those with an entry in `MEMBERS`.
+    pub members: usize,
+    /// Entries of `EXTERNALS`.
+    pub external_ports: usize,
+    /// Places of `ROSTER` that are taken.
+    pub roster_entries: usize,
+    /// Entries of `FLOWS`.
+    pub flows: usize,
+    /// Veths with our filter.
+    pub filters: usize,
+}
+
+/// A node without members.
+pub const NOTHING: Leftovers =
+    Leftovers { attachments: 0, members: 0, external_ports: 0, roster_entries: 0, flows: 0, filters: 0 };
 
 impl Lab {
     /// A pod that the other plugins made, without ours.
@@ -28,21 +46,21 @@ impl Lab {
     }
 
     /// What is left of ours on the first node: in maps, and of filters on veths.
-    pub fn leftovers(&self) -> Result<String> {
-        let maps = self.state(|state| {
+    pub fn leftovers(&self) -> Result<Leftovers> {
+        let filters = self.filters()?;
+        let found = self.state(move |state| {
             let attachments = state.attachments()?;
-            let members =
-                attachments.iter().filter_map(|(_, entry)| state.member(entry.member).transpose()).count();
-            Ok(format!(
-                "{} attachments, {members} members, {} external ports, {} roster entries, {} flows",
-                attachments.len(),
-                state.externals()?.len(),
-                state.roster_entries()?,
-                state.flow_count()?,
-            ))
+            let members = attachments.iter().filter_map(|(_, entry)| state.member(entry.member).transpose());
+            Ok(Leftovers {
+                attachments: attachments.len(),
+                members: members.count(),
+                external_ports: state.externals()?.len(),
+                roster_entries: state.roster_entries()?,
+                flows: state.flow_count()?,
+                filters,
+            })
         })?;
-        let maps = maps.map_err(|error: datapath::Error| Error::Missing(error.to_string()))?;
-        Ok(format!("{maps}, {} filters", self.filters()?))
+        found.map_err(|error: datapath::Error| Error::Missing(error.to_string()))
     }
 
     /// How many veths of the first node have our filter.

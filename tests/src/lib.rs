@@ -2,6 +2,7 @@
 //! its own. Nothing here touches the machine's interfaces, sysctls, mounts or files, and everything vanishes with the
 //! process that made it, even when that one is killed.
 
+pub mod bpf;
 pub mod ca;
 pub mod cluster;
 mod cni;
@@ -15,7 +16,7 @@ mod sandbox;
 pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
-pub use leftovers::NOTHING;
+pub use leftovers::{Leftovers, NOTHING};
 pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;

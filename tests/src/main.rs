@@ -1,8 +1,10 @@
-//! `iocast-lab`: the lab for people. `demo` shows what iocast does; `up` keeps a lab to play with until `down`.
+//! `iocast-lab`: the lab for people. `demo` shows what iocast does; `up` keeps a lab to play with until `down`; `soak`
+//! tries its endurance.
 
 mod demo;
 mod keep;
 mod paint;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Topology::Bridge)]
         topology: Topology,
     },
+    /// Make trouble for an hour under the eyes of clients, and report what they lost.
+    Soak(soak::Arguments),
     /// Raise a lab and keep it.
     Up(Kept),
     /// Tear a lab down that `up` raised.
@@ -94,6 +98,10 @@ impl Topology {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo { topology } => demo::run(topology),
+        Command::Soak(arguments) => match soak::run(&arguments) {
+            Ok(false) => return ExitCode::FAILURE,
+            outcome => outcome.map(|_| ()),
+        },
         Command::Up(kept) => keep::up(&kept),
         Command::Down(named) => keep::down(&named),
         Command::Exec { lab, host, command } => keep::exec(&lab, &host, &command),

@@ -1,61 +1,127 @@
-//! Monitors of all three clients, which go on for as long as nothing breaks.
+//! Clients that watch something for as long as nothing breaks, and what they have said of it.
 
 use std::time::{Duration, Instant};
 
 use crate::{Error, Lab, Process, Result};
 
-/// The clients.
+/// The clients that monitor a PV.
 pub const CLIENTS: [&str; 3] = ["camonitor", "pvmonitor", "PVXS"];
 
+/// A client that watches, and what it has printed until now.
+#[derive(Debug)]
+pub struct Monitor {
+    /// Which client it is.
+    pub client: &'static str,
+    process: Process,
+    /// Bytes of its output that are counted.
+    read: u64,
+    values: usize,
+    losses: Vec<String>,
+}
+
 impl Lab {
-    /// A monitor of `A:COUNT` by each client, in this namespace.
-    pub fn monitors(&self, netns: &str) -> Result<Vec<Process>> {
-        let start = |client: &&str| match *client {
-            "PVXS" => self.python(netns, "pvxs_monitor.py", "A:COUNT"),
-            program => self.epics(netns, &format!("{program} A:COUNT"), &[]),
-        };
-        CLIENTS.iter().map(start).collect()
+    /// A monitor of `pv` by each client, in this namespace.
+    pub fn monitors(&self, netns: &str, pv: &str) -> Result<Vec<Monitor>> {
+        CLIENTS.iter().map(|client| self.monitor(client, netns, pv)).collect()
+    }
+
+    /// A monitor of `pv` by one of [`CLIENTS`].
+    pub fn monitor(&self, client: &'static str, netns: &str, pv: &str) -> Result<Monitor> {
+        Ok(Monitor::new(
+            client,
+            match client {
+                "PVXS" => self.python(netns, "pvxs_monitor.py", pv)?,
+                program => self.epics(netns, &format!("{program} {pv}"), &[])?,
+            },
+        ))
     }
 }
 
-/// Values that a monitor has printed: lines that end in a number.
-fn values(output: &str) -> usize {
-    let number = |word: &str| word.parse::<f64>().is_ok();
-    output.lines().filter(|line| line.split_whitespace().last().is_some_and(number)).count()
+impl Monitor {
+    /// A program that prints a line for each value and for each loss.
+    pub fn new(client: &'static str, process: Process) -> Self {
+        Self { client, process, read: 0, values: 0, losses: vec![] }
+    }
+
+    /// How many values it has had.
+    pub fn values(&mut self) -> usize {
+        self.listen();
+        self.values
+    }
+
+    /// What it has said of lost connections, images and the like since its first value.
+    pub fn losses(&mut self) -> &[String] {
+        self.listen();
+        &self.losses
+    }
+
+    /// Counts what it has printed since the last time.
+    fn listen(&mut self) {
+        let output = self.process.output_from(self.read);
+        let whole = output.rfind('\n').map_or(0, |end| end + 1);
+        self.read += whole as u64;
+        for line in output[..whole].lines() {
+            if is_loss(line) {
+                // PVXS says that it is not connected before it ever was.
+                self.losses.extend((self.values > 0).then(|| line.to_owned()));
+            } else {
+                self.values += usize::from(is_value(line));
+            }
+        }
+    }
 }
 
-/// Waits until each monitor has a few values more; how long each took, in seconds.
-pub fn wait_for_values(monitors: &[Process], patience: Duration) -> Result<Vec<f64>> {
+/// A line of a client of EPICS that ends in a number, or of one of aravis that tells how many images came in a second.
+fn is_value(line: &str) -> bool {
+    let number = |word: &str| word.parse::<f64>().is_ok();
+    match line.split_once(" frames/s") {
+        Some((images, _)) => images.trim() != "0",
+        None => line.split_whitespace().last().is_some_and(number),
+    }
+}
+
+/// A line that tells of a lost connection, or of images that are not complete.
+fn is_loss(line: &str) -> bool {
+    line.to_lowercase().contains("disconnect") || line.contains(" error")
+}
+
+/// Waits until each monitor has a few values more; how long each took, in seconds, if it was in time.
+pub fn values_within<'a>(
+    monitors: impl IntoIterator<Item = &'a mut Monitor>,
+    patience: Duration,
+) -> Vec<Option<f64>> {
     let begin = Instant::now();
-    let seen: Vec<_> = monitors.iter().map(|monitor| values(&monitor.output())).collect();
-    let mut took = vec![f64::NAN; monitors.len()];
-    while took.iter().any(|took| took.is_nan()) && begin.elapsed() < patience {
-        for ((monitor, seen), took) in monitors.iter().zip(&seen).zip(&mut took) {
-            if took.is_nan() && values(&monitor.output()) > seen + 2 {
-                *took = begin.elapsed().as_secs_f64();
+    let mut waiting: Vec<_> = monitors.into_iter().map(|monitor| (monitor.values() + 2, monitor)).collect();
+    let mut took = vec![None; waiting.len()];
+    while took.contains(&None) && begin.elapsed() < patience {
+        for ((enough, monitor), took) in waiting.iter_mut().zip(&mut took) {
+            if took.is_none() && monitor.values() > *enough {
+                *took = Some(begin.elapsed().as_secs_f64());
             }
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    match took.iter().position(|took| took.is_nan()) {
-        Some(which) => Err(Error::Timeout(format!(
+    took
+}
+
+/// The same, and an error if one was not in time.
+pub fn wait_for_values(monitors: &mut [Monitor], patience: Duration) -> Result<Vec<f64>> {
+    let took = values_within(&mut *monitors, patience);
+    if let Some(which) = took.iter().position(Option::is_none) {
+        return Err(Error::Timeout(format!(
             "{} has no new values after {} s; it printed:\n{}",
-            CLIENTS[which % CLIENTS.len()],
+            monitors[which].client,
             patience.as_secs(),
-            monitors[which].output()
-        ))),
-        None => Ok(took),
+            monitors[which].process.output()
+        )));
     }
+    Ok(took.into_iter().flatten().collect())
 }
 
 /// Asserts that no monitor was ever disconnected since it had its first value.
-pub fn assert_unbroken(monitors: &[Process]) {
-    for (client, monitor) in CLIENTS.iter().zip(monitors) {
-        let output = monitor.output();
-        // PVXS says so before it has connected, too.
-        let since_connected = output.lines().skip_while(|line| values(line) == 0);
-        let lost: Vec<_> =
-            since_connected.filter(|line| line.to_lowercase().contains("disconnect")).collect();
-        assert_eq!(lost, [""; 0], "{client}");
+pub fn assert_unbroken(monitors: &mut [Monitor]) {
+    for monitor in monitors {
+        let client = monitor.client;
+        assert_eq!(monitor.losses(), [""; 0], "{client}");
     }
 }

@@ -196,6 +196,11 @@ impl Lab {
         self.agents.clear();
     }
 
+    /// The first node's agent, if it runs.
+    pub fn agent(&self) -> Option<&Process> {
+        self.agents.first()
+    }
+
     /// What the first node's agent has printed.
     pub fn agent_output(&self) -> String {
         self.agents.first().map(Process::output).unwrap_or_default()

@@ -61,9 +61,14 @@ impl Process {
 
     /// What it has printed so far.
     pub fn output(&self) -> String {
-        let length = self.output.metadata().map_or(0, |metadata| metadata.len());
+        self.output_from(0)
+    }
+
+    /// What it has printed so far, without the first `offset` bytes.
+    pub fn output_from(&self, offset: u64) -> String {
+        let length = self.output.metadata().map_or(0, |metadata| metadata.len().saturating_sub(offset));
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        let read = self.output.read_at(&mut bytes, 0).unwrap_or(0);
+        let read = self.output.read_at(&mut bytes, offset).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..read]).into()
     }
 

@@ -1,9 +1,11 @@
 //! Attaching programs to interfaces, so that they stay when the process ends and are replaced without a gap.
 //!
+//! Ours come first everywhere: programs of others, such as Cilium's, end the chain with what they let pass.
+//!
 //! On an uplink and on the fan device TCX is used where the kernel has it: a link pinned beside the maps. On a pod's
 //! veth a classic filter of the clsact qdisc does the same in a tenth of the time (TCX waits for an RCU grace period),
 //! unless somebody else's program or filter sits there: a TCX program may end the chain before a classic filter runs, and a
-//! filter of another kind may have the priority that ours needs.
+//! filter of another kind may have the priority that ours needs. Ours moves if such a program comes later.
 
 use std::{
     fs,
@@ -67,11 +69,6 @@ impl Hook {
         if self == Self::ToLan { TcAttachType::Egress } else { TcAttachType::Ingress }
     }
 
-    /// First to see what comes in, last to see what goes out: others then see the node's own view of a packet.
-    fn order(self) -> LinkOrder {
-        if self == Self::ToLan { LinkOrder::last() } else { LinkOrder::first() }
-    }
-
     /// Whether TCX is worth its price here when nobody else uses it.
     fn prefers_tcx(self) -> bool {
         self != Self::FromPod
@@ -97,8 +94,10 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
         return Ok(());
     }
     let filters = link::filters(device.index, hook.parent())?;
-    if filters.iter().any(is_ours) {
-        return replace_filter(&mut program, hook, device).map_err(|error| fault(&error));
+    match (filters.iter().any(is_ours), has_links(hook, device)) {
+        (true, false) => return replace_filter(&mut program, hook, device).map_err(|error| fault(&error)),
+        (true, true) => detach_filter(hook, device)?, // or a packet would meet ours twice
+        (false, _) => {}
     }
     if hook.prefers_tcx() || !filters.is_empty() || has_links(hook, device) {
         match attach_link(&mut program, hook, device, &pin) {
@@ -110,9 +109,13 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
     attach_filter(&mut program, hook, device).map_err(|error| fault(&error))
 }
 
-/// Whether the program of `hook` is on device `index`.
+/// Whether the program of `hook` is on device `index`, where no program of another can hide packets from a filter.
 pub fn is_attached(bpffs: &Path, hook: Hook, index: u32) -> Result<bool> {
-    Ok(link_pin(bpffs, hook, index).exists() || link::filters(index, hook.parent())?.iter().any(is_ours))
+    if link_pin(bpffs, hook, index).exists() {
+        return Ok(true);
+    }
+    let Some(device) = link::by_index(index)? else { return Ok(false) };
+    Ok(link::filters(index, hook.parent())?.iter().any(is_ours) && !has_links(hook, &device))
 }
 
 /// Removes the program of `hook` from device `index`; that it is not there, or that the device is gone, is no error.
@@ -128,8 +131,12 @@ pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
     if !link::filters(index, hook.parent())?.iter().any(is_ours) {
         return Ok(());
     }
+    detach_filter(hook, &device)
+}
+
+fn detach_filter(hook: Hook, device: &Link) -> Result<()> {
     let what = format!("cannot detach {} from {}", hook.program(), device.name);
-    let filter = known_filter(hook, &device).map_err(|error| Error::kernel(what.clone(), error))?;
+    let filter = known_filter(hook, device).map_err(|error| Error::kernel(what.clone(), error))?;
     aya::programs::links::Link::detach(filter).map_err(|error| Error::bpf(what, &error))
 }
 
@@ -237,7 +244,7 @@ fn attach_link(
     device: &Link,
     pin: &Path,
 ) -> Result<(), ProgramError> {
-    let options = TcAttachOptions::TcxOrder(hook.order());
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&device.name, hook.direction(), options)?;
     let link: FdLink = program.take_link(id)?.try_into().map_err(|_| ProgramError::NotAttached)?;
     match link.pin(pin) {

@@ -124,7 +124,7 @@ fn program(what: &str, hook: Hook, attached: bool) -> Finding {
     }
 }
 
-/// Who else sits on a hook of an uplink. One between the LAN and us may end the chain, so that we see nothing.
+/// Who else sits on a hook of an uplink. One before us may end the chain, so that we see nothing.
 fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<Finding> {
     let Some(occupants) = occupants else {
         return Some(warn(
@@ -140,17 +140,11 @@ fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<
     if before.is_empty() && after.is_empty() {
         return None;
     }
-    // On the way out we are last, so that others see the node's own view of a packet.
     let found = format!("{what}, {hook}: before ours [{}], after ours [{}]", names(before), names(after));
-    let (in_the_way, order) = if hook == Hook::ToLan { (after, "last") } else { (before, "first") };
-    Some(if in_the_way.is_empty() {
+    Some(if before.is_empty() {
         ok("neighbours", found)
     } else {
-        warn(
-            "neighbours",
-            found,
-            format!("ours should be {order} there: see that the other is attached on its other side"),
-        )
+        warn("neighbours", found, "ours should be first there: see that the other is attached behind it")
     })
 }
 
@@ -520,10 +514,15 @@ mod tests {
                 change_uplink(facts, |uplink| uplink.hooks[number].2 = Some(list.into()));
             }
         };
-        complains(on(0, [("cil", false), ("us", true)]), Level::Warn, "neighbours", "before ours [cil]");
-        complains(on(1, [("us", true), ("cil", false)]), Level::Warn, "neighbours", "after ours [cil]");
-        assert_eq!(complaints(on(0, [("us", true), ("cil", false)])), []);
-        assert_eq!(complaints(on(1, [("cil", false), ("us", true)])), []);
+        for hook in 0..2 {
+            complains(
+                on(hook, [("cil", false), ("us", true)]),
+                Level::Warn,
+                "neighbours",
+                "before ours [cil]",
+            );
+            assert_eq!(complaints(on(hook, [("us", true), ("cil", false)])), []);
+        }
     }
 
     #[test]

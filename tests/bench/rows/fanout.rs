@@ -11,7 +11,7 @@ use lab::{Result, tried};
 
 use super::Settings;
 use crate::{
-    bpf::Burst,
+    burst::Burst,
     cpu::Spent,
     net::{DUPLICATES, Listener, QUIET, Tally, datagrams},
     relay::Relay,

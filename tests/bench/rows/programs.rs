@@ -2,14 +2,17 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use lab::{NODE, Result, tried};
+use lab::{
+    NODE, Result,
+    bpf::{enable_statistics, pinned, runs},
+    tried,
+};
 
 use super::{
     Settings, circuits,
     latency::{Client, responder},
 };
 use crate::{
-    bpf::{enable_statistics, pinned, runs},
     net::at,
     row::{IOCAST, Measure, Row, Section, Trial},
     world::{SEARCH_PORT, Way, World},

@@ -1,0 +1,91 @@
+//! The soak: for an hour, or as long as wanted, everything that goes wrong on a node goes wrong again and again, under the
+//! eyes of clients that watch. What they lose must be explained by what was just done, and nothing may grow.
+
+mod gauge;
+mod page;
+mod scene;
+mod trouble;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+use clap::Args;
+use lab::{NOTHING, Result, monitors::values_within};
+
+use crate::Topology;
+use gauge::Gauges;
+use page::Story;
+use scene::Scene;
+use trouble::{Dice, TROUBLES, Trouble};
+
+/// How long a client may take to have values again. libca holds a lost channel back for 10 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What is lost late is still put down to its cause.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// How long, and what.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How long; one round is done in any case.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// How pods are connected to the node.
+    #[arg(long, value_enum, default_value_t = Topology::Bridge)]
+    topology: Topology,
+    /// Where to write the report.
+    #[arg(long, default_value = "target/soak.md")]
+    report: PathBuf,
+    /// What decides about the order of troubles, and whom they concern.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Runs it, writes the report, and tells whether all was well.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let seed = arguments.seed.unwrap_or_else(clock);
+    println!("soak of {} min, --seed {seed}: raising a lab", arguments.minutes);
+    let mut scene = Scene::raise(arguments.topology.options())?;
+    let mut story = Story::new(arguments.topology.name());
+    let mut dice = Dice(seed);
+    let end = Instant::now() + Duration::from_secs(60 * arguments.minutes);
+    loop {
+        for trouble in dice.shuffled(TROUBLES.iter().collect()) {
+            make(trouble, &mut scene, &mut dice, &mut story)?;
+        }
+        story.gauges.push((story.begin.elapsed(), Gauges::read(&scene)?));
+        if Instant::now() > end {
+            break;
+        }
+    }
+    story.left = scene.empty()?;
+    let page = story.page();
+    lab::tried("write the report", std::fs::write(&arguments.report, &page))?;
+    println!("{page}\nwritten to {}", arguments.report.display());
+    Ok(story.is_good())
+}
+
+/// Makes a trouble, waits until all clients have values again, and notes what they lost.
+fn make(trouble: &'static Trouble, scene: &mut Scene, dice: &mut Dice, story: &mut Story) -> Result<()> {
+    let before = scene.losses();
+    let concerned = (trouble.make)(scene, dice)?;
+    let took = values_within(scene.monitors(), PATIENCE);
+    scene.restart_where(|which| took[which].is_none())?;
+    std::thread::sleep(SETTLED);
+    let watched = scene.watched();
+    for (which, ((before, after), took)) in before.iter().zip(scene.losses()).zip(&took).enumerate() {
+        let concerned = concerned == Some(watched[which].subject);
+        story.note(trouble, &watched[which], concerned, after.saturating_sub(*before), *took);
+    }
+    story.told(trouble);
+    Ok(())
+}
+
+impl Story {
+    /// Whether every loss is explained, nothing grew and nothing is left.
+    fn is_good(&self) -> bool {
+        self.unexplained.is_empty() && self.grown().is_empty() && self.left == NOTHING
+    }
+}

@@ -1,0 +1,131 @@
+//! What is done to a node, and whom it may concern.
+
+use std::{thread::sleep, time::Duration};
+
+use lab::{NATIVE, NODE, Result, ca, epics::PATIENCE, udp::Socket};
+
+use super::scene::{IOCS, Scene, Subject, configuration};
+
+/// Something that happens to a node.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) name: &'static str,
+    /// Whose clients may lose something by it.
+    pub(crate) explains: &'static str,
+    /// Does it; tells whom it concerns.
+    pub(crate) make: fn(&mut Scene, &mut Dice) -> Result<Option<Subject>>,
+}
+
+/// All of them; a round does each once.
+pub(crate) const TROUBLES: [Trouble; 9] = [
+    Trouble { name: "an IOC restarts", explains: "its own clients", make: restart_ioc },
+    Trouble { name: "a pod is deleted and created again", explains: "its own clients", make: recreate_pod },
+    Trouble { name: "five pods come, read a PV and go", explains: "nobody", make: churn },
+    Trouble { name: "the agent is killed and started again", explains: "nobody", make: kill_agent },
+    Trouble { name: "the agent is replaced", explains: "nobody", make: replace_agent },
+    Trouble { name: "the configuration changes", explains: "nobody", make: reconfigure },
+    Trouble { name: "the uplink is down for 2 s", explains: "the camera's client", make: flap },
+    Trouble { name: "a LAN host sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_the_lan },
+    Trouble { name: "a pod sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_a_pod },
+];
+
+fn restart_ioc(scene: &mut Scene, dice: &mut Dice) -> Result<Option<Subject>> {
+    let number = dice.below(IOCS);
+    scene.places[number].ioc = None;
+    sleep(Duration::from_secs(1)); // what is on its way is read
+    scene.start_ioc(number)?;
+    Ok(Some(Subject::Ioc(number)))
+}
+
+fn recreate_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Option<Subject>> {
+    let number = dice.below(IOCS);
+    scene.places[number].ioc = None;
+    scene.lab.delete_pod(&scene.places[number].pod)?;
+    sleep(Duration::from_secs(1));
+    scene.place(number)?;
+    Ok(Some(Subject::Ioc(number)))
+}
+
+fn churn(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+    for number in 0..5 {
+        let pod = scene.lab.pod(&format!("guest-{number}"))?;
+        let mut client = scene.lab.epics(&pod.netns, "caget -t -w 10 N:NAME", &[])?;
+        client.wait_for("value", PATIENCE, |output| output == "N\n")?;
+        client.finish()?.success()?;
+        scene.lab.delete_pod(&pod)?;
+    }
+    Ok(None)
+}
+
+fn kill_agent(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+    scene.lab.stop_agent();
+    sleep(Duration::from_secs(1));
+    scene.lab.start_agent_with(&configuration(false))?;
+    Ok(None)
+}
+
+fn replace_agent(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+    scene.lab.terminate_agent()?;
+    scene.lab.start_agent_with(&configuration(false))?;
+    Ok(None)
+}
+
+fn reconfigure(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+    for other in [true, false] {
+        let said = |output: &str| output.matches("the configuration has changed").count();
+        let before = said(&scene.lab.agent_output());
+        scene.lab.configure(&configuration(other))?;
+        scene.lab.wait_for_agent("change", |output| said(output) > before)?;
+    }
+    Ok(None)
+}
+
+fn flap(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+    scene.lab.sandbox.sh(NODE, "ip link set eth0 down")?;
+    sleep(Duration::from_secs(2));
+    scene.lab.sandbox.sh(NODE, "ip link set eth0 up")?;
+    Ok(Some(Subject::Camera))
+}
+
+fn storm_of_the_lan(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+    storm(&Socket::bind(&scene.lab.sandbox, NATIVE, "0.0.0.0:0")?, "172.23.0.255:5064")
+}
+
+fn storm_of_a_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Option<Subject>> {
+    let pod = &scene.places[dice.below(IOCS)].pod.netns;
+    storm(&Socket::bind(&scene.lab.sandbox, pod, "0.0.0.0:0")?, "255.255.255.255:5064")
+}
+
+/// An archiver that looks for its missing PVs.
+fn storm(socket: &Socket, to: &str) -> Result<Option<Subject>> {
+    for _ in 0..50 {
+        socket.send_burst(&ca::search(&["NOT:THERE"]), to, 500)?;
+        sleep(Duration::from_millis(100));
+    }
+    Ok(None)
+}
+
+/// Numbers that a seed determines (SplitMix64).
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// The same in another order (Fisher and Yates).
+    pub(crate) fn shuffled<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
+        for last in (1..list.len()).rev() {
+            list.swap(last, self.below(last + 1));
+        }
+        list
+    }
+}

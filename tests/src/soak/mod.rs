@@ -20,8 +20,9 @@ use page::Story;
 use scene::Scene;
 use trouble::{Dice, TROUBLES, Trouble};
 
-/// How long a client may take to have values again. libca holds a lost channel back for 10 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to have values again. libca asks a silent server after 30 s only, and holds a lost channel back
+/// for 10 s.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// What is lost late is still put down to its cause.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -76,7 +77,7 @@ fn make(trouble: &'static Trouble, scene: &mut Scene, dice: &mut Dice, story: &m
     std::thread::sleep(SETTLED);
     let watched = scene.watched();
     for (which, ((before, after), took)) in before.iter().zip(scene.losses()).zip(&took).enumerate() {
-        let concerned = concerned == Some(watched[which].subject);
+        let concerned = concerned.contains(&watched[which].subject);
         story.note(trouble, &watched[which], concerned, after.saturating_sub(*before), *took);
     }
     story.told(trouble);

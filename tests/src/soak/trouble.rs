@@ -13,7 +13,7 @@ pub(crate) struct Trouble {
     /// Whose clients may lose something by it.
     pub(crate) explains: &'static str,
     /// Does it; tells whom it concerns.
-    pub(crate) make: fn(&mut Scene, &mut Dice) -> Result<Option<Subject>>,
+    pub(crate) make: fn(&mut Scene, &mut Dice) -> Result<Vec<Subject>>,
 }
 
 /// All of them; a round does each once.
@@ -24,29 +24,29 @@ pub(crate) const TROUBLES: [Trouble; 9] = [
     Trouble { name: "the agent is killed and started again", explains: "nobody", make: kill_agent },
     Trouble { name: "the agent is replaced", explains: "nobody", make: replace_agent },
     Trouble { name: "the configuration changes", explains: "nobody", make: reconfigure },
-    Trouble { name: "the uplink is down for 2 s", explains: "the camera's client", make: flap },
+    Trouble { name: "the uplink is down for 2 s", explains: "pods' clients", make: flap },
     Trouble { name: "a LAN host sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_the_lan },
     Trouble { name: "a pod sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_a_pod },
 ];
 
-fn restart_ioc(scene: &mut Scene, dice: &mut Dice) -> Result<Option<Subject>> {
+fn restart_ioc(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {
     let number = dice.below(IOCS);
     scene.places[number].ioc = None;
     sleep(Duration::from_secs(1)); // what is on its way is read
     scene.start_ioc(number)?;
-    Ok(Some(Subject::Ioc(number)))
+    Ok(vec![Subject::Ioc(number)])
 }
 
-fn recreate_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Option<Subject>> {
+fn recreate_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {
     let number = dice.below(IOCS);
     scene.places[number].ioc = None;
     scene.lab.delete_pod(&scene.places[number].pod)?;
     sleep(Duration::from_secs(1));
     scene.place(number)?;
-    Ok(Some(Subject::Ioc(number)))
+    Ok(vec![Subject::Ioc(number)])
 }
 
-fn churn(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+fn churn(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     for number in 0..5 {
         let pod = scene.lab.pod(&format!("guest-{number}"))?;
         let mut client = scene.lab.epics(&pod.netns, "caget -t -w 10 N:NAME", &[])?;
@@ -54,55 +54,56 @@ fn churn(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
         client.finish()?.success()?;
         scene.lab.delete_pod(&pod)?;
     }
-    Ok(None)
+    Ok(vec![])
 }
 
-fn kill_agent(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+fn kill_agent(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.stop_agent();
     sleep(Duration::from_secs(1));
     scene.lab.start_agent_with(&configuration(false))?;
-    Ok(None)
+    Ok(vec![])
 }
 
-fn replace_agent(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+fn replace_agent(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.terminate_agent()?;
     scene.lab.start_agent_with(&configuration(false))?;
-    Ok(None)
+    Ok(vec![])
 }
 
-fn reconfigure(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+fn reconfigure(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     for other in [true, false] {
         let said = |output: &str| output.matches("the configuration has changed").count();
         let before = said(&scene.lab.agent_output());
         scene.lab.configure(&configuration(other))?;
         scene.lab.wait_for_agent("change", |output| said(output) > before)?;
     }
-    Ok(None)
+    Ok(vec![])
 }
 
-fn flap(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+fn flap(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.sandbox.sh(NODE, "ip link set eth0 down")?;
     sleep(Duration::from_secs(2));
     scene.lab.sandbox.sh(NODE, "ip link set eth0 up")?;
-    Ok(Some(Subject::Camera))
+    sleep(Duration::from_secs(10)); // a client of a camera takes a while to find that it has lost control
+    Ok(vec![Subject::Camera, Subject::Native])
 }
 
-fn storm_of_the_lan(scene: &mut Scene, _: &mut Dice) -> Result<Option<Subject>> {
+fn storm_of_the_lan(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     storm(&Socket::bind(&scene.lab.sandbox, NATIVE, "0.0.0.0:0")?, "172.23.0.255:5064")
 }
 
-fn storm_of_a_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Option<Subject>> {
+fn storm_of_a_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {
     let pod = &scene.places[dice.below(IOCS)].pod.netns;
     storm(&Socket::bind(&scene.lab.sandbox, pod, "0.0.0.0:0")?, "255.255.255.255:5064")
 }
 
 /// An archiver that looks for its missing PVs.
-fn storm(socket: &Socket, to: &str) -> Result<Option<Subject>> {
+fn storm(socket: &Socket, to: &str) -> Result<Vec<Subject>> {
     for _ in 0..50 {
         socket.send_burst(&ca::search(&["NOT:THERE"]), to, 500)?;
         sleep(Duration::from_millis(100));
     }
-    Ok(None)
+    Ok(vec![])
 }
 
 /// Numbers that a seed determines (SplitMix64).

@@ -31,6 +31,7 @@ lab::in_both_topologies! {
     a_search_to_be_answered_off_the_lan_reaches_no_pod
     a_pod_that_wants_all_ports_leaves_some_to_the_others
     a_host_or_a_pod_that_floods_is_limited_and_the_others_are_served
+    storms_of_real_facilities_are_not_limited
 }
 
 /// A pod with a socket where an IOC would have one.
@@ -400,5 +401,31 @@ fn a_host_or_a_pod_that_floods_is_limited_and_the_others_are_served(topology: To
     let quiet = Socket::bind(&lab.sandbox, &quiet.netns, "0.0.0.0:0")?;
     quiet.send(&search, &pod_broadcast(topology, 5064))?;
     assert!(outside.receive(QUIET).is_some(), "another pod is served");
+    Ok(())
+}
+
+/// An archiver that asks for its missing PVs: 25 000 searches in a few seconds. A hall that comes up: a thousand IOCs on one
+/// host, each with ten beacons in its first seconds.
+fn storms_of_real_facilities_are_not_limited(topology: Topology) -> Result<()> {
+    const BURST: usize = 500;
+    let lab = Lab::up(Options::new(topology))?;
+    let pods = (0..10).map(|number| lab.pod(&format!("ioc-{number}"))).collect::<Result<Vec<_>>>()?;
+    let listen = |port: u16| -> Result<Vec<Socket>> {
+        pods.iter().map(|pod| Socket::bind(&lab.sandbox, &pod.netns, &format!("0.0.0.0:{port}"))).collect()
+    };
+    let client = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    let beacon = message(13, 13, 5064, 0, 0, &[]);
+    for (port, count, datagram) in [(5064, 25_000, ca::search(&["A:NAME"])), (5065, 10_000, beacon)] {
+        let listeners = listen(port)?;
+        for _ in 0..count / BURST {
+            client.send_burst(&datagram, &format!("172.23.0.255:{port}"), BURST)?;
+            for (number, listener) in listeners.iter().enumerate() {
+                let heard = std::iter::from_fn(|| listener.receive(QUIET)).take(BURST).count();
+                assert_eq!(heard, BURST, "pod {number}, port {port}");
+            }
+        }
+    }
+    assert_eq!((lab.counter("ca", "limited")?, lab.counter("ca", "overrun")?), (0, 0));
+    assert_eq!(lab.counter("ca", "delivered")?, 10 * 35_000);
     Ok(())
 }

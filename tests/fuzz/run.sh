@@ -12,7 +12,7 @@ target=$(cd ../.. && pwd)/target/fuzz
 # A target: only what is fuzzed is compiled with counters, not build scripts.
 RUSTFLAGS="$coverage -Ccodegen-units=1" \
     cargo build --locked --quiet --release --target "$host" --target-dir "$target"
-for name in ca pva circuit gvcp data; do
+for name in ca pva circuit gvcp data config conflist request; do
     mkdir -p "$target/corpus/$name"
     log="$target/$name.log"
     if ! "$target/$host/release/$name" -artifact_prefix="$target/$name-" "$@" "$target/corpus/$name" >"$log" 2>&1; then

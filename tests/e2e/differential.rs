@@ -131,7 +131,7 @@ fn read_ca(payload: &[u8], direction: Direction) -> Value {
         let header = payload[chain.offset as usize..].first_chunk().unwrap();
         match ca::step(&mut chain, header, direction).unwrap() {
             Step::Names(Kind::Reply, named) => {
-                found.push(json!(["reply", ids.next(), named.port, hex(&named)]))
+                found.push(json!(["reply", ids.next(), named.port, hex(&named)]));
             }
             Step::Names(_, named) => found.push(json!(["beacon", named.port, hex(&named)])),
             Step::Plain(_) | Step::Opaque => {}

@@ -131,6 +131,21 @@ fn a_bridge_is_an_uplink(topology: Topology) -> Result<()> {
     assert_read(&lab, LAN, DOMAIN)
 }
 
+/// On the LAN's wire, beside it.
+#[test]
+#[ignore = "needs a kernel with 8021q: `make kernels` boots some"]
+fn a_vlan_is_an_uplink() -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+    for (netns, address) in [(WORKSTATION, "172.24.0.2"), (NODE, "172.24.0.10")] {
+        lab.sandbox.sh(netns, "ip link add link eth0 name eth0.7 type vlan id 7")?;
+        lab.sandbox.sh(netns, &format!("ip address add {address}/24 broadcast + dev eth0.7"))?;
+        lab.sandbox.sh(netns, "ip link set eth0.7 up")?;
+    }
+    lab.start_agent_with(&domain(DOMAIN, "eth0.7"))?;
+    let _ioc = ioc(&lab, DOMAIN)?;
+    assert_read(&lab, OTHER_LAN, DOMAIN)
+}
+
 fn two_domains_on_two_uplinks_have_the_same_names(topology: Topology) -> Result<()> {
     let mut lab = Lab::without_agent(Options::new(topology))?;
     add_lan(&lab)?;

@@ -17,7 +17,7 @@ pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
 pub use leftovers::{Leftovers, NOTHING};
-pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, Topology, WORKSTATION, binary};
+pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, SWITCH, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};
 pub use sandbox::Sandbox;
 

@@ -32,6 +32,8 @@ use crate::{
 
 /// The workstation's namespace.
 pub const WORKSTATION: &str = "ws";
+/// The LAN's switch, which has a port with the name of each host.
+pub const SWITCH: &str = "lan";
 /// The namespace of native IOCs on the LAN.
 pub const NATIVE: &str = "native";
 /// The node's namespace.
@@ -160,7 +162,7 @@ impl Lab {
         lab.set_lan_mtu(lab.options.mtu)?;
         for (host, _) in hosts {
             lab.set_offload(host, "eth0")?;
-            lab.set_offload("lan", host)?;
+            lab.set_offload(SWITCH, host)?;
         }
         Ok(lab)
     }
@@ -397,10 +399,10 @@ impl Lab {
     /// Sets the MTU of the LAN, and of all that is on it.
     pub fn set_lan_mtu(&self, mtu: u16) -> Result<()> {
         for (host, _) in &LAN[..2 + self.options.nodes] {
-            self.sandbox.sh("lan", &format!("ip link set {host} mtu {mtu}"))?;
+            self.sandbox.sh(SWITCH, &format!("ip link set {host} mtu {mtu}"))?;
             self.sandbox.sh(host, &format!("ip link set eth0 mtu {mtu}"))?;
         }
-        self.sandbox.sh("lan", &format!("ip link set lan0 mtu {mtu}")).map(|_| ())
+        self.sandbox.sh(SWITCH, &format!("ip link set lan0 mtu {mtu}")).map(|_| ())
     }
 
     fn set_offload(&self, netns: &str, interface: &str) -> Result<()> {
@@ -417,13 +419,13 @@ fn netns(name: &str) -> String {
 }
 
 fn make_lan(sandbox: &Sandbox, hosts: &[(&str, &str)]) -> Result<()> {
-    sandbox.add_netns("lan")?;
-    sandbox.sh("lan", "ip link add lan0 type bridge")?;
-    sandbox.sh("lan", "ip link set lan0 up")?;
+    sandbox.add_netns(SWITCH)?;
+    sandbox.sh(SWITCH, "ip link add lan0 type bridge")?;
+    sandbox.sh(SWITCH, "ip link set lan0 up")?;
     for (host, address) in hosts {
         sandbox.add_netns(host)?;
-        sandbox.sh("lan", &format!("ip link add {host} type veth peer name eth0 netns {host}"))?;
-        sandbox.sh("lan", &format!("ip link set {host} master lan0 up"))?;
+        sandbox.sh(SWITCH, &format!("ip link add {host} type veth peer name eth0 netns {host}"))?;
+        sandbox.sh(SWITCH, &format!("ip link set {host} master lan0 up"))?;
         sandbox.sh(host, &format!("ip address add {address}/24 broadcast + dev eth0"))?;
         sandbox.sh(host, "ip link set eth0 up")?;
     }

@@ -198,7 +198,7 @@ impl Story {
             ("Lost without an explanation:", &self.unexplained),
             ("Grown:", &self.grown()),
             ("Left when all pods were gone:", &left),
-            ("Clients that had no value again after 90 s, and were started again:", &self.stalled),
+            ("Clients that ended, or had no value again after 90 s, and were started again:", &self.stalled),
         ]
         .into_iter()
         .filter(|(_, list)| !list.is_empty())

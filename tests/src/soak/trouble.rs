@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use lab::{NATIVE, NODE, Result, ca, epics::PATIENCE, udp::Socket};
+use lab::{NATIVE, Result, SWITCH, ca, epics::PATIENCE, udp::Socket};
 
 use super::scene::{IOCS, Scene, Subject, configuration};
 
@@ -24,7 +24,7 @@ pub(crate) const TROUBLES: [Trouble; 9] = [
     Trouble { name: "the agent is killed and started again", explains: "nobody", make: kill_agent },
     Trouble { name: "the agent is replaced", explains: "nobody", make: replace_agent },
     Trouble { name: "the configuration changes", explains: "nobody", make: reconfigure },
-    Trouble { name: "the uplink is down for 2 s", explains: "pods' clients", make: flap },
+    Trouble { name: "the uplink has no carrier for 2 s", explains: "the camera's client", make: flap },
     Trouble { name: "a LAN host sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_the_lan },
     Trouble { name: "a pod sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_a_pod },
 ];
@@ -81,11 +81,12 @@ fn reconfigure(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
 }
 
 fn flap(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
-    scene.lab.sandbox.sh(NODE, "ip link set eth0 down")?;
+    // At the switch: the kernel would forget what it masquerades if the interface itself were taken down.
+    scene.lab.sandbox.sh(SWITCH, "ip link set node down")?;
     sleep(Duration::from_secs(2));
-    scene.lab.sandbox.sh(NODE, "ip link set eth0 up")?;
+    scene.lab.sandbox.sh(SWITCH, "ip link set node up")?;
     sleep(Duration::from_secs(10)); // a client of a camera takes a while to find that it has lost control
-    Ok(vec![Subject::Camera, Subject::Native])
+    Ok(vec![Subject::Camera])
 }
 
 fn storm_of_the_lan(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {

@@ -10,7 +10,7 @@ use std::{
 
 use abi::{Circuit, Endpoint, FlowKey};
 use aya::maps::{HashMap, Map, MapData};
-use lab::{Attachment, DOMAIN, Lab, NODE, NOTHING, Options, Pod, Result, Topology, WORKSTATION, tried};
+use lab::{Attachment, DOMAIN, Dice, Lab, NODE, NOTHING, Options, Pod, Result, Topology, WORKSTATION, tried};
 use serde_json::json;
 
 lab::in_both_topologies! {
@@ -144,7 +144,7 @@ fn come_and_go(lab: &Lab, pods: &[Pod], dice: &mut Dice) -> Result<Cut> {
     let usual = Duration::from_millis(20);
     scope(|scope| {
         let workers = (0..).zip(pods).map(|(number, pod)| {
-            let mut worker = Worker { lab, pod, number, dice: Dice(dice.next()), usual };
+            let mut worker = Worker { lab, pod, number, dice: Dice(dice.roll()), usual };
             scope.spawn(move || worker.come_and_go())
         });
         let workers: Vec<_> = workers.collect(); // all are started before the first is waited for
@@ -206,11 +206,11 @@ impl Worker<'_> {
 
     /// Runs a verb, and most times kills it before its usual end: whether it ended by itself.
     fn attempt(&mut self, verb: &str, attachment: &Attachment) -> Result<bool> {
-        if self.dice.next().is_multiple_of(4) {
+        if self.dice.roll().is_multiple_of(4) {
             return self.verb(verb, attachment).map(|()| true);
         }
         let mut child = self.start(verb, attachment)?;
-        sleep(self.usual.mul_f64(self.dice.next() as f64 / u64::MAX as f64));
+        sleep(self.usual.mul_f64(self.dice.roll() as f64 / u64::MAX as f64));
         tried("kill the plugin", child.kill())?;
         let output = tried("wait for the plugin", child.wait_with_output())?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -243,17 +243,5 @@ impl Worker<'_> {
         command.env("CNI_ARGS", &attachment.arguments);
         let child = self.lab.sandbox.run_in(NODE, move || command.spawn())?;
         tried("start the plugin", child)
-    }
-}
-
-/// Numbers that a seed determines (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }

@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod ca;
 pub mod cluster;
 mod cni;
+mod dice;
 pub mod epics;
 mod leftovers;
 pub mod monitors;
@@ -16,6 +17,7 @@ mod sandbox;
 pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
+pub use dice::Dice;
 pub use leftovers::{Leftovers, NOTHING};
 pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, SWITCH, Topology, WORKSTATION, binary};
 pub use process::{Finished, Process};

@@ -12,13 +12,13 @@ use std::{
 };
 
 use clap::Args;
-use lab::{NOTHING, Result, monitors::values_within};
+use lab::{Dice, NOTHING, Result, monitors::values_within};
 
 use crate::Topology;
 use gauge::Gauges;
 use page::Story;
 use scene::Scene;
-use trouble::{Dice, TROUBLES, Trouble};
+use trouble::{TROUBLES, Trouble};
 
 /// How long a client may take to have values again. libca asks a silent server after 30 s only, and holds a lost channel back
 /// for 10 s.

@@ -73,13 +73,15 @@ impl Story {
         let clock = self.clock();
         let Watched { subject, client } = watched;
         if losses > 0 && !concerned {
-            self.unexplained.push(format!(
-                "{clock}, {}: {client} of {subject} lost something, {losses} times",
-                trouble.name
-            ));
+            let line =
+                format!("{clock}, {}: {client} of {subject} lost something, {losses} times", trouble.name);
+            println!("        unexplained: {line}");
+            self.unexplained.push(line);
         }
         if took.is_none() {
-            self.stalled.push(format!("{clock}, {}: {client} of {subject}", trouble.name));
+            let line = format!("{clock}, {}: {client} of {subject}", trouble.name);
+            println!("        started again: {line}");
+            self.stalled.push(line);
         }
         let column = CLIENTS.iter().position(|name| name == client).unwrap_or(CLIENTS.len());
         let Some(tally) = self.tally(trouble) else { return };
@@ -93,16 +95,10 @@ impl Story {
 
     /// Notes that a trouble is over, and says so.
     pub(crate) fn told(&mut self, trouble: &Trouble) {
-        let clock = self.clock();
+        println!("{}  {}", self.clock(), trouble.name);
         if let Some(tally) = self.tally(trouble) {
             tally.times += 1;
         }
-        println!(
-            "{clock}  {}; so far: {} losses unexplained, {} clients started again",
-            trouble.name,
-            self.unexplained.len(),
-            self.stalled.len()
-        );
     }
 
     /// Steady gauges that are higher at the end than at the beginning, by more than a tenth.

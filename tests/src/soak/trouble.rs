@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use lab::{NATIVE, Result, SWITCH, ca, epics::PATIENCE, udp::Socket};
+use lab::{Dice, NATIVE, Result, SWITCH, ca, epics::PATIENCE, udp::Socket};
 
 use super::scene::{IOCS, Scene, Subject, configuration};
 
@@ -105,29 +105,4 @@ fn storm(socket: &Socket, to: &str) -> Result<Vec<Subject>> {
         sleep(Duration::from_millis(100));
     }
     Ok(vec![])
-}
-
-/// Numbers that a seed determines (SplitMix64).
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// The same in another order (Fisher and Yates).
-    pub(crate) fn shuffled<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
-        for last in (1..list.len()).rev() {
-            list.swap(last, self.below(last + 1));
-        }
-        list
-    }
 }

@@ -1,6 +1,7 @@
 //! What happened, on one page.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     time::{Duration, Instant},
 };
@@ -26,8 +27,8 @@ pub(crate) struct Story {
     pub(crate) gauges: Vec<(Duration, Gauges)>,
     /// Losses that the trouble at hand does not explain.
     pub(crate) unexplained: Vec<String>,
-    /// Clients that had to be started again.
-    stalled: Vec<String>,
+    /// Clients that had to be started again, and how often.
+    stalled: BTreeMap<String, usize>,
     /// What of ours was there when all pods were gone.
     pub(crate) left: Leftovers,
 }
@@ -46,9 +47,15 @@ struct Tally {
 
 impl Story {
     pub(crate) fn new(topology: &'static str) -> Self {
-        let (tallies, gauges, unexplained, stalled) =
-            (vec![Tally::default(); TROUBLES.len()], vec![], vec![], vec![]);
-        Self { begin: Instant::now(), topology, tallies, gauges, unexplained, stalled, left: NOTHING }
+        Self {
+            begin: Instant::now(),
+            topology,
+            tallies: vec![Tally::default(); TROUBLES.len()],
+            gauges: vec![],
+            unexplained: vec![],
+            stalled: BTreeMap::new(),
+            left: NOTHING,
+        }
     }
 
     fn tally(&mut self, trouble: &Trouble) -> Option<&mut Tally> {
@@ -79,9 +86,9 @@ impl Story {
             self.unexplained.push(line);
         }
         if took.is_none() {
-            let line = format!("{clock}, {}: {client} of {subject}", trouble.name);
-            println!("        started again: {line}");
-            self.stalled.push(line);
+            let line = format!("{}: {client} of {subject}", trouble.name);
+            println!("        started again: {clock}, {line}");
+            *self.stalled.entry(line).or_default() += 1;
         }
         let column = CLIENTS.iter().position(|name| name == client).unwrap_or(CLIENTS.len());
         let Some(tally) = self.tally(trouble) else { return };
@@ -189,12 +196,14 @@ impl Story {
     }
 
     fn lists(&self) -> String {
+        let stalled: Vec<_> =
+            self.stalled.iter().map(|(line, times)| format!("{line}, {times} times")).collect();
         let left = if self.left == NOTHING { vec![] } else { vec![format!("{:?}", self.left)] };
         [
             ("Lost without an explanation:", &self.unexplained),
             ("Grown:", &self.grown()),
             ("Left when all pods were gone:", &left),
-            ("Clients that ended, or had no value again after 90 s, and were started again:", &self.stalled),
+            ("Clients that ended, or had no value again after 90 s, and were started again:", &stalled),
         ]
         .into_iter()
         .filter(|(_, list)| !list.is_empty())

@@ -438,12 +438,7 @@ mod tests {
     }
 
     /// All keys there are.
-    const FULL: &str = "[domain.a]\nuplink = \"eth0\"\nnamespaces = [\"bl07-*\"]\nprotocols = [\"ca\", \"x\", \"gvcp\"]\n\
-        ports = \"61000-64999\"\npins = \"5000-29999\"\nports_per_pod = 9\nrates = { pod = 1, host = 2, domain = 3 }\n\
-        cameras = [\"172.23.0.128/25\"]\nlan = [\"172.24.0.0/16\"]\nsearch_ports = { 8064 = \"ca\" }\n\
-        lan_ports = { 5064 = 8065 }\n[protocol.x]\nports = [9]\ndirection = \"both\"\nmust = { offset = 0, bytes = \"01\" }\n\
-        fields = [{ offset = 4, kind = \"port32\", order = \"little\", transport = \"udp\", \
-        when = { offset = 1, bytes = \"02\" } }]\n";
+    const FULL: &str = include_str!("../../tests/fuzz/seeds/config/all-keys");
 
     proptest! {
         #[test]

@@ -115,6 +115,8 @@ impl Pass<'_> {
             if let Some((_, uplink)) = plan.uplinks.iter().find(|(index, _)| *index == domain.uplink) {
                 let moved = self.state.move_pins(*number, uplink.address);
                 self.problems.extend(moved.err().map(|error| error.to_string()));
+                let range = domain.first_port..=domain.last_port;
+                self.state.recount_ports(*number, uplink.address, range)?;
             }
         }
         self.state.set_external_ports(&plan.external_ports)

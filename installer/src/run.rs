@@ -222,8 +222,8 @@ impl Reporter {
                 (new > 0, config.domains.iter().find(|domain| domain.name == name))
             {
                 eprintln!(
-                    "iocast-node: domain `{name}`: {new} packets dropped, because all external ports {}-{} are taken; \
-                     widen `ports`",
+                    "iocast-node: domain `{name}`: {new} packets dropped, because all external ports {}-{} are taken, \
+                     or a pod has as many as `ports_per_pod` lets it; widen `ports`, or raise that",
                     ports.first, ports.last
                 );
             }

@@ -328,10 +328,7 @@ mod tests {
         Request::parse(input, &environment(&ADD).unwrap()).unwrap()
     }
 
-    const INPUT: &str = "{ \"cniVersion\": \"1.1.0\", \"name\": \"n\", \"type\": \"iocast\", \"bpffs\": \"/run/bpf\", \
-        \"runtimeConfig\": { \"io.kubernetes.cri.pod-annotations\": { \"iocast.io/domain\": \"bl07\", \
-        \"iocast.io/ports\": \"tcp/5064=15064\" } }, \"cni.dev/valid-attachments\": [{ \"containerID\": \"c1\", \
-        \"ifname\": \"eth0\" }], \"prevResult\": { \"cniVersion\": \"1.1.0\", \"interfaces\": [], \"ips\": [] } }";
+    const INPUT: &str = include_str!("../../tests/fuzz/seeds/request/all-keys");
 
     proptest! {
         #[test]

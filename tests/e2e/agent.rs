@@ -87,6 +87,24 @@ fn a_new_address_of_the_uplink_is_followed() -> Result<()> {
     Ok(())
 }
 
+/// Those at a former address lead nowhere, and would count for the pod's whole life.
+#[test]
+fn ports_at_former_addresses_of_the_uplink_are_given_back() -> Result<()> {
+    let mut lab = lab()?;
+    lab.start_agent_with(&format!("[domain.{}]\nuplink = \"eth0\"\nports_per_pod = 3\n", lab::DOMAIN))?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    for last in 100..104 {
+        lab.sandbox.sh(NODE, "ip address flush dev eth0")?;
+        lab.sandbox.sh(NODE, &format!("ip address add 172.23.0.{last}/24 broadcast + dev eth0"))?;
+        std::thread::sleep(Duration::from_secs(3)); // the agent looks every two seconds
+        assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n", "at .{last}");
+    }
+    let found = lab.state(|state| state.externals().map(|externals| externals.len()))?;
+    assert!(found.is_ok_and(|found| found <= 3));
+    Ok(())
+}
+
 #[test]
 fn a_faulty_configuration_is_refused_with_all_its_faults() -> Result<()> {
     let lab = lab()?;

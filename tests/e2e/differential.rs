@@ -33,6 +33,7 @@ fn caproto_reads_the_same() -> Result<()> {
     let datagrams = heard();
     let theirs = read_by_caproto(&lab, &datagrams)?;
     let ours: Vec<_> = datagrams.iter().map(read).collect();
+    assert_eq!(ours.len(), theirs.len());
     for ((datagram, ours), theirs) in datagrams.iter().zip(&ours).zip(&theirs) {
         assert_eq!(ours, theirs, "{datagram:?}");
     }

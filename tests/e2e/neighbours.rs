@@ -119,7 +119,7 @@ fn a_bridge_is_an_uplink(topology: Topology) -> Result<()> {
         "ip link add br-lan type bridge",
         "ip link set br-lan up",
         // Else conntrack sees a packet at the bridge's port, before it is translated.
-        "sysctl -q -w net.bridge.bridge-nf-call-iptables=0",
+        "sysctl -e -q -w net.bridge.bridge-nf-call-iptables=0",
         "ip address flush dev eth0",
         "ip link set eth0 master br-lan",
         "ip address add 172.23.0.10/24 broadcast + dev br-lan",

@@ -6,7 +6,7 @@ use std::process::Command;
 fn a_round_of_the_soak_explains_every_loss_and_leaves_nothing() {
     let report = tempfile::NamedTempFile::new().unwrap_or_else(|error| panic!("{error}"));
     let output = Command::new(env!("CARGO_BIN_EXE_iocast-lab"))
-        .args(["soak", "--minutes", "0", "--topology", "routed", "--report"])
+        .args(["soak", "--minutes", "0", "--seed", "1", "--topology", "routed", "--report"])
         .arg(report.path())
         .output()
         .unwrap_or_else(|error| panic!("{error}"));

@@ -14,8 +14,10 @@ RUSTFLAGS="$coverage -Ccodegen-units=1" \
     cargo build --locked --quiet --release --target "$host" --target-dir "$target"
 for name in ca pva circuit gvcp data config conflist request; do
     mkdir -p "$target/corpus/$name"
-    log="$target/$name.log"
-    if ! "$target/$host/release/$name" -artifact_prefix="$target/$name-" "$@" "$target/corpus/$name" >"$log" 2>&1; then
+    log="$target/$name.log" seeds=
+    [ ! -d "seeds/$name" ] || seeds=seeds/$name
+    # shellcheck disable=SC2086 # none or one
+    if ! "$target/$host/release/$name" -artifact_prefix="$target/$name-" "$@" "$target/corpus/$name" $seeds >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         exit 1
     fi

@@ -74,15 +74,16 @@ impl Monitor {
 /// A line of a client of EPICS that ends in a number, or of one of aravis that tells how many images came in a second.
 fn is_value(line: &str) -> bool {
     let number = |word: &str| word.parse::<f64>().is_ok();
-    match line.split_once(" frames/s") {
-        Some((images, _)) => images.trim() != "0",
-        None => line.split_whitespace().last().is_some_and(number),
-    }
+    line.contains(" frame") || line.split_whitespace().last().is_some_and(number)
 }
 
-/// A line that tells of a lost connection, or of images that are not complete.
+/// A line that tells of a lost connection, or of a second with images that are not complete, or without any.
 fn is_loss(line: &str) -> bool {
-    line.to_lowercase().contains("disconnect") || line.contains(" error")
+    let no_image = line.split_once(" frame").is_some_and(|(images, _)| images.trim() == "0");
+    no_image
+        || line.to_lowercase().contains("disconnect")
+        || line.contains(" error")
+        || line.contains("Control lost")
 }
 
 /// Waits until each monitor has a few values more; how long each took, in seconds, if it was in time. Those

@@ -101,7 +101,7 @@ named! {
     /// Left alone: a search to be answered to a host that is not on the domain's LAN. All pods that have the PV would send
     /// their answers there, to whoever it is.
     OffLan = "off_lan",
-    /// Left alone: more than its pod, its LAN host or the domain may send.
+    /// Not relayed: more than its pod, its LAN host or the domain may send. Dropped if a pod sends it to one host of the LAN.
     Limited = "limited",
     /// Left alone: an answer to another pod, or to the node. Told to who watches, but not counted.
     Direct = "direct",

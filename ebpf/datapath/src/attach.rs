@@ -1,6 +1,7 @@
-//! Attaching programs to interfaces, so that they stay when the process ends and are replaced without a gap.
+//! Attaching programs to interfaces, so that they stay when the process ends and are replaced without a gap (a
+//! filter that has to become a link is not there for some milliseconds).
 //!
-//! Ours come first everywhere: programs of others, such as Cilium's, end the chain with what they let pass.
+//! Ours are put before all that is there: programs of others, such as Cilium's, end the chain with what they let pass.
 //!
 //! On an uplink and on the fan device TCX is used where the kernel has it: a link pinned beside the maps. On a pod's
 //! veth a classic filter of the clsact qdisc does the same in a tenth of the time (TCX waits for an RCU grace period),

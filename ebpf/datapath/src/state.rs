@@ -4,8 +4,10 @@
 //! record behind by which DEL and GC find the rest.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     net::Ipv4Addr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
@@ -365,6 +367,29 @@ impl State {
             if claim.domain == domain && external.address != address {
                 removed("EXTERNALS", self.externals.remove(&external))?;
                 self.pin(Endpoint { address, ..external }, claim)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back the external ports of a domain that are not at its uplink's address, and counts anew how many of `range` each
+    /// member has: a port of a former range serves on, and does not count. The caller holds the lock.
+    pub fn recount_ports(&mut self, domain: u16, address: [u8; 4], range: RangeInclusive<u16>) -> Result<()> {
+        let mut counts = BTreeMap::<u32, u32>::new();
+        for External { external, claim } in self.externals()? {
+            if claim.domain != domain || claim.pinned != 0 {
+                continue;
+            }
+            let count = counts.entry(claim.member).or_default();
+            if external.address != address {
+                removed("EXTERNALS", self.externals.remove(&external))?;
+            } else if range.contains(&external.port) {
+                *count += 1;
+            }
+        }
+        for (member, count) in counts {
+            if absent_is_none("TAKEN", self.taken.get(&member, 0))?.is_some_and(|known| known != count) {
+                wrote("TAKEN", self.taken.insert(member, count, 0))?;
             }
         }
         Ok(())

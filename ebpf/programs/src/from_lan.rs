@@ -75,9 +75,8 @@ pub fn is_broadcast(address: [u8; 4], uplink: &Uplink) -> bool {
 /// A datagram to a relayed port: to all members that listen.
 #[inline(always)]
 fn relayed(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
-    let admitted = limit::admits_host(relay.domain, packet.source.address);
     let verdict = match content(packet, uplink, relay, broadcast) {
-        Ok(_) if !admitted => Verdict::Limited,
+        Ok(_) if !limit::admits_host(relay.domain, packet.source.address) => Verdict::Limited,
         Ok(content) => {
             if content.is_search() && relay.flags & relay::ANSWERED != 0 {
                 learn_searcher(content.reply_to(packet.source), relay.domain, relay.protocol);

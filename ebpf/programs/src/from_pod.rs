@@ -147,7 +147,8 @@ impl FromPod {
         Some(Self { packet, member, interface, way, protocol, flags, port })
     }
 
-    /// Leaves one too many to the node's own sockets.
+    /// Leaves a broadcast too many to the node's own sockets, and drops what would leave for the LAN untranslated and, if it is
+    /// a camera's command, unjudged.
     #[inline(always)]
     fn refuse(&self) -> i32 {
         let (domain, protocol, source, verdict) =
@@ -155,9 +156,10 @@ impl FromPod {
         count(domain, protocol, verdict);
         let member = self.interface;
         tell(&self.packet, &Seen { point: Point::FromPod, member, source, domain, protocol, verdict });
-        if self.way == Way::Broadcast {
-            self.packet.set_mac_destination(self.member.mac); // a bridge would flood it to other members
+        if self.way != Way::Broadcast {
+            return DROP;
         }
+        self.packet.set_mac_destination(self.member.mac); // a bridge would flood it to other members
         NEXT
     }
 

@@ -239,8 +239,7 @@ mod tests {
         chained(file, &[], &ours()).unwrap()
     }
 
-    const LIST: &str = "{ \"cniVersion\": \"1.0.0\", \"name\": \"n\", \"x\": 1.50, \"plugins\": [{ \"type\": \"bridge\", \
-        \"ipam\": { \"type\": \"host-local\" } }, { \"type\": \"portmap\", \"capabilities\": { \"portMappings\": true } }] }";
+    const LIST: &str = include_str!("../../../tests/fuzz/seeds/conflist/two-plugins");
 
     proptest! {
         #[test]

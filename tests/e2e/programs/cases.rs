@@ -246,6 +246,11 @@ fn searches_from_the_lan() -> Vec<Case> {
             .with(|setup| setup.interval = u32::MAX)
             .after([ask(LAN)])
             .ca(&[Limited]),
+        Case::new("a search after one that was not relayed", ask(LAN))
+            .with(|setup| setup.interval = u32::MAX)
+            .after([say(&longer)])
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
         Case::new("a search with a byte too many", say(&longer)).ca(&[Malformed]),
         Case::new("nothing", say(&[])).ca(&[Malformed]),
         Case::new("what PVXS keeps to its host", say_pva("172.23.0.255:5076", &pva(FORWARDED))).pva(&[Local]),
@@ -373,6 +378,11 @@ fn what_pods_keep() -> Vec<Case> {
             .with(|setup| setup.interval = u32::MAX)
             .after([from_pod(ask())])
             .becomes(NEXT, ask().mac_to(POD_MACS[0]))
+            .ca(&[Limited]),
+        Case::new("a pod's search to a server, one too many", from_pod(ask().to(SERVER)))
+            .with(|setup| setup.interval = u32::MAX)
+            .after([from_pod(ask())])
+            .becomes(DROP, ask().to(SERVER))
             .ca(&[Limited]),
         Case::new("a pod's search when it has all the ports that it may", from_pod(ask()))
             .with(|setup| setup.ports_per_pod = 0)

@@ -166,7 +166,8 @@ fn fill(state: &mut State, setup: &Setup) {
         state.leave(&key, &attachment).unwrap();
         state.forget_circuits(attachment.address).unwrap();
     }
-    forget_searchers();
+    forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS");
+    forget::<abi::BucketKey, u64>("BUCKETS");
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
@@ -211,11 +212,11 @@ fn join(state: &mut State, number: u8, pod: &str) {
     state.join(key, attachment, member).unwrap();
 }
 
-/// The datapath forgets them by itself, and has no other use for it.
-fn forget_searchers() {
-    let pin = pin_directory(Path::new(BPFFS)).join("maps/SEARCHERS");
+/// Empties a map of which the datapath forgets entries by itself.
+fn forget<K: aya::Pod, V: aya::Pod>(name: &str) {
+    let pin = pin_directory(Path::new(BPFFS)).join("maps").join(name);
     let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
-    let mut map: HashMap<_, abi::SearcherKey, abi::Searcher> = map.try_into().unwrap();
+    let mut map: HashMap<_, K, V> = map.try_into().unwrap();
     let keys: Vec<_> = map.keys().map(std::result::Result::unwrap).collect();
     for key in keys {
         map.remove(&key).unwrap();

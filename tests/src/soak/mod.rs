@@ -51,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let mut scene = Scene::raise(arguments.topology.options())?;
     let mut story = Story::new(arguments.topology.name());
     let mut dice = Dice(seed);
+    story.gauges.push((story.begin.elapsed(), Gauges::read(&scene)?));
     let end = Instant::now() + Duration::from_secs(60 * arguments.minutes);
     loop {
         for trouble in dice.shuffled(TROUBLES.iter().collect()) {
@@ -73,15 +74,14 @@ fn make(trouble: &'static Trouble, scene: &mut Scene, dice: &mut Dice, story: &m
     let before = scene.losses();
     let concerned = (trouble.make)(scene, dice)?;
     let took = values_within(scene.monitors(), PATIENCE);
-    scene.restart_where(|which| took[which].is_none())?;
     std::thread::sleep(SETTLED);
     let watched = scene.watched();
     for (which, ((before, after), took)) in before.iter().zip(scene.losses()).zip(&took).enumerate() {
         let concerned = concerned.contains(&watched[which].subject);
-        story.note(trouble, &watched[which], concerned, after.saturating_sub(*before), *took);
+        story.note(trouble, &watched[which], concerned, after - before, *took);
     }
     story.told(trouble);
-    Ok(())
+    scene.begin_again(|which| took[which].is_none())
 }
 
 impl Story {

@@ -79,9 +79,10 @@ impl Story {
     ) {
         let clock = self.clock();
         let Watched { subject, client } = watched;
-        if losses > 0 && !concerned {
-            let line =
-                format!("{clock}, {}: {client} of {subject} lost something, {losses} times", trouble.name);
+        if !concerned && (losses > 0 || took.is_none()) {
+            let silent = if took.is_none() { ", and had no value again" } else { "" };
+            let what = format!("{client} of {subject} lost something {losses} times{silent}");
+            let line = format!("{clock}, {}: {what}", trouble.name);
             println!("        unexplained: {line}");
             self.unexplained.push(line);
         }

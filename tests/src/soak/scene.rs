@@ -91,6 +91,15 @@ impl Scene {
         wait_for_values(&mut self.monitors, START).map(|_| ())
     }
 
+    /// Starts those monitors again, if there are any, and waits until every client has values.
+    pub(crate) fn begin_again(&mut self, which: impl Fn(usize) -> bool) -> Result<()> {
+        if (0..self.monitors.len()).any(&which) {
+            self.restart_where(which)?;
+            self.begin()?;
+        }
+        Ok(())
+    }
+
     /// Creates pod `number` with an IOC, anew if it was there.
     pub(crate) fn place(&mut self, number: usize) -> Result<()> {
         let pod = self.lab.pod(&format!("ioc-{number}"))?;
@@ -137,8 +146,7 @@ impl Scene {
         self.monitors.iter_mut().map(|monitor| monitor.losses().len()).collect()
     }
 
-    /// Starts those monitors again.
-    pub(crate) fn restart_where(&mut self, which: impl Fn(usize) -> bool) -> Result<()> {
+    fn restart_where(&mut self, which: impl Fn(usize) -> bool) -> Result<()> {
         for number in (0..self.monitors.len()).filter(|number| which(*number)) {
             self.monitors[number] = self.watch(self.watched[number])?;
         }

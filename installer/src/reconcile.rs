@@ -113,10 +113,9 @@ impl Pass<'_> {
         for (number, domain) in &plan.domains {
             self.state.set_domain(*number, *domain)?;
             if let Some((_, uplink)) = plan.uplinks.iter().find(|(index, _)| *index == domain.uplink) {
-                let moved = self.state.move_pins(*number, uplink.address);
-                self.problems.extend(moved.err().map(|error| error.to_string()));
                 let range = domain.first_port..=domain.last_port;
-                self.state.recount_ports(*number, uplink.address, range)?;
+                let followed = self.state.follow_uplink(*number, uplink.address, range);
+                self.problems.extend(followed.err().map(|error| error.to_string()));
             }
         }
         self.state.set_external_ports(&plan.external_ports)
@@ -163,7 +162,7 @@ impl Pass<'_> {
 
     fn attach_one(&self, name: &str, hook: Hook) -> Result<(), Error> {
         let Some(device) = link::by_name(name)? else { return Ok(()) }; // gone since we looked
-        if self.programs == Programs::Replace || !is_attached(self.bpffs, hook, device.index)? {
+        if self.programs == Programs::Replace || !is_attached(self.bpffs, hook, &device)? {
             attach(self.bpffs, hook, &device)?;
         }
         Ok(())

@@ -165,8 +165,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
 
 /// Whether the uplink with this interface index, 0 for none, is there with our programs.
 fn is_up(bpffs: &Path, index: u32) -> datapath::Result<bool> {
-    Ok(index != 0
-        && link::by_index(index)?.is_some()
-        && is_attached(bpffs, Hook::FromLan, index)?
-        && is_attached(bpffs, Hook::ToLan, index)?)
+    let device = if index == 0 { None } else { link::by_index(index)? };
+    let Some(device) = device else { return Ok(false) };
+    Ok(is_attached(bpffs, Hook::FromLan, &device)? && is_attached(bpffs, Hook::ToLan, &device)?)
 }

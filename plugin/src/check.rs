@@ -37,7 +37,7 @@ fn check(environment: &Environment, request: &Request) -> Result<(), CniError> {
     if pod.address.broadcast != Some(recorded.broadcast.into()) {
         return Err(missing("its broadcast address is not the recorded one"));
     }
-    if !is_attached(&bpffs, Hook::FromPod, attachment.member)? {
+    if !is_attached(&bpffs, Hook::FromPod, &pod.veth)? {
         return Err(missing("from_pod is not attached to its veth"));
     }
     Ok(())

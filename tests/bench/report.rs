@@ -88,14 +88,11 @@ fn write(path: &Path, content: &str) -> Result<()> {
     tried(format!("write {}", path.display()), fs::write(path, content))
 }
 
-/// The machine, as far as it matters.
+/// The machine, and what it was doing.
 fn machine() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let kernel: Vec<_> = release.split('.').take(2).collect();
-    let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    format!("a machine with {processors} processors, Linux {}, load {load} at its end", kernel.join("."))
+    format!("{}, load {load} at its end", lab::machine())
 }
 
 /// The goals that were missed.

@@ -1,6 +1,9 @@
 //! Living with others: what else there is on a node, and what uplinks can be.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use lab::{
     DOMAIN, Lab, NODE, Options, Pod, Process, Result, Topology, WORKSTATION,
@@ -201,11 +204,15 @@ impl Neighbour {
         if let Some(pod) = pod {
             Socket::bind(&lab.sandbox, &pod.netns, "0.0.0.0:0")?.send(b"hello", "172.23.0.2:9999")?;
         }
-        std::thread::sleep(Duration::from_millis(100));
-        let after = self.runs()?;
-        let all = before.iter().zip(&after).all(|(before, after)| after > before);
-        assert!(all, "{when}, {:?}: {before:?} {after:?}", self.way);
-        Ok(())
+        let begin = Instant::now();
+        loop {
+            let after = self.runs()?;
+            if before.iter().zip(&after).all(|(before, after)| after > before) {
+                return Ok(());
+            }
+            assert!(begin.elapsed() < PATIENCE, "{when}, {:?}: {before:?} {after:?}", self.way);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

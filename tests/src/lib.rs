@@ -88,6 +88,14 @@ pub fn report(name: &str, figure: &str) {
     }
 }
 
+/// The machine, as far as it matters for a report.
+pub fn machine() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel: Vec<_> = release.split('.').take(2).collect();
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("a machine with {processors} processors, Linux {}", kernel.join("."))
+}
+
 /// Compares with a recorded text of `tests/golden`; UPDATE_GOLDEN=1 records it anew.
 pub fn assert_golden(name: &str, found: &str) -> Result<()> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);

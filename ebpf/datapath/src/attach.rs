@@ -95,12 +95,13 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
         return Ok(());
     }
     let filters = link::filters(device.index, hook.parent())?;
-    match (filters.iter().any(is_ours), has_links(hook, device)) {
+    let others = has_links(hook, device);
+    match (filters.iter().any(is_ours), others) {
         (true, false) => return replace_filter(&mut program, hook, device).map_err(|error| fault(&error)),
         (true, true) => detach_filter(hook, device)?, // or a packet would meet ours twice
         (false, _) => {}
     }
-    if hook.prefers_tcx() || !filters.is_empty() || has_links(hook, device) {
+    if hook.prefers_tcx() || !filters.is_empty() || others {
         match attach_link(&mut program, hook, device, &pin) {
             Ok(()) => return Ok(()),
             Err(error) if lacks_tcx(&error) => {}
@@ -110,13 +111,12 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
     attach_filter(&mut program, hook, device).map_err(|error| fault(&error))
 }
 
-/// Whether the program of `hook` is on device `index`, where no program of another can hide packets from a filter.
-pub fn is_attached(bpffs: &Path, hook: Hook, index: u32) -> Result<bool> {
-    if link_pin(bpffs, hook, index).exists() {
+/// Whether the program of `hook` is on `device`, where no program of another can hide packets from a filter.
+pub fn is_attached(bpffs: &Path, hook: Hook, device: &Link) -> Result<bool> {
+    if link_pin(bpffs, hook, device.index).exists() {
         return Ok(true);
     }
-    let Some(device) = link::by_index(index)? else { return Ok(false) };
-    Ok(link::filters(index, hook.parent())?.iter().any(is_ours) && !has_links(hook, &device))
+    Ok(link::filters(device.index, hook.parent())?.iter().any(is_ours) && !has_links(hook, device))
 }
 
 /// Removes the program of `hook` from device `index`; that it is not there, or that the device is gone, is no error.

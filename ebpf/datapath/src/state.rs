@@ -361,32 +361,36 @@ impl State {
         Ok(Error::PortTaken { protocol, port: external.port, holder })
     }
 
-    /// Lets the pinned ports of a domain follow its uplink to another address. The caller holds the lock.
-    pub fn move_pins(&mut self, domain: u16, address: [u8; 4]) -> Result<()> {
-        for External { external, claim } in self.pins()? {
-            if claim.domain == domain && external.address != address {
-                removed("EXTERNALS", self.externals.remove(&external))?;
-                self.pin(Endpoint { address, ..external }, claim)?;
+    /// Lets the external ports of a domain follow its uplink to this address: pinned ones move there, others that are elsewhere
+    /// are given back. Counts anew how many of `range` each member has: a port of a former range serves on, and does not
+    /// count. An error names who else has a pinned port. The caller holds the lock.
+    pub fn follow_uplink(&mut self, domain: u16, address: [u8; 4], range: RangeInclusive<u16>) -> Result<()> {
+        let (mut pins, mut counts) = (vec![], BTreeMap::<u32, u32>::new());
+        for External { external, claim } in self.externals()? {
+            if claim.domain != domain {
+                continue;
             }
+            let is_here = external.address == address;
+            if claim.pinned == 0 {
+                let counts_now = is_here && range.contains(&external.port);
+                *counts.entry(claim.member).or_default() += u32::from(counts_now);
+            }
+            match (is_here, claim.pinned != 0) {
+                (true, _) => {}
+                (false, true) => pins.push((external, claim)),
+                (false, false) => removed("EXTERNALS", self.externals.remove(&external))?,
+            }
+        }
+        self.set_taken(counts)?;
+        for (external, claim) in pins {
+            removed("EXTERNALS", self.externals.remove(&external))?;
+            self.pin(Endpoint { address, ..external }, claim)?;
         }
         Ok(())
     }
 
-    /// Gives back the external ports of a domain that are not at its uplink's address, and counts anew how many of `range` each
-    /// member has: a port of a former range serves on, and does not count. The caller holds the lock.
-    pub fn recount_ports(&mut self, domain: u16, address: [u8; 4], range: RangeInclusive<u16>) -> Result<()> {
-        let mut counts = BTreeMap::<u32, u32>::new();
-        for External { external, claim } in self.externals()? {
-            if claim.domain != domain || claim.pinned != 0 {
-                continue;
-            }
-            let count = counts.entry(claim.member).or_default();
-            if external.address != address {
-                removed("EXTERNALS", self.externals.remove(&external))?;
-            } else if range.contains(&external.port) {
-                *count += 1;
-            }
-        }
+    /// Corrects how many external ports these members have taken.
+    fn set_taken(&mut self, counts: BTreeMap<u32, u32>) -> Result<()> {
         for (member, count) in counts {
             if absent_is_none("TAKEN", self.taken.get(&member, 0))?.is_some_and(|known| known != count) {
                 wrote("TAKEN", self.taken.insert(member, count, 0))?;

@@ -176,7 +176,7 @@ fn other_schemas(bpffs: &Path) -> Vec<String> {
 
 fn fan(bpffs: &Path) -> datapath::Result<Option<(bool, bool)>> {
     let Some(device) = link::by_name(FAN_DEVICE)? else { return Ok(None) };
-    Ok(Some((device.is_up, is_attached(bpffs, Hook::Fan, device.index)?)))
+    Ok(Some((device.is_up, is_attached(bpffs, Hook::Fan, &device)?)))
 }
 
 fn uplink(bpffs: &Path, domain: &DomainConfig) -> Uplink {
@@ -189,7 +189,7 @@ fn interface(bpffs: &Path, domain: &DomainConfig, device: &Link) -> datapath::Re
     let addresses = link::addresses(device.index)?;
     let mut hooks = vec![];
     for hook in [Hook::FromLan, Hook::ToLan] {
-        hooks.push((hook, is_attached(bpffs, hook, device.index)?, occupants(hook, device)?));
+        hooks.push((hook, is_attached(bpffs, hook, device)?, occupants(hook, device)?));
     }
     let connected = addresses.iter().map(|address| (address.address.octets(), address.prefix));
     let configured = domain.lan.iter().map(|network| (network.address, network.prefix));
@@ -231,7 +231,10 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
     let mut found = vec![];
     for (_, attachment) in state.attachments()? {
         let veth = match link::by_index(attachment.member)? {
-            Some(veth) => Some((veth.name, veth.mtu, is_attached(bpffs, Hook::FromPod, veth.index)?)),
+            Some(veth) => {
+                let attached = is_attached(bpffs, Hook::FromPod, &veth)?;
+                Some((veth.name, veth.mtu, attached))
+            }
             None => None,
         };
         let pod = format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod));

@@ -50,16 +50,16 @@ fn attach() -> [Places; 4] {
     HOOKS.map(|(hook, device, direction)| {
         let link = link::by_name(device).unwrap().unwrap();
         datapath::attach(Path::new(BPFFS), hook, &link).unwrap();
-        assert!(datapath::is_attached(Path::new(BPFFS), hook, link.index).unwrap(), "{hook:?}");
+        assert!(datapath::is_attached(Path::new(BPFFS), hook, &link).unwrap(), "{hook:?}");
         places(device, direction)
     })
 }
 
 fn detach() -> [Places; 4] {
     HOOKS.map(|(hook, device, direction)| {
-        let index = link::by_name(device).unwrap().unwrap().index;
-        datapath::detach(Path::new(BPFFS), hook, index).unwrap();
-        assert!(!datapath::is_attached(Path::new(BPFFS), hook, index).unwrap(), "{hook:?}");
+        let link = link::by_name(device).unwrap().unwrap();
+        datapath::detach(Path::new(BPFFS), hook, link.index).unwrap();
+        assert!(!datapath::is_attached(Path::new(BPFFS), hook, &link).unwrap(), "{hook:?}");
         // The kernel lets go of a link a little later.
         let start = Instant::now();
         while places(device, direction) != (0, 0) && start.elapsed() < PATIENCE {

@@ -18,7 +18,7 @@ use crate::Topology;
 use gauge::Gauges;
 use page::Story;
 use scene::Scene;
-use trouble::{TROUBLES, Trouble};
+use trouble::TROUBLES;
 
 /// How long a client may take to have values again. libca asks a silent server after 30 s only, and holds a lost channel back
 /// for 10 s.
@@ -51,36 +51,47 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let mut scene = Scene::raise(arguments.topology.options())?;
     let mut story = Story::new(arguments.topology.name());
     let mut dice = Dice(seed);
-    story.gauges.push((story.begin.elapsed(), Gauges::read(&scene)?));
     let end = Instant::now() + Duration::from_secs(60 * arguments.minutes);
-    loop {
-        for trouble in dice.shuffled(TROUBLES.iter().collect()) {
-            make(trouble, &mut scene, &mut dice, &mut story)?;
-        }
-        story.gauges.push((story.begin.elapsed(), Gauges::read(&scene)?));
-        if Instant::now() > end {
-            break;
-        }
+    // What happened until then is reported all the same.
+    if let Err(error) = go_round(&mut scene, &mut dice, &mut story, end) {
+        story.fail(&error);
     }
-    story.left = scene.empty()?;
+    match scene.empty() {
+        Ok(left) => story.left = left,
+        Err(error) => story.fail(&error),
+    }
     let page = story.page();
     lab::tried("write the report", std::fs::write(&arguments.report, &page))?;
     println!("{page}\nwritten to {}", arguments.report.display());
     Ok(story.is_good())
 }
 
-/// Makes a trouble, waits until all clients have values again, and notes what they lost.
-fn make(trouble: &'static Trouble, scene: &mut Scene, dice: &mut Dice, story: &mut Story) -> Result<()> {
+/// Rounds of all troubles until `end`, one at least, with a look at the gauges before and after each.
+fn go_round(scene: &mut Scene, dice: &mut Dice, story: &mut Story, end: Instant) -> Result<()> {
+    story.gauges.push((story.begin.elapsed(), Gauges::read(scene)?));
+    loop {
+        for number in dice.shuffled((0..TROUBLES.len()).collect()) {
+            make(number, scene, dice, story)?;
+        }
+        story.gauges.push((story.begin.elapsed(), Gauges::read(scene)?));
+        if Instant::now() > end {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes one of [`TROUBLES`], waits until all clients have values again, and notes what they lost.
+fn make(number: usize, scene: &mut Scene, dice: &mut Dice, story: &mut Story) -> Result<()> {
     let before = scene.losses();
-    let concerned = (trouble.make)(scene, dice)?;
+    let concerned = (TROUBLES[number].make)(scene, dice)?;
     let took = values_within(scene.monitors(), PATIENCE);
     std::thread::sleep(SETTLED);
-    let watched = scene.watched();
-    for (which, ((before, after), took)) in before.iter().zip(scene.losses()).zip(&took).enumerate() {
-        let concerned = concerned.contains(&watched[which].subject);
-        story.note(trouble, &watched[which], concerned, after - before, *took);
+    let after = scene.losses();
+    for (which, watched) in scene.watched().iter().enumerate() {
+        let concerned = concerned.contains(&watched.subject);
+        story.note(number, watched, concerned, after[which] - before[which], took[which]);
     }
-    story.told(trouble);
+    story.told(number);
     scene.begin_again(|which| took[which].is_none())
 }
 

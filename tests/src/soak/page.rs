@@ -9,9 +9,10 @@ use std::{
 use lab::{Leftovers, NOTHING, monitors::CLIENTS};
 
 use super::{
+    PATIENCE,
     gauge::{Gauges, Kind},
     scene::{Subject, Watched},
-    trouble::{TROUBLES, Trouble},
+    trouble::TROUBLES,
 };
 
 /// Columns of the table of gauges.
@@ -23,7 +24,7 @@ pub(crate) struct Story {
     topology: &'static str,
     /// Of each trouble, in the order of [`TROUBLES`].
     tallies: Vec<Tally>,
-    /// After each round, and when that was.
+    /// Before the first round and after each, and when that was.
     pub(crate) gauges: Vec<(Duration, Gauges)>,
     /// Losses that the trouble at hand does not explain.
     pub(crate) unexplained: Vec<String>,
@@ -58,41 +59,36 @@ impl Story {
         }
     }
 
-    fn tally(&mut self, trouble: &Trouble) -> Option<&mut Tally> {
-        let number = TROUBLES.iter().position(|other| other.name == trouble.name)?;
-        self.tallies.get_mut(number)
-    }
-
     fn clock(&self) -> String {
         let seconds = self.begin.elapsed().as_secs();
         format!("{:3}:{:02}", seconds / 60, seconds % 60)
     }
 
-    /// Notes what a client lost by a trouble, and how long it took to have values again, if it has any.
+    /// Notes what a client lost by one of [`TROUBLES`], and how long it took to have values again, if it has any.
     pub(crate) fn note(
         &mut self,
-        trouble: &Trouble,
+        number: usize,
         watched: &Watched,
         concerned: bool,
         losses: usize,
         took: Option<f64>,
     ) {
         let clock = self.clock();
-        let Watched { subject, client } = watched;
+        let (Watched { subject, client }, trouble) = (watched, TROUBLES[number].name);
         if !concerned && (losses > 0 || took.is_none()) {
             let silent = if took.is_none() { ", and had no value again" } else { "" };
             let what = format!("{client} of {subject} lost something {losses} times{silent}");
-            let line = format!("{clock}, {}: {what}", trouble.name);
+            let line = format!("{clock}, {trouble}: {what}");
             println!("        unexplained: {line}");
             self.unexplained.push(line);
         }
         if took.is_none() {
-            let line = format!("{}: {client} of {subject}", trouble.name);
+            let line = format!("{trouble}: {client} of {subject}");
             println!("        started again: {clock}, {line}");
             *self.stalled.entry(line).or_default() += 1;
         }
         let column = CLIENTS.iter().position(|name| name == client).unwrap_or(CLIENTS.len());
-        let Some(tally) = self.tally(trouble) else { return };
+        let tally = &mut self.tallies[number];
         if concerned {
             tally.losses += losses;
             tally.took[column].extend(took);
@@ -101,12 +97,17 @@ impl Story {
         }
     }
 
-    /// Notes that a trouble is over, and says so.
-    pub(crate) fn told(&mut self, trouble: &Trouble) {
-        println!("{}  {}", self.clock(), trouble.name);
-        if let Some(tally) = self.tally(trouble) {
-            tally.times += 1;
-        }
+    /// Notes that one of [`TROUBLES`] is over, and says so.
+    pub(crate) fn told(&mut self, number: usize) {
+        println!("{}  {}", self.clock(), TROUBLES[number].name);
+        self.tallies[number].times += 1;
+    }
+
+    /// Notes that the run could not go on.
+    pub(crate) fn fail(&mut self, error: &lab::Error) {
+        let line = format!("{}, the run could not go on: {error}", self.clock());
+        println!("        {line}");
+        self.unexplained.push(line);
     }
 
     /// Steady gauges that are higher at the end than at the beginning, by more than a tenth.
@@ -130,16 +131,13 @@ impl Story {
 
     pub(crate) fn page(&self) -> String {
         let seconds = self.begin.elapsed().as_secs();
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let kernel: Vec<_> = release.split('.').take(2).collect();
-        let processors = std::thread::available_parallelism().map_or(0, usize::from);
         format!(
-            "{}\nA run of {} min {} s in a {} pod network, on a machine with {processors} processors, Linux {}.\n\n{}\n{}\n{}\n{}",
+            "{}\nA run of {} min {} s in a {} pod network, on {}.\n\n{}\n{}\n{}\n{}",
             include_str!("preface.md"),
             seconds / 60,
             seconds % 60,
             self.topology,
-            kernel.join("."),
+            lab::machine(),
             self.verdict(),
             self.troubles(),
             self.table_of_gauges(),
@@ -199,12 +197,16 @@ impl Story {
     fn lists(&self) -> String {
         let stalled: Vec<_> =
             self.stalled.iter().map(|(line, times)| format!("{line}, {times} times")).collect();
+        let again = format!(
+            "Clients that ended, or had no value again after {} s, and were started again:",
+            PATIENCE.as_secs()
+        );
         let left = if self.left == NOTHING { vec![] } else { vec![format!("{:?}", self.left)] };
         [
-            ("Lost without an explanation:", &self.unexplained),
-            ("Grown:", &self.grown()),
-            ("Left when all pods were gone:", &left),
-            ("Clients that ended, or had no value again after 90 s, and were started again:", &stalled),
+            ("Lost without an explanation:".into(), &self.unexplained),
+            ("Grown:".into(), &self.grown()),
+            ("Left when all pods were gone:".into(), &left),
+            (again, &stalled),
         ]
         .into_iter()
         .filter(|(_, list)| !list.is_empty())

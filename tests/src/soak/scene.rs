@@ -86,6 +86,9 @@ impl Scene {
     fn begin(&mut self) -> Result<()> {
         for _ in 0..STARTS {
             let took = values_within(&mut self.monitors, START);
+            if !took.contains(&None) {
+                return Ok(());
+            }
             self.restart_where(|which| took[which].is_none())?;
         }
         wait_for_values(&mut self.monitors, START).map(|_| ())
@@ -133,8 +136,8 @@ impl Scene {
         }
     }
 
-    pub(crate) fn watched(&self) -> Vec<Watched> {
-        self.watched.clone()
+    pub(crate) fn watched(&self) -> &[Watched] {
+        &self.watched
     }
 
     pub(crate) fn monitors(&mut self) -> &mut [Monitor] {

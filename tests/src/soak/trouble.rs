@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use lab::{Dice, NATIVE, Result, SWITCH, ca, epics::PATIENCE, udp::Socket};
+use lab::{Dice, Error, NATIVE, Result, SWITCH, ca, udp::Socket};
 
 use super::scene::{IOCS, Scene, Subject, configuration};
 
@@ -49,9 +49,10 @@ fn recreate_pod(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {
 fn churn(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     for number in 0..5 {
         let pod = scene.lab.pod(&format!("guest-{number}"))?;
-        let mut client = scene.lab.epics(&pod.netns, "caget -t -w 10 N:NAME", &[])?;
-        client.wait_for("value", PATIENCE, |output| output == "N\n")?;
-        client.finish()?.success()?;
+        let read = scene.lab.epics_output(&pod.netns, "caget -t -w 10 N:NAME", &[])?;
+        if read != "N\n" {
+            return Err(Error::Missing(format!("caget in {} read `{read}`", pod.name)));
+        }
         scene.lab.delete_pod(&pod)?;
     }
     Ok(vec![])

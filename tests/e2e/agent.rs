@@ -353,8 +353,7 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     lab.start_agent()?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let mut monitors = lab.monitors(WORKSTATION, "A:COUNT")?;
-    wait_for_values(&mut monitors, PATIENCE)?;
+    let mut monitors = lab.begun_monitors(WORKSTATION, "A:COUNT")?;
     lab.configure("[domain.lab]\nuplink = \"eth0\"\nports = \"9-1\"\nprotocols = [\"cb\"]\n")?;
     lab.wait_for_agent("faults", |said| {
         said.contains("`ports` is `9-1`") && said.contains("`cb` is not known")

@@ -146,8 +146,7 @@ fn monitors_see_nothing_of_an_agent_that_is_killed_and_started_again() -> Result
     let cluster = installed(Runtime::CONTAINERD_1_6)?;
     let pod = cluster.pod(0, &Wanted::member("ioc-a"))?;
     cluster.start_ioc(&pod, "softIocPVA", "A")?;
-    let mut monitors = cluster.lab.monitors(WORKSTATION, "A:COUNT")?;
-    wait_for_values(&mut monitors, PATIENCE)?;
+    let mut monitors = cluster.lab.begun_monitors(WORKSTATION, "A:COUNT")?;
     cluster.kill_agent(0);
     wait_for_values(&mut monitors, PATIENCE)?;
     cluster.start_agent(0)?;

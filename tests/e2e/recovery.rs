@@ -27,8 +27,7 @@ fn text(took: &[f64]) -> String {
 fn watched(lab: &Lab) -> Result<(Pod, Process, Vec<Monitor>)> {
     let pod = lab.pod("ioc-a")?;
     let ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
-    let mut monitors = lab.monitors(WORKSTATION, PV)?;
-    wait_for_values(&mut monitors, PATIENCE)?;
+    let monitors = lab.begun_monitors(WORKSTATION, PV)?;
     Ok((pod, ioc, monitors))
 }
 

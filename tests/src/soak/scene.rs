@@ -1,20 +1,16 @@
 //! What is watched: IOCs in pods, each by all clients on the LAN; an IOC on the LAN by clients in a pod; a camera on the LAN
 //! by a client in another pod.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use lab::{
     DOMAIN, Lab, Leftovers, NATIVE, Options, Pod, Process, Result, WORKSTATION,
     epics::Server,
-    monitors::{CLIENTS, Monitor, values_within, wait_for_values},
+    monitors::{CLIENTS, Monitor, begin},
 };
 
 /// Pods with an IOC.
 pub(crate) const IOCS: usize = 6;
-/// How often a client that does not begin is started again.
-const STARTS: usize = 4;
-/// How long one may take to begin.
-const START: Duration = Duration::from_secs(15);
 /// The client of the camera.
 const CAMERA_CLIENT: &str = "arv-camera-test";
 
@@ -81,26 +77,24 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Waits until every client has values. pvAccessCPP's fails at its first value now and then (`bad_weak_ptr`), wherever
-    /// its server is: it is started again then, a few times at most.
+    /// Waits until every client has values.
     fn begin(&mut self) -> Result<()> {
-        for _ in 0..STARTS {
-            let took = values_within(&mut self.monitors, START);
-            if !took.contains(&None) {
-                return Ok(());
-            }
-            self.restart_where(|which| took[which].is_none())?;
-        }
-        wait_for_values(&mut self.monitors, START).map(|_| ())
+        let mut monitors = std::mem::take(&mut self.monitors);
+        let begun = begin(&mut monitors, |which| self.watch(self.watched[which]));
+        self.monitors = monitors;
+        begun
     }
 
     /// Starts those monitors again, if there are any, and waits until every client has values.
     pub(crate) fn begin_again(&mut self, which: impl Fn(usize) -> bool) -> Result<()> {
-        if (0..self.monitors.len()).any(&which) {
-            self.restart_where(which)?;
-            self.begin()?;
+        let again: Vec<_> = (0..self.monitors.len()).filter(|number| which(*number)).collect();
+        if again.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        for number in again {
+            self.monitors[number] = self.watch(self.watched[number])?;
+        }
+        self.begin()
     }
 
     /// Creates pod `number` with an IOC, anew if it was there.
@@ -147,13 +141,6 @@ impl Scene {
     /// How much each monitor has lost since it was started.
     pub(crate) fn losses(&mut self) -> Vec<usize> {
         self.monitors.iter_mut().map(|monitor| monitor.losses().len()).collect()
-    }
-
-    fn restart_where(&mut self, which: impl Fn(usize) -> bool) -> Result<()> {
-        for number in (0..self.monitors.len()).filter(|number| which(*number)) {
-            self.monitors[number] = self.watch(self.watched[number])?;
-        }
-        Ok(())
     }
 
     /// Ends all clients and pods; what of ours is left then.

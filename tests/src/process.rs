@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::unix::fs::FileExt,
+    os::unix::{fs::FileExt, process::ExitStatusExt},
     process::{Child, ExitStatus},
     thread::sleep,
     time::{Duration, Instant},
@@ -77,6 +77,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Whether a signal has ended it.
+    pub fn has_crashed(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if status.signal().is_some())
+    }
+
     /// Waits until its output satisfies `test`; an error with all of the output if it does not in time.
     pub fn wait_for(
         &mut self,
@@ -91,16 +96,20 @@ impl Process {
                 return Ok(start.elapsed());
             }
             if !running || start.elapsed() > patience {
-                let ended = if running { "" } else { ", and it has ended" };
-                return Err(Error::Timeout(format!(
-                    "`{}`: no {what} after {:.1} s{ended}; it printed:\n{}",
-                    self.command,
-                    start.elapsed().as_secs_f32(),
-                    self.output()
-                )));
+                return Err(self.timeout(what, start.elapsed()));
             }
             sleep(PAUSE);
         }
+    }
+
+    /// The error that there was nothing of `what` for so long, with all of its output.
+    pub(crate) fn timeout(&mut self, what: &str, waited: Duration) -> Error {
+        let ended = match self.child.try_wait() {
+            Ok(Some(status)) => format!(", and it has ended ({status})"),
+            _ => String::new(),
+        };
+        let (command, output, waited) = (&self.command, self.output(), waited.as_secs_f32());
+        Error::Timeout(format!("`{command}`: no {what} after {waited:.1} s{ended}; it printed:\n{output}"))
     }
 
     /// Waits for its end; an error if that takes too long.

@@ -21,7 +21,7 @@ demo: build lab-tools lab ## See a LAN workstation read IOCs in pods
 
 test: build lab-tools ## Run all tests
 	@rm -rf target/figures
-	tests/fuzz/run.sh -runs=1000000 -max_total_time=20
+	tests/fuzz/run.sh -seed=1 -runs=1000000 -max_total_time=20
 	cargo test --locked --workspace
 	@echo; cat docs/matrix.md; echo "figures of this run:"; cat target/figures/*
 

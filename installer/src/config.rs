@@ -384,6 +384,13 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
     if domain.lan_ports.contains_key(&GVCP_PORT) {
         found.push(format!("`lan_ports` has {GVCP_PORT}: clients look for cameras at no other port"));
     }
+    if let Some(port) =
+        domain.search_ports.iter().find_map(|(port, other)| other.is(Protocol::Gvcp).then_some(port))
+    {
+        found.push(format!(
+            "`search_ports` has `{port} = gvcp`: cameras are at {GVCP_PORT} alone; put \"gvcp\" into `protocols`"
+        ));
+    }
     if domain.cameras.is_some() && !domain.relays(Protocol::Gvcp) {
         found.push("`cameras` has no effect without \"gvcp\" in `protocols`".into());
     }
@@ -570,6 +577,8 @@ mod tests {
         assert!(found[0].contains("UDP port 5064 of pods, 5064 on the LAN, is relayed twice"), "{found:#?}");
         let found = of("lan_ports = { 5064 = 5065 }");
         assert!(found[0].contains("UDP port 5065 of pods, 5065 on the LAN, is relayed twice"), "{found:#?}");
+        let found = of("search_ports = { 4000 = \"gvcp\" }");
+        assert!(found[0].contains("`4000 = gvcp`"), "{found:#?}");
         let found = of("search_ports = { 8064 = \"modbus\" }");
         assert!(found[0].contains("`8064 = modbus`"), "{found:#?}");
     }

@@ -258,6 +258,16 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn numbers_come_back_to_the_last_bit(number in proptest::num::f64::NORMAL) {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"bridge","x":{number:e}}}]}}"#);
+            let with_us = chain(&file("10-n.conflist", text)).unwrap();
+            let after = parse(&unchained(&with_us).unwrap()).unwrap();
+            prop_assert_eq!(plugins(&after)[0]["x"].as_f64(), Some(number));
+        }
+    }
+
     /// The names and texts in a directory.
     fn listing(directory: &Path) -> BTreeMap<String, String> {
         let entries =

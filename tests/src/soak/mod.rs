@@ -66,18 +66,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(story.is_good())
 }
 
-/// Rounds of all troubles until `end`, one at least, with a look at the gauges before and after each.
+/// Rounds of troubles until `end`, one at least, with a look at the gauges before and after each.
 fn go_round(scene: &mut Scene, dice: &mut Dice, story: &mut Story, end: Instant) -> Result<()> {
     story.gauges.push((story.begin.elapsed(), Gauges::read(scene)?));
-    loop {
-        for number in dice.shuffled((0..TROUBLES.len()).collect()) {
+    for round in 0.. {
+        let due = (0..TROUBLES.len()).filter(|number| round % TROUBLES[*number].every == 0);
+        for number in dice.shuffled(due.collect()) {
             make(number, scene, dice, story)?;
         }
         story.gauges.push((story.begin.elapsed(), Gauges::read(scene)?));
         if Instant::now() > end {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 /// Makes one of [`TROUBLES`], waits until all clients have values again, and notes what they lost.

@@ -12,21 +12,48 @@ pub(crate) struct Trouble {
     pub(crate) name: &'static str,
     /// Whose clients may lose something by it.
     pub(crate) explains: &'static str,
+    /// It is part of each round whose number this divides.
+    pub(crate) every: usize,
     /// Does it; tells whom it concerns.
     pub(crate) make: fn(&mut Scene, &mut Dice) -> Result<Vec<Subject>>,
 }
 
-/// All of them; a round does each once.
+/// All of them; a round does each at most once. The agent is left alone in most, so that what it would leak is seen.
 pub(crate) const TROUBLES: [Trouble; 9] = [
-    Trouble { name: "an IOC restarts", explains: "its own clients", make: restart_ioc },
-    Trouble { name: "a pod is deleted and created again", explains: "its own clients", make: recreate_pod },
-    Trouble { name: "five pods come, read a PV and go", explains: "nobody", make: churn },
-    Trouble { name: "the agent is killed and started again", explains: "nobody", make: kill_agent },
-    Trouble { name: "the agent is replaced", explains: "nobody", make: replace_agent },
-    Trouble { name: "the configuration changes", explains: "nobody", make: reconfigure },
-    Trouble { name: "the uplink has no carrier for 2 s", explains: "the camera's client", make: flap },
-    Trouble { name: "a LAN host sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_the_lan },
-    Trouble { name: "a pod sends 25 000 searches in 5 s", explains: "nobody", make: storm_of_a_pod },
+    Trouble { name: "an IOC restarts", explains: "its own clients", every: 1, make: restart_ioc },
+    Trouble {
+        name: "a pod is deleted and created again",
+        explains: "its own clients",
+        every: 1,
+        make: recreate_pod,
+    },
+    Trouble { name: "five pods come, read a PV and go", explains: "nobody", every: 1, make: churn },
+    Trouble {
+        name: "the agent is killed and started again",
+        explains: "nobody",
+        every: 10,
+        make: kill_agent,
+    },
+    Trouble { name: "the agent is replaced", explains: "nobody", every: 10, make: replace_agent },
+    Trouble { name: "the configuration changes", explains: "nobody", every: 1, make: reconfigure },
+    Trouble {
+        name: "the uplink has no carrier for 2 s",
+        explains: "the camera's client",
+        every: 1,
+        make: flap,
+    },
+    Trouble {
+        name: "a LAN host sends 25 000 searches in 5 s",
+        explains: "nobody",
+        every: 1,
+        make: storm_of_the_lan,
+    },
+    Trouble {
+        name: "a pod sends 25 000 searches in 5 s",
+        explains: "nobody",
+        every: 1,
+        make: storm_of_a_pod,
+    },
 ];
 
 fn restart_ioc(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {

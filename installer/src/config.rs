@@ -384,9 +384,7 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
     if domain.lan_ports.contains_key(&GVCP_PORT) {
         found.push(format!("`lan_ports` has {GVCP_PORT}: clients look for cameras at no other port"));
     }
-    if let Some(port) =
-        domain.search_ports.iter().find_map(|(port, other)| other.is(Protocol::Gvcp).then_some(port))
-    {
+    for (port, _) in domain.search_ports.iter().filter(|(_, protocol)| protocol.is(Protocol::Gvcp)) {
         found.push(format!(
             "`search_ports` has `{port} = gvcp`: cameras are at {GVCP_PORT} alone; put \"gvcp\" into `protocols`"
         ));

@@ -66,19 +66,20 @@ impl Monitor {
     }
 
     /// The error that it has no new values.
-    fn silence(&mut self, patience: Duration) -> Error {
-        self.process.timeout("new values", patience)
+    fn silence(&mut self, waited: Duration) -> Error {
+        self.process.timeout("new values", waited)
     }
 
     /// Whether it has failed at its start as its like do, without any fault of its server or the way there. pvAccessCPP's
     /// crashes or loses its first value for ever if that comes before its callback is ready, as every third does on a busy
     /// machine; aravis' gets no image of a camera that has streamed to another before.
     fn fails_to_begin(&mut self) -> bool {
-        match self.client {
-            "pvmonitor" => self.is_stuck() || self.process.has_crashed(),
-            "arv-camera-test" => self.values == 0,
-            _ => false,
-        }
+        self.values == 0
+            && match self.client {
+                "pvmonitor" => self.is_stuck() || self.process.has_crashed(),
+                "arv-camera-test" => true,
+                _ => false,
+            }
     }
 
     /// Whether it says that it has lost its first value.
@@ -142,9 +143,10 @@ pub fn values_within<'a>(
 
 /// The same, and an error if one was not in time.
 pub fn wait_for_values(monitors: &mut [Monitor], patience: Duration) -> Result<Vec<f64>> {
+    let start = Instant::now();
     let took = values_within(&mut *monitors, patience);
     match took.iter().position(Option::is_none) {
-        Some(which) => Err(monitors[which].silence(patience)),
+        Some(which) => Err(monitors[which].silence(start.elapsed())),
         None => Ok(took.into_iter().flatten().collect()),
     }
 }
@@ -152,10 +154,11 @@ pub fn wait_for_values(monitors: &mut [Monitor], patience: Duration) -> Result<V
 /// Waits until each monitor has values; makes one again that [fails at its start](Monitor::fails_to_begin), a few times.
 pub fn begin(monitors: &mut [Monitor], again: impl Fn(usize) -> Result<Monitor>) -> Result<()> {
     for _ in 1..STARTS {
+        let start = Instant::now();
         let took = values_within(&mut *monitors, PATIENCE);
         for which in (0..took.len()).filter(|which| took[*which].is_none()) {
             if !monitors[which].fails_to_begin() {
-                return Err(monitors[which].silence(PATIENCE));
+                return Err(monitors[which].silence(start.elapsed()));
             }
             println!("{} is started again", monitors[which].client);
             monitors[which] = again(which)?;

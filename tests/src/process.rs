@@ -79,7 +79,12 @@ impl Process {
 
     /// Whether a signal has ended it.
     pub fn has_crashed(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(status)) if status.signal().is_some())
+        self.ended().is_some_and(|status| status.signal().is_some())
+    }
+
+    /// How it ended, if it has.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     /// Waits until its output satisfies `test`; an error with all of the output if it does not in time.
@@ -104,10 +109,7 @@ impl Process {
 
     /// The error that there was nothing of `what` for so long, with all of its output.
     pub(crate) fn timeout(&mut self, what: &str, waited: Duration) -> Error {
-        let ended = match self.child.try_wait() {
-            Ok(Some(status)) => format!(", and it has ended ({status})"),
-            _ => String::new(),
-        };
+        let ended = self.ended().map_or(String::new(), |status| format!(", and it has ended ({status})"));
         let (command, output, waited) = (&self.command, self.output(), waited.as_secs_f32());
         Error::Timeout(format!("`{command}`: no {what} after {waited:.1} s{ended}; it printed:\n{output}"))
     }

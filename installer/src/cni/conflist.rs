@@ -256,9 +256,7 @@ mod tests {
                 prop_assert_eq!(parse(&before), parse(&after.unwrap_or(with_us)));
             }
         }
-    }
 
-    proptest! {
         #[test]
         fn numbers_come_back_to_the_last_bit(number in proptest::num::f64::NORMAL) {
             let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"bridge","x":{number:e}}}]}}"#);

@@ -15,46 +15,27 @@ pub(crate) struct Trouble {
     /// It is part of each round whose number this divides.
     pub(crate) every: usize,
     /// Does it; tells whom it concerns.
-    pub(crate) make: fn(&mut Scene, &mut Dice) -> Result<Vec<Subject>>,
+    pub(crate) make: Make,
 }
 
 /// All of them; a round does each at most once. The agent is left alone in most, so that what it would leak is seen.
 pub(crate) const TROUBLES: [Trouble; 9] = [
-    Trouble { name: "an IOC restarts", explains: "its own clients", every: 1, make: restart_ioc },
-    Trouble {
-        name: "a pod is deleted and created again",
-        explains: "its own clients",
-        every: 1,
-        make: recreate_pod,
-    },
-    Trouble { name: "five pods come, read a PV and go", explains: "nobody", every: 1, make: churn },
-    Trouble {
-        name: "the agent is killed and started again",
-        explains: "nobody",
-        every: 10,
-        make: kill_agent,
-    },
-    Trouble { name: "the agent is replaced", explains: "nobody", every: 10, make: replace_agent },
-    Trouble { name: "the configuration changes", explains: "nobody", every: 1, make: reconfigure },
-    Trouble {
-        name: "the uplink has no carrier for 2 s",
-        explains: "the camera's client",
-        every: 1,
-        make: flap,
-    },
-    Trouble {
-        name: "a LAN host sends 25 000 searches in 5 s",
-        explains: "nobody",
-        every: 1,
-        make: storm_of_the_lan,
-    },
-    Trouble {
-        name: "a pod sends 25 000 searches in 5 s",
-        explains: "nobody",
-        every: 1,
-        make: storm_of_a_pod,
-    },
+    trouble("an IOC restarts", "its own clients", 1, restart_ioc),
+    trouble("a pod is deleted and created again", "its own clients", 1, recreate_pod),
+    trouble("five pods come, read a PV and go", "nobody", 1, churn),
+    trouble("the agent is killed and started again", "nobody", 10, kill_agent),
+    trouble("the agent is replaced", "nobody", 10, replace_agent),
+    trouble("the configuration changes", "nobody", 1, reconfigure),
+    trouble("the uplink has no carrier for 2 s", "the camera's client", 1, flap),
+    trouble("a LAN host sends 25 000 searches in 5 s", "nobody", 1, storm_of_the_lan),
+    trouble("a pod sends 25 000 searches in 5 s", "nobody", 1, storm_of_a_pod),
 ];
+
+type Make = fn(&mut Scene, &mut Dice) -> Result<Vec<Subject>>;
+
+const fn trouble(name: &'static str, explains: &'static str, every: usize, make: Make) -> Trouble {
+    Trouble { name, explains, every, make }
+}
 
 fn restart_ioc(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {
     let number = dice.below(IOCS);

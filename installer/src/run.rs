@@ -106,12 +106,14 @@ impl Agent<'_> {
 
     /// Makes the node as configured now. A pass that fails is repeated: interfaces and namespaces come and go while it runs.
     fn pass(&mut self) {
-        if self.live.refresh() {
-            println!("iocast-node: the configuration has changed: {}", names(&self.live.config));
-        }
+        let changed = self.live.refresh();
         match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
             Ok(problems) => self.problems = problems,
             Err(error) => self.problems = vec![format!("{error}; trying again")],
+        }
+        // When it is in effect: who waits for this line may look at once.
+        if changed {
+            println!("iocast-node: the configuration has changed: {}", names(&self.live.config));
         }
     }
 

@@ -11,7 +11,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use datapath::{Hook, link};
 use lab::{NODE, Result, Sandbox};
 
-use crate::rig::BPFFS;
+use crate::{ALONE, rig::BPFFS};
 
 /// The first kernel with TCX.
 const TCX: (u32, u32) = (6, 6);
@@ -30,6 +30,7 @@ type Places = (usize, usize);
 
 #[test]
 fn programs_are_attached_replaced_in_place_and_detached_as_this_kernel_can() -> Result<()> {
+    let _alone = ALONE.lock();
     let sandbox = Sandbox::new()?;
     sandbox.add_netns(NODE)?;
     for device in ["eth0", "pod", "fan"] {

@@ -72,14 +72,15 @@ impl Monitor {
 
     /// Whether it has failed at its start as its like do, without any fault of its server or the way there. pvAccessCPP's
     /// crashes or loses its first value for ever if that comes before its callback is ready, as every third does on a busy
-    /// machine; aravis' gets no image of a camera that has streamed to another before.
+    /// machine; and it may have the UDP port of another, which gets the answers of both: each allows that (`SO_REUSEADDR`),
+    /// and the kernel chooses. aravis' gets no image of a camera that has streamed to another before.
     fn fails_to_begin(&mut self) -> bool {
-        self.values == 0
-            && match self.client {
-                "pvmonitor" => self.is_stuck() || self.process.has_crashed(),
-                "arv-camera-test" => true,
-                _ => false,
-            }
+        match self.client {
+            "pvmonitor" if self.process.shares_a_port() => true,
+            "pvmonitor" => self.values == 0 && (self.is_stuck() || self.process.has_crashed()),
+            "arv-camera-test" => self.values == 0,
+            _ => false,
+        }
     }
 
     /// Whether it says that it has lost its first value.
@@ -156,14 +157,17 @@ pub fn begin(monitors: &mut [Monitor], again: impl Fn(usize) -> Result<Monitor>)
     for _ in 1..STARTS {
         let start = Instant::now();
         let took = values_within(&mut *monitors, PATIENCE);
-        for which in (0..took.len()).filter(|which| took[*which].is_none()) {
-            if !monitors[which].fails_to_begin() {
+        // All are looked at before one ends: two may share something.
+        let failed: Vec<_> = monitors.iter_mut().map(Monitor::fails_to_begin).collect();
+        for which in 0..took.len() {
+            if failed[which] {
+                println!("{} is started again", monitors[which].client);
+                monitors[which] = again(which)?;
+            } else if took[which].is_none() {
                 return Err(monitors[which].silence(start.elapsed()));
             }
-            println!("{} is started again", monitors[which].client);
-            monitors[which] = again(which)?;
         }
-        if !took.contains(&None) {
+        if !failed.contains(&true) {
             return Ok(());
         }
     }

@@ -1,7 +1,7 @@
 //! A program that runs in the lab, and what it prints.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::unix::{fs::FileExt, process::ExitStatusExt},
     process::{Child, ExitStatus},
     thread::sleep,
@@ -53,7 +53,7 @@ impl Process {
     /// Its resident memory, kB.
     pub fn resident(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.id());
-        let status = tried(format!("read {path}"), std::fs::read_to_string(&path))?;
+        let status = tried(format!("read {path}"), fs::read_to_string(&path))?;
         let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let value = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
         value.ok_or_else(|| Error::Missing(format!("{path} has no VmRSS: it has ended")))
@@ -80,6 +80,27 @@ impl Process {
     /// Whether a signal has ended it.
     pub fn has_crashed(&mut self) -> bool {
         self.ended().is_some_and(|status| status.signal().is_some())
+    }
+
+    /// Whether a socket of another has a UDP port that it has on all addresses.
+    pub(crate) fn shares_a_port(&self) -> bool {
+        const LOCAL_ADDRESS: usize = 1;
+        const INODE: usize = 9;
+        let table = fs::read_to_string(format!("/proc/{}/net/udp", self.id())).unwrap_or_default();
+        let sockets: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let own = self.descriptors();
+        let has = |socket: &Vec<&str>| own.contains(&format!("socket:[{}]", socket[INODE]));
+        let everywhere = |socket: &&Vec<&str>| socket[LOCAL_ADDRESS].starts_with("00000000:");
+        sockets.iter().filter(everywhere).filter(|socket| has(socket)).any(|socket| {
+            sockets.iter().filter(|other| other[LOCAL_ADDRESS] == socket[LOCAL_ADDRESS]).count() > 1
+        })
+    }
+
+    /// What its file descriptors refer to.
+    fn descriptors(&self) -> Vec<String> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.id())).into_iter().flatten().flatten();
+        let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        links.map(|link| link.to_string_lossy().into_owned()).collect()
     }
 
     /// How it ended, if it has.

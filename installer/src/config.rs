@@ -22,7 +22,8 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 use abi::{Protocol, limited};
 use serde::Deserialize;
 
-use crate::protocol::{self, Described, GVCP_PORT, Known, Spoken};
+use crate::protocol::{self, Described, Known, Spoken};
+use wire::gvcp;
 
 /// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
@@ -381,12 +382,14 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
             found.push(format!("UDP port {in_pods} of pods, {on_lan} on the LAN, is relayed twice"));
         }
     }
-    if domain.lan_ports.contains_key(&GVCP_PORT) {
-        found.push(format!("`lan_ports` has {GVCP_PORT}: clients look for cameras at no other port"));
+    if domain.lan_ports.contains_key(&gvcp::PORT) {
+        let port = gvcp::PORT;
+        found.push(format!("`lan_ports` has {port}: clients look for cameras at no other port"));
     }
     for (port, _) in domain.search_ports.iter().filter(|(_, protocol)| protocol.is(Protocol::Gvcp)) {
         found.push(format!(
-            "`search_ports` has `{port} = gvcp`: cameras are at {GVCP_PORT} alone; put \"gvcp\" into `protocols`"
+            "`search_ports` has `{port} = gvcp`: cameras are at {} alone; put \"gvcp\" into `protocols`",
+            gvcp::PORT
         ));
     }
     if domain.cameras.is_some() && !domain.relays(Protocol::Gvcp) {

@@ -13,14 +13,10 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use abi::{Protocol, relay};
+use abi::{PARSED, Protocol, paths};
 use serde::Deserialize;
 use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
 
-/// The port of cameras. It cannot be another on the LAN: clients know no other.
-pub(crate) const GVCP_PORT: u16 = 3956;
-/// Protocols with a parser of their own, by the names used in the file.
-const OWN: [Protocol; 3] = [Protocol::Ca, Protocol::Pva, Protocol::Gvcp];
 /// Those that are described for everybody.
 const SHIPPED: &str = include_str!("protocols.toml");
 /// The longest payload of a datagram on Ethernet that is not in fragments, bytes.
@@ -43,7 +39,7 @@ pub(crate) struct Described {
     pub(crate) name: String,
     /// Its UDP ports.
     pub(crate) ports: Vec<u16>,
-    /// Where datagrams to them travel, from [`relay`].
+    /// Where datagrams to them travel, from [`paths`].
     flags: u16,
     pub(crate) descriptor: Descriptor,
 }
@@ -52,10 +48,7 @@ impl Spoken {
     /// Its UDP ports, and where datagrams to them travel.
     pub(crate) fn ports(&self) -> Vec<(u16, u16)> {
         match self {
-            Self::Own(Protocol::Ca) => vec![(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
-            Self::Own(Protocol::Pva) => vec![(5076, relay::SEARCH)],
-            Self::Own(Protocol::Gvcp) => vec![(GVCP_PORT, relay::SEARCH)],
-            Self::Own(_) => vec![],
+            Self::Own(protocol) => own_ports(*protocol).to_vec(),
             Self::Described(described) => {
                 described.ports.iter().map(|port| (*port, described.flags)).collect()
             }
@@ -65,7 +58,7 @@ impl Spoken {
     /// Where datagrams to another port travel that is one of its own by configuration.
     pub(crate) fn flags(&self) -> u16 {
         match self {
-            Self::Own(_) => relay::SEARCH,
+            Self::Own(protocol) => own_ports(*protocol).first().map_or(0, |(_, flags)| *flags),
             Self::Described(described) => described.flags,
         }
     }
@@ -76,13 +69,19 @@ impl Spoken {
     }
 }
 
+/// The UDP ports of a protocol with a parser of its own, and where datagrams to them travel; the first is for searches.
+fn own_ports(protocol: Protocol) -> &'static [(u16, u16)] {
+    PARSED.iter().find(|parsed| parsed.protocol == protocol).map_or(&[], |parsed| parsed.ports)
+}
+
 /// All protocols that a configuration can name.
 pub(crate) struct Known(BTreeMap<String, Spoken>);
 
 impl Known {
     /// Those that everybody knows, and those of these sections; faults are added to `faults`.
     pub(crate) fn new(sections: BTreeMap<String, Section>, faults: &mut Vec<String>) -> Self {
-        let mut known = Self(OWN.iter().map(|own| (own.name().into(), Spoken::Own(*own))).collect());
+        let own = PARSED.iter().filter(|parsed| !parsed.ports.is_empty()).map(|parsed| parsed.protocol);
+        let mut known = Self(own.map(|own| (own.name().into(), Spoken::Own(own))).collect());
         // A test reads what is shipped; nobody else can change it.
         known.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
         known.add(sections, faults);
@@ -161,11 +160,11 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
         faults.push(format!("`group` is `{group}`: multicast is not relayed, broadcasts are; leave it out"));
     }
     let flags = match section.direction.as_deref() {
-        Some("announce") => relay::ANNOUNCE,
-        None | Some("search" | "both") => relay::SEARCH,
+        Some("announce") => paths::ANNOUNCE,
+        None | Some("search" | "both") => paths::SEARCH,
         Some(other) => {
             faults.push(format!("`direction` is `{other}`: expected `announce`, `search` or `both`"));
-            relay::SEARCH
+            paths::SEARCH
         }
     };
     let must = condition("must", section.must.as_ref(), faults);
@@ -177,7 +176,7 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
         *place = field(&format!("fields[{index}]"), from, faults);
     }
     faults.extend(overlaps(section));
-    let search = u32::from(flags & relay::ANSWERED != 0);
+    let search = u32::from(flags & paths::ANSWERED != 0);
     let descriptor = Descriptor { must, search, fields };
     Described { name: name.into(), ports: section.ports.clone(), flags, descriptor }
 }
@@ -329,8 +328,8 @@ mod tests {
         let (known, faults) = known("[protocol]");
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(known.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
-        assert_eq!(known.find("recsync").map(|spoken| spoken.ports()), Some(vec![(5049, relay::ANNOUNCE)]));
-        assert_eq!(known.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, relay::SEARCH)]));
+        assert_eq!(known.find("recsync").map(|spoken| spoken.ports()), Some(vec![(5049, paths::ANNOUNCE)]));
+        assert_eq!(known.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, paths::SEARCH)]));
     }
 
     #[test]

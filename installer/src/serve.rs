@@ -147,7 +147,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
             Ok((state.protocol_name(counter.protocol)?, counter.verdict.name(), counter.packets))
         });
         // An alert on growth must see that there were none: a counter that appears has not grown.
-        let none = Protocol::ALL.iter().filter(|protocol| (**protocol as u32) < abi::DATA);
+        let none = Protocol::ALL.iter().filter(|protocol| protocol.described().is_none());
         let none = none.map(|protocol| Ok((protocol.name().into(), Verdict::NoPort.name(), 0)));
         found.insert(
             abi::text(&domain.name).into(),

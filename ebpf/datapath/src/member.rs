@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use abi::{Attachment, AttachmentKey, Member, field, identity, text};
+use abi::{Attachment, AttachmentKey, Member, NO_ADDRESS, field, identity, text};
 
 use crate::{
-    Error, Hook, Pod, Result, State, attach, detach,
+    Error, Hook, Pod, Result, State, attach, detach, kernel_clock,
     pins::{self, Pin},
 };
 
@@ -46,6 +46,12 @@ fn record(joining: &Joining<'_>, pod: &Pod) -> Option<Attachment> {
     })
 }
 
+/// A generation that no member of the same interface index had before: milliseconds since boot, as far as they go. Maps do
+/// not outlive a boot, and interface indexes are not given again at once.
+fn generation() -> Result<u32> {
+    Ok(kernel_clock()?.as_millis() as u32)
+}
+
 /// Makes `pod` a member: records the attachment, lets the programs see it, gives it the ports it asks for, attaches to its
 /// veth. All of it is undone if a step fails.
 pub fn join(
@@ -68,11 +74,14 @@ pub fn join(
     let member = Member {
         address: attachment.address,
         broadcast: pod.broadcast().octets(),
+        lan_address: NO_ADDRESS,
+        generation: generation()?,
         netns: pod.netns,
         identity: identity(text(&attachment.namespace), text(&attachment.pod)),
         mac: pod.veth.mac,
         domain: attachment.domain,
         mtu: pod.interface.mtu,
+        prefixes: 0,
     };
     let done = state
         .join(*key, attachment, member)

@@ -67,6 +67,7 @@ pub(crate) fn pin(state: &mut State, pins: &[Pin], interface: u32, member: &Memb
         let claim = Claim {
             pod: of(member.address, pin.pod),
             member: interface,
+            generation: member.generation,
             domain: member.domain,
             protocol: protocol as u8,
             pinned: 1,
@@ -120,7 +121,7 @@ impl Place {
             return Ok(Protocol::Other);
         }
         let relay = state.pod_relay(self.number, pin.pod)?;
-        let protocol = relay.and_then(|relay| Protocol::ALL.get(usize::from(relay.protocol)).copied());
+        let protocol = relay.and_then(|relay| Protocol::find(relay.protocol));
         protocol.ok_or_else(|| refuse(format!("UDP port {} of pods is not relayed in this domain", pin.pod)))
     }
 }

@@ -118,7 +118,7 @@ impl State {
             descriptors: array(&maps, "DESCRIPTORS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
-            taken: hash(&maps, "TAKEN")?,
+            taken: hash(&maps, "PORT_COUNTS")?,
             lan: typed(&maps, "LAN", Map::LpmTrie)?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             flows: hash(&maps, "FLOWS")?,
@@ -268,7 +268,7 @@ impl State {
                 continue;
             }
             if wanted.name != present.name {
-                self.clear_counters(abi::DATA + number)?;
+                self.clear_counters(abi::DESCRIBED + number)?;
             }
             wrote("DESCRIPTORS", self.descriptors.set(number, wanted, 0))?;
         }
@@ -277,7 +277,7 @@ impl State {
 
     /// The name of a protocol, for people and for metrics.
     pub fn protocol_name(&self, protocol: Protocol) -> Result<String> {
-        let Some(number) = (protocol as u32).checked_sub(abi::DATA) else {
+        let Some(number) = (protocol as u32).checked_sub(abi::DESCRIBED) else {
             return Ok(protocol.name().into());
         };
         let described = self.described()?;
@@ -392,8 +392,9 @@ impl State {
     /// Corrects how many external ports these members have taken.
     fn set_taken(&mut self, counts: BTreeMap<u32, u32>) -> Result<()> {
         for (member, count) in counts {
-            if absent_is_none("TAKEN", self.taken.get(&member, 0))?.is_some_and(|known| known != count) {
-                wrote("TAKEN", self.taken.insert(member, count, 0))?;
+            if absent_is_none("PORT_COUNTS", self.taken.get(&member, 0))?.is_some_and(|known| known != count)
+            {
+                wrote("PORT_COUNTS", self.taken.insert(member, count, 0))?;
             }
         }
         Ok(())
@@ -488,7 +489,7 @@ impl State {
             wrote("ROSTER", self.roster.set(place, 0, 0))?;
         }
         removed("MEMBERS", self.members.remove(&attachment.member))?;
-        removed("TAKEN", self.taken.remove(&attachment.member))?;
+        removed("PORT_COUNTS", self.taken.remove(&attachment.member))?;
         for External { external, claim } in self.externals()? {
             if claim.member == attachment.member {
                 removed("EXTERNALS", self.externals.remove(&external))?;

@@ -63,7 +63,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
     }
 }
 
-/// Whether `name`, words in backticks, is a path or a file of the repository, or neither says it is.
+/// Whether `name`, found in backticks, exists, if it looks like a file or a path of the repository.
 fn is_there(name: &str, files: &[PathBuf]) -> bool {
     let first = name.split_once('/').map_or("", |(first, _)| first);
     if !first.is_empty() && !MADE.contains(&first) && root().join(first).is_dir() {

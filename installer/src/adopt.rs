@@ -14,7 +14,8 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Pod, State, link, member, pins};
+use datapath::{Pod, State, link, member};
+use membership::{Admission, pins};
 
 use crate::cri::Cri;
 
@@ -185,9 +186,9 @@ impl Adopter {
             network: "", // not known here; GC, which goes by it, has no say over this attachment
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
-            pins: &pins,
         };
-        member::join(&self.bpffs, state, &key, &joining, &found).map_err(|error| error.to_string())?;
+        member::join(&self.bpffs, state, &key, &joining, &found, &Admission { ports: &pins })
+            .map_err(|error| error.to_string())?;
         println!("iocast-node: adopted {} into domain `{}`", pod(sandbox), joining.domain);
         Ok(true)
     }

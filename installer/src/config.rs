@@ -20,6 +20,7 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 
 use abi::{Protocol, limited};
+use membership::namespace::is_pattern;
 use serde::Deserialize;
 
 use crate::protocol::{self, Described, GVCP_PORT, Known, Spoken};
@@ -289,14 +290,6 @@ fn domain(name: String, section: Section, known: &Known, faults: &mut Vec<String
 
 fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-}
-
-/// Whether it is the name of a namespace (RFC 1123 label), or the beginning of one and `*`.
-fn is_pattern(pattern: &str) -> bool {
-    let stem = pattern.strip_suffix('*').unwrap_or(pattern);
-    !pattern.is_empty()
-        && pattern.len() <= 63
-        && stem.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 fn protocols(names: Option<Vec<String>>, known: &Known, faults: &mut Vec<String>) -> Vec<Spoken> {

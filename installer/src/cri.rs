@@ -11,6 +11,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use membership::annotation;
 use prost::Message;
 use serde_json::Value;
 use tokio::{net::UnixStream, runtime};
@@ -191,8 +192,8 @@ impl From<PodSandbox> for Sandbox {
             namespace,
             name,
             ready: sandbox.state == READY,
-            domain: sandbox.annotations.remove(datapath::member::ANNOTATION),
-            ports: sandbox.annotations.remove(datapath::pins::ANNOTATION).unwrap_or_default(),
+            domain: sandbox.annotations.remove(annotation::DOMAIN),
+            ports: sandbox.annotations.remove(annotation::PORTS).unwrap_or_default(),
         }
     }
 }

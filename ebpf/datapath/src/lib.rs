@@ -1,6 +1,7 @@
 //! The datapath from user space: build, load, pin, attach, typed maps, and the network devices they need.
 //!
-//! Mechanism only: annotations, configuration files and Kubernetes are the business of `plugin` and `installer`.
+//! Mechanism only: who may be a member is for `membership` to say, and annotations, configuration files and Kubernetes are
+//! the business of `plugin` and `installer`.
 
 mod attach;
 mod error;
@@ -10,7 +11,6 @@ pub mod link;
 mod load;
 pub mod member;
 mod netlink;
-pub mod pins;
 mod pod;
 mod state;
 mod unload;
@@ -18,7 +18,7 @@ mod unload;
 pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
 pub use error::Error;
 pub use events::{Events, kernel_clock};
-pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
+pub use load::{BPFFS, FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pod::Pod;
 pub use state::{Counter, External, Lock, State, pin_directory};
 pub use unload::unload;

@@ -18,6 +18,8 @@ use crate::{
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"));
 
+/// Where the BPF file system is mounted unless somebody says otherwise.
+pub const BPFFS: &str = "/sys/fs/bpf";
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 

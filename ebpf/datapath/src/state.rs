@@ -221,32 +221,21 @@ impl State {
         Ok(())
     }
 
-    /// Makes these the namespaces whose pods may join a domain, each a name, or its beginning and `*`; pods of all may join a
-    /// domain that is not among them.
+    /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. What they mean is for a
+    /// [`Policy`](crate::member::Policy) to say.
+    pub fn namespaces(&self, domain: u16) -> Result<Vec<String>> {
+        let keys = keys("NAMESPACES", &self.namespaces)?;
+        let of_domain = keys.iter().filter(|key| key.domain == u32::from(domain));
+        Ok(of_domain.map(|key| abi::text(&key.pattern).to_owned()).collect())
+    }
+
+    /// Makes these the only namespaces that domains have.
     pub fn set_namespaces(&mut self, namespaces: &[(u16, String)]) -> Result<()> {
         let entry = |(domain, pattern): &(u16, String)| {
             Some((NamespaceKey { pattern: abi::field(pattern)?, domain: u32::from(*domain) }, 1))
         };
         let entries: Vec<_> = namespaces.iter().filter_map(entry).collect();
         replace_all("NAMESPACES", &mut self.namespaces, &entries)
-    }
-
-    /// An error if pods of `namespace` may not join the domain.
-    pub fn check_namespace(&self, domain: u16, name: &str, namespace: &str) -> Result<()> {
-        let keys = keys("NAMESPACES", &self.namespaces)?;
-        let mut patterns: Vec<_> = keys
-            .iter()
-            .filter(|key| key.domain == u32::from(domain))
-            .map(|key| abi::text(&key.pattern))
-            .collect();
-        if patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, namespace)) {
-            return Ok(());
-        }
-        patterns.sort_unstable();
-        Err(Error::Refused(format!(
-            "pods of namespace `{namespace}` may not join the domain `{name}` (those of {} may)",
-            patterns.join(", ")
-        )))
     }
 
     /// Makes these the only relayed ports, as the LAN and as pods see them.
@@ -528,11 +517,6 @@ impl State {
     fn roster_length(&self, domain: u32) -> Result<u32> {
         self.roster_length.get(&domain, 0).map_err(|error| Error::bpf("cannot read ROSTER_LENGTH", &error))
     }
-}
-
-/// Whether `name` is `pattern`, or begins like it where that ends in `*`.
-fn matches(pattern: &str, name: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == name, |stem| name.starts_with(stem))
 }
 
 /// Whether two keys of a trie are the same in their first `bits` bits, which is all that the kernel keeps of them.

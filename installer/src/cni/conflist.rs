@@ -5,14 +5,12 @@
 
 use std::path::Path;
 
+use datapath::BPFFS;
+use membership::annotation::CAPABILITY;
 use serde_json::{Map, Value, json};
 
 /// The plugin's name: its file in the binary directory, its `type` in a configuration.
 pub(crate) const PLUGIN: &str = "iocast";
-/// The CRI capability that carries a pod's annotations.
-const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// Where the plugin looks for the datapath unless its entry says otherwise.
-const BPFFS: &str = "/sys/fs/bpf";
 /// What a runtime reads in its configuration directory.
 const SUFFIXES: [&str; 3] = [".conf", ".conflist", ".json"];
 /// Plugins that must be before us: they create the ingress qdisc, and fail if it is there.
@@ -46,7 +44,7 @@ pub(crate) struct Choice<'a> {
 
 /// Our entry in `plugins`, for a datapath pinned under `bpffs`.
 pub(crate) fn entry(bpffs: &Path) -> Value {
-    let mut entry = json!({ "type": PLUGIN, "capabilities": { ANNOTATIONS: true } });
+    let mut entry = json!({ "type": PLUGIN, "capabilities": { CAPABILITY: true } });
     if bpffs != Path::new(BPFFS) {
         entry["bpffs"] = bpffs.display().to_string().into();
     }

@@ -9,8 +9,10 @@ mod events;
 pub mod firewall;
 pub mod link;
 mod load;
+mod maps;
 pub mod member;
 mod netlink;
+mod pinned;
 mod pod;
 mod state;
 mod unload;
@@ -18,9 +20,10 @@ mod unload;
 pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
 pub use error::Error;
 pub use events::{Events, kernel_clock};
-pub use load::{BPFFS, FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
+pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
+pub use pinned::{BPFFS, pin_directory};
 pub use pod::Pod;
-pub use state::{Counter, External, Lock, State, pin_directory};
+pub use state::{Counter, External, Lock, State};
 pub use unload::unload;
 
 /// This crate's results.

@@ -13,13 +13,11 @@ use nix::sys::statfs::{FsType, statfs};
 
 use crate::{
     Error, Result, State, link,
-    state::{MAPS, PROGRAMS, pin_directory},
+    pinned::{LINKS, MAPS, PROGRAMS, pin_directory},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"));
 
-/// Where the BPF file system is mounted unless somebody says otherwise.
-pub const BPFFS: &str = "/sys/fs/bpf";
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
@@ -96,7 +94,7 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
     check_bpffs(bpffs)?;
     check_kernel()?;
     let directory = pin_directory(bpffs);
-    for part in [MAPS, PROGRAMS, crate::state::LINKS] {
+    for part in [MAPS, PROGRAMS, LINKS] {
         let path = directory.join(part);
         fs::create_dir_all(&path)
             .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;

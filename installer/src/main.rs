@@ -8,6 +8,7 @@ mod cni;
 mod config;
 mod cri;
 mod doctor;
+mod error;
 mod metrics;
 mod plan;
 mod protocol;

@@ -1,11 +1,14 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
 use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited};
-use wire::data::{Bytes, Descriptor, FIELDS, Field};
+use wire::{
+    data::{Bytes, Descriptor, FIELDS, Field},
+    gvcp,
+};
 
 use crate::{
     config::{Config, DomainConfig, Network, Relayed},
-    protocol::{GVCP_PORT, Spoken},
+    protocol::DomainProtocol,
 };
 
 /// What an uplink's interface looks like now.
@@ -80,7 +83,7 @@ pub(crate) fn plan(
         plan.domains.push((number, entry(domain, uplink)));
         plan.external_ports.push((domain.ports.first, domain.ports.last));
         if domain.relays(Protocol::Gvcp) {
-            plan.external_ports.push((GVCP_PORT, GVCP_PORT)); // for a camera in a pod
+            plan.external_ports.push((gvcp::PORT, gvcp::PORT)); // for a camera in a pod
         }
         plan.namespaces.extend(domain.namespaces.iter().map(|pattern| (number, pattern.clone())));
         let connected = found.iter().flat_map(|interface| &interface.networks);
@@ -142,10 +145,10 @@ fn described(config: &Config, present: &[Described]) -> Vec<Described> {
 }
 
 /// The number of a protocol, where described ones have these.
-fn protocol_number(protocol: &Spoken, described: &[Described]) -> u16 {
+fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     match protocol {
-        Spoken::Own(protocol) => *protocol as u16,
-        Spoken::Described(wanted) => {
+        DomainProtocol::BuiltIn(protocol) => *protocol as u16,
+        DomainProtocol::Described(wanted) => {
             let place = described.iter().position(|described| abi::text(&described.name) == wanted.name);
             place.map_or(Protocol::Other as u16, |place| abi::DATA as u16 + place as u16)
         }

@@ -129,8 +129,8 @@ fn check_container(id: &str) -> Result<(), CniError> {
 }
 
 fn check_interface(name: &str) -> Result<(), CniError> {
-    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if name.len() <= 15 && name != "." && name != ".." && !name.contains(odd) {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.len() <= 15 && name != "." && name != ".." && !name.contains(forbidden) {
         return Ok(());
     }
     Err(CniError::environment(format!(
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_refused() {
+    fn names_with_forbidden_characters_are_refused() {
         for (variable, value) in [
             ("CNI_CONTAINERID", "../x"),
             ("CNI_CONTAINERID", "a b"),

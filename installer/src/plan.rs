@@ -5,7 +5,7 @@ use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
 use crate::{
     config::{Config, DomainConfig, Network, Relayed},
-    protocol::Spoken,
+    protocol::DomainProtocol,
 };
 
 /// What an uplink's interface looks like now.
@@ -141,10 +141,10 @@ fn described(config: &Config, present: &[Described]) -> Vec<Described> {
 }
 
 /// The number of a protocol, where described ones have these.
-fn protocol_number(protocol: &Spoken, described: &[Described]) -> u16 {
+fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     match protocol {
-        Spoken::Own(protocol) => *protocol as u16,
-        Spoken::Described(wanted) => {
+        DomainProtocol::BuiltIn(protocol) => *protocol as u16,
+        DomainProtocol::Described(wanted) => {
             let place = described.iter().position(|described| abi::text(&described.name) == wanted.name);
             place.map_or(Protocol::Other as u16, |place| abi::DESCRIBED as u16 + place as u16)
         }

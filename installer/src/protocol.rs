@@ -26,9 +26,9 @@ const WORD: usize = 4;
 
 /// A protocol that a domain relays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Spoken {
+pub(crate) enum DomainProtocol {
     /// One with a parser of its own.
-    Own(Protocol),
+    BuiltIn(Protocol),
     /// One that is described.
     Described(Arc<Described>),
 }
@@ -44,11 +44,11 @@ pub(crate) struct Described {
     pub(crate) descriptor: Descriptor,
 }
 
-impl Spoken {
+impl DomainProtocol {
     /// Its UDP ports, and where datagrams to them travel.
     pub(crate) fn ports(&self) -> Vec<(u16, u16)> {
         match self {
-            Self::Own(protocol) => own_ports(*protocol).to_vec(),
+            Self::BuiltIn(protocol) => ports_of(*protocol).to_vec(),
             Self::Described(described) => {
                 described.ports.iter().map(|port| (*port, described.flags)).collect()
             }
@@ -58,34 +58,35 @@ impl Spoken {
     /// Where datagrams to another port travel that is one of its own by configuration.
     pub(crate) fn flags(&self) -> u16 {
         match self {
-            Self::Own(protocol) => own_ports(*protocol).first().map_or(0, |(_, flags)| *flags),
+            Self::BuiltIn(protocol) => ports_of(*protocol).first().map_or(0, |(_, flags)| *flags),
             Self::Described(described) => described.flags,
         }
     }
 
     /// Whether it is this one.
     pub(crate) fn is(&self, protocol: Protocol) -> bool {
-        *self == Self::Own(protocol)
+        *self == Self::BuiltIn(protocol)
     }
 }
 
 /// The UDP ports of a protocol with a parser of its own, and where datagrams to them travel; the first is for searches.
-fn own_ports(protocol: Protocol) -> &'static [(u16, u16)] {
+fn ports_of(protocol: Protocol) -> &'static [(u16, u16)] {
     PARSED.iter().find(|parsed| parsed.protocol == protocol).map_or(&[], |parsed| parsed.ports)
 }
 
 /// All protocols that a configuration can name.
-pub(crate) struct Known(BTreeMap<String, Spoken>);
+pub(crate) struct Registry(BTreeMap<String, DomainProtocol>);
 
-impl Known {
+impl Registry {
     /// Those that everybody knows, and those of these sections; faults are added to `faults`.
     pub(crate) fn new(sections: BTreeMap<String, Section>, faults: &mut Vec<String>) -> Self {
-        let own = PARSED.iter().filter(|parsed| !parsed.ports.is_empty()).map(|parsed| parsed.protocol);
-        let mut known = Self(own.map(|own| (own.name().into(), Spoken::Own(own))).collect());
+        let built_in = PARSED.iter().filter(|parsed| !parsed.ports.is_empty()).map(|parsed| parsed.protocol);
+        let mut registry =
+            Self(built_in.map(|own| (own.name().into(), DomainProtocol::BuiltIn(own))).collect());
         // A test reads what is shipped; nobody else can change it.
-        known.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
-        known.add(sections, faults);
-        known
+        registry.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
+        registry.add(sections, faults);
+        registry
     }
 
     fn add(&mut self, sections: BTreeMap<String, Section>, faults: &mut Vec<String>) {
@@ -97,12 +98,12 @@ impl Known {
             let mut found = vec![];
             let described = describe(&name, &section, &mut found);
             faults.extend(found.into_iter().map(|what| format!("protocol `{name}`: {what}")));
-            self.0.insert(name, Spoken::Described(Arc::new(described)));
+            self.0.insert(name, DomainProtocol::Described(Arc::new(described)));
         }
     }
 
     /// The one of this name.
-    pub(crate) fn find(&self, name: &str) -> Option<Spoken> {
+    pub(crate) fn find(&self, name: &str) -> Option<DomainProtocol> {
         self.0.get(name).cloned()
     }
 
@@ -298,17 +299,17 @@ fn overlaps(section: &Section) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn known(text: &str) -> (Known, Vec<String>) {
+    fn registry(text: &str) -> (Registry, Vec<String>) {
         let mut faults = vec![];
         let file: File = toml::from_str(text).unwrap();
-        (Known::new(file.protocol, &mut faults), faults)
+        (Registry::new(file.protocol, &mut faults), faults)
     }
 
     fn described(text: &str) -> Arc<Described> {
-        let (known, faults) = known(text);
+        let (registry, faults) = registry(text);
         assert_eq!(faults, Vec::<String>::new());
-        match known.find("x") {
-            Some(Spoken::Described(described)) => described,
+        match registry.find("x") {
+            Some(DomainProtocol::Described(described)) => described,
             other => panic!("{other:?}"),
         }
     }
@@ -325,11 +326,14 @@ mod tests {
 
     #[test]
     fn what_is_shipped_has_no_fault() {
-        let (known, faults) = known("[protocol]");
+        let (registry, faults) = registry("[protocol]");
         assert_eq!(faults, Vec::<String>::new());
-        assert_eq!(known.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
-        assert_eq!(known.find("recsync").map(|spoken| spoken.ports()), Some(vec![(5049, paths::ANNOUNCE)]));
-        assert_eq!(known.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, paths::SEARCH)]));
+        assert_eq!(registry.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
+        assert_eq!(
+            registry.find("recsync").map(|spoken| spoken.ports()),
+            Some(vec![(5049, paths::ANNOUNCE)])
+        );
+        assert_eq!(registry.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, paths::SEARCH)]));
     }
 
     #[test]
@@ -354,7 +358,7 @@ mod tests {
 
     #[test]
     fn every_fault_names_the_key_what_was_found_and_what_is_expected() {
-        let (_, faults) = known(
+        let (_, faults) = registry(
             "[protocol.\"Odd Name\"]\nports = [0]\ndirection = \"sideways\"\ngroup = \"224.0.0.9\"\n\
              must = { offset = 2, bytes = \"5\" }\nfields = [\n{ offset = 4, kind = \"ipv6\" },\n\
              { offset = 4, kind = \"ipv4\", order = \"big\" },\n\
@@ -382,7 +386,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_rewritten_are_nobody_elses() {
-        let (_, faults) = known(
+        let (_, faults) = registry(
             "[protocol.x]\nports = [9]\nmust = { offset = 7, bytes = \"00\" }\nfields = [\n\
              { offset = 4, kind = \"ipv4\" },\n{ offset = 6, kind = \"port16\", when = { offset = 0, bytes = \"01\" } }]",
         );
@@ -397,7 +401,7 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_fields() {
         let field = "{ offset = 0, kind = \"port16\" },".repeat(FIELDS + 1);
-        let (_, faults) = known(&format!("[protocol.x]\nports = [9]\nfields = [{field}]"));
+        let (_, faults) = registry(&format!("[protocol.x]\nports = [9]\nfields = [{field}]"));
         assert!(faults[0].contains("`fields` has 9 fields; there can be 8"), "{faults:#?}");
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::statfs::{FsType, statfs};
 
 use crate::{
     Error, Result, State, link,
-    state::{MAPS, PROGRAMS, pin_directory},
+    pinned::{LINKS, MAPS, PROGRAMS, pin_directory},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"));
@@ -106,7 +106,7 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
     check_bpffs(bpffs)?;
     check_kernel()?;
     let directory = pin_directory(bpffs);
-    for part in [MAPS, PROGRAMS, crate::state::LINKS] {
+    for part in [MAPS, PROGRAMS, LINKS] {
         let path = directory.join(part);
         fs::create_dir_all(&path)
             .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;

@@ -241,7 +241,7 @@ impl Worker<'_> {
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &attachment.container);
         command.env("CNI_NETNS", &attachment.netns).env("CNI_IFNAME", &attachment.interface);
         command.env("CNI_ARGS", &attachment.arguments);
-        let child = self.lab.sandbox.run_in(NODE, move || command.spawn())?;
+        let child = self.lab.sandbox.run_in(NODE, move || lab::start(&mut command))?;
         tried("start the plugin", child)
     }
 }

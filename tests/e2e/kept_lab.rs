@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lab::turn;
+
 /// A name for a lab that no other run uses.
 fn name(letter: char) -> String {
     format!("{letter}{}", std::process::id())
 }
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_iocast-lab"))
-        .args(arguments)
-        .output()
+    lab::output_of(Command::new(env!("CARGO_BIN_EXE_iocast-lab")).args(arguments))
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -31,6 +31,7 @@ fn left(name: &str) -> Vec<PathBuf> {
 }
 
 fn up(name: &str, topology: &str) {
+    turn::take(turn::Kind::Waits);
     let raised = run(&["up", "--name", name, "--topology", topology, "--pods", "2"]);
     assert!(raised.status.success(), "{}", text(&raised));
     assert!(Path::new("/run/netns").join(format!("iocast-{name}-ws")).exists());
@@ -58,8 +59,8 @@ fn a_lab_is_gone_after_its_holder_is_killed() {
         .unwrap_or_else(|error| panic!("{error}"));
     let first = std::fs::read_to_string(format!("/run/iocast-lab/{name}/first"))
         .unwrap_or_else(|error| panic!("{error}"));
-    let holder = Command::new("pkill").args(["-KILL", "-P", &guard]).status();
-    assert!(holder.is_ok_and(|status| status.success()));
+    let holder = lab::output_of(Command::new("pkill").args(["-KILL", "-P", &guard]));
+    assert!(holder.is_ok_and(|killed| killed.status.success()));
     wait_until(|| left(&name).is_empty() && is_dead(&first));
     assert_eq!(left(&name), Vec::<PathBuf>::new());
     assert!(is_dead(&first), "the lab's first process lives on");

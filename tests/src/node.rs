@@ -28,6 +28,7 @@ use crate::{
     Error, Result, Sandbox,
     cni::{Attachment, CniError, Conflist, Executor},
     process::Process,
+    turn,
 };
 
 /// The workstation's namespace.
@@ -177,6 +178,7 @@ impl Lab {
     pub fn start_agent_with(&mut self, configuration: &str) -> Result<()> {
         self.configure(configuration)?;
         for node in 0..self.options.nodes {
+            let _loading = turn::loading();
             let mut agent = self.agent_command_on(node, "run --no-cni --config /run/iocast/config.toml")?;
             agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
             self.agents.push(agent);

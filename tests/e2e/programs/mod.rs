@@ -6,20 +6,13 @@ mod cases;
 mod frame;
 mod rig;
 
-use std::sync::Mutex;
-
 use abi::Verdict;
 use cases::{Case, cases};
 use lab::Result;
 use rig::{Outcome, Rig};
 
-/// Held by a test that opens sockets or starts children: a child has every socket until it runs its program, and a port that
-/// a case has closed would be taken in the next one.
-static ALONE: Mutex<()> = Mutex::new(());
-
 #[test]
 fn every_packet_becomes_what_is_written() -> Result<()> {
-    let _alone = ALONE.lock();
     let rig = Rig::new()?;
     let mut faults = vec![];
     for case in cases() {

@@ -8,6 +8,7 @@ pub mod cluster;
 mod cni;
 mod dice;
 pub mod epics;
+mod installed;
 mod leftovers;
 pub mod monitors;
 mod node;

@@ -102,8 +102,12 @@ fn pins(lab: &Lab) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn veths(lab: &Lab) -> Result<String> {
-    lab.sandbox.sh(NODE, "ip -o -br link show type veth")
+/// Names and hardware addresses of the node's veths. Not their states: whether a link has a carrier the kernel finds a little
+/// later.
+fn veths(lab: &Lab) -> Result<Vec<[String; 2]>> {
+    let links = lab.sandbox.sh(NODE, "ip -o -br link show type veth")?;
+    let lines = links.lines().map(|line| line.split_whitespace().map(Into::into).collect::<Vec<String>>());
+    Ok(lines.map(|words| [words[0].clone(), words[2].clone()]).collect())
 }
 
 /// A member that comes now has the ports that it asks for, and is found.

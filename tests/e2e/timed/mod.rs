@@ -3,4 +3,5 @@
 
 mod arrays;
 mod cameras;
+mod cost;
 mod thousand;

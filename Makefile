@@ -20,13 +20,14 @@ demo: build lab-tools lab ## See a LAN workstation read IOCs in pods
 	@$(LAB) demo --topology $(TOPOLOGY)
 
 test: build lab-tools ## Run all tests
-	@rm -rf target/figures
+	@rm -rf target/figures target/times
 	tests/fuzz/run.sh -seed=1 -runs=1000000 -max_total_time=20
 	cargo test --locked --workspace
 	@echo; cat docs/matrix.md; echo "figures of this run:"; cat target/figures/*
+	@echo; tests/times.sh
 
 matrix: build lab-tools ## Try every client with every server, and print the table
-	cargo test --locked -p iocast-tests --test matrix -- --nocapture
+	cargo test --locked -p iocast-tests --test e2e matrix:: -- --nocapture
 
 bench: build lab-tools ## Compare with the alternatives, and write docs/bench.md: QUICK=1 for a first look
 	@tests/apt.sh iptables

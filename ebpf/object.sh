@@ -11,8 +11,9 @@ say() { echo "object: $*" >&2; }
 
 # Builds the programs; prints the directory of what came out.
 build() {
-    EBPF_BUILD=1 cargo check --quiet --locked --package iocast-datapath --message-format json |
-        sed -n 's/.*"build-script-executed".*iocast-datapath.*"out_dir":"\([^"]*\)".*/\1/p'
+    messages=$(EBPF_BUILD=1 cargo check --quiet --locked --package iocast-datapath \
+        --message-format json-render-diagnostics)
+    echo "$messages" | sed -n 's/.*"build-script-executed".*iocast-datapath.*"out_dir":"\([^"]*\)".*/\1/p'
 }
 
 sources() {

@@ -13,7 +13,7 @@ say() { echo "object: $*" >&2; }
 build() {
     messages=$(EBPF_BUILD=1 cargo check --quiet --locked --package iocast-datapath \
         --message-format json-render-diagnostics)
-    echo "$messages" | sed -n 's/.*"build-script-executed".*iocast-datapath.*"out_dir":"\([^"]*\)".*/\1/p'
+    printf "%s\n" "$messages" | sed -n 's/.*"build-script-executed".*iocast-datapath.*"out_dir":"\([^"]*\)".*/\1/p'
 }
 
 sources() {

@@ -40,7 +40,7 @@ record() {
 check() {
     sha256sum --check --quiet $provenance || { say "the programs have changed: run \`make object\`"; exit 1; }
     built=$(build)
-    if [ "$(sed -n 's/^# //; 2,4p' $provenance)" != "$(cat "$built/toolchain")" ]; then
+    if [ "$(sed -n '/^# from/q; 2,$ s/^# //p' $provenance)" != "$(cat "$built/toolchain")" ]; then
         say "not compared: this toolchain is not the recorded one"
     elif ! cmp "$built/iocast" $object; then
         say "the recorded object is not what its sources give: run \`make object\`"

@@ -129,10 +129,11 @@ impl Toolchain {
 
     /// What has a say in the bytes of the object, a line each.
     fn versions(&self) -> String {
-        let compiler = output(self.command("rustc").arg("--version")).unwrap_or_default();
-        let linker =
-            output(Command::new("bpf-linker").arg("--version").env("PATH", &self.path)).unwrap_or_default();
-        format!("{compiler}\n{linker}")
+        let compiler = output(self.command("rustc").arg("-vV")).unwrap_or_default();
+        let compiler =
+            compiler.lines().filter(|line| line.starts_with("rustc ") || line.starts_with("LLVM "));
+        let linker = output(Command::new("bpf-linker").arg("--version").env("PATH", &self.path));
+        compiler.chain(linker.as_deref()).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -152,7 +153,7 @@ fn sysroot_with_sources(rustc: &mut Command) -> Option<PathBuf> {
     root.join("lib/rustlib/src/rust/library/Cargo.lock").exists().then_some(root)
 }
 
-/// The line that a command prints, if it can be run.
+/// What a command prints, if it can be run.
 fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())

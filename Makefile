@@ -43,11 +43,11 @@ lint: toolchain ## check formatting, lints, documentation, and the eBPF object |
 	cargo fmt --all --check
 	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+	ebpf/object.sh check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy $(PROGRAMS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --document-private-items --no-deps --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc --document-private-items --no-deps $(PROGRAMS)
-	ebpf/object.sh check
 
 test: export EBPF_BUILD = 1
 test: lab-tools lab ## run all tests | 25 min

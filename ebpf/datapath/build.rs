@@ -1,72 +1,165 @@
-//! Builds the eBPF object for `ebpf/programs`.
+//! Gives the crate the eBPF object: the recorded one (`ebpf/object`) as long as the programs' sources are those that it
+//! was built from, else one built here. `EBPF_BUILD=1` always builds it.
 //!
 //! `-Zbuild-std=core` needs library sources that match the compiler, so the first of these that has them is taken:
 //! `$EBPF_CARGO` (a cargo with its rustc beside it), rustup's nightly with `rust-src`, the distribution's
 //! (Debian: `cargo-web rustc-web rust-web-src`). `make toolchain` installs what is missing.
 #![allow(clippy::expect_used)] // a build script has nobody to report to but cargo
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 const TARGET: &str = "bpfel-unknown-none";
+/// What the object depends on, from this crate's directory: a checkout may be moved or copied with what was built in it.
+const SOURCES: [&str; 9] = [
+    "../Cargo.toml",
+    "../Cargo.lock",
+    "../programs/Cargo.toml",
+    "../programs/src",
+    "../abi/Cargo.toml",
+    "../abi/src",
+    "../wire/Cargo.toml",
+    "../wire/src",
+    "../object",
+];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for source in ["programs", "wire", "abi"] {
-        println!("cargo:rerun-if-changed={}", root.join("ebpf").join(source).display());
-    }
+    SOURCES.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=EBPF_BUILD");
     println!("cargo:rerun-if-env-changed=EBPF_CARGO");
 
-    let toolchain = toolchain().unwrap_or_else(|| {
-        panic!(
-            "no Rust toolchain with library sources for the eBPF programs: run `make toolchain`, or \
-             `rustup component add rust-src --toolchain nightly`, or set EBPF_CARGO to such a cargo"
-        )
-    });
-    // One target directory for every profile of the main workspace: the programs are the same in all of them.
-    let target = root.join("target/ebpf");
-    let given = env::var_os("PATH").unwrap_or_default();
-    let path =
-        [root.join("target/tools/bin"), toolchain.join("bin")].into_iter().chain(env::split_paths(&given));
-    let flags = [
-        &format!("--cfg=bpf_target_arch=\"{}\"", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default()),
-        "-Cdebuginfo=2",
-        "-Ctarget-cpu=v3",
-        "-Clink-arg=--btf",
-    ]
-    .join("\x1f");
-    let status = Command::new(toolchain.join("bin/cargo"))
-        .current_dir(root.join("ebpf/programs"))
-        .args(["build", "--locked", "--release", "--target", TARGET, "-Zbuild-std=core", "--target-dir"])
-        .arg(&target)
-        .env("PATH", env::join_paths(path).expect("PATH"))
-        .env("RUSTC", toolchain.join("bin/rustc"))
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags)
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("RUSTFLAGS")
-        .status()
-        .expect("cargo for the eBPF programs");
-    assert!(status.success(), "the eBPF programs do not build (is bpf-linker there? `make toolchain`)");
-    let object = PathBuf::from(env::var_os("OUT_DIR").expect("OUT_DIR")).join("iocast");
-    fs::copy(target.join(TARGET).join("release/iocast"), object).expect("the eBPF object");
+    // Not `env!`, which keeps the place where this script was compiled.
+    let root =
+        fs::canonicalize(Path::new(&variable("CARGO_MANIFEST_DIR")).join("../..")).expect("the checkout");
+    let out = PathBuf::from(variable("OUT_DIR"));
+    if env::var_os("EBPF_BUILD").is_none_or(|build| build != "1") && is_recorded(&root) {
+        fs::copy(root.join("ebpf/object/iocast.o"), out.join("iocast")).expect("the recorded eBPF object");
+    } else {
+        let toolchain = Toolchain::find(&root);
+        fs::copy(toolchain.build(&root), out.join("iocast")).expect("the eBPF object");
+        let stripped = if strip(&out.join("iocast")) { "stripped" } else { "not stripped" };
+        let versions = format!("{}\n{stripped}\n", toolchain.versions());
+        fs::write(out.join("toolchain"), versions).expect("versions of the toolchain");
+    }
 }
 
-/// Root of the first toolchain that has the library sources.
-fn toolchain() -> Option<PathBuf> {
-    let own =
-        env::var_os("EBPF_CARGO").and_then(|cargo| Some(Path::new(&cargo).parent()?.parent()?.to_owned()));
-    own.or_else(|| sysroot(Command::new("rustup").args(["run", "nightly", "rustc"])))
-        .or_else(|| sysroot(&mut Command::new("/usr/bin/rustc")))
+/// Whether the recorded object and all that it was built from are as recorded.
+fn is_recorded(root: &Path) -> bool {
+    let mut check = Command::new("sha256sum");
+    check.args(["--check", "--status", "ebpf/object/provenance"]).current_dir(root);
+    check.status().is_ok_and(|status| status.success())
+}
+
+/// What builds the programs.
+struct Toolchain {
+    /// Where its `bin` is.
+    root: PathBuf,
+    /// Where to look for programs, the linker among them.
+    path: OsString,
+}
+
+impl Toolchain {
+    fn find(checkout: &Path) -> Self {
+        let own = || Some(Path::new(&env::var_os("EBPF_CARGO")?).parent()?.parent()?.to_owned());
+        let root = own()
+            .or_else(|| sysroot_with_sources(Command::new("rustup").args(["run", "nightly", "rustc"])))
+            .or_else(|| sysroot_with_sources(&mut Command::new("/usr/bin/rustc")))
+            .unwrap_or_else(|| {
+                panic!(
+                    "no Rust toolchain with library sources for the eBPF programs: run `make toolchain`, or \
+                     `rustup component add rust-src --toolchain nightly`, or set EBPF_CARGO to such a cargo"
+                )
+            });
+        let given = env::var_os("PATH").unwrap_or_default();
+        let ours = [checkout.join("target/tools/bin"), root.join("bin")];
+        let path = env::join_paths(ours.into_iter().chain(env::split_paths(&given))).expect("PATH");
+        Self { root, path }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.root.join("bin").join(program));
+        command.env("PATH", &self.path).env_remove("RUSTUP_TOOLCHAIN");
+        command
+    }
+
+    /// Builds the programs of a checkout.
+    fn build(&self, checkout: &Path) -> PathBuf {
+        // One target directory for every profile of the main workspace: the programs are the same in all of them.
+        let target = checkout.join("target/ebpf");
+        let status = self
+            .command("cargo")
+            .current_dir(checkout.join("ebpf/programs"))
+            .args(["build", "--locked", "--release", "--target", TARGET, "-Zbuild-std=core", "--target-dir"])
+            .arg(&target)
+            .env("RUSTC", self.root.join("bin/rustc"))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(checkout))
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTFLAGS")
+            .status()
+            .expect("cargo for the eBPF programs");
+        assert!(status.success(), "the eBPF programs do not build (is bpf-linker there? `make toolchain`)");
+        target.join(TARGET).join("release/iocast")
+    }
+
+    /// The compiler's flags, with which no path of this machine gets into the object.
+    fn flags(&self, checkout: &Path) -> String {
+        let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(env::home_dir()?.join(".cargo"))).unwrap_or_default();
+        let hidden = [
+            (checkout.to_owned(), "."),
+            (home.join("registry/src"), "registry"),
+            (self.sysroot().unwrap_or_default().join("lib/rustlib/src/rust"), "rust"),
+        ];
+        let remaps = hidden.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+        let flags =
+            ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
+        flags.into_iter().chain(remaps.iter().map(String::as_str)).collect::<Vec<_>>().join("\x1f")
+    }
+
+    fn sysroot(&self) -> Option<PathBuf> {
+        output(self.command("rustc").args(["--print", "sysroot"])).map(PathBuf::from)
+    }
+
+    /// What has a say in the bytes of the object, a line each.
+    fn versions(&self) -> String {
+        let compiler = output(self.command("rustc").arg("-vV")).unwrap_or_default();
+        let compiler =
+            compiler.lines().filter(|line| line.starts_with("rustc ") || line.starts_with("LLVM "));
+        let linker = output(Command::new("bpf-linker").arg("--version").env("PATH", &self.path));
+        compiler.chain(linker.as_deref()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Takes out of the object what would only be dead weight in every binary: debugging information, all but BTF. Whether it
+/// could: the tool is rustup's.
+fn strip(object: &Path) -> bool {
+    let sysroot = output(Command::new(variable("RUSTC")).args(["--print", "sysroot"])).unwrap_or_default();
+    let tool = Path::new(&sysroot).join("lib/rustlib").join(variable("HOST")).join("bin/rust-objcopy");
+    let mut strip = Command::new(tool);
+    strip.arg("--strip-debug").arg(object).env("LD_LIBRARY_PATH", Path::new(&sysroot).join("lib"));
+    strip.status().is_ok_and(|status| status.success())
 }
 
 /// The sysroot of `rustc`, if it has the library sources.
-fn sysroot(rustc: &mut Command) -> Option<PathBuf> {
-    let output = rustc.args(["--print", "sysroot"]).output().ok().filter(|output| output.status.success())?;
-    let root = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+fn sysroot_with_sources(rustc: &mut Command) -> Option<PathBuf> {
+    let root = PathBuf::from(output(rustc.args(["--print", "sysroot"]))?);
     root.join("lib/rustlib/src/rust/library/Cargo.lock").exists().then_some(root)
+}
+
+/// What a command prints, if it can be run.
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}
+
+/// A variable that cargo sets.
+fn variable(name: &str) -> OsString {
+    env::var_os(name).expect(name)
 }

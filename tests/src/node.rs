@@ -28,7 +28,7 @@ use crate::{
     Error, Result, Sandbox,
     cni::{Attachment, CniError, Conflist, Executor},
     process::Process,
-    turn,
+    tried, turn,
 };
 
 /// The workstation's namespace.
@@ -491,9 +491,13 @@ pub(crate) fn plugin_path() -> Result<[String; 3]> {
     Ok([debian.into(), lab.display().to_string(), ours])
 }
 
-/// One of our programs, as `make build` leaves it.
+/// One of our programs, of the same build as this one.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bin").join(name);
-    let missing = |_| Error::Missing(format!("there is no {}: run `make build`", path.display()));
-    path.canonicalize().map_err(missing)
+    let this = tried("find this program", std::env::current_exe())?;
+    // Tests are one directory below.
+    let found =
+        this.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.exists());
+    found.ok_or_else(|| {
+        Error::Missing(format!("there is no {name} beside {}: run `make lab`", this.display()))
+    })
 }

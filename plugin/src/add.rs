@@ -13,7 +13,7 @@ use crate::{
 pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
     let Some(previous) = &request.previous else {
         return Err(CniError::config(
-            "there is no prevResult: iocast is a chained plugin and must come after the one that makes the interface",
+            "prevResult is missing: iocast is a chained plugin and must come after the plugin that creates the interface",
         ));
     };
     if let Some(domain) = request.domain()? {

@@ -225,7 +225,8 @@ fn two_cannot_watch_at_once_and_the_second_is_told_so() -> Result<()> {
     let watching = snoop(&lab, "")?;
     let refused = lab.agent_command("snoop")?.finish()?;
     assert!(
-        !refused.status.success() && refused.output.contains("watches on this node already"),
+        !refused.status.success()
+            && refused.output.contains("another `iocast-node snoop` is running on this node"),
         "{}",
         refused.output
     );

@@ -235,7 +235,7 @@ pub fn occupants(hook: Hook, device: &Link) -> Result<Option<Vec<Occupant>>> {
             name: format!("{} filter of priority {}", filter.kind, filter.priority),
         });
     let mut found: Vec<_> = programs.chain(filters).collect();
-    found.dedup(); // a filter may be told in several parts
+    found.dedup(); // a filter may be reported in several parts
     Ok(Some(found))
 }
 

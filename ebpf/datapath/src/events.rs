@@ -1,4 +1,4 @@
-//! Events of the datapath for one who watches: the ring, and the switch that makes the programs fill it.
+//! Events of the datapath, for whoever watches: the ring, and the switch that makes the programs fill it.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
     pinned::{MAPS, pin_directory},
 };
 
-/// The ring, while we are the one who reads it.
+/// The ring, while we are its reader.
 pub struct Events {
     ring: RingBuf<MapData>,
     switch: Array<MapData, Snoop>,

@@ -195,8 +195,8 @@ fn silent(state: &State, attachment: &Attachment) -> Option<String> {
     let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
     lacks_broadcast(state, attachment).then(|| {
         format!(
-            "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found, but send no \
-             beacons, and its clients have nothing to search on; delete it so that it is created again"
+            "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found but send no \
+             beacons, and its clients have no address to search; delete it to have it recreated"
         )
     })
 }

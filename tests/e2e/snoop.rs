@@ -270,8 +270,7 @@ fn events_that_the_ring_has_no_room_for_are_counted() -> Result<()> {
         socket.send(&search, "172.23.0.255:5064")?;
     }
     signal(&watching, Signal::SIGCONT);
-    watching
-        .wait_for("word of lost events", PATIENCE, |output| output.contains(" events are lost by now"))?;
+    watching.wait_for("word of lost events", PATIENCE, |output| output.contains(" events lost so far"))?;
     watching.terminate();
     let output = watching.finish()?.success()?;
     let lost = output

@@ -137,7 +137,7 @@ mod tests {
         for broken in ["#!/bin/sh\nexit 1\n", "\x7fELF of another machine"] {
             fs::write(&source, broken).unwrap();
             let error = install(&source, &bin).unwrap_err().to_string();
-            assert!(error.contains("does not answer to CNI_COMMAND=VERSION"), "{error}");
+            assert!(error.contains("does not answer CNI_COMMAND=VERSION"), "{error}");
             assert_eq!(fs::read_to_string(bin.join("iocast")).unwrap(), ANSWERS);
             assert_eq!(fs::read_dir(&bin).unwrap().count(), 1, "nothing is left of it");
         }

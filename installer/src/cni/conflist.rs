@@ -30,10 +30,10 @@ pub(crate) enum ConflistError {
     #[error("{0}")]
     Invalid(String),
     /// The plugin does not speak its version.
-    #[error("its cniVersion is `{found}`, and {PLUGIN} speaks {}; set one of these", .spoken.join(", "))]
+    #[error("its cniVersion is `{found}`, but {PLUGIN} supports {}; set one of these", .spoken.join(", "))]
     Version { found: String, spoken: Vec<String> },
     /// The list that would take its place is there, and somebody else's.
-    #[error("it is no list, and {0} is there beside it, unused; remove one of them")]
+    #[error("it is not a list, and {0} exists beside it, unused; remove one of them")]
     Taken(String),
     /// A list needs a name.
     #[error("it has no `name`, which a list needs; add one")]
@@ -453,7 +453,7 @@ mod tests {
         let single = file("10-a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"a"}"#);
         let theirs = list("10-a.conflist", &["a", "b"]);
         let error = chained(&single, &[single.clone(), theirs], &ours()).unwrap_err().to_string();
-        assert!(error.contains("10-a.conflist is there beside it"), "{error}");
+        assert!(error.contains("10-a.conflist exists beside it"), "{error}");
         let former = list("10-a.conflist", &["a", "iocast"]);
         assert!(chained(&single, &[single.clone(), former], &ours()).unwrap().is_some());
     }

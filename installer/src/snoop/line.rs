@@ -147,7 +147,7 @@ impl Row {
 /// The rows as a table.
 pub(super) fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
-        return "no client keeps asking for a PV without an answer\n".into();
+        return "no client is waiting for an answer\n".into();
     }
     let clients: Vec<_> = rows.iter().map(Row::client).collect();
     let width = |of: &dyn Fn(usize) -> usize| (0..rows.len()).map(of).max().unwrap_or(0).max(6);

@@ -6,8 +6,8 @@
 //! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
-//! pins = "5000-29999"       # ports that pods may ask for besides, default as here
-//! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, but 16 at least
+//! pins = "5000-29999"       # ports that pods may also pin, default as here
+//! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, at least 16
 //! rates = { pod = 10000, host = 10000, domain = 50000 }  # datagrams a second that are relayed, default as here; 0: all
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
 //! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
@@ -384,7 +384,9 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
         }
     }
     if domain.lan_ports.contains_key(&GVCP_PORT) {
-        found.push(format!("`lan_ports` has {GVCP_PORT}: {GVCP_PORT} cannot be remapped: GigE Vision clients use no other port"));
+        found.push(format!(
+            "`lan_ports`: {GVCP_PORT} cannot be remapped: GigE Vision clients use no other port"
+        ));
     }
     for (port, _) in domain.search_ports.iter().filter(|(_, protocol)| protocol.is(Protocol::Gvcp)) {
         found.push(format!(

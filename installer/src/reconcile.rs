@@ -1,7 +1,7 @@
 //! Reconciling the node with the configuration: one pass, the same at start and ever after.
 //!
-//! What cannot be done now, because an uplink is not there yet or a veth has just gone, is a problem to report and to try
-//! again, not a reason to stop: everything else works.
+//! What cannot be done now, because an uplink is missing or a veth has just disappeared, is reported and retried, and stops
+//! nothing else.
 
 use std::{net::Ipv4Addr, path::Path};
 

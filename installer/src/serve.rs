@@ -141,7 +141,7 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Fu
     response
 }
 
-/// What the maps say now. They are opened anew every time: an agent that is replaced may have replaced them.
+/// What the maps say now. They are reopened every time: another agent may have replaced them.
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
     let (counters, externals, attachments) = (state.counters()?, state.externals()?, state.attachments()?);

@@ -1,7 +1,7 @@
-//! Pinned ports: a pod names the external ports that are to stand for its own.
+//! Pinned ports: a pod chooses the external ports that stand for its own.
 //!
 //! `tcp/5064=15064, udp/5064=15064`: the node's TCP port 15064 is the pod's 5064, from ADD to DEL, whether or not the pod
-//! uses it. What is taken, or not the domain's to give, is refused.
+//! uses it. A port that is taken, or not the domain's to give, is refused.
 
 use std::{
     collections::BTreeSet,

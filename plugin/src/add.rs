@@ -28,7 +28,7 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let key = environment.key()?;
     let pins = request.pins()?;
     let mut state = State::open(&bpffs)?;
-    state.domain_number(domain)?; // the most likely fault, before anything is looked at
+    state.domain_number(domain)?; // the most likely fault, so it is checked first
     let pod = Pod::find(&environment.netns, &environment.interface)?;
     member::remove(&bpffs, &mut state, &key)?; // left by an ADD that the runtime gave up on
     // Without a CRI the container id stands for the pod's name.

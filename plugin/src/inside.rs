@@ -1,4 +1,4 @@
-//! The one thing that is done inside a pod.
+//! Runs code inside a pod's network namespace.
 
 use std::{fs::File, path::Path, thread};
 

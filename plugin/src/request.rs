@@ -1,7 +1,7 @@
 //! What the runtime asks: the environment, and the network configuration on stdin.
 //!
-//! Only what is needed is decoded. `prevResult` is kept as the text it came as, so that nothing in it can be lost,
-//! whatever version or plugin wrote it.
+//! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whatever version or plugin
+//! wrote it.
 
 use std::{env, path::PathBuf};
 

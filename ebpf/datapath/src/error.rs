@@ -126,7 +126,7 @@ impl Error {
     }
 }
 
-/// The verifier tells its whole way through a program: only the end of it says what is wrong.
+/// The verifier logs its whole walk through a program: only the end of it says what is wrong.
 fn shortened(reason: &str) -> String {
     const LINES: usize = 8;
     let Some((before, log)) = reason.split_once(VERIFIER) else { return reason.into() };

@@ -1,4 +1,4 @@
-//! Loading: the object into the kernel, its maps and programs to pins that outlive every process.
+//! Loads the object into the kernel, and pins its maps and programs so that they outlive every process.
 
 use std::{fs, path::Path};
 
@@ -132,7 +132,7 @@ fn missing_helpers<E: std::error::Error>(
     Ok(missing)
 }
 
-/// Creates the fan device if it is not there, and tells the programs about it. Returns its name.
+/// Creates the fan device if it is missing, and configures it for the programs. Returns its name.
 pub fn ensure_fan(state: &mut State) -> Result<&'static str> {
     let (name, peer) = FAN;
     link::create_veth(name, peer)?;

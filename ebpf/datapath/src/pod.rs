@@ -1,7 +1,7 @@
-//! A pod's side, looked at from the node: its interface, its address, and which device on the node is the other end.
+//! A pod as seen from the node: its interface, its address, and the device on the node at the other end.
 //!
-//! Nothing here enters the pod's namespace, which takes CAP_SYS_ADMIN: the kernel tells whoever has CAP_NET_ADMIN about
-//! any namespace that he can name.
+//! Nothing here enters the pod's namespace, which takes CAP_SYS_ADMIN: with CAP_NET_ADMIN the kernel answers
+//! questions about any namespace that one can name.
 
 use std::{fs::File, net::Ipv4Addr, os::fd::AsRawFd, path::Path};
 

@@ -1,4 +1,4 @@
-//! The plugin's binary: put in place in one step, and never before it has answered.
+//! The plugin's binary: installed atomically, and never before it has answered VERSION.
 
 use std::{
     fs::{self, Metadata},
@@ -26,7 +26,7 @@ pub(crate) struct Installed {
     stamp: Stamp,
 }
 
-/// By what one sees that a file is still the same, without reading it.
+/// Shows that a file is still the same, without reading it.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp(u64, u64, i64, i64, u32);
 

@@ -1,7 +1,6 @@
-//! Which network configuration counts, and what is to be in it: pure, no I/O.
+//! Which network configuration the runtime uses, and how we get into its chain. Pure, no I/O.
 //!
-//! A file is edited as a tree of JSON values: what others wrote stays as it is, in its order. An edit is found again by
-//! looking, so that doing it twice is doing it once.
+//! A file is edited as a tree of JSON values: what others wrote keeps its order and its values. Edits are idempotent.
 
 use std::path::Path;
 
@@ -113,7 +112,7 @@ fn delegate<'a>(multus: &Map<String, Value>, sorted: &[&'a File]) -> Option<&'a 
     candidates.clone().find(|file| Some(file.name.as_str()) == named).or_else(|| candidates.next()).copied()
 }
 
-/// `file`, one of `files`, with us in its chain, under another name if it was no list; `None` if it is as it should be.
+/// `file`, one of `files`, with us in its chain, under another name if it was not a list; `None` if nothing has to change.
 pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option<File>, ConflistError> {
     let network = parse(file)?;
     let version = network.get("cniVersion").and_then(Value::as_str).unwrap_or_default();

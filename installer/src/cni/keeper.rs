@@ -1,4 +1,4 @@
-//! Keeping us in the chain of the network that the runtime uses, against installers that write their file anew.
+//! Keeps us in the chain of the network that the runtime uses, against installers that rewrite their file.
 
 use std::{
     os::fd::BorrowedFd,

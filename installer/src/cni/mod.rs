@@ -1,7 +1,7 @@
 //! The plugin on the node: its binary, and its place in the primary CNI's chain.
 //!
-//! Rules that everything here keeps: the binary is there, and has answered, before a chain names it; no file is ever
-//! half written, nor missing for a moment; the end of this process changes nothing, only `uninstall` does.
+//! Invariants: the binary is installed, and has answered, before a chain names it; no file is ever half written or missing;
+//! ending this process changes nothing, only `uninstall` does.
 
 mod atomic_file;
 mod backoff;

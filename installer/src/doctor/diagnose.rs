@@ -49,7 +49,7 @@ fn passed_on(check: &'static str, error: &str) -> Finding {
     Finding { level: Level::Fail, check, found: error.into(), advice: None }
 }
 
-/// What could not be looked at.
+/// What could not be checked.
 fn unknown(check: &'static str, error: &str) -> Finding {
     warn(check, format!("cannot be checked: {error}"), "run doctor as root")
 }

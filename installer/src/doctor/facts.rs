@@ -145,7 +145,7 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
             .is_ok_and(|names| names.lines().any(|name| name == "filter")),
         members: match &state {
             Ok(state) => fact(members(bpffs, state)),
-            Err(_) => Ok(vec![]), // said already by `datapath`
+            Err(_) => Ok(vec![]), // `datapath` reports it
         },
         datapath: fact(state.map(|_| ())),
         network: network(&places.cni.cni_conf_dir),

@@ -30,7 +30,7 @@ pub(super) struct Line {
     /// Of an answer, after the client asked last.
     #[serde(serialize_with = "milliseconds")]
     latency_ms: Option<Duration>,
-    /// The TCP port that a server names; in an answer that goes to the LAN the external one.
+    /// The TCP port that a server announces; the external one in an answer to the LAN.
     server_port: Option<u16>,
 }
 

@@ -1,7 +1,7 @@
 //! `iocast-node snoop`: who asks for what, and who answers, as it happens.
 //!
-//! The programs make events only while a deadline in the kernel lies ahead; it is renewed here every second, so that events
-//! end with this process, however it ends.
+//! The programs emit events only until a deadline in the kernel, which is renewed here every second, so that events end with
+//! this process, however it ends.
 
 mod datagram;
 mod directory;
@@ -139,7 +139,7 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Takes in the events that are there, so many at most.
+    /// Takes in the pending events, at most `most`.
     fn take_in(&mut self, events: &mut Events, most: usize) -> Result<(), Box<dyn Error>> {
         for _ in 0..most {
             let Some((event, payload)) = events.take() else { break };

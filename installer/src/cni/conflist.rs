@@ -29,8 +29,8 @@ pub(crate) enum ConflistError {
     #[error("{0}")]
     Invalid(String),
     /// The plugin does not speak its version.
-    #[error("its cniVersion is `{found}`, but {PLUGIN} supports {}; set one of these", .spoken.join(", "))]
-    Version { found: String, spoken: Vec<String> },
+    #[error("its cniVersion is `{found}`, but {PLUGIN} supports {}; set one of these", .supported.join(", "))]
+    Version { found: String, supported: Vec<String> },
     /// The list that would take its place is there, and somebody else's.
     #[error("it is not a list, and {0} exists beside it, unused; remove one of them")]
     Taken(String),
@@ -117,7 +117,7 @@ pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option
     let network = parse(file)?;
     let version = network.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if !ours.versions.iter().any(|known| known == version) {
-        return Err(ConflistError::Version { found: version.into(), spoken: ours.versions.clone() });
+        return Err(ConflistError::Version { found: version.into(), supported: ours.versions.clone() });
     }
     let (name, mut list) = match file.name.strip_suffix(".conflist") {
         Some(_) => (file.name.clone(), network),

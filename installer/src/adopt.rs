@@ -1,7 +1,7 @@
-//! `--cri`: pods that started before iocast become members without being restarted, and what pods left whose DEL never
-//! came is collected.
+//! `--cri`: adopts pods that started before iocast, without restarting them, and cleans up after pods whose DEL never
+//! came.
 //!
-//! The runtime is asked on a thread of its own: one that hangs must not keep the agent from following its uplinks.
+//! The runtime is queried on a thread of its own: one that hangs must not keep the agent from following its uplinks.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use crate::{
     error::Error,
 };
 
-/// Time between two questions to the runtime.
+/// Time between two queries of the runtime.
 const PERIOD: Duration = Duration::from_secs(30);
 /// How long the runtime must not have known a pod whose attachment is collected. A pod that is being created is not known
 /// yet; kubelet gives that up after four minutes.
@@ -79,14 +79,14 @@ pub(crate) struct Outcome {
     pub(crate) adopted: u64,
 }
 
-/// Adoption that goes on beside the agent's loop.
+/// Adoption, running beside the agent's loop.
 pub(crate) struct Adoption {
     outcome: Arc<Mutex<Outcome>>,
     wake: Sender<()>,
 }
 
 impl Adoption {
-    /// Asks the runtime at `socket` now and from time to time, or, with `once`, once before this returns.
+    /// Queries the runtime at `socket` now and periodically, or, with `once`, once before this returns.
     pub(crate) fn start(socket: &Path, bpffs: &Path, once: bool) -> std::io::Result<Self> {
         let mut adopter = Adopter::new(socket, bpffs);
         let (wake, woken) = channel();
@@ -107,18 +107,18 @@ impl Adoption {
         Ok(adoption)
     }
 
-    /// What became of it so far.
+    /// The outcome so far.
     pub(crate) fn outcome(&self) -> Outcome {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks the runtime now.
+    /// Queries the runtime now.
     pub(crate) fn ask(&self) {
         let _ = self.wake.send(()); // heard by nobody where it was only once
     }
 }
 
-/// Adopts, question by question.
+/// Adopts, query by query.
 struct Adopter {
     socket: PathBuf,
     bpffs: PathBuf,
@@ -131,7 +131,7 @@ impl Adopter {
         Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0 }
     }
 
-    /// Asks once, and does what is to be done.
+    /// Queries once, and acts on the answer.
     fn pass(&mut self) -> Outcome {
         let mut problems = vec![];
         if let Err(error) = self.try_pass(&mut problems) {
@@ -195,8 +195,8 @@ fn silent(state: &State, attachment: &Attachment) -> Option<String> {
     let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
     lacks_broadcast(state, attachment).then(|| {
         format!(
-            "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found, but send no \
-             beacons, and its clients have nothing to search on; delete it so that it is created again"
+            "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found but send no \
+             beacons, and its clients have no address to search; delete it to have it recreated"
         )
     })
 }

@@ -6,8 +6,8 @@
 //! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
-//! pins = "5000-29999"       # ports that pods may ask for besides, default as here
-//! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, but 16 at least
+//! pins = "5000-29999"       # ports that pods may also pin, default as here
+//! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, at least 16
 //! rates = { pod = 10000, host = 10000, domain = 50000 }  # datagrams a second that are relayed, default as here; 0: all
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
 //! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 use abi::{Protocol, limited};
 use membership::namespace::is_pattern;
 use serde::Deserialize;
-use wire::gvcp;
+use wire::gvcp::PORT as GVCP_PORT;
 
 use crate::protocol::{self, Described, DomainProtocol, Registry};
 
@@ -113,7 +113,7 @@ pub(crate) struct Relayed<'a> {
     pub(crate) in_pods: u16,
     pub(crate) on_lan: u16,
     pub(crate) protocol: &'a DomainProtocol,
-    /// Directions, from [`relay`].
+    /// Directions, from [`abi::relay`].
     pub(crate) flags: u16,
 }
 
@@ -215,7 +215,7 @@ impl Config {
         let described = config.described().len();
         if described > abi::DESCRIPTORS as usize {
             faults.push(format!(
-                "the domains relay {described} protocols that are described; a node can have {}",
+                "the domains relay {described} described protocols; a node can have {}",
                 abi::DESCRIPTORS
             ));
         }
@@ -261,10 +261,12 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
         ));
     }
     if section.ports_per_pod == Some(0) {
-        found.push("`ports_per_pod` is 0: no pod could be connected to; expected 1 or more".into());
+        found.push("`ports_per_pod` is 0: no client could connect to a pod; expected 1 or more".into());
     }
     for pattern in section.namespaces.iter().filter(|pattern| !is_pattern(pattern)) {
-        found.push(format!("`namespaces` has `{pattern}`: expected a namespace, or its beginning and `*`"));
+        found.push(format!(
+            "`namespaces` has `{pattern}`: expected a namespace, or the beginning of one followed by `*`"
+        ));
     }
     let ports = range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found);
     let Rates { pod, host, domain: all } = section.rates;
@@ -303,7 +305,9 @@ fn protocols(
     for name in names {
         match registry.find(&name) {
             Some(protocol) => protocols.push(protocol),
-            None => faults.push(format!("protocol `{name}` is not known; known are {}", registry.names())),
+            None => {
+                faults.push(format!("protocol `{name}` is not known; known protocols: {}", registry.names()));
+            }
         }
     }
     protocols
@@ -331,7 +335,7 @@ fn range(key: &str, text: Option<&str>, default: Ports, faults: &mut Vec<String>
     let Some(text) = text else { return default };
     parse_ports(text).unwrap_or_else(|| {
         faults.push(format!(
-            "`{key}` is `{text}`: expected FIRST-LAST, two ports from 1024 to 65535 in this order"
+            "`{key}` is `{text}`: expected FIRST-LAST, two ports from 1024 to 65535 in ascending order"
         ));
         default
     })
@@ -343,7 +347,7 @@ fn lan_ports(texts: BTreeMap<String, u16>, faults: &mut Vec<String>) -> BTreeMap
         match in_pods.parse() {
             Ok(port) if on_lan > 0 => drop(found.insert(port, on_lan)),
             _ => faults.push(format!(
-                "`lan_ports` has `{in_pods} = {on_lan}`: expected a UDP port in pods and the one for it on the LAN"
+                "`lan_ports` has `{in_pods} = {on_lan}`: expected a UDP port in pods and its counterpart on the LAN"
             )),
         }
     }
@@ -379,14 +383,14 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
             found.push(format!("UDP port {in_pods} of pods, {on_lan} on the LAN, is relayed twice"));
         }
     }
-    if domain.lan_ports.contains_key(&gvcp::PORT) {
-        let port = gvcp::PORT;
-        found.push(format!("`lan_ports` has {port}: clients look for cameras at no other port"));
+    if domain.lan_ports.contains_key(&GVCP_PORT) {
+        found.push(format!(
+            "`lan_ports`: {GVCP_PORT} cannot be remapped: GigE Vision clients use no other port"
+        ));
     }
     for (port, _) in domain.search_ports.iter().filter(|(_, protocol)| protocol.is(Protocol::Gvcp)) {
         found.push(format!(
-            "`search_ports` has `{port} = gvcp`: cameras are at {} alone; put \"gvcp\" into `protocols`",
-            gvcp::PORT
+            "`search_ports` has `{port} = gvcp`: cameras use port {GVCP_PORT} only; add \"gvcp\" to `protocols`"
         ));
     }
     if domain.cameras.is_some() && !domain.relays(Protocol::Gvcp) {
@@ -394,7 +398,7 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
     }
     for port in domain.lan_ports.keys().filter(|port| relayed.iter().all(|relayed| relayed.in_pods != **port))
     {
-        found.push(format!("`lan_ports` has {port}, which is no UDP port of the domain's protocols"));
+        found.push(format!("`lan_ports` has {port}, which is not a UDP port of the domain's protocols"));
     }
     found
 }
@@ -420,8 +424,8 @@ fn check_shared_uplinks(domains: &[DomainConfig], faults: &mut Vec<String>) {
                 other.relayed().find(|relayed| mine.contains(&relayed.on_lan))
             {
                 faults.push(format!(
-                    "domains `{}` and `{}` both relay UDP port {on_lan} of uplink `{}`: a search there could not be told \
-                     apart; give one of them other `lan_ports`",
+                    "domains `{}` and `{}` both relay UDP port {on_lan} of uplink `{}`, so that a search there could be \
+                     for either; give one of them other `lan_ports`",
                     domain.name, other.name, domain.uplink,
                 ));
             }

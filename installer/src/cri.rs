@@ -1,4 +1,4 @@
-//! The container runtime's own account of its pods, over the container runtime interface (CRI, `runtime.v1`).
+//! What the container runtime knows of its pods, over the Container Runtime Interface (CRI, `runtime.v1`).
 //!
 //! Messages hold only the fields that are used here; their numbers are those of `pkg/apis/runtime/v1/api.proto` in
 //! kubernetes/cri-api. Nothing is ever changed in the runtime.
@@ -25,7 +25,7 @@ use tonic_prost::ProstCodec;
 
 use crate::error::Error;
 
-/// For each question. The runtime looks only into its own memory for the answers.
+/// Timeout of each query. The runtime answers from its own memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Annotations can be long, and a node's pods many: as much as kubelet takes.
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;

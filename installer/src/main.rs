@@ -25,11 +25,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-/// Broadcast for Kubernetes pods, without hostNetwork: the node's part.
+/// Broadcast for Kubernetes pods without hostNetwork: the node agent.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
-    /// The BPF file system in which the datapath is pinned.
+    /// BPF file system where the datapath is pinned.
     #[arg(long, global = true, value_name = "DIR", default_value = datapath::BPFFS)]
     bpffs: PathBuf,
     #[command(subcommand)]
@@ -38,36 +38,36 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Load the datapath, attach it, chain the plugin, and keep all that until SIGTERM, which leaves everything in place.
+    /// Load and attach the datapath, chain the CNI plugin, and keep both in place; SIGTERM ends only the agent.
     Run(run::Options),
-    /// Install the plugin and chain it after the primary CNI's, once.
+    /// Install the CNI plugin and add it to the primary CNI's chain, once.
     Install {
         #[command(flatten)]
         cni: cni::Options,
     },
-    /// Take the plugin out of the chain, then the datapath down; every pod can be created and deleted all the while. End
-    /// `run` before.
+    /// Remove the plugin from the chain, then the datapath from the node. Stop `run` first. Pods can be created and
+    /// deleted throughout.
     Uninstall {
         #[command(flatten)]
         cni: cni::Options,
-        /// Delete the plugin's binary, too. Pods that CRI-O created with it cannot be deleted then.
+        /// Delete the plugin's binary too. CRI-O cannot delete pods that it created with the plugin any more.
         #[arg(long)]
         remove_plugin: bool,
     },
     /// Show the domains, their members, external ports and counters.
     Status {
-        /// As JSON, for programs.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Count for so many seconds, and show packets per second, too.
+        /// Count for this many seconds, and show packets per second as well.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
         rates: Option<u16>,
     },
-    /// Look at everything iocast depends on: what is as it should be, what is not, and what to do.
+    /// Check everything iocast depends on: what is healthy, what is not, and what to do about it.
     Doctor {
         #[command(flatten)]
         places: doctor::Places,
-        /// As JSON, for programs.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },

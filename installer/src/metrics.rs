@@ -55,14 +55,14 @@ pub(crate) type Domains = BTreeMap<String, Domain>;
 /// Why the node cannot serve pods as configured; empty if it can.
 pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
     if progress.uplinks.is_empty() {
-        return vec!["the agent has made no pass yet".into()]; // a valid configuration has a domain
+        return vec!["the agent has not completed a pass yet".into()]; // a valid configuration has a domain
     }
     let mut reasons = vec![];
     if progress.chain.is_some_and(|chain| !chain.installed) {
         reasons.push("the CNI plugin is not installed".to_owned());
     }
     if progress.chain.is_some_and(|chain| !chain.chained) {
-        reasons.push("the network that the runtime uses does not have iocast in its chain".to_owned());
+        reasons.push("the runtime's network does not have iocast in its chain".to_owned());
     }
     for (domain, uplink) in &progress.uplinks {
         if !domains.get(domain).is_some_and(|domain| domain.uplink_up) {
@@ -99,18 +99,16 @@ struct OfPackets {
 pub(crate) fn render(progress: &Progress, domains: Option<&Domains>) -> String {
     let mut registry = Registry::with_prefix("iocast");
     registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-    let problems = gauge(&mut registry, "problems", "Present problems, each of which the agent's log tells");
+    let problems = gauge(&mut registry, "problems", "Current problems; the agent's log names each");
     problems.set(progress.problems.len().cast_signed() as i64);
     let adopted = counter(&mut registry, "adopted_pods", "Pods that started before iocast and were adopted");
     adopted.inc_by(progress.adopted);
     if let Some(chain) = progress.chain {
-        let chained = gauge(
-            &mut registry,
-            "chained",
-            "Whether the network that the runtime uses has iocast in its chain",
-        );
+        let chained =
+            gauge(&mut registry, "chained", "Whether the runtime's network has iocast in its chain");
         chained.set(chain.chained.into());
-        counter(&mut registry, "conflist_writes", "CNI configurations written").inc_by(chain.writes);
+        counter(&mut registry, "conflist_writes", "Times that the agent has written a CNI configuration")
+            .inc_by(chain.writes);
     }
     if let Some(domains) = domains {
         register_uplinks(&mut registry, progress, domains);
@@ -136,7 +134,11 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter<u64, Atom
 
 fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Domains) {
     let up = Family::<OfUplink, Gauge>::default();
-    registry.register("uplink_up", "Whether the domain's uplink is there with our programs", up.clone());
+    registry.register(
+        "uplink_up",
+        "Whether the domain's uplink exists and has our programs attached",
+        up.clone(),
+    );
     for (domain, uplink) in &progress.uplinks {
         let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_up);
         up.get_or_create(&OfUplink { domain: domain.clone(), uplink: uplink.clone() }).set(is_up.into());
@@ -146,8 +148,8 @@ fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Doma
 fn register_domains(registry: &mut Registry, domains: &Domains) {
     let families = [
         ("members", "Member pods on this node"),
-        ("external_ports", "External ports in use, of TCP or of UDP, whichever are more"),
-        ("external_ports_limit", "External ports that TCP and UDP have each"),
+        ("external_ports", "External ports in use, TCP or UDP, whichever is more"),
+        ("external_ports_limit", "External ports available to TCP and UDP each"),
     ]
     .map(|(name, help)| {
         let family = Family::<OfDomain, Gauge>::default();
@@ -155,7 +157,7 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
         family
     });
     let packets = Family::<OfPackets, Counter>::default();
-    registry.register("packets", "Packets, by what became of them", packets.clone());
+    registry.register("packets", "Packets by verdict: what the datapath did with them", packets.clone());
     for (name, found) in domains {
         let label = OfDomain { domain: name.clone() };
         let values = [found.members, found.ports, found.ports_limit];

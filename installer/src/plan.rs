@@ -1,4 +1,4 @@
-//! From configuration and interfaces to the contents of the maps: pure, no I/O.
+//! Plans the contents of the maps from the configuration and the interfaces. Pure, no I/O.
 
 use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited, paths};
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
@@ -164,7 +164,7 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
     }
 }
 
-/// A limit to so many datagrams a second, 0 for none, with all of [`BURST`] at once.
+/// A limit of `rate` datagrams a second, 0 for none, of which [`BURST`] seconds' worth may come at once.
 fn limit(rate: u32) -> Limit {
     let interval = 1_000_000_000u32.checked_div(rate).unwrap_or(0);
     Limit { interval, burst: rate.saturating_mul(BURST) }

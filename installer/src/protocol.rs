@@ -92,7 +92,7 @@ impl Registry {
     fn add(&mut self, sections: BTreeMap<String, Section>, faults: &mut Vec<String>) {
         for (name, section) in sections {
             if self.0.contains_key(&name) {
-                faults.push(format!("protocol `{name}`: iocast knows it already; give yours another name"));
+                faults.push(format!("protocol `{name}`: iocast has a protocol of this name; choose another"));
                 continue;
             }
             let mut found = vec![];
@@ -155,10 +155,11 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
         faults.push("a name has 1 to 31 lower-case letters, digits or `-`".into());
     }
     if section.ports.contains(&0) {
-        faults.push("`ports` has 0, which is no UDP port".into());
+        faults.push("`ports` has 0, which is not a UDP port".into());
     }
     if let Some(group) = &section.group {
-        faults.push(format!("`group` is `{group}`: multicast is not relayed, broadcasts are; leave it out"));
+        faults
+            .push(format!("`group` is `{group}`: multicast is not relayed, only broadcast; remove `group`"));
     }
     let flags = match section.direction.as_deref() {
         Some("announce") => paths::ANNOUNCE,
@@ -171,7 +172,7 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
     let must = condition("must", section.must.as_ref(), faults);
     let mut fields = [Field::NONE; FIELDS];
     if section.fields.len() > FIELDS {
-        faults.push(format!("`fields` has {} fields; there can be {FIELDS}", section.fields.len()));
+        faults.push(format!("`fields` has {} fields; the maximum is {FIELDS}", section.fields.len()));
     }
     for (index, (place, from)) in fields.iter_mut().zip(&section.fields).enumerate() {
         *place = field(&format!("fields[{index}]"), from, faults);
@@ -214,7 +215,9 @@ fn choice(
     faults: &mut Vec<String>,
 ) -> bool {
     match value {
-        Some(_) if !allowed => faults.push(format!("`{key}.{name}` is for ports, and this is an address")),
+        Some(_) if !allowed => {
+            faults.push(format!("`{key}.{name}` is for ports, but this field is an address"));
+        }
         Some(value) if value != first && value != second => {
             faults.push(format!("`{key}.{name}` is `{value}`: expected `{first}` or `{second}`"));
         }
@@ -238,7 +241,7 @@ fn condition(key: &str, section: Option<&Condition>, faults: &mut Vec<String>) -
     let Some(Condition { offset, bytes }) = section else { return Bytes::ANY };
     let Some(found) = parse_bytes(bytes) else {
         faults.push(format!(
-            "`{key}.bytes` is `{bytes}`: expected 1 to {WORD} bytes in hexadecimal, as `5243 0000`"
+            "`{key}.bytes` is `{bytes}`: expected 1 to {WORD} bytes in hexadecimal, such as `5243 0000`"
         ));
         return Bytes::ANY;
     };
@@ -376,7 +379,7 @@ mod tests {
             "protocol `Odd Name`: `fields[2].offset` is 1471: 2 bytes there reach past 1472",
             "protocol `Odd Name`: `fields[2].order` is `middle`: expected `big` or `little`",
             "protocol `Odd Name`: `fields[2].transport` is `sctp`: expected `tcp` or `udp`",
-            "protocol `ca`: iocast knows it already",
+            "protocol `ca`: iocast has a protocol of this name",
         ];
         assert_eq!(faults.len(), expected.len(), "{faults:#?}");
         for (fault, expected) in faults.iter().zip(expected) {
@@ -402,6 +405,6 @@ mod tests {
     fn there_is_room_for_so_many_fields() {
         let field = "{ offset = 0, kind = \"port16\" },".repeat(FIELDS + 1);
         let (_, faults) = registry(&format!("[protocol.x]\nports = [9]\nfields = [{field}]"));
-        assert!(faults[0].contains("`fields` has 9 fields; there can be 8"), "{faults:#?}");
+        assert!(faults[0].contains("`fields` has 9 fields; the maximum is 8"), "{faults:#?}");
     }
 }

@@ -1,7 +1,7 @@
-//! Making the node as the configuration says: one pass, the same at start and ever after.
+//! Reconciling the node with the configuration: one pass, the same at start and ever after.
 //!
-//! What cannot be done now, because an uplink is not there yet or a veth has just gone, is a problem to report and to try
-//! again, not a reason to stop: everything else works.
+//! What cannot be done now, because an uplink is missing or a veth has just disappeared, is reported and retried, and stops
+//! nothing else.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -36,7 +36,7 @@ pub(crate) struct Pass<'a> {
     problems: Vec<String>,
 }
 
-/// Makes the node as `config` says. Returns what could not be done, each with what to do about it; an error if nothing
+/// Reconciles the node with `config`. Returns what could not be done, each with what to do about it; an error if nothing
 /// could.
 pub(crate) fn reconcile(
     bpffs: &Path,
@@ -96,14 +96,14 @@ impl Pass<'_> {
     fn write(&mut self, config: &Config, plan: &Plan) -> Result<(), Error> {
         if plan.domains.iter().filter(|(_, domain)| domain.name[0] != 0).count() < config.domains.len() {
             self.problems.push(format!(
-                "pods are still members of domains that were removed, and no number is left of the {} a node has; \
-                 delete these pods",
+                "pods are still members of removed domains, so that none of the node's {} domains is free; delete \
+                 these pods",
                 abi::DOMAINS
             ));
         }
         if let Some(port) = plan.doubled {
             self.problems.push(format!(
-                "two domains relay UDP port {port} on the same uplink: a search there could not be told apart; give one of \
+                "two domains relay UDP port {port} on the same uplink, so that a search there could be for either; give one of \
                  them another `uplink`, or other `lan_ports`"
             ));
         }
@@ -148,7 +148,7 @@ impl Pass<'_> {
                 let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
                 let camera = Ipv4Addr::from(claim.peer);
                 self.problems.push(format!(
-                    "pod {namespace}/{pod}: the stream of camera {camera} does not arrive, its packets are {trouble}; \
+                    "pod {namespace}/{pod}: the stream from camera {camera} does not arrive: its packets are {trouble}; \
                      lower the camera's packet size, or raise the pod's MTU"
                 ));
             }

@@ -1,4 +1,4 @@
-//! The configuration while the agent runs: a changed file is taken over if it is valid, else the former one stays.
+//! The configuration while the agent runs: a changed file takes effect if it is valid, else the previous one stays.
 
 use std::path::{Path, PathBuf};
 
@@ -34,8 +34,10 @@ impl Live {
             self.text = text;
             config
         });
-        self.fault =
-            valid.as_ref().err().map(|error| format!("{error}\n  the former configuration stays in force"));
+        self.fault = valid
+            .as_ref()
+            .err()
+            .map(|error| format!("{error}\n  the previous configuration stays in effect"));
         valid.is_ok_and(|config| std::mem::replace(&mut self.config, config.clone()) != config)
     }
 
@@ -83,7 +85,7 @@ mod tests {
         assert!(!live.refresh());
         let fault = live.fault().unwrap();
         assert!(
-            fault.contains("`uplink`") && fault.contains("`x`") && fault.contains("stays in force"),
+            fault.contains("`uplink`") && fault.contains("`x`") && fault.contains("stays in effect"),
             "{fault}"
         );
         fs::remove_file(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Reserving the external ports: the kernel must not give one of them to a process of the node.
+//! Reserves the external ports, so that the kernel does not give one of them to a process on the node.
 
 use std::{fs, io};
 

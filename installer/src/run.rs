@@ -1,4 +1,4 @@
-//! `iocast-node run`: load, then make the node as configured, again and again, until told to stop.
+//! `iocast-node run`: load the datapath, then reconcile the node with the configuration until a signal to stop.
 
 use std::{
     collections::HashMap,
@@ -36,21 +36,21 @@ const PERIOD: Duration = Duration::from_secs(2);
 #[derive(clap::Args, Debug)]
 #[group(id = "run")]
 pub(crate) struct Options {
-    /// The configuration: which domains there are, and their uplinks.
+    /// Configuration file: the domains and their uplinks.
     #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
     config: PathBuf,
-    /// Do it once and exit: the datapath works without this process.
+    /// Run one reconciliation pass and exit; the datapath works without this process.
     #[arg(long)]
     once: bool,
-    /// Neither install the plugin nor chain it.
+    /// Neither install nor chain the CNI plugin.
     #[arg(long)]
     no_cni: bool,
     #[command(flatten)]
     cni: cni::Options,
-    /// The container runtime's CRI socket, to adopt pods that started before iocast [default: none are adopted].
+    /// CRI socket of the container runtime, to adopt pods that started before iocast [default: adopt none].
     #[arg(long, value_name = "SOCKET")]
     cri: Option<PathBuf>,
-    /// Serve /metrics, /healthz and /readyz there.
+    /// Serve /metrics, /healthz and /readyz on this address.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 }
@@ -196,7 +196,7 @@ fn dropped(state: &State) -> Result<HashMap<u16, u64>, datapath::Error> {
     Ok(dropped)
 }
 
-/// Says each problem once, and again only after it was gone.
+/// Logs each problem once, and when it is resolved.
 struct Reporter {
     reported: Vec<String>,
     dropped: HashMap<u16, u64>,
@@ -208,12 +208,12 @@ impl Reporter {
             eprintln!("iocast-node: {new}");
         }
         for gone in self.reported.iter().filter(|problem| !problems.contains(problem)) {
-            eprintln!("iocast-node: solved: {gone}");
+            eprintln!("iocast-node: resolved: {gone}");
         }
         self.reported = problems;
     }
 
-    /// Says how many packets were dropped since last time because a domain has no external port left.
+    /// Logs how many packets were dropped since last time because a domain has no external port left.
     fn exhausted_ports(&mut self, config: &Config, state: &State) -> Result<(), datapath::Error> {
         let dropped = dropped(state)?;
         for (number, domain) in state.domains()? {
@@ -224,8 +224,8 @@ impl Reporter {
                 (new > 0, config.domains.iter().find(|domain| domain.name == name))
             {
                 eprintln!(
-                    "iocast-node: domain `{name}`: {new} packets dropped, because all external ports {}-{} are taken, \
-                     or a pod has as many as `ports_per_pod` lets it; widen `ports`, or raise that",
+                    "iocast-node: domain `{name}`: dropped {new} packets: all external ports {}-{} are taken, or a pod has \
+                     reached `ports_per_pod`; widen `ports`, or raise `ports_per_pod`",
                     ports.first, ports.last
                 );
             }

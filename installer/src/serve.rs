@@ -99,7 +99,8 @@ struct Source {
 impl Source {
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
-            let mut response = response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".into());
+            let mut response =
+                response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are allowed\n".into());
             response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
             return response;
         }
@@ -111,11 +112,15 @@ impl Source {
             }
             "/healthz" => verdict(not_alive(age).into_iter().collect()),
             "/readyz" => verdict(match (progress, domains(&self.bpffs)) {
-                (None, _) => vec!["the first pass is not done".into()],
+                (None, _) => vec!["the first pass is not complete".into()],
                 (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
                 (_, Err(error)) => vec![error.to_string()],
             }),
-            _ => response(StatusCode::NOT_FOUND, PLAIN, "there are /metrics, /healthz and /readyz\n".into()),
+            _ => response(
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                "not found: this serves /metrics, /healthz and /readyz\n".into(),
+            ),
         }
     }
 }
@@ -136,7 +141,7 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Fu
     response
 }
 
-/// What the maps say now. They are opened anew every time: an agent that is replaced may have replaced them.
+/// What the maps say now. They are reopened every time: another agent may have replaced them.
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
     let (counters, externals, attachments) = (state.counters()?, state.externals()?, state.attachments()?);

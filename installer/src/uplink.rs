@@ -1,5 +1,5 @@
-//! Which interface is a domain's uplink: the one of a name, the one that has an address in a network, or, with `auto`, the
-//! one of the default route.
+//! Finds a domain's uplink: the interface of that name, the one with an address in that network, or, with `auto`, the one of
+//! the default route.
 
 use std::fs;
 

@@ -1,8 +1,8 @@
-//! How a pod asks, and how its asking reaches us.
+//! How a pod asks, and how its request reaches the plugin.
 
-/// The annotation by which a pod asks to join a domain.
+/// The annotation with which a pod asks to join a domain.
 pub const DOMAIN: &str = "iocast.io/domain";
-/// The annotation by which a pod asks for external ports.
+/// The annotation with which a pod pins external ports.
 pub const PORTS: &str = "iocast.io/ports";
-/// The CRI capability by which a runtime passes a pod's annotations to a CNI plugin.
+/// The CRI capability with which a runtime passes a pod's annotations to a CNI plugin.
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";

@@ -8,7 +8,7 @@ pub enum Error {
     Refused(String),
     /// A domain without an uplink cannot give external ports.
     #[error(
-        "the domain `{0}` has no uplink now, whose ports the pod's annotation asks for; see iocast-node doctor"
+        "the domain `{0}` has no uplink at the moment, so it has no ports to pin; see `iocast-node doctor`"
     )]
     NoUplink(String),
     /// The datapath failed.

@@ -1,6 +1,6 @@
-//! Membership policy: what a pod asks for by its annotations, and whether it gets it.
+//! Membership policy: what a pod asks for with its annotations, and whether it gets it.
 //!
-//! `datapath` makes a pod a member and asks [`Admission`] under its lock; nothing here attaches a program or writes a map.
+//! `datapath` makes pods members and asks [`Admission`] under its lock; nothing here attaches a program or writes a map.
 #![forbid(unsafe_code)]
 
 pub mod annotation;

@@ -21,7 +21,7 @@ pub(crate) fn check(patterns: &[String], joining: &Joining<'_>) -> Result<(), Er
     let mut patterns = patterns.to_vec();
     patterns.sort_unstable();
     Err(Error::Refused(format!(
-        "pods of namespace `{namespace}` may not join the domain `{domain}` (those of {} may)",
+        "pods in namespace `{namespace}` may not join the domain `{domain}`; those in {} may",
         patterns.join(", ")
     )))
 }

@@ -1,7 +1,7 @@
-//! Pinned ports: a pod names the external ports that are to stand for its own.
+//! Pinned ports: a pod chooses the external ports that stand for its own.
 //!
 //! `tcp/5064=15064, udp/5064=15064`: the node's TCP port 15064 is the pod's 5064, from ADD to DEL, whether or not the pod
-//! uses it. What is taken, or not the domain's to give, is refused.
+//! uses it. A port that is taken, or not the domain's to give, is refused.
 
 use std::{
     collections::BTreeSet,
@@ -27,15 +27,15 @@ pub struct Pin {
 
 /// The pins in an annotation.
 pub fn parse(text: &str) -> Result<Vec<Pin>, Error> {
-    let fault = |what: String| Error::Refused(format!("annotation {PORTS} {what}"));
+    let fault = |what: String| Error::Refused(format!("annotation {PORTS}: {what}"));
     let mut pins = vec![];
     let (mut inside, mut outside) = (BTreeSet::new(), BTreeSet::new());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let pin = parse_one(entry).ok_or_else(|| {
-            fault(format!("has `{entry}`: expected such as tcp/5064=15064, or udp/5064=15064"))
+            fault(format!("`{entry}` is not a port mapping; write tcp/5064=15064 or udp/5064=15064"))
         })?;
         if !inside.insert((pin.protocol, pin.pod)) || !outside.insert((pin.protocol, pin.external)) {
-            return Err(fault(format!("has `{entry}`, a port of which it names twice")));
+            return Err(fault(format!("`{entry}` uses a port twice")));
         }
         pins.push(pin);
     }
@@ -88,13 +88,13 @@ impl Place {
         let port = pin.external;
         if !(first_port..=last_port).contains(&&port) && !(first_pin..=last_pin).contains(&&port) {
             let ranges = format!("{first_pin}-{last_pin} and {first_port}-{last_port}");
-            return Err(self.refuse(port, &format!("pods may ask for {ranges}")));
+            return Err(self.refuse(port, &format!("pods may request {ranges}")));
         }
         if pin.protocol == UDP && state.lan_relay(self.domain.uplink, port)?.is_some() {
-            return Err(self.refuse(port, "UDP there is a search of all pods"));
+            return Err(self.refuse(port, "UDP searches to this port go to all pods"));
         }
         if is_used_by_the_node(self.uplink.address.into(), pin) {
-            return Err(self.refuse(port, "a process of the node listens there"));
+            return Err(self.refuse(port, "a process on the node listens there"));
         }
         let external = Endpoint { address: self.uplink.address, port, protocol: u16::from(pin.protocol) };
         Ok(Port { external, pod: pin.pod, protocol: self.protocol(state, pin)? })
@@ -107,7 +107,7 @@ impl Place {
         }
         let relay = state.pod_relay(self.number, pin.pod)?;
         let protocol = relay.and_then(|relay| Protocol::find(relay.protocol));
-        let why = || format!("UDP port {} of pods is not relayed in this domain", pin.pod);
+        let why = || format!("the domain does not relay UDP port {} of pods", pin.pod);
         protocol.ok_or_else(|| self.refuse(pin.external, &why()))
     }
 

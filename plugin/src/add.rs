@@ -13,7 +13,7 @@ use crate::{
 pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
     let Some(previous) = &request.previous else {
         return Err(CniError::config(
-            "there is no prevResult: iocast is a chained plugin and must come after the one that makes the interface",
+            "prevResult is missing: iocast is a chained plugin and must come after the plugin that creates the interface",
         ));
     };
     if let Some(domain) = request.domain()? {
@@ -28,7 +28,7 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let key = environment.key()?;
     let pins = request.pins()?;
     let mut state = State::open(&bpffs)?;
-    state.domain_number(domain)?; // the most likely fault, before anything is looked at
+    state.domain_number(domain)?; // the most likely fault, so it is checked first
     let pod = Pod::find(&environment.netns, &environment.interface)?;
     member::remove(&bpffs, &mut state, &key)?; // left by an ADD that the runtime gave up on
     // Without a CRI the container id stands for the pod's name.

@@ -1,4 +1,4 @@
-//! DEL: nothing of ours is left, however often it is called and whatever is gone already.
+//! DEL: removes everything of ours; idempotent, and indifferent to what is already gone.
 
 use datapath::{Error, State, member};
 

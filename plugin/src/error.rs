@@ -1,4 +1,4 @@
-//! Errors as the CNI specification wants them: a code, a message for people, on stdout as JSON.
+//! Errors as the CNI specification requires: a code and a message, as JSON on stdout.
 
 use datapath::Error;
 use membership::annotation::DOMAIN;

@@ -1,4 +1,4 @@
-//! GC: remove what belongs to attachments of this network that the runtime does not know any more.
+//! GC: remove attachments of this network that the runtime no longer knows.
 
 use datapath::{Error, State, member};
 

@@ -1,4 +1,4 @@
-//! The one thing that is done inside a pod.
+//! Runs code inside a pod's network namespace.
 
 use std::{fs::File, path::Path, thread};
 
@@ -17,10 +17,10 @@ pub(crate) fn inside<T: Send>(
     };
     let there = || {
         enter().map_err(|error| {
-            CniError::io(format!("cannot enter the pod's namespace {}: {error}", path.display()))
+            CniError::io(format!("cannot enter the pod's network namespace {}: {error}", path.display()))
         })?;
         work()
     };
     thread::scope(|scope| scope.spawn(there).join())
-        .unwrap_or_else(|_| Err(CniError::io("a thread in the pod's namespace died")))
+        .unwrap_or_else(|_| Err(CniError::io("the thread in the pod's network namespace panicked")))
 }

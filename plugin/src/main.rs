@@ -60,17 +60,17 @@ fn version(request: &Request) -> String {
     serde_json::json!({ "cniVersion": request.version, "supportedVersions": VERSIONS }).to_string()
 }
 
-/// The plugin speaks to runtimes, by environment and stdin: whoever passes arguments is a person.
+/// Runtimes talk to the plugin through environment and stdin: whoever passes arguments is a person.
 fn help() -> ExitCode {
     println!(
         "iocast {}: chained CNI plugin, broadcast for annotated pods (CNI {})\n\n\
-         It is run by the container runtime. To try it by hand, set CNI_COMMAND and its companions as the CNI\n\
-         specification says and pass the network configuration on stdin, for example:\n\n    \
+         The container runtime runs it. To try it by hand, set CNI_COMMAND and the other CNI_* variables as the CNI\n\
+         specification describes, and pass the network configuration on stdin, for example:\n\n    \
          CNI_COMMAND=VERSION iocast </dev/null\n\n\
          Entry in a conflist's `plugins`, after the primary plugin:\n\n    \
          {{\"type\": \"iocast\", \"capabilities\": {{\"io.kubernetes.cri.pod-annotations\": true}}}}\n\n\
          Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
-         A pod joins a domain by the annotation {}: <domain>, and asks for external ports of its own by\n\
+         A pod joins a domain with the annotation {}: <domain>, and requests external ports with\n\
          {}: tcp/5064=15064, udp/5064=15064.",
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),

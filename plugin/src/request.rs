@@ -1,7 +1,7 @@
 //! What the runtime asks: the environment, and the network configuration on stdin.
 //!
-//! Only what is needed is decoded. `prevResult` is kept as the text it came as, so that nothing in it can be lost,
-//! whatever version or plugin wrote it.
+//! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whatever version or plugin
+//! wrote it.
 
 use std::{env, path::PathBuf};
 
@@ -96,7 +96,7 @@ impl Environment {
         ];
         let missing: Vec<_> = needed.iter().filter(|(_, missing)| *missing).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
-            return Err(CniError::environment(format!("{command} needs {}, not set", missing.join(", "))));
+            return Err(CniError::environment(format!("{command} needs {}: not set", missing.join(", "))));
         }
         if verb.wants_container() {
             check_container(&container)?;
@@ -124,7 +124,7 @@ fn check_container(id: &str) -> Result<(), CniError> {
         return Ok(());
     }
     Err(CniError::environment(format!(
-        "CNI_CONTAINERID is `{id}`: expected a letter or digit, then letters, digits, `_`, `.` or `-`, 128 at most"
+        "CNI_CONTAINERID is `{id}`: expected a letter or digit, then letters, digits, `_`, `.` or `-`, at most 128 in all"
     )))
 }
 
@@ -134,7 +134,7 @@ fn check_interface(name: &str) -> Result<(), CniError> {
         return Ok(());
     }
     Err(CniError::environment(format!(
-        "CNI_IFNAME is `{name}`: expected an interface name of 15 bytes at most, without `/`, `:` or spaces"
+        "CNI_IFNAME is `{name}`: expected an interface name of at most 15 bytes, without `/`, `:` or spaces"
     )))
 }
 
@@ -243,7 +243,7 @@ impl Request {
         match self.annotation(PORTS) {
             None => Ok(vec![]),
             Some(Value::String(text)) => Ok(pins::parse(text)?),
-            Some(other) => Err(CniError::config(format!("annotation {PORTS} is {other}: expected a text"))),
+            Some(other) => Err(CniError::config(format!("annotation {PORTS} is {other}: expected a string"))),
         }
     }
 
@@ -257,7 +257,7 @@ impl Request {
         match &self.name {
             Value::String(name) if !name.is_empty() && name.len() < 64 => Ok(name),
             other => Err(CniError::config(format!(
-                "`name` is {other}: expected the network's name, 63 bytes at most"
+                "`name` is {other}: expected the network's name, at most 63 bytes"
             ))),
         }
     }
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn missing_parameters_are_named_all_at_once() {
         let error = environment(&[("CNI_COMMAND", "ADD")]).unwrap_err();
-        assert_eq!(error, CniError::environment("ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, not set"));
+        assert_eq!(error, CniError::environment("ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME: not set"));
     }
 
     #[test]

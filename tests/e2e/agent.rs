@@ -69,7 +69,7 @@ fn an_uplink_that_does_not_exist_is_named_and_taken_when_it_appears() -> Result<
     lab.sandbox.sh(NODE, "ip link set eth0 down")?;
     lab.sandbox.sh(NODE, "ip link set eth0 name lan9")?;
     lab.sandbox.sh(NODE, "ip link set lan9 up")?;
-    agent.wait_for("the uplink", PATIENCE, |output| output.contains("solved: domain `bl07`"))?;
+    agent.wait_for("the uplink", PATIENCE, |output| output.contains("resolved: domain `bl07`"))?;
     assert_eq!(lab.status()?["uplink"], "lan9");
     Ok(())
 }
@@ -365,7 +365,7 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     wait_for_values(&mut monitors, PATIENCE)?;
     assert_unbroken(&mut monitors);
     let said = lab.agent_output();
-    assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is solved: {said}");
+    assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is resolved: {said}");
     Ok(())
 }
 

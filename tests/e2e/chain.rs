@@ -110,14 +110,15 @@ fn a_fight_over_the_file_is_damped_and_named() -> Result<()> {
     let node = Node::new()?;
     let mut agent = node.run()?;
     let (mut rewrites, start) = (0, Instant::now());
-    while !agent.output().contains("keeps writing /run/net.d/10-lab.conflist") && start.elapsed() < PATIENCE {
+    while !agent.output().contains("keeps rewriting /run/net.d/10-lab.conflist") && start.elapsed() < PATIENCE
+    {
         node.lab.sandbox.write("/run/net.d/.primary.tmp", node.primary.as_str())?;
         node.lab.sandbox.sh(NODE, &format!("mv /run/net.d/.primary.tmp {CONFLIST}"))?;
         rewrites += 1;
         sleep(Duration::from_millis(50));
     }
     let said = agent.output();
-    assert!(said.contains("keeps writing /run/net.d/10-lab.conflist without iocast"), "{said}");
+    assert!(said.contains("keeps rewriting /run/net.d/10-lab.conflist without iocast"), "{said}");
     assert!((5..20).contains(&rewrites), "{rewrites}");
     node.lab.sandbox.write(CONFLIST, node.primary.as_str())?;
     sleep(Duration::from_secs(3));
@@ -132,16 +133,16 @@ fn a_configuration_that_comes_later_and_from_elsewhere_is_chained() -> Result<()
     node.lab.sandbox.sh(NODE, "mv /run/net.d /run/later")?;
     let mut agent = node.run()?;
     agent.wait_for("reason", PATIENCE, |said| {
-        said.contains("waiting for the primary CNI: /run/net.d is not there")
+        said.contains("waiting for the primary CNI: /run/net.d does not exist")
     })?;
     node.lab.sandbox.sh(NODE, "mkdir /run/net.d")?;
     agent.wait_for("reason", PATIENCE, |said| said.contains("/run/net.d has no network configuration"))?;
     node.lab.sandbox.sh(NODE, &format!("mv /run/later/10-lab.conflist {CONFLIST}"))?;
     agent.wait_for("solution", PATIENCE, |said| {
-        said.contains("solved: waiting for the primary CNI: /run/net.d has")
+        said.contains("resolved: waiting for the primary CNI: /run/net.d has")
     })?;
     assert_eq!(node.entries(), 1);
-    assert_eq!(agent.output().matches("is not there").count(), 2, "said once, and that it is solved");
+    assert_eq!(agent.output().matches("does not exist").count(), 2, "said once, and that it is resolved");
     Ok(())
 }
 
@@ -167,7 +168,7 @@ fn an_install_that_a_malformed_file_makes_useless_fails_and_names_it() -> Result
     node.lab.sandbox.write("/run/net.d/05-bad.conflist", "{")?;
     let finished = node.lab.agent_command(&UNINSTALL.replace("uninstall", "install"))?.finish()?;
     assert!(!finished.status.success());
-    assert!(finished.output.contains("/run/net.d/05-bad.conflist is no valid"), "{}", finished.output);
+    assert!(finished.output.contains("/run/net.d/05-bad.conflist is not a valid"), "{}", finished.output);
     Ok(())
 }
 
@@ -186,7 +187,8 @@ fn pods_live_through_an_install_and_an_uninstall() -> Result<()> {
     agent.kill();
     lab.sandbox.sh(NODE, "rm -r /run/iocast")?;
     let mut uninstall = lab.agent_command(UNINSTALL)?;
-    uninstall.wait_for("change", PATIENCE, |said| said.contains("no longer in 10-lab.conflist"))?;
+    uninstall
+        .wait_for("change", PATIENCE, |said| said.contains("removed the plugin from 10-lab.conflist"))?;
     assert_eq!(node.entries(), 0);
     let between = lab.pod("between")?; // by a runtime that has not read it yet
     uninstall.finish()?.success()?;

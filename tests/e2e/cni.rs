@@ -430,7 +430,11 @@ fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
     for (name, make, expected) in [
         ("none", "", "has no interface eth0"),
         ("bridge", "ip link add eth0 type bridge", "no IPv4 address"),
-        ("alone", "ip link add eth0 type veth peer name other", "its other end is not in this namespace"),
+        (
+            "alone",
+            "ip link add eth0 type veth peer name other",
+            "its other end is not in the node's namespace",
+        ),
     ] {
         let attachment = lab.attachment(name, &[]);
         let netns = format!("pod-{name}");

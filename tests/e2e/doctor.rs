@@ -1,4 +1,4 @@
-//! The doctor, on nodes that are well and on nodes that are not.
+//! The doctor, on healthy nodes and on others.
 
 use std::process::Command;
 
@@ -36,7 +36,7 @@ fn a_node_that_works_is_found_well(topology: Topology) -> Result<()> {
     let well = said.output.lines().all(|line| line.starts_with("OK "));
     assert!(well && said.status.success(), "{}", said.output);
     says(&said, "OK    uplink", "domain `lab`: uplink eth0 has 172.23.0.10");
-    says(&said, "OK    members", "1 of 1 are well");
+    says(&said, "OK    members", "1 of 1 are healthy");
     Ok(())
 }
 
@@ -85,7 +85,7 @@ fn what_others_did_to_the_node_is_found() -> Result<()> {
     says(&said, "WARN  firewall", "read from nf_tables: ip filter FORWARD");
     says(&said, "WARN  ports", "61000-64999 are not reserved");
     says(&said, "OK    neighbours", "to_lan: before ours [], after ours [u32 filter of priority 7]");
-    says(&said, "WARN  return path", "172.24.127.255 by other), so the kernel drops what comes from there");
+    says(&said, "WARN  return path", "172.24.127.255 through other), so the kernel drops packets from there");
     says(&said, "FAIL  members", &format!("beamline/ioc-a: from_pod is not attached to {veth}"));
     says(&said, "FAIL  fan", "iocast-fan is down");
     Ok(())

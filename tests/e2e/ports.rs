@@ -59,11 +59,11 @@ fn a_port_that_is_not_the_domains_to_give_is_refused(topology: Topology) -> Resu
     let database = "record(ai, \"$(P):X\") {}";
     let _ioc = lab.ioc_with(NODE, "N", database, &[("EPICS_CAS_SERVER_PORT", "15064")])?;
     for (ports, why) in [
-        ("tcp/22=22", "pods may ask for 5000-29999 and 61000-64999"),
-        ("udp/5064=5064", "UDP there is a search of all pods"),
-        ("udp/7000=7000", "UDP port 7000 of pods is not relayed"),
-        ("tcp/5064=15064", "a process of the node listens there"),
-        ("tcp/5064", "expected such as tcp/5064=15064"),
+        ("tcp/22=22", "pods may request 5000-29999 and 61000-64999"),
+        ("udp/5064=5064", "UDP searches to this port go to all pods"),
+        ("udp/7000=7000", "does not relay UDP port 7000 of pods"),
+        ("tcp/5064=15064", "a process on the node listens there"),
+        ("tcp/5064", "write tcp/5064=15064"),
     ] {
         let refused = refusal(&lab, ports);
         assert!(refused.contains(why) && refused.contains("iocast.io/ports"), "{ports}: {refused}");

@@ -225,7 +225,8 @@ fn two_cannot_watch_at_once_and_the_second_is_told_so() -> Result<()> {
     let watching = snoop(&lab, "")?;
     let refused = lab.agent_command("snoop")?.finish()?;
     assert!(
-        !refused.status.success() && refused.output.contains("watches on this node already"),
+        !refused.status.success()
+            && refused.output.contains("another `iocast-node snoop` is running on this node"),
         "{}",
         refused.output
     );
@@ -269,8 +270,7 @@ fn events_that_the_ring_has_no_room_for_are_counted() -> Result<()> {
         socket.send(&search, "172.23.0.255:5064")?;
     }
     signal(&watching, Signal::SIGCONT);
-    watching
-        .wait_for("word of lost events", PATIENCE, |output| output.contains(" events are lost by now"))?;
+    watching.wait_for("word of lost events", PATIENCE, |output| output.contains(" events lost so far"))?;
     watching.terminate();
     let output = watching.finish()?.success()?;
     let lost = output

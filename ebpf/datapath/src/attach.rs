@@ -1,5 +1,5 @@
-//! Attaching programs to interfaces, so that they stay when the process ends and are replaced without a gap (a
-//! filter that has to become a link is not there for some milliseconds).
+//! Attaches programs to interfaces, so that they outlive the process and are replaced without a gap (only a filter that has
+//! to become a link is missing for some milliseconds).
 //!
 //! Ours are put before all that is there: programs of others, such as Cilium's, end the chain with what they let pass.
 //!
@@ -119,7 +119,7 @@ pub fn is_attached(bpffs: &Path, hook: Hook, device: &Link) -> Result<bool> {
     Ok(link::filters(device.index, hook.parent())?.iter().any(is_ours) && !has_links(hook, device))
 }
 
-/// Removes the program of `hook` from device `index`; that it is not there, or that the device is gone, is no error.
+/// Removes the program of `hook` from device `index`; not an error if it is not there, or if the device is gone.
 pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
     let pin = link_pin(bpffs, hook, index);
     match fs::remove_file(&pin) {
@@ -235,7 +235,7 @@ pub fn occupants(hook: Hook, device: &Link) -> Result<Option<Vec<Occupant>>> {
             name: format!("{} filter of priority {}", filter.kind, filter.priority),
         });
     let mut found: Vec<_> = programs.chain(filters).collect();
-    found.dedup(); // a filter may be told in several parts
+    found.dedup(); // a filter may be reported in several parts
     Ok(Some(found))
 }
 

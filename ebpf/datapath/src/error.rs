@@ -1,4 +1,4 @@
-//! What can go wrong between user space and the kernel, said so that a person knows what to do.
+//! What can go wrong between user space and the kernel, in words that tell a person what to do.
 
 use std::{io, path::PathBuf};
 
@@ -15,7 +15,7 @@ pub enum Error {
     NotLoaded(PathBuf),
     /// The directory for pins is not on a BPF file system.
     #[error(
-        "{0} is not a BPF file system; mount one there (mount -t bpf bpf {0}) or set another with --bpffs"
+        "{0} is not a BPF file system; mount one there (mount -t bpf bpf {0}) or pass another with --bpffs"
     )]
     NotBpffs(PathBuf),
     /// The kernel refuses BPF to this user.
@@ -26,7 +26,7 @@ pub enum Error {
     MissingFeatures(Vec<&'static str>),
     /// A map pinned by another version of iocast has another shape.
     #[error(
-        "{path} has another shape than this version expects ({reason}); uninstall the version that pinned it"
+        "{path} does not have the layout that this version expects ({reason}); uninstall the version that pinned it"
     )]
     ForeignMap {
         /// The pin.
@@ -35,7 +35,7 @@ pub enum Error {
         reason: String,
     },
     /// All places of a domain are taken.
-    #[error("domain `{domain}` already has {limit} members on this node, which is the most it can have")]
+    #[error("domain `{domain}` is full: it has {limit} members on this node, the maximum")]
     DomainFull {
         /// The domain.
         domain: String,
@@ -44,7 +44,7 @@ pub enum Error {
     },
     /// A pod asks for an external port that another one has.
     #[error(
-        "external port {protocol}/{port} is taken by pod {holder}: ask for another one, or delete that pod"
+        "external port {protocol}/{port} is taken by pod {holder}: request another one, or delete that pod"
     )]
     PortTaken {
         /// `tcp` or `udp`.
@@ -66,10 +66,10 @@ pub enum Error {
     #[error("{0}")]
     UnsuitedPod(String),
     /// Another process holds the lock and does not let go.
-    #[error("{0} stays locked by another process; try again")]
+    #[error("another process keeps {0} locked; try again")]
     Busy(PathBuf),
     /// The ring of events has a reader already.
-    #[error("somebody watches on this node already: end the other `iocast-node snoop` first")]
+    #[error("another `iocast-node snoop` is running on this node; stop it first")]
     Watched,
     /// A call to the kernel failed.
     #[error("{what}: {source}")]
@@ -126,7 +126,7 @@ impl Error {
     }
 }
 
-/// The verifier tells its whole way through a program: only the end of it says what is wrong.
+/// The verifier logs its whole walk through a program: only the end of it says what is wrong.
 fn shortened(reason: &str) -> String {
     const LINES: usize = 8;
     let Some((before, log)) = reason.split_once(VERIFIER) else { return reason.into() };

@@ -1,4 +1,4 @@
-//! Events of the datapath for one who watches: the ring, and the switch that makes the programs fill it.
+//! Events of the datapath, for whoever watches: the ring, and the switch that makes the programs fill it.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
     pinned::{MAPS, pin_directory},
 };
 
-/// The ring, while we are the one who reads it.
+/// The ring, while we are its reader.
 pub struct Events {
     ring: RingBuf<MapData>,
     switch: Array<MapData, Snoop>,
@@ -47,14 +47,14 @@ impl Events {
         Ok(events)
     }
 
-    /// Lets the programs make events for so long from now; with `deliveries`, of the fan's copies as well.
+    /// Makes the programs emit events for `time` from now; with `deliveries`, for the fan's copies as well.
     pub fn watch(&mut self, time: Duration, deliveries: bool) -> Result<()> {
         let until = (kernel_clock()? + time).as_nanos();
         let until = u64::try_from(until).unwrap_or(u64::MAX);
         wrote("SNOOP", self.switch.set(0, Snoop { until, deliveries: deliveries.into() }, 0))
     }
 
-    /// Ends that.
+    /// Stops the programs from emitting events.
     pub fn stop(&mut self) -> Result<()> {
         wrote("SNOOP", self.switch.set(0, Snoop { until: 0, deliveries: 0 }, 0))
     }

@@ -217,7 +217,7 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     ];
     for (number, (what, step)) in steps.into_iter().enumerate() {
         if let Err(error) = step() {
-            // As it was, as far as that goes: the first step undone, and the second if it was done.
+            // Undo as far as possible: the first step, and the second if it was done.
             if number == 2 {
                 let _ = add_address(index, address, false);
             }
@@ -274,7 +274,7 @@ pub(crate) fn create_veth(name: &str, peer: &str) -> Result<()> {
     }
 }
 
-/// Deletes the device called `name`, and with it its peer; that there is none is no error.
+/// Deletes the device called `name`, and with it its peer; not an error if there is none.
 pub(crate) fn delete(name: &str) -> Result<()> {
     let Some(device) = by_name(name)? else { return Ok(()) };
     let mut message = LinkMessage::default();

@@ -1,4 +1,4 @@
-//! Loading: the object into the kernel, its maps and programs to pins that outlive every process.
+//! Loads the object into the kernel, and pins its maps and programs so that they outlive every process.
 
 use std::{fs, path::Path};
 
@@ -137,21 +137,21 @@ fn missing_helpers<E: std::error::Error>(
 ) -> Result<Vec<&'static str>> {
     let mut missing = vec![];
     for (helper, name) in HELPERS {
-        if !probe(helper).map_err(|error| Error::bpf("cannot ask the kernel for its BPF helpers", &error))? {
+        if !probe(helper).map_err(|error| Error::bpf("cannot query the kernel's BPF helpers", &error))? {
             missing.push(name);
         }
     }
     Ok(missing)
 }
 
-/// Creates the fan device if it is not there, and tells the programs about it. Returns its name.
+/// Creates the fan device if it is missing, and configures it for the programs. Returns its name.
 pub fn ensure_fan(state: &mut State) -> Result<&'static str> {
     let (name, peer) = FAN;
     link::create_veth(name, peer)?;
     for end in [name, peer] {
         let device = link::by_name(end)?.ok_or_else(|| Error::Bpf {
             what: format!("cannot set {end} up"),
-            reason: "it vanished after it was created".into(),
+            reason: "it disappeared right after it was created".into(),
         })?;
         link::set_up(device.index)?;
         if end == name {
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_a_needed_helper_is_told_which_one() {
+    fn a_missing_helper_is_named() {
         let old = |helper| Ok::<_, std::io::Error>(!matches!(helper, BpfHelper::BPF_FUNC_loop));
         let missing = missing_helpers(old).unwrap();
         assert_eq!(missing, ["bpf_loop (5.17)"]);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_without_rights_is_told_to_be_root() {
+    fn a_user_without_rights_is_advised_to_be_root() {
         let denied = |_| Err(std::io::Error::from_raw_os_error(1));
         let error = missing_helpers(denied).map_err(|error| error.to_string());
         assert!(

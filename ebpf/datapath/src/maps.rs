@@ -1,4 +1,4 @@
-//! Opening pinned maps, and reading and changing them with errors that name them. Which map holds what is not known here.
+//! Opens, reads and changes pinned maps, with errors that name the map. What a map holds is not known here.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What makes a pod a member of a domain, and how that is taken back. Whether it may be one is for a [`Policy`] to say.
+//! Makes a pod a member of a domain, and undoes it. Whether it may be one is up to a [`Policy`].
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub struct Joining<'a> {
     pub pod: &'a str,
 }
 
-/// An external port that a member has for good.
+/// An external port that a member keeps for its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
     /// The endpoint on the uplink.
@@ -123,8 +123,8 @@ fn pin(state: &mut State, port: &Port, interface: u32, member: &Member) -> Resul
     state.pin(port.external, claim)
 }
 
-/// Removes all that is left of an attachment. That nothing is left is no failure, and costs no wait for the lock: DEL comes
-/// for every pod, most of which never were members.
+/// Removes everything of an attachment. If there is nothing, that is not an error, and needs no lock: DEL comes for every
+/// pod, most of which never were members.
 pub fn remove(bpffs: &Path, state: &mut State, key: &AttachmentKey) -> Result<()> {
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
     // While it is recorded whose they are: should this be cut off, the next DEL goes on.

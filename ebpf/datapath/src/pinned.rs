@@ -1,4 +1,4 @@
-//! Where everything is pinned.
+//! Where maps, programs and links are pinned.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
-//! A pod's side, looked at from the node: its interface, its address, and which device on the node is the other end.
+//! A pod as seen from the node: its interface, its address, and the device on the node at the other end.
 //!
-//! Nothing here enters the pod's namespace, which takes CAP_SYS_ADMIN: the kernel tells whoever has CAP_NET_ADMIN about
-//! any namespace that he can name.
+//! Nothing here enters the pod's namespace, which takes CAP_SYS_ADMIN: with CAP_NET_ADMIN the kernel answers
+//! questions about any namespace that one can name.
 
 use std::{fs::File, net::Ipv4Addr, os::fd::AsRawFd, path::Path};
 
@@ -39,7 +39,7 @@ impl Pod {
         let interface = link::by_name_in(number, name)?.ok_or_else(|| {
             let netns = netns.display();
             Error::UnsuitedPod(format!(
-                "{netns} has no interface {name}: iocast must come after the plugin that makes it"
+                "{netns} has no interface {name}: iocast must come after the plugin that creates it"
             ))
         })?;
         let mut addresses = link::addresses_in(number, interface.index)?.into_iter();
@@ -71,13 +71,14 @@ fn other_end(netns: i32, interface: &Link) -> Result<Link> {
     }
     let veth = interface.peer.map(link::by_index).transpose()?.flatten();
     let paired = |veth: &Link| veth.peer == Some(interface.index) && veth.peer_netns == Some(netns);
-    veth.filter(paired).ok_or_else(|| unsuited("its other end is not in this namespace"))
+    veth.filter(paired).ok_or_else(|| unsuited("its other end is not in the node's namespace"))
 }
 
 /// The number that the calling thread's namespace has for the one at `path`; it gets one if it has none.
 fn number(path: &Path) -> Result<i32> {
-    let fault =
-        |error| Error::kernel(format!("cannot look into the pod's namespace {}", path.display()), error);
+    let fault = |error| {
+        Error::kernel(format!("cannot inspect the pod's network namespace {}", path.display()), error)
+    };
     let netns = File::open(path).map_err(fault)?;
     match known_number(&netns).map_err(fault)? {
         NO_NUMBER => {

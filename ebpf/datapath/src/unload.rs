@@ -1,6 +1,7 @@
-//! Taking the datapath down: the programs off every device, the fan device away, then the pins, and with them the maps.
+//! Removes the datapath: detaches the programs from every device, deletes the fan device, then removes the pins, and with
+//! them the maps.
 //!
-//! It needs none of the state, so that what an incomplete load or another version left is taken down as well.
+//! It needs no state, so it also removes what an incomplete load or another version left behind.
 
 use std::{
     fs::{self, File},
@@ -12,11 +13,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{Error, Hook, Result, detach, link, load::FAN, pinned::pin_directory};
 
-/// Takes down what is pinned under `bpffs`, as far as that goes; that nothing is there is no error. Returns what could not
-/// be done; after that it can be called again.
+/// Removes what is pinned under `bpffs`, as far as possible; not an error if there is nothing. Returns what could not be
+/// removed; it can be called again.
 ///
-/// A qdisc that was made for a program stays: others may use it by now. Whoever calls this sees to it that no plugin and no
-/// agent runs any more.
+/// A qdisc that was made for a program stays: others may use it by now. The caller makes sure that no plugin and no
+/// agent is running.
 pub fn unload(bpffs: &Path) -> Vec<Error> {
     let mut failures = vec![];
     match link::names() {

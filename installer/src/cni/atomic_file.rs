@@ -1,4 +1,4 @@
-//! Files that take another's place in one step: nobody ever reads half of one, not even after a power cut.
+//! Files that are replaced atomically: nobody ever reads half of one, not even after a power cut.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, Permissions},
@@ -61,7 +61,7 @@ impl Drop for AtomicFile {
     }
 }
 
-/// Removes the file at `path`, for good.
+/// Removes the file at `path`, durably.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     sync_directory_of(path)

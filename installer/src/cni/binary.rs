@@ -1,4 +1,4 @@
-//! The plugin's binary: put in place in one step, and never before it has answered.
+//! The plugin's binary: installed atomically, and never before it has answered VERSION.
 
 use std::{
     fs::{self, Metadata},
@@ -26,7 +26,7 @@ pub(crate) struct Installed {
     stamp: Stamp,
 }
 
-/// By what one sees that a file is still the same, without reading it.
+/// Shows that a file is still the same, without reading it.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp(u64, u64, i64, i64, u32);
 
@@ -137,7 +137,7 @@ mod tests {
         for broken in ["#!/bin/sh\nexit 1\n", "\x7fELF of another machine"] {
             fs::write(&source, broken).unwrap();
             let error = install(&source, &bin).unwrap_err().to_string();
-            assert!(error.contains("does not answer to CNI_COMMAND=VERSION"), "{error}");
+            assert!(error.contains("does not answer CNI_COMMAND=VERSION"), "{error}");
             assert_eq!(fs::read_to_string(bin.join("iocast")).unwrap(), ANSWERS);
             assert_eq!(fs::read_dir(&bin).unwrap().count(), 1, "nothing is left of it");
         }

@@ -1,7 +1,6 @@
-//! Which network configuration counts, and what is to be in it: pure, no I/O.
+//! Which network configuration the runtime uses, and how we get into its chain. Pure, no I/O.
 //!
-//! A file is edited as a tree of JSON values: what others wrote stays as it is, in its order. An edit is found again by
-//! looking, so that doing it twice is doing it once.
+//! A file is edited as a tree of JSON values: what others wrote keeps its order and its values. Edits are idempotent.
 
 use std::path::Path;
 
@@ -30,10 +29,10 @@ pub(crate) enum ConflistError {
     #[error("{0}")]
     Invalid(String),
     /// The plugin does not speak its version.
-    #[error("its cniVersion is `{found}`, and {PLUGIN} speaks {}; set one of these", .spoken.join(", "))]
-    Version { found: String, spoken: Vec<String> },
+    #[error("its cniVersion is `{found}`, but {PLUGIN} supports {}; set one of these", .supported.join(", "))]
+    Version { found: String, supported: Vec<String> },
     /// The list that would take its place is there, and somebody else's.
-    #[error("it is no list, and {0} is there beside it, unused; remove one of them")]
+    #[error("it is not a list, and {0} exists beside it, unused; remove one of them")]
     Taken(String),
     /// A list needs a name.
     #[error("it has no `name`, which a list needs; add one")]
@@ -113,12 +112,12 @@ fn delegate<'a>(multus: &Map<String, Value>, sorted: &[&'a File]) -> Option<&'a 
     candidates.clone().find(|file| Some(file.name.as_str()) == named).or_else(|| candidates.next()).copied()
 }
 
-/// `file`, one of `files`, with us in its chain, under another name if it was no list; `None` if it is as it should be.
+/// `file`, one of `files`, with us in its chain, under another name if it was not a list; `None` if nothing has to change.
 pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option<File>, ConflistError> {
     let network = parse(file)?;
     let version = network.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if !ours.versions.iter().any(|known| known == version) {
-        return Err(ConflistError::Version { found: version.into(), spoken: ours.versions.clone() });
+        return Err(ConflistError::Version { found: version.into(), supported: ours.versions.clone() });
     }
     let (name, mut list) = match file.name.strip_suffix(".conflist") {
         Some(_) => (file.name.clone(), network),
@@ -453,7 +452,7 @@ mod tests {
         let single = file("10-a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"a"}"#);
         let theirs = list("10-a.conflist", &["a", "b"]);
         let error = chained(&single, &[single.clone(), theirs], &ours()).unwrap_err().to_string();
-        assert!(error.contains("10-a.conflist is there beside it"), "{error}");
+        assert!(error.contains("10-a.conflist exists beside it"), "{error}");
         let former = list("10-a.conflist", &["a", "iocast"]);
         assert!(chained(&single, &[single.clone(), former], &ours()).unwrap().is_some());
     }

@@ -1,4 +1,4 @@
-//! Keeping us in the chain of the network that the runtime uses, against installers that write their file anew.
+//! Keeps us in the chain of the network that the runtime uses, against installers that rewrite their file.
 
 use std::{
     os::fd::BorrowedFd,
@@ -113,7 +113,7 @@ impl Keeper {
         let directory = self.options.cni_conf_dir.clone();
         let waiting = |why| Error::NoNetwork { directory: directory.clone(), why };
         if !directory.is_dir() {
-            return Err(waiting("is not there; name the runtime's directory with --cni-conf-dir"));
+            return Err(waiting("does not exist; pass the runtime's directory with --cni-conf-dir"));
         }
         for _ in 0..ATTEMPTS {
             let files = net_d::read(&directory)?;
@@ -165,7 +165,7 @@ impl Keeper {
         if let Some(multus) = choice.multus.filter(|_| edit.name != target.name) {
             let name = &multus.name;
             return Err(fault(format!(
-                "it is no list, and {name} knows it by its name; make that a .conflist"
+                "it is not a list, and {name} refers to it by name; convert it to a .conflist"
             )));
         }
         if !self.backoff.may_write(now) {
@@ -195,14 +195,14 @@ fn obstacles(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
     let path = |file: &File| directory.join(&file.name).display().to_string();
     let malformed = choice.malformed.iter().map(|(file, reason)| {
         format!(
-            "{} is no valid network configuration: {reason}; containerd uses none at all because of it: mend or remove it",
+            "{} is not a valid network configuration: {reason}; because of it, containerd uses none at all: fix or remove it",
             path(file)
         )
     });
     let multus = choice.multus.map(|file| {
         format!(
-            "{}: Multus does not pass a pod's annotations on to the network it delegates to, so that no pod can join a \
-             domain; make its configuration a list (.conflist), so that iocast can come after it",
+            "{}: Multus does not pass a pod's annotations on to the network it delegates to, so no pod can join a \
+             domain; turn its configuration into a list (.conflist), so that iocast can come after it",
             path(file)
         )
     });
@@ -211,8 +211,8 @@ fn obstacles(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
 
 fn contention(path: &Path) -> String {
     format!(
-        "another program keeps writing {} without iocast: pods that are created meanwhile are no members; let it keep \
-         foreign plugins (Cilium: cni.exclusive=false); trying again every {} s",
+        "another program keeps rewriting {} without iocast, so pods created meanwhile do not join; configure it to keep \
+         other plugins (Cilium: cni.exclusive=false); retrying every {} s",
         path.display(),
         PAUSE.as_secs()
     )
@@ -327,7 +327,7 @@ mod tests {
         assert!(node.keeper.pass().is_empty(), "it may be half written");
         assert!(!node.keeper.is_chained() && !node.is_in("10-a.conflist"));
         let problems = node.keeper.pass_until_settled();
-        assert!(problems[0].contains("05-bad.conflist is no valid network configuration"), "{problems:?}");
+        assert!(problems[0].contains("05-bad.conflist is not a valid network configuration"), "{problems:?}");
         assert!(!node.keeper.is_chained(), "containerd uses none");
         assert!(node.is_in("10-a.conflist"), "CRI-O uses the next");
         fs::remove_file(node.path("05-bad.conflist")).unwrap();
@@ -342,7 +342,7 @@ mod tests {
         assert!(node.is_in("10-a.conflist") && !node.keeper.is_chained());
         let single = r#"{"cniVersion":"1.0.0","name":"n","type":"bridge"}"#;
         let mut node = Node::with(&[("00-multus.conf", MULTUS), ("10-a.conf", single)]);
-        assert!(node.keeper.pass().concat().contains("00-multus.conf knows it by its name"));
+        assert!(node.keeper.pass().concat().contains("00-multus.conf refers to it by name"));
         assert!(node.path("10-a.conf").exists() && !node.path("10-a.conflist").exists());
     }
 
@@ -357,7 +357,7 @@ mod tests {
         assert!(node.keeper.is_chained());
         for _ in 0..5 {
             node.write("10-cilium.conflist", PRIMARY);
-            assert!(node.keeper.pass().concat().contains("trying again every 30 s"));
+            assert!(node.keeper.pass().concat().contains("retrying every 30 s"));
         }
         assert_eq!((node.keeper.writes(), node.keeper.is_chained()), (6, false));
     }

@@ -1,7 +1,7 @@
 //! The plugin on the node: its binary, and its place in the primary CNI's chain.
 //!
-//! Rules that everything here keeps: the binary is there, and has answered, before a chain names it; no file is ever
-//! half written, nor missing for a moment; the end of this process changes nothing, only `uninstall` does.
+//! Invariants: the binary is installed, and has answered, before a chain names it; no file is ever half written or missing;
+//! ending this process changes nothing, only `uninstall` does.
 
 mod atomic_file;
 mod backoff;
@@ -39,21 +39,21 @@ pub(crate) fn uninstall(options: &Options, bpffs: &Path, remove_plugin: bool) ->
     let directory = &options.cni_conf_dir;
     let changed = if directory.exists() { net_d::unchain(directory)? } else { vec![] };
     if !changed.is_empty() {
-        println!("iocast-node: no longer in {} of {}", changed.join(", "), directory.display());
+        println!("iocast-node: removed the plugin from {} in {}", changed.join(", "), directory.display());
         sleep(RELOAD);
     }
     let faults: Vec<_> = datapath::unload(bpffs).iter().map(ToString::to_string).collect();
     if !faults.is_empty() {
         return Err(faults.join("\n  ").into());
     }
-    println!("iocast-node: the datapath is taken down");
+    println!("iocast-node: removed the datapath");
     let plugin = options.cni_bin_dir.join(PLUGIN);
     if remove_plugin {
         return remove_binary(&plugin);
     }
     if plugin.exists() {
         // CRI-O deletes a pod by the chain it was created with.
-        println!("iocast-node: {} stays, for pods that were created with it", plugin.display());
+        println!("iocast-node: kept {} for pods that were created with it", plugin.display());
     }
     Ok(())
 }

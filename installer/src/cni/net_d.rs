@@ -1,5 +1,5 @@
-//! The runtime's configuration directory: reading it, and changing a file in it without a moment in which the runtime
-//! finds none or half of one.
+//! The runtime's configuration directory: reads it, and replaces a file in it so that the runtime never finds none or half
+//! of one.
 
 use std::{fs, io, path::Path};
 
@@ -29,8 +29,8 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<File>, Error> {
     Ok(files)
 }
 
-/// Puts `after` in the place of `before`. False, and nothing is done, if that is not any more what is there: whoever
-/// changed it must not lose the change.
+/// Replaces `before` with `after`. False, and nothing is done, if the file has changed meanwhile: whoever changed it must
+/// not lose the change.
 pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<bool, Error> {
     try_replace(directory, before, after)
         .map_err(|source| Error::Write { path: directory.join(&after.name), source })

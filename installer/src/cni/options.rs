@@ -9,13 +9,13 @@ use super::conflist::PLUGIN;
 /// Where the runtime looks for networks and plugins.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The runtime's CNI configuration directory.
+    /// CNI configuration directory of the runtime.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub(crate) cni_conf_dir: PathBuf,
-    /// The runtime's CNI plugin directory.
+    /// CNI plugin directory of the runtime.
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     pub(crate) cni_bin_dir: PathBuf,
-    /// The plugin to install [default: `iocast` beside this program].
+    /// Plugin binary to install [default: `iocast` next to this program].
     #[arg(long, value_name = "FILE")]
     pub(crate) plugin: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Hearing at once that somebody changed the configuration directory.
+//! Watches the configuration directory, so that a change is noticed at once.
 
 use std::{
     fs, io,

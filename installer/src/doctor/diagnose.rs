@@ -49,9 +49,9 @@ fn passed_on(check: &'static str, error: &str) -> Finding {
     Finding { level: Level::Fail, check, found: error.into(), advice: None }
 }
 
-/// What could not be looked at.
+/// What could not be checked.
 fn unknown(check: &'static str, error: &str) -> Finding {
-    warn(check, format!("not known: {error}"), "run doctor as root")
+    warn(check, format!("cannot be checked: {error}"), "run doctor as root")
 }
 
 fn plain<T>(check: &'static str, fact: &Fact<T>, good: &str) -> Finding {
@@ -74,7 +74,7 @@ fn datapath(facts: &Facts) -> Finding {
         Ok(()) if !facts.other_schemas.is_empty() => warn(
             "datapath",
             format!("schema {} is loaded, beside {}", abi::SCHEMA, facts.other_schemas.join(", ")),
-            "pods that joined under another version leave it when they are created again",
+            "pods that joined under another version leave it when they are recreated",
         ),
         Ok(()) => ok("datapath", format!("schema {} is loaded", abi::SCHEMA)),
     }
@@ -82,7 +82,7 @@ fn datapath(facts: &Facts) -> Finding {
 
 fn fan(fan: &Fact<Option<(bool, bool)>>) -> Finding {
     let broken =
-        |what: &str| fail("fan", format!("{FAN_DEVICE} {what}"), "iocast-node run mends it within seconds");
+        |what: &str| fail("fan", format!("{FAN_DEVICE} {what}"), "iocast-node run repairs it within seconds");
     match fan {
         Err(error) => unknown("fan", error),
         Ok(None) => broken("is not there"),
@@ -129,7 +129,7 @@ fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<
     let Some(occupants) = occupants else {
         return Some(warn(
             "neighbours",
-            format!("{what}, {hook}: what else is attached there is hidden without CAP_SYS_ADMIN"),
+            format!("{what}, {hook}: what else is attached there is visible only with CAP_SYS_ADMIN"),
             "run doctor as root on the node",
         ));
     };
@@ -144,7 +144,7 @@ fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<
     Some(if before.is_empty() {
         ok("neighbours", found)
     } else {
-        warn("neighbours", found, "ours should be first there: see that the other is attached behind it")
+        warn("neighbours", found, "ours should come first: attach the other one after it")
     })
 }
 
@@ -155,7 +155,7 @@ fn tracked_bridge(what: &str, interface: &Interface) -> Option<Finding> {
         fail(
             "uplink",
             found(),
-            "set net.bridge.bridge-nf-call-iptables=0, or take an interface that is no bridge",
+            "set net.bridge.bridge-nf-call-iptables=0, or use an interface that is not a bridge",
         )
     })
 }
@@ -169,14 +169,18 @@ fn return_path(what: &str, interface: &Interface) -> Finding {
         Ok(_) => "rp_filter is loose",
     };
     if interface.elsewhere.is_empty() {
-        return ok("return path", format!("{what}: {mode}, answers to its LAN leave by it"));
+        return ok("return path", format!("{what}: {mode}, answers to its LAN leave through it"));
     }
-    let others: Vec<_> = interface.elsewhere.iter().map(|(host, name)| format!("{host} by {name}")).collect();
-    let drops = if interface.rp_filter == Ok(1) { ", so the kernel drops what comes from there" } else { "" };
+    let others: Vec<_> =
+        interface.elsewhere.iter().map(|(host, name)| format!("{host} through {name}")).collect();
+    let drops = if interface.rp_filter == Ok(1) { ", so the kernel drops packets from there" } else { "" };
     warn(
         "return path",
-        format!("{what}: {mode}, and answers would leave elsewhere ({}){drops}", others.join(", ")),
-        "route these networks by the uplink, or take them out of `lan`",
+        format!(
+            "{what}: {mode}, and answers would leave by another interface ({}){drops}",
+            others.join(", ")
+        ),
+        "route these networks through the uplink, or remove them from `lan`",
     )
 }
 
@@ -196,13 +200,13 @@ fn ports(facts: &Facts) -> Vec<Finding> {
             fail(
                 "ports",
                 format!("{found} are not reserved, and the node's own connections use {range}"),
-                "reserve them by net.ipv4.ip_local_reserved_ports (iocast-node run does if it may)",
+                "reserve them in net.ipv4.ip_local_reserved_ports (iocast-node run does, where it is allowed to)",
             )
         } else {
             warn(
                 "ports",
                 format!("{found} are not reserved"),
-                "reserve them by net.ipv4.ip_local_reserved_ports, as iocast-node run does",
+                "reserve them in net.ipv4.ip_local_reserved_ports, as iocast-node run does",
             )
         }
     };
@@ -215,8 +219,8 @@ fn forwarding(forwarding: &Fact<bool>) -> Finding {
         Ok(true) => ok("forwarding", "net.ipv4.ip_forward is 1"),
         Ok(false) => fail(
             "forwarding",
-            "net.ipv4.ip_forward is 0: no packet of the LAN reaches a pod",
-            "set it to 1, as the pod network needs it, too",
+            "net.ipv4.ip_forward is 0: no packet from the LAN reaches a pod",
+            "set it to 1; the pod network needs it too",
         ),
     }
 }
@@ -237,14 +241,14 @@ fn forward_policy(facts: &Facts) -> Finding {
         return warn(
             CHECK,
             format!("policy drop at the forward hook, read from nf_tables: {}", dropping.join(", ")),
-            "see that a rule accepts connections of the LAN to pods",
+            "make sure that a rule accepts connections from the LAN to pods",
         );
     }
     if facts.legacy_filter {
         return warn(
             CHECK,
-            "legacy iptables has a filter table, whose policy doctor does not read",
-            "look at `iptables-legacy -S FORWARD`: the policy should be ACCEPT, or a rule accept the LAN's connections",
+            "legacy iptables has a filter table, whose policy doctor cannot read",
+            "check `iptables-legacy -S FORWARD`: its policy should be ACCEPT, or a rule should accept connections from the LAN",
         );
     }
     ok(CHECK, format!("no policy drops forwarded packets ({} chains read from nf_tables)", chains.len()))
@@ -257,7 +261,7 @@ fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     };
     let mut findings: Vec<_> = members.iter().filter_map(member).collect();
     let wrong = findings.iter().filter(|finding| finding.check == "members").count();
-    findings.push(ok("members", format!("{} of {} are well", members.len() - wrong, members.len())));
+    findings.push(ok("members", format!("{} of {} are healthy", members.len() - wrong, members.len())));
     findings
 }
 
@@ -265,8 +269,8 @@ fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
     let Some((veth, mtu, attached)) = veth else {
         return Some(warn(
             "members",
-            format!("{pod}: its veth is gone, without a DEL by the runtime"),
-            "iocast-node run collects it within seconds",
+            format!("{pod}: its veth is gone, but the runtime sent no DEL"),
+            "iocast-node run cleans it up within seconds",
         ));
     };
     if !attached {
@@ -280,21 +284,21 @@ fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
         return Some(warn(
             "members",
             format!(
-                "{pod}: it has no broadcast address, because it started before iocast: clients in it do not search"
+                "{pod}: it has no broadcast address, because it started before iocast: its clients cannot search"
             ),
-            "delete it so that it is created again",
+            "delete it to have it recreated",
         ));
     }
     let small = format!("{pod}: {veth} has an MTU of {mtu}");
     match *mtu {
         0..LEAST_MTU => Some(fail(
             "mtu",
-            format!("{small}: searches of libca, {LEAST_MTU} bytes, do not fit"),
+            format!("{small}: searches by libca ({LEAST_MTU} bytes) do not fit"),
             format!("give pods an MTU of {GOOD_MTU} or more"),
         )),
         LEAST_MTU..GOOD_MTU => Some(warn(
             "mtu",
-            format!("{small}: searches of PVXS, {GOOD_MTU} bytes, do not fit"),
+            format!("{small}: searches by PVXS ({GOOD_MTU} bytes) do not fit"),
             format!("give pods an MTU of {GOOD_MTU} or more"),
         )),
         _ => None,
@@ -304,7 +308,7 @@ fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
 fn chain(network: &Fact<Option<Network>>) -> Finding {
     const CHECK: &str = "chain";
     let network = match network {
-        Err(error) => return fail(CHECK, error, "name the runtime's directory with --cni-conf-dir"),
+        Err(error) => return fail(CHECK, error, "pass the runtime's directory with --cni-conf-dir"),
         Ok(None) => return fail(CHECK, "there is no network configuration", "install the primary CNI"),
         Ok(Some(network)) => network,
     };
@@ -312,18 +316,18 @@ fn chain(network: &Fact<Option<Network>>) -> Finding {
     if !network.malformed.is_empty() {
         return fail(
             CHECK,
-            format!("{found}, but containerd uses none because of {}", network.malformed.join("; ")),
-            "mend or remove that",
+            format!("{found}, but containerd uses no network because of {}", network.malformed.join("; ")),
+            "fix or remove it",
         );
     }
     if !network.plugins.iter().any(|plugin| plugin == PLUGIN) {
-        return fail(CHECK, found, "iocast-node run puts iocast there");
+        return fail(CHECK, found, "iocast-node run adds iocast");
     }
     match &network.multus {
         Some(multus) => warn(
             CHECK,
             format!("{found}, but {multus} delegates to it without the pods' annotations"),
-            "make Multus's configuration a list, so that iocast can come after it",
+            "turn Multus's configuration into a list, so that iocast can come after it",
         ),
         None => ok(CHECK, found),
     }
@@ -341,7 +345,7 @@ fn plugin(facts: &Facts) -> Finding {
         Err(error) => fail(
             "plugin",
             format!("{path} does not answer VERSION: {error}"),
-            "run iocast-node install, or set --cni-bin-dir to where the runtime finds plugins",
+            "run iocast-node install, or pass the runtime's plugin directory with --cni-bin-dir",
         ),
     }
 }
@@ -541,12 +545,12 @@ mod tests {
                 });
             }
         };
-        complains(elsewhere(1), Level::Warn, "return path", "172.24.0.7 by eth1), so the kernel drops");
+        complains(elsewhere(1), Level::Warn, "return path", "172.24.0.7 through eth1), so the kernel drops");
         complains(
             elsewhere(2),
             Level::Warn,
             "return path",
-            "rp_filter is loose, and answers would leave elsewhere",
+            "rp_filter is loose, and answers would leave by another interface",
         );
     }
 
@@ -579,7 +583,7 @@ mod tests {
         complains(dropping, Level::Warn, "firewall", "read from nf_tables: ip filter FORWARD");
         complains(|facts| facts.legacy_filter = true, Level::Warn, "firewall", "iptables-legacy -S FORWARD");
         let unreadable = |facts: &mut Facts| facts.forward_chains = Err("denied".into());
-        complains(unreadable, Level::Warn, "firewall", "not known: denied");
+        complains(unreadable, Level::Warn, "firewall", "cannot be checked: denied");
     }
 
     #[test]
@@ -590,7 +594,7 @@ mod tests {
         let silent = |facts: &mut Facts| {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
-        complains(silent, Level::Warn, "members", "delete it so that it is created again");
+        complains(silent, Level::Warn, "members", "delete it to have it recreated");
     }
 
     #[test]

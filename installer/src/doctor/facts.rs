@@ -1,4 +1,4 @@
-//! What the doctor looks at: each fact read on its own, so that one that cannot be read hides no other.
+//! What the doctor checks: each fact is read on its own, so that one that cannot be read hides no other.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ use crate::{
 /// Where to look.
 #[derive(clap::Args)]
 pub(crate) struct Places {
-    /// The configuration.
+    /// Configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
     config: PathBuf,
     #[command(flatten)]
@@ -145,7 +145,7 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
             .is_ok_and(|names| names.lines().any(|name| name == "filter")),
         members: match &state {
             Ok(state) => fact(members(bpffs, state)),
-            Err(_) => Ok(vec![]), // said already by `datapath`
+            Err(_) => Ok(vec![]), // `datapath` reports it
         },
         datapath: fact(state.map(|_| ())),
         network: network(&places.cni.cni_conf_dir),

@@ -1,5 +1,5 @@
-//! `iocast-node doctor`: looks at all that iocast depends on, and says of each thing whether it is as it should be and
-//! what to do if not. It changes nothing.
+//! `iocast-node doctor`: checks everything that iocast depends on, and says what to do about what is not healthy. It changes
+//! nothing.
 
 mod diagnose;
 mod facts;

@@ -1,4 +1,4 @@
-//! Reading an event: what a datagram says, to whom, and what became of it.
+//! Reads an event: what a datagram says, to whom, and what the datapath did with it.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -55,7 +55,7 @@ pub(super) struct Datagram {
 }
 
 impl Datagram {
-    /// What an event tells; `None` if it is of no kind known here.
+    /// What an event says; `None` if its kind is unknown here.
     pub(super) fn read(event: &Event, payload: &[u8]) -> Option<Self> {
         let protocol = Protocol::find(event.protocol)?;
         let point = *Point::ALL.get(usize::from(event.point))?;

@@ -1,4 +1,4 @@
-//! What a person wants to see: PVs, clients, pods, domains.
+//! What to show: PVs, clients, pods, domains.
 
 use std::{net::Ipv4Addr, str::FromStr};
 
@@ -7,13 +7,13 @@ use clap::Args;
 /// What to show; everything by default.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Filter {
-    /// Only PVs whose name matches; `*` stands for any characters, `?` for one.
+    /// Only PVs whose name matches; `*` matches any characters, `?` exactly one.
     #[arg(long, value_name = "GLOB")]
     pub(super) pv: Option<String>,
-    /// Only what this client asks for, or one in this network, and answers to it.
+    /// Only searches of this client, or of clients in this network, and answers to them.
     #[arg(long, value_name = "ADDRESS[/PREFIX]")]
     client: Option<Clients>,
-    /// Only what this pod asks, hears and answers.
+    /// Only what this pod asks, receives and answers.
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     pub(super) pod: Option<String>,
     /// Only this domain.
@@ -84,7 +84,7 @@ impl FromStr for Clients {
         let address: Option<Ipv4Addr> = address.parse().ok();
         let prefix: Option<u32> = prefix.parse().ok().filter(|prefix| *prefix <= 32);
         let (Some(address), Some(prefix)) = (address, prefix) else {
-            return Err("no IPv4 address or network; write 172.23.0.2 or 172.23.0.0/24".into());
+            return Err("not an IPv4 address or network; write 172.23.0.2 or 172.23.0.0/24".into());
         };
         let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
         Ok(Self { address: address.into(), mask })

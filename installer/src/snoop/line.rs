@@ -30,7 +30,7 @@ pub(super) struct Line {
     /// Of an answer, after the client asked last.
     #[serde(serialize_with = "milliseconds")]
     latency_ms: Option<Duration>,
-    /// The TCP port that a server names; in an answer that goes to the LAN the external one.
+    /// The TCP port that a server announces; the external one in an answer to the LAN.
     server_port: Option<u16>,
 }
 
@@ -147,7 +147,7 @@ impl Row {
 /// The rows as a table.
 pub(super) fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
-        return "no client keeps asking for a PV without an answer\n".into();
+        return "no client is waiting for an answer\n".into();
     }
     let clients: Vec<_> = rows.iter().map(Row::client).collect();
     let width = |of: &dyn Fn(usize) -> usize| (0..rows.len()).map(of).max().unwrap_or(0).max(6);

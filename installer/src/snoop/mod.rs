@@ -1,7 +1,7 @@
 //! `iocast-node snoop`: who asks for what, and who answers, as it happens.
 //!
-//! The programs make events only while a deadline in the kernel lies ahead; it is renewed here every second, so that events
-//! end with this process, however it ends.
+//! The programs emit events only until a deadline in the kernel, which is renewed here every second, so that events end with
+//! this process, however it ends.
 
 mod datagram;
 mod directory;
@@ -48,16 +48,16 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 pub(crate) struct Options {
     #[command(flatten)]
     filter: Filter,
-    /// List the PVs that clients keep asking for and nobody answers, instead of what happens.
+    /// List the PVs that clients keep asking for without an answer, instead of each datagram.
     #[arg(long)]
     unanswered: bool,
-    /// Show which pods get a copy of a search or a beacon, too; `--pod` does for its own.
+    /// Also show which pods receive a copy of a search or beacon; `--pod` implies it for that pod.
     #[arg(long)]
     deliveries: bool,
-    /// End by itself after so many seconds; the unanswered are listed then, else again and again.
+    /// Stop after this many seconds; with `--unanswered`, print the list then instead of repeatedly.
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// As JSON, one object a line, for programs.
+    /// Print JSON, one object per line.
     #[arg(long)]
     json: bool,
 }
@@ -117,7 +117,7 @@ impl<'a> Watcher<'a> {
             self.options.seconds.and_then(|seconds| self.began.checked_add(Duration::from_secs(seconds)));
         let (mut reported, mut passes) = (0, 0);
         events.watch(LEASE, deliveries)?;
-        eprintln!("iocast-node: watching, Ctrl-C ends it");
+        eprintln!("iocast-node: watching; press Ctrl-C to stop");
         loop {
             self.directory = Directory::read(state)?;
             let renewal = Instant::now() + RENEWAL;
@@ -139,7 +139,7 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Takes in the events that are there, so many at most.
+    /// Takes in the pending events, at most `most`.
     fn take_in(&mut self, events: &mut Events, most: usize) -> Result<(), Box<dyn Error>> {
         for _ in 0..most {
             let Some((event, payload)) = events.take() else { break };
@@ -228,7 +228,7 @@ fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
 /// Reports how many events were lost, if more were than was reported before; returns how many have been reported now.
 fn report_lost(reported: u64, lost: u64) -> u64 {
     if lost > reported {
-        eprintln!("iocast-node: {lost} events are lost by now: more is going on than can be shown");
+        eprintln!("iocast-node: {lost} events lost so far: there is more traffic than can be shown");
     }
     lost
 }

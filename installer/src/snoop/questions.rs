@@ -1,8 +1,7 @@
-//! Who asked for what, and has had no answer yet: replies are matched to searches by the client's socket and its id for the
-//! name.
+//! Who is waiting for an answer to what: replies are matched to searches by the client's socket and its id for the name.
 //!
-//! Not every answer comes by here: one from a host on the LAN to another, or from a process on this node, does not. So a
-//! name counts as unanswered only while its client keeps asking for it.
+//! Not every answer is seen here: one from a host on the LAN to another, or from a process on this node, is not. So a name
+//! counts as unanswered only while its client keeps asking for it.
 
 use std::{
     collections::HashMap,
@@ -18,7 +17,7 @@ use super::datagram::{Datagram, Message};
 const MOST: usize = 100_000;
 /// How long one is remembered after it was last asked for. Clients of Channel Access ask every 5 minutes at least.
 const AGE: Duration = Duration::from_secs(600);
-/// How long a client asks in vain before that counts: as long as any takes to hear an answer.
+/// How long a client must have asked without an answer to be listed: longer than any takes to receive one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A client's name for a PV.

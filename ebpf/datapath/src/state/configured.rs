@@ -1,4 +1,4 @@
-//! What is configured: the agent writes it, programs and plugin read it. Maps `CONFIG`, `DOMAINS`, `UPLINKS`, `LAN`,
+//! Configuration: the agent writes it, programs and plugin read it. Maps `CONFIG`, `DOMAINS`, `UPLINKS`, `LAN`,
 //! `NAMESPACES`, `LAN_RELAYS`, `POD_RELAYS`, `DESCRIPTORS`.
 
 use abi::{Config, Described, Domain, NamespaceKey, Protocol, Relay, RelayKey, Uplink};
@@ -84,8 +84,8 @@ impl State {
         Ok(())
     }
 
-    /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. What they mean is for a
-    /// [`Policy`](crate::member::Policy) to say.
+    /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. What they mean is
+    /// up to a [`Policy`](crate::member::Policy).
     pub fn namespaces(&self, domain: u16) -> Result<Vec<String>> {
         let keys = keys("NAMESPACES", &self.namespaces)?;
         let of_domain = keys.iter().filter(|key| key.domain == u32::from(domain));
@@ -124,7 +124,7 @@ impl State {
         read.map_err(|error| Error::bpf("cannot read DESCRIPTORS", &error))
     }
 
-    /// Sets what they stand for. A number that stands for another protocol than before counts anew.
+    /// Sets what they stand for. The counters of a number that stands for another protocol than before are reset.
     pub fn set_described(&mut self, described: &[Described]) -> Result<()> {
         for ((number, wanted), present) in (0..).zip(described).zip(self.described()?) {
             if *wanted == present {

@@ -1,4 +1,4 @@
-//! What the programs count: they alone write it, but for numbers of protocols that get another meaning. Map `COUNTERS`.
+//! Packet counters: the programs write them; user space resets those of a protocol number that is reused. Map `COUNTERS`.
 
 use abi::{Protocol, Verdict, counter_index};
 use aya::{maps::PerCpuValues, util::nr_cpus};

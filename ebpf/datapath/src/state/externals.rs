@@ -1,4 +1,4 @@
-//! External ports: the programs take them, the plugin pins them and gives them back, the agent says which there are. Maps
+//! External ports: the programs allocate them, the plugin pins and releases them, the agent configures which exist. Maps
 //! `EXTERNALS`, `INTERNALS`, `EXTERNAL_PORTS`, `TAKEN`.
 
 use std::{collections::BTreeMap, io::ErrorKind, net::Ipv4Addr, ops::RangeInclusive};
@@ -65,7 +65,7 @@ impl State {
         wrote("EXTERNAL_PORTS", self.external_ports.set(index, change(old), 0))
     }
 
-    /// Gives a member an external port for good. An error names who else has it. The caller holds the lock and has joined the
+    /// Pins an external port for a member. An error names who else has it. The caller holds the lock and has joined the
     /// member.
     pub fn pin(&mut self, external: Endpoint, claim: Claim) -> Result<()> {
         match self.externals.insert(external, claim, BPF_NOEXIST) {
@@ -78,7 +78,7 @@ impl State {
         self.change_port_word(u32::from(external.port / 64), |word| word | 1 << (external.port % 64))
     }
 
-    /// The error that tells who holds an external port.
+    /// The error that names the holder of an external port.
     fn taken(&self, external: Endpoint) -> Result<Error> {
         let claim = absent_is_none("EXTERNALS", self.externals.get(&external, 0))?;
         let attachments = self.attachments()?;
@@ -94,7 +94,7 @@ impl State {
     }
 
     /// Lets the external ports of a domain follow its uplink to this address: pinned ones move there, others that are elsewhere
-    /// are given back. Counts anew how many of `range` each member has: a port of a former range serves on, and does not
+    /// are given back. Recounts how many of `range` each member has: a port of a former range keeps working, but does not
     /// count. An error names who else has a pinned port. The caller holds the lock.
     pub fn follow_uplink(&mut self, domain: u16, address: [u8; 4], range: RangeInclusive<u16>) -> Result<()> {
         let (mut pins, mut counts) = (vec![], BTreeMap::<u32, u32>::new());

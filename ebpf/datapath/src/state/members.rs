@@ -1,5 +1,5 @@
-//! Who is a member: the plugin writes it, and the agent for pods that were there before. Maps `ATTACHMENTS`, `MEMBERS`,
-//! `ROSTER`, `ROSTER_LENGTH`, and of the circuits in `FLOWS` and `STREAMS`, which the programs write, those of pods that are gone.
+//! Members: the plugin writes them, and the agent for pods that it adopts. Maps `ATTACHMENTS`, `MEMBERS`, `ROSTER`,
+//! `ROSTER_LENGTH`; and removes the circuits of pods that are gone from `FLOWS` and `STREAMS`, which the programs write.
 
 use abi::{Attachment, AttachmentKey, Member, roster_index};
 
@@ -56,8 +56,8 @@ impl State {
         Ok(())
     }
 
-    /// Undoes [`State::join`], and gives back all the pod's external ports. The caller holds the lock. That parts of it
-    /// are gone already is no error.
+    /// Undoes [`State::join`], and gives back all the pod's external ports. The caller holds the lock. Not an error if
+    /// parts of it are gone already.
     pub fn leave(&mut self, key: &AttachmentKey, attachment: &Attachment) -> Result<()> {
         let place = roster_index(u32::from(attachment.domain), u32::from(attachment.slot));
         if self.roster.get(&place, 0).is_ok_and(|interface| interface == attachment.member) {

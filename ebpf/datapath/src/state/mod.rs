@@ -1,7 +1,7 @@
-//! The pinned maps, typed, and the changes that user space makes to them; a file for each of those who write them.
+//! The pinned maps, typed, and the changes that user space makes to them; a file for each writer.
 //!
-//! They are the only truth: whoever changes several of them holds the lock, whoever dies half-way leaves an attachment
-//! record behind by which DEL and GC find the rest.
+//! They are the only truth. Whoever changes several of them holds the lock; if it dies half-way, the attachment record lets
+//! DEL and GC find the rest.
 
 mod configured;
 mod counters;

@@ -113,7 +113,7 @@ pub(crate) struct Relayed<'a> {
     pub(crate) in_pods: u16,
     pub(crate) on_lan: u16,
     pub(crate) protocol: &'a DomainProtocol,
-    /// Directions, from [`abi::relay`].
+    /// Directions, from [`abi::paths`].
     pub(crate) flags: u16,
 }
 

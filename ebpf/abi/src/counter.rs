@@ -36,7 +36,7 @@ named! {
     Unrelated = "unrelated",
     /// Left alone: to a relayed port of an address that is not the uplink's.
     Elsewhere = "elsewhere",
-    /// Left alone: a broadcast to a port that is not relayed.
+    /// Left alone: a broadcast to a port that is not relayed, or a datagram of a protocol that the programs do not know.
     Unrelayed = "unrelayed",
     /// Left alone: it names another host than the pod that sent it.
     Foreign = "foreign",

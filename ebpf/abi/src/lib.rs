@@ -14,10 +14,12 @@ mod protocol;
 
 pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
-pub use fan::{FAN_STATES, FanMark, FanState};
+pub use fan::FanMark;
 pub use passed::{Headers, NO_PAYLOAD, Sending, route};
 pub use port::{identity, preferred_port};
-pub use protocol::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol};
+pub use protocol::{
+    DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol, next_place,
+};
 use wire::{circuit::Stream, data::Descriptor};
 
 /// Version of everything in this crate; part of the pin directory's name.
@@ -77,6 +79,17 @@ pub mod names {
     pub const FAN: &str = "fan";
 }
 
+/// What a map may hold.
+///
+/// # Safety
+///
+/// Every bit pattern is a value, and no byte is padding.
+pub unsafe trait Plain: Copy {}
+// SAFETY: numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: numbers.
+unsafe impl Plain for u64 {}
+
 /// Defines a map value or key: C layout, plain bytes, and [`aya::Pod`] for user space.
 macro_rules! plain {
     ($($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $type:ty,)* })*) => {$(
@@ -86,6 +99,8 @@ macro_rules! plain {
         pub struct $name { $($(#[$fmeta])* pub $field: $type,)* }
         const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())*, "hidden padding");
         // SAFETY: C layout, no padding (checked above), every bit pattern is valid.
+        unsafe impl $crate::Plain for $name {}
+        // SAFETY: as above.
         #[cfg(feature = "user")]
         unsafe impl aya::Pod for $name {}
     )*};

@@ -1,4 +1,4 @@
-//! Enums whose values are array indexes and have names for people.
+//! Enums whose values index arrays and have names for people and for metrics.
 
 /// Defines an enum whose values are array indexes, with the name of each for people and for metrics.
 macro_rules! named {

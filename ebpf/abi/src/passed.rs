@@ -1,5 +1,7 @@
-//! What a program passes to the one that it goes on with, so that a packet is parsed and classified once. The two share the
-//! processor and nothing runs between them, so one entry a processor is enough.
+//! What a program passes to the one that it goes on with, so that a packet is parsed and classified once.
+//!
+//! Both run on one processor, one right after the other, so one entry a processor is enough. While programs are replaced, an
+//! old one may go on with a new one: what the numbers here mean is as much a part of the schema as their layout.
 
 use crate::{Endpoint, Member, plain};
 

@@ -12,13 +12,18 @@ pub const PROTOCOLS: u32 = 16;
 pub const DESCRIBED: u32 = PROTOCOLS - DESCRIPTORS;
 /// How many can be described on a node.
 pub const DESCRIPTORS: u32 = 8;
+/// The place, in the map `FROM_POD`, of the program that the one of `protocol` goes on with.
+pub const fn next_place(protocol: Protocol) -> u32 {
+    PROTOCOLS + protocol as u32
+}
+
 /// The program of `from_pod` for all protocols that are described by configuration.
 pub const FROM_POD_DESCRIBED: &str = "from_pod_described";
 
 /// Passes the table to the macro `$with`.
 ///
 /// A row says: the name of its [`Protocol`] and of its format in `ebpf/programs`; its number; its name in configuration and
-/// metrics; its UDP ports, each with flags of [`paths`]; and its programs with the functions of `ebpf/programs` that they
+/// metrics; its UDP ports, that for searches first, each with flags of [`paths`]; and its programs with the functions of `ebpf/programs` that they
 /// run: those that `from_pod` goes on with, one after the other, and the one that `from_lan` goes on with for a datagram to
 /// an external port, if that takes more than its format.
 #[macro_export]
@@ -47,7 +52,7 @@ macro_rules! protocols {
 pub struct Parsed {
     /// The protocol.
     pub protocol: Protocol,
-    /// Its UDP ports, each with the directions in which datagrams to it travel, from [`paths`].
+    /// Its UDP ports, that for searches first, each with the directions in which datagrams to it travel, from [`paths`].
     pub ports: &'static [(u16, u16)],
     /// The programs that `from_pod` goes on with, one after the other.
     pub from_pod: &'static [&'static str],
@@ -114,6 +119,13 @@ mod tests {
         assert!(PARSED.iter().all(|row| row.protocol.described().is_none()));
         let described = Protocol::ALL.iter().filter_map(|protocol| protocol.described());
         assert_eq!(described.collect::<Vec<_>>(), (0..DESCRIPTORS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_row_has_no_more_programs_than_there_are_places() {
+        for Parsed { from_pod, from_lan, .. } in PARSED {
+            assert!((1..=2).contains(&from_pod.len()) && from_lan.len() <= 1);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use abi::{Config, DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, names};
+use abi::{Config, DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
@@ -63,12 +63,10 @@ pub fn load(bpffs: &Path) -> Result<State> {
     State::open(bpffs)
 }
 
-/// Programs and their places in a program array: the first of each protocol at its number, the one that this goes on with
-/// [`PROTOCOLS`] places on.
+/// Programs and their places in a program array: the first of each protocol at its number, then the one that it goes on with.
 fn places(programs: fn(&Parsed) -> &'static [&'static str]) -> impl Iterator<Item = (&'static str, u32)> {
     PARSED.iter().flat_map(move |parsed| {
-        let number = parsed.protocol as u32;
-        programs(parsed).iter().zip(0..).map(move |(name, step)| (*name, number + step * PROTOCOLS))
+        programs(parsed).iter().copied().zip([parsed.protocol as u32, next_place(parsed.protocol)])
     })
 }
 

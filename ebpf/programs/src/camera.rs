@@ -7,7 +7,7 @@
 //!
 //! These programs do what takes more than the format: `from_pod` and `from_lan` go on with them.
 
-use abi::{Claim, Endpoint, NO_ADDRESS, PROTOCOLS, Protocol, UDP, Uplink, Verdict, lan, route, trouble};
+use abi::{Claim, Endpoint, NO_ADDRESS, Protocol, UDP, Uplink, Verdict, lan, next_place, route, trouble};
 use aya_ebpf::programs::TcContext;
 use wire::{
     Direction,
@@ -39,14 +39,14 @@ pub fn from_pod(context: &TcContext) -> i32 {
         return outgoing.finish(verdict);
     }
     // SAFETY: comes back only if there is no such program.
-    let _ = unsafe { FROM_POD.tail_call(context, PROTOCOLS + GVCP as u32) };
+    unsafe { FROM_POD.tail_call(context, next_place(Protocol::Gvcp)) };
     NEXT
 }
 
 /// Translates what a pod's message holds, or says why it must not be sent.
 #[inline(always)]
 fn translate(outgoing: &Outgoing) -> Result<(), Verdict> {
-    let route = outgoing.sending.route;
+    let route = outgoing.route;
     if route != route::BROADCAST && outgoing.packet.destination.port == gvcp::PORT {
         command_of_pod(outgoing)
     } else if route == route::ANSWER {
@@ -79,11 +79,14 @@ fn command_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
 /// A camera in a pod tells a client on the LAN where it is: at the uplink, whose GVCP port becomes its own.
 #[inline(always)]
 fn acknowledgement_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
-    let holder = holder(outgoing)?;
     let packet = &outgoing.packet;
     let message = message(packet, Direction::Answer)?;
     if message.command != command::DISCOVERY || message.size == 0 {
         return Ok(());
+    }
+    let holder = holder(outgoing)?;
+    if packet.destination.address == holder.uplink {
+        return Ok(()); // inside the node nothing is translated
     }
     let external = Endpoint { address: holder.uplink, port: gvcp::PORT, protocol: UDP as u16 };
     if !ports::claim(&holder, external, packet.source, GVCP) {
@@ -139,7 +142,7 @@ pub fn receive_stream(context: &TcContext) -> i32 {
         stream(&mut packet, &claim);
     } else {
         // SAFETY: comes back only if there is no such program.
-        let _ = unsafe { FROM_LAN.tail_call(context, GVCP as u32) };
+        unsafe { FROM_LAN.tail_call(context, GVCP as u32) };
     }
     NEXT
 }

@@ -38,7 +38,9 @@ struct Walk<'a> {
 #[inline(always)]
 pub fn follow(packet: &Packet, key: &FlowKey, external: &Endpoint, domain: u16) -> bool {
     let Some(segment) = packet.segment() else { return false };
-    if segment.begins && STREAMS.insert(key, &BEFORE, 0).is_err() {
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
+    let begun = !segment.begins || STREAMS.insert(key, &BEFORE, 0).is_ok();
+    if !begun {
         return false;
     }
     let Some(followed) = STREAMS.get_ptr_mut(key) else { return false };

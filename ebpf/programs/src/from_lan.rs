@@ -131,7 +131,7 @@ fn go_on(context: &TcContext, headers: Headers, protocol: u8) {
         unsafe { place.write(headers) };
     }
     // SAFETY: comes back only if there is no such program.
-    let _ = unsafe { FROM_LAN.tail_call(context, protocol as u32) };
+    unsafe { FROM_LAN.tail_call(context, protocol as u32) };
 }
 
 /// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.

@@ -7,7 +7,7 @@
 //! `from_pod` itself only finds out what a datagram is, and goes on by a tail call to the program of its protocol: each has
 //! its own 512 bytes of stack, and its own share of the verifier's patience.
 
-use abi::{Endpoint, Member, RelayKey, Sending, Verdict, lan, paths, route};
+use abi::{Endpoint, Member, Relay, RelayKey, Sending, Verdict, lan, paths, route};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
@@ -53,7 +53,7 @@ pub fn run(context: &TcContext) -> i32 {
     pass_on(Sending { headers, member, interface, route: kind, protocol, flags, port });
     let verdict = if admitted {
         // SAFETY: comes back only if there is no such program.
-        let _ = unsafe { FROM_POD.tail_call(context, protocol as u32) };
+        unsafe { FROM_POD.tail_call(context, protocol as u32) };
         Verdict::Unrelayed
     } else {
         Verdict::Limited
@@ -84,8 +84,12 @@ fn classify(packet: &Packet, member: &Member, broadcast: bool) -> Option<Route> 
     if !broadcast && peers::on_lan(address, member.domain) & lan::HOSTS == 0 {
         return None;
     }
-    let kind = if broadcast { route::BROADCAST } else { route::UNICAST };
-    Some(Route { kind, protocol: relay.protocol, flags: relay.flags, port: relay.port })
+    let Relay { protocol, flags, port, .. } = relay;
+    Some(if broadcast {
+        Route { kind: route::BROADCAST, protocol, flags, port }
+    } else {
+        Route { kind: route::UNICAST, protocol, flags: flags | paths::POD_TO_LAN, port }
+    })
 }
 
 #[inline(always)]

@@ -3,7 +3,6 @@
 //! Every program returns [`skb::NEXT`] for what is not ours, so that other programs on the hook still run.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
 
 mod camera;
 mod circuit;

@@ -1,8 +1,8 @@
-//! The maps, pinned by name: the only state there is.
+//! The maps, pinned by name: the only state that outlives a program's run.
 
 use abi::{
-    Attachment, AttachmentKey, BucketKey, Circuit, Claim, Config, Described, Domain, Endpoint, FanState,
-    FlowKey, Followed, Headers, Member, NamespaceKey, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey,
+    Attachment, AttachmentKey, BucketKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey,
+    Followed, Headers, Member, NamespaceKey, Plain, Read, ReadKey, Relay, RelayKey, Searcher, SearcherKey,
     Sending, Snoop, Uplink,
 };
 use aya_ebpf::{
@@ -68,12 +68,6 @@ pub static SENDING: PerCpuArray<Sending> = PerCpuArray::pinned(1, 0);
 /// One entry: the headers that `from_lan` passes to the program that it goes on with.
 #[map]
 pub static ARRIVING: PerCpuArray<Headers> = PerCpuArray::pinned(1, 0);
-/// Datagrams in the fan, by [`abi::FanMark::place`].
-#[map]
-pub static FAN_STATES: Array<FanState> = Array::pinned(abi::FAN_STATES, 0);
-/// One entry: how many there were.
-#[map]
-pub static FAN_COUNT: Array<u64> = Array::pinned(1, 0);
 /// Requests to read registers of cameras that hold transport addresses.
 #[map]
 pub static READS: LruHashMap<ReadKey, Read> = LruHashMap::pinned(abi::READS, 0);
@@ -128,8 +122,8 @@ impl<K, V> Entries<K, V> for LruHashMap<K, V> {
 
 /// A copy of the entry of `key`. The kernel may use the memory of a removed entry again at once.
 #[inline(always)]
-pub fn lookup<K, V: Copy>(map: &impl Entries<K, V>, key: K) -> Option<V> {
-    // SAFETY: a map's memory stays readable while the program runs, and every bit pattern is valid.
+pub fn lookup<K, V: Plain>(map: &impl Entries<K, V>, key: K) -> Option<V> {
+    // SAFETY: a map's memory stays readable while the program runs, and every bit pattern is a value.
     map.find(&key).map(|entry| unsafe { entry.read() })
 }
 

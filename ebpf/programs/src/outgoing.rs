@@ -29,7 +29,7 @@ pub struct Outgoing {
     /// What is known of it and of its sender.
     pub sending: &'static Sending,
     /// What it is, from [`route`].
-    route: u16,
+    pub route: u16,
     /// Directions of the relayed port, from [`paths`].
     flags: u16,
     /// Whether it is a broadcast of which everybody has a copy who is to have one.
@@ -62,7 +62,7 @@ impl Outgoing {
     /// The datagram that the program before this one passed on.
     #[inline(always)]
     pub fn resume(skb: Skb) -> Option<Self> {
-        let sending = SENDING.get(0)?;
+        let sending = SENDING.get(0).filter(|sending| sending.interface == skb.interface())?;
         let Sending { headers, route, flags, .. } = sending;
         let packet = Packet::with(skb, headers);
         Some(Self { packet, sending, route: *route, flags: *flags, copied: false })
@@ -112,13 +112,13 @@ impl Outgoing {
         let macs = self.packet.macs();
         let mut verdict = Verdict::Relayed;
         if stays {
-            verdict = self.to_members(content);
+            verdict = self.copy_to_members(content);
         }
         if !to_node && self.flags & paths::POD_TO_LAN != 0 {
             if stays {
                 self.count(verdict);
             }
-            verdict = self.to_lan::<F>(content, domain, &uplink, stays);
+            verdict = self.send::<F>(content, domain, &uplink, stays);
         }
         if stays {
             let Headers { source, destination, .. } = self.sending.headers;
@@ -129,7 +129,7 @@ impl Outgoing {
 
     /// A copy to the other members. The packet stays as the copy is.
     #[inline(always)]
-    fn to_members(&mut self, content: &Content) -> Verdict {
+    fn copy_to_members(&mut self, content: &Content) -> Verdict {
         if self.flags & paths::POD_TO_PODS == 0 {
             return Verdict::Relayed;
         }
@@ -140,7 +140,7 @@ impl Outgoing {
     /// Makes the datagram come from the uplink, payload included, by external ports that lead back; of a broadcast a copy,
     /// and the packet's headers stay as the copy's are.
     #[inline(always)]
-    fn to_lan<F: Format>(
+    fn send<F: Format>(
         &mut self,
         content: &Content,
         domain: &Domain,
@@ -161,6 +161,7 @@ impl Outgoing {
         let address = if self.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
         self.packet.set_destination(Endpoint { address, port, protocol: UDP as u16 });
         let verdict = copies::to_lan(&self.packet, content, domain.uplink, uplink.mac);
+        // At once: to remember what the packet names now is more than the verifier can follow.
         rename::<F>(&self.packet, content, &names.external, &names.own);
         verdict
     }

@@ -191,7 +191,7 @@ impl Packet {
         }
         if self.checksummed {
             // The sum is over 16-bit words: bytes at an odd offset stand in the other half of theirs.
-            let swap = offset % 2 != 0;
+            let swap = !offset.is_multiple_of(2);
             self.skb.fix_checksum(
                 self.checksum(),
                 self.destination.protocol,

@@ -69,7 +69,7 @@ impl Holder<'_> {
 #[inline(always)]
 pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Option<Endpoint> {
     let first = holder.domain.first_port as u32;
-    let count = (holder.domain.last_port as u32).checked_sub(first)? + 1;
+    let count = (holder.domain.last_port as u32 + 1).saturating_sub(first);
     let mut search = Search {
         skb: skb.raw(),
         claim: holder.claim(pod, protocol),
@@ -78,11 +78,12 @@ pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Opti
         count,
         start: preferred_port(holder.member.identity, pod.port, count),
         found: 0,
-        full: (port_count(holder.interface) >= holder.domain.ports_per_pod) as u32,
+        full: 0,
     };
     if let Some(known) = known(holder, &search.claim) {
         return Some(known);
     }
+    search.full = (port_count(holder.interface) >= holder.domain.ports_per_pod) as u32;
     let pointer = &raw mut search;
     // SAFETY: the callbacks have the type bpf_loop calls, and the state outlives both loops.
     let found = unsafe {

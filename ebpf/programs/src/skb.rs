@@ -1,6 +1,6 @@
 //! The kernel's helpers, as safe calls on one packet: the only place that calls them.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use abi::{Endpoint, UDP};
 use aya_ebpf::{
@@ -247,18 +247,6 @@ fn mangled(protocol: u16) -> u64 {
 pub fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
-}
-
-/// Adds one to `counter`, which other processors count on, too; returns what it was before.
-#[inline(always)]
-pub fn count_on(counter: *mut u64) -> u64 {
-    let mut number = 1;
-    // In assembler, because `core` has no atomic addition for a target without compare-and-swap.
-    // SAFETY: the verifier checks that the pointer leads to eight aligned bytes of a map.
-    unsafe {
-        asm!("{number} = atomic_fetch_add((u64 *)({counter} + 0), {number})", number = inout(reg) number, counter = in(reg) counter);
-    }
-    number
 }
 
 /// A random number below `limit`.

@@ -15,12 +15,12 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Config, Described, Domain, FanMark, FanState, Member, Protocol, Relay,
-    RelayKey, Verdict, paths,
+    Attachment, AttachmentKey, Config, Described, Domain, FanMark, Member, Protocol, Relay, RelayKey,
+    Verdict, paths,
 };
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData},
     programs::SchedClassifier,
 };
 use datapath::{State, link, pin_directory};
@@ -109,12 +109,12 @@ impl Rig {
             let socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
             set_fan(&mut state, NOWHERE); // copies of what came before would come late
             for run in before {
-                test_run(&run, 0);
+                test_run(&run);
             }
             set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
             let counted = count(&state);
             let tap = Tap::new();
-            let (verdict, mark, packet) = test_run(&run, setup.fan_laps);
+            let (verdict, mark, packet) = test_run(&run);
             let copies = tap.take(expected);
             let counted = difference(&counted, &count(&state));
             drop(socket);
@@ -235,11 +235,11 @@ fn index(name: &str) -> u32 {
 }
 
 /// Runs a program on a packet: its verdict, and the mark and the packet afterwards.
-fn test_run(run: &Run, fan_laps: u32) -> (i32, u32, Vec<u8>) {
+fn test_run(run: &Run) -> (i32, u32, Vec<u8>) {
     let pin = pin_directory(Path::new(BPFFS)).join("programs").join(run.program);
     let program = SchedClassifier::from_pin(pin).unwrap();
     let (mut context, mut after) = ([0; CONTEXT], [0; 512]);
-    let mark = run.fan.map_or(0, |places| enter_fan(places, fan_laps));
+    let mark = run.mark.map_or(0, FanMark::pack);
     context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
     context[CONTEXT - 4..].copy_from_slice(&index(run.interface).to_ne_bytes());
     let (packet, mut out) = (run.packet.bytes(), vec![0; 4096]);
@@ -252,17 +252,6 @@ fn test_run(run: &Run, fan_laps: u32) -> (i32, u32, Vec<u8>) {
     out.truncate(result.data_size_out as usize);
     let mark = u32::from_ne_bytes(*after[MARK..].first_chunk().unwrap());
     (result.return_value.cast_signed(), mark, out)
-}
-
-/// Puts a datagram with this many places left to visit, and the next of them, into the fan; returns its mark. Its state is
-/// that of one that came so many laps later.
-fn enter_fan((remaining, slot): (u32, u32), laps: u32) -> u32 {
-    let mark = FanMark::new(0, 1);
-    let ticket = mark.ticket + laps * abi::FAN_STATES;
-    let pin = pin_directory(Path::new(BPFFS)).join("maps/FAN_STATES");
-    let mut states: Array<_, FanState> = Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap();
-    states.set(mark.place(), FanState { ticket, remaining, slot }, 0).unwrap();
-    mark.pack()
 }
 
 fn count(state: &State) -> Vec<((Protocol, Verdict), u64)> {

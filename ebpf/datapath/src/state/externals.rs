@@ -1,5 +1,5 @@
 //! External ports: the programs allocate them, the plugin pins and releases them, the agent configures which exist. Maps
-//! `EXTERNALS`, `INTERNALS`, `EXTERNAL_PORTS`, `TAKEN`.
+//! `EXTERNALS`, `INTERNALS`, `EXTERNAL_PORTS`, `PORT_COUNTS`.
 
 use std::{collections::BTreeMap, io::ErrorKind, net::Ipv4Addr, ops::RangeInclusive};
 
@@ -113,7 +113,7 @@ impl State {
                 (false, false) => removed("EXTERNALS", self.externals.remove(&external))?,
             }
         }
-        self.set_taken(counts)?;
+        self.set_port_counts(counts)?;
         for (external, claim) in pins {
             removed("EXTERNALS", self.externals.remove(&external))?;
             self.pin(Endpoint { address, ..external }, claim)?;
@@ -122,11 +122,11 @@ impl State {
     }
 
     /// Corrects how many external ports these members have taken.
-    fn set_taken(&mut self, counts: BTreeMap<u32, u32>) -> Result<()> {
+    fn set_port_counts(&mut self, counts: BTreeMap<u32, u32>) -> Result<()> {
         for (member, count) in counts {
-            if absent_is_none("PORT_COUNTS", self.taken.get(&member, 0))?.is_some_and(|known| known != count)
+            if absent_is_none("PORT_COUNTS", self.port_counts.get(&member, 0))?.is_some_and(|known| known != count)
             {
-                wrote("PORT_COUNTS", self.taken.insert(member, count, 0))?;
+                wrote("PORT_COUNTS", self.port_counts.insert(member, count, 0))?;
             }
         }
         Ok(())
@@ -140,7 +140,7 @@ impl State {
 
     /// Gives back all external ports of the member with this interface index. The caller holds the lock.
     pub(super) fn release_ports(&mut self, member: u32) -> Result<()> {
-        removed("PORT_COUNTS", self.taken.remove(&member))?;
+        removed("PORT_COUNTS", self.port_counts.remove(&member))?;
         for External { external, claim } in self.externals()? {
             if claim.member == member {
                 removed("EXTERNALS", self.externals.remove(&external))?;

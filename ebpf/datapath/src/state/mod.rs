@@ -68,7 +68,7 @@ pub struct State {
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Endpoint, Endpoint>,
     external_ports: Array<MapData, u64>,
-    taken: HashMap<MapData, u32, u32>,
+    port_counts: HashMap<MapData, u32, u32>,
     // counters
     counters: PerCpuArray<MapData, u64>,
 }
@@ -96,7 +96,7 @@ impl State {
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
-            taken: hash(&maps, "PORT_COUNTS")?,
+            port_counts: hash(&maps, "PORT_COUNTS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
             directory,
         })

@@ -13,7 +13,6 @@ mod containers;
 mod differential;
 mod doctor;
 mod edges;
-mod endurance;
 mod interface;
 mod kept_lab;
 mod manifests;

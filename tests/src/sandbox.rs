@@ -53,7 +53,7 @@ struct Base {
 }
 
 impl Sandbox {
-    /// Makes the namespaces, when it is the test's [turn](turn). Needs root.
+    /// Makes the namespaces, when it is the test's [turn]. Needs root.
     pub fn new() -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Missing(

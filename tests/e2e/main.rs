@@ -14,7 +14,6 @@ mod differential;
 mod doctor;
 mod documents;
 mod edges;
-mod endurance;
 mod interface;
 mod kept_lab;
 mod manifests;

@@ -152,7 +152,7 @@ pub fn wait_for_values(monitors: &mut [Monitor], patience: Duration) -> Result<V
     }
 }
 
-/// Waits until each monitor has values; makes one again that [fails at its start](Monitor::fails_to_begin), a few times.
+/// Waits until each monitor has values; makes one again that fails at its start (`Monitor::fails_to_begin`), a few times.
 pub fn begin(monitors: &mut [Monitor], again: impl Fn(usize) -> Result<Monitor>) -> Result<()> {
     for _ in 1..STARTS {
         let start = Instant::now();

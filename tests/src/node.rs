@@ -408,6 +408,14 @@ impl Lab {
         Ok(numbers.sum())
     }
 
+    /// UDP datagrams that came to `netns`, but for which their socket's buffer had no room.
+    pub fn full_buffers(&self, netns: &str) -> Result<u64> {
+        let counters = self.sandbox.sh(netns, "nstat -asz --json UdpRcvbufErrors")?;
+        let counters: Value = serde_json::from_str(&counters).unwrap_or_default();
+        let count = counters["kernel"]["UdpRcvbufErrors"].as_u64();
+        count.ok_or_else(|| Error::Missing(format!("nstat does not count full buffers: {counters}")))
+    }
+
     /// Sets the MTU of the LAN, and of all that is on it.
     pub fn set_lan_mtu(&self, mtu: u16) -> Result<()> {
         for (host, _) in &LAN[..2 + self.options.nodes] {

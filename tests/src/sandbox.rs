@@ -11,7 +11,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
@@ -53,7 +53,7 @@ struct Base {
 }
 
 impl Sandbox {
-    /// Makes the namespaces, when it is the test's [turn](turn). Needs root.
+    /// Makes the namespaces, when it is the test's [turn]. Needs root.
     pub fn new() -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Missing(
@@ -205,12 +205,21 @@ fn isolate() -> Result<Base> {
     tried("create /run/netns", fs::create_dir(NETNS))?;
     let mut first = words("setpriv --pdeathsig KILL sleep infinity");
     first.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Never waited for: it lives as long as this thread.
-    let first = tried("start the first process", start(&mut first))?.id();
+    let first = wait_later(tried("start the first process", start(&mut first))?);
     // Before /proc is the new pid namespace's, in which this thread has no number; only a child can mount that one.
     let network = tried("open the base namespace", File::open("/proc/thread-self/ns/net"))?;
     run_here(words("mount -t proc proc /proc"))?;
     Ok(Base { network, first })
+}
+
+/// Waits, when there is another sandbox, for the first process of this one, which lives as long as its thread.
+fn wait_later(first: Child) -> u32 {
+    static FIRST_ONES: Mutex<Vec<Child>> = Mutex::new(vec![]);
+    let number = first.id();
+    let mut all = FIRST_ONES.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain_mut(|first| matches!(first.try_wait(), Ok(None)));
+    all.push(first);
+    number
 }
 
 /// Keeps what is mounted here from appearing elsewhere.

@@ -1,10 +1,11 @@
 //! When a test runs. Most of a test's time is waiting, so tests run beside each other, more than there are processors
 //! (`RUST_TEST_THREADS` in `.cargo/config.toml`). Those that a busy machine would disturb have times of their own. The only
-//! hard work of most is to load the programs, which the kernel verifies: one a processor does that at once.
+//! hard work of most is to load the programs, which the kernel verifies: one a processor does that at once, and one in all
+//! beside those that have to keep up.
 //!
-//! A test has one turn, of one [`Kind`], from its first lab, or from [`take`] before it, to the end of its thread. Turns of
-//! one kind are beside each other, turns of different kinds never. Nobody who has a turn waits for another one, and a turn
-//! ends with its test, however that ends: so each test has its turn at last.
+//! A test has one turn, of one [`Kind`], from its first lab, or from [`take`] before it, to the end of its thread, on which
+//! it makes its labs. Turns of one kind are beside each other, turns of different kinds never. Nobody who has a turn waits for
+//! another one, and a turn ends with its test, however that ends: so each test has its turn at last.
 
 use std::{
     cell::RefCell,
@@ -96,7 +97,8 @@ pub(crate) fn loading() -> MutexGuard<'static, ()> {
         (0..processors).map(|_| Mutex::new(())).collect()
     });
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let next = NEXT.fetch_add(1, Ordering::Relaxed) % ONE_A_PROCESSOR.len();
+    let used = if now().0 == Kind::KeepsUp { 1 } else { ONE_A_PROCESSOR.len() };
+    let next = NEXT.fetch_add(1, Ordering::Relaxed) % used;
     ONE_A_PROCESSOR[next].lock().unwrap_or_else(PoisonError::into_inner)
 }
 

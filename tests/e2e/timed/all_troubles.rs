@@ -7,7 +7,7 @@ use lab::turn;
 #[test]
 fn a_round_of_the_soak_explains_every_loss_and_leaves_nothing() {
     let report = tempfile::NamedTempFile::new().unwrap_or_else(|error| panic!("{error}"));
-    turn::take(turn::Kind::Waits);
+    turn::take(turn::Kind::KeepsUp);
     let mut soak = Command::new(env!("CARGO_BIN_EXE_iocast-lab"));
     soak.args(["soak", "--minutes", "0", "--seed", "1", "--topology", "routed", "--report"])
         .arg(report.path());

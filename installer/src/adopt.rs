@@ -14,9 +14,13 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Pod, State, link, member, pins};
+use datapath::{Pod, State, link, member};
+use membership::{Admission, pins};
 
-use crate::cri::Cri;
+use crate::{
+    cri::{Cri, Sandbox},
+    error::Error,
+};
 
 /// Time between two questions to the runtime.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -25,20 +29,6 @@ const PERIOD: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(300);
 /// The interface that runtimes give a pod's primary network.
 const INTERFACE: &str = "eth0";
-
-/// A pod as the runtime knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sandbox {
-    /// What CNI knows as the container id.
-    pub(crate) id: String,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) ready: bool,
-    /// The domain it asks to join.
-    pub(crate) domain: Option<String>,
-    /// The external ports it asks for.
-    pub(crate) ports: String,
-}
 
 /// An attachment that the runtime does not know, and since when that is so.
 type Unknown = (AttachmentKey, Instant);
@@ -145,16 +135,16 @@ impl Adopter {
     fn pass(&mut self) -> Outcome {
         let mut problems = vec![];
         if let Err(error) = self.try_pass(&mut problems) {
-            problems.push(error);
+            problems.push(error.to_string());
         }
         Outcome { problems, adopted: self.adopted }
     }
 
-    fn try_pass(&mut self, problems: &mut Vec<String>) -> Result<(), String> {
+    fn try_pass(&mut self, problems: &mut Vec<String>) -> Result<(), Error> {
         let cri = Cri::connect(&self.socket)?;
         let sandboxes = cri.sandboxes()?;
-        let mut state = State::open(&self.bpffs).map_err(|error| error.to_string())?;
-        let recorded = state.attachments().map_err(|error| error.to_string())?;
+        let mut state = State::open(&self.bpffs)?;
+        let recorded = state.attachments()?;
         let keys: Vec<_> = recorded.iter().map(|(key, _)| *key).collect();
         let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
         self.unknown = unknown;
@@ -169,25 +159,28 @@ impl Adopter {
                 .extend(member::remove(&self.bpffs, &mut state, &key).err().map(|error| error.to_string()));
         }
         problems.extend(
-            state.attachments().into_iter().flatten().filter_map(|(_, attachment)| mute(&state, &attachment)),
+            state
+                .attachments()
+                .into_iter()
+                .flatten()
+                .filter_map(|(_, attachment)| silent(&state, &attachment)),
         );
         Ok(())
     }
 
     /// Does what the plugin does for a new pod. False if the pod has the node's network, and needs nothing of us.
-    fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, String> {
+    fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, Error> {
         let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
-        let key = member::key(&sandbox.id, INTERFACE).ok_or("its id is too long")?;
-        let found = Pod::find(&netns, INTERFACE).map_err(|error| error.to_string())?;
-        let pins = pins::parse(&sandbox.ports).map_err(|error| error.to_string())?;
+        let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
+        let found = Pod::find(&netns, INTERFACE)?;
+        let pins = pins::parse(&sandbox.ports)?;
         let joining = member::Joining {
             domain: sandbox.domain.as_deref().unwrap_or_default(),
             network: "", // not known here; GC, which goes by it, has no say over this attachment
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
-            pins: &pins,
         };
-        member::join(&self.bpffs, state, &key, &joining, &found).map_err(|error| error.to_string())?;
+        member::join(&self.bpffs, state, &key, &joining, &found, &Admission { ports: &pins })?;
         println!("iocast-node: adopted {} into domain `{}`", pod(sandbox), joining.domain);
         Ok(true)
     }
@@ -198,7 +191,7 @@ fn pod(sandbox: &Sandbox) -> String {
 }
 
 /// What a member does without that has no broadcast address: only ADD can give it one, because that takes to enter the pod.
-fn mute(state: &State, attachment: &Attachment) -> Option<String> {
+fn silent(state: &State, attachment: &Attachment) -> Option<String> {
     let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
     lacks_broadcast(state, attachment).then(|| {
         format!(

@@ -20,9 +20,11 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 
 use abi::{Protocol, limited};
+use membership::namespace::is_pattern;
 use serde::Deserialize;
+use wire::gvcp;
 
-use crate::protocol::{self, Described, GVCP_PORT, Known, Spoken};
+use crate::protocol::{self, Described, DomainProtocol, Registry};
 
 /// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
@@ -63,7 +65,7 @@ pub(crate) struct DomainConfig {
     pub(crate) uplink: String,
     /// Namespaces whose pods may join, each may end in `*`; all if it is empty.
     pub(crate) namespaces: Vec<String>,
-    pub(crate) protocols: Vec<Spoken>,
+    pub(crate) protocols: Vec<DomainProtocol>,
     pub(crate) ports: Ports,
     /// Ports that pods may pin besides those.
     pub(crate) pins: Ports,
@@ -72,7 +74,7 @@ pub(crate) struct DomainConfig {
     /// Datagrams a second that are relayed, by [`abi::limited`]; 0 for all.
     pub(crate) rates: [u32; limited::KINDS],
     /// UDP ports, besides the protocols' own, to which searches of a protocol are sent.
-    pub(crate) search_ports: BTreeMap<u16, Spoken>,
+    pub(crate) search_ports: BTreeMap<u16, DomainProtocol>,
     /// UDP port in pods -> the one that stands for it on the LAN, where they differ.
     pub(crate) lan_ports: BTreeMap<u16, u16>,
     /// Networks that are LAN besides those of the uplink.
@@ -110,7 +112,7 @@ pub(crate) struct Ports {
 pub(crate) struct Relayed<'a> {
     pub(crate) in_pods: u16,
     pub(crate) on_lan: u16,
-    pub(crate) protocol: &'a Spoken,
+    pub(crate) protocol: &'a DomainProtocol,
     /// Directions, from [`relay`].
     pub(crate) flags: u16,
 }
@@ -205,9 +207,9 @@ impl Config {
         if file.domain.len() > abi::DOMAINS as usize {
             faults.push(format!("there are {} domains; a node can have {}", file.domain.len(), abi::DOMAINS));
         }
-        let known = Known::new(file.protocol, &mut faults);
+        let registry = Registry::new(file.protocol, &mut faults);
         let domains = file.domain.into_iter();
-        let domains = domains.map(|(name, section)| domain(name, section, &known, &mut faults)).collect();
+        let domains = domains.map(|(name, section)| domain(name, section, &registry, &mut faults)).collect();
         let config = Self { domains };
         check_shared_uplinks(&config.domains, &mut faults);
         let described = config.described().len();
@@ -224,8 +226,8 @@ impl Config {
     pub(crate) fn described(&self) -> Vec<&Described> {
         let all = self.domains.iter().flat_map(|domain| domain.relayed().map(|port| port.protocol));
         let described = all.filter_map(|spoken| match spoken {
-            Spoken::Described(described) => Some((described.name.as_str(), described.as_ref())),
-            Spoken::Own(_) => None,
+            DomainProtocol::Described(described) => Some((described.name.as_str(), described.as_ref())),
+            DomainProtocol::BuiltIn(_) => None,
         });
         described.collect::<BTreeMap<_, _>>().into_values().collect()
     }
@@ -247,7 +249,7 @@ pub(crate) enum Faults {
 }
 
 /// The domain a section describes; faults are added to `faults`, the value is then only a stand-in.
-fn domain(name: String, section: Section, known: &Known, faults: &mut Vec<String>) -> DomainConfig {
+fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<String>) -> DomainConfig {
     let mut found = vec![];
     if !is_name(&name) {
         found.push("a name has 1 to 63 letters, digits, `-`, `_` or `.`".into());
@@ -267,14 +269,14 @@ fn domain(name: String, section: Section, known: &Known, faults: &mut Vec<String
     let ports = range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found);
     let Rates { pod, host, domain: all } = section.rates;
     let domain = DomainConfig {
-        protocols: protocols(section.protocols, known, &mut found),
+        protocols: protocols(section.protocols, registry, &mut found),
         ports,
         ports_per_pod: section
             .ports_per_pod
             .unwrap_or_else(|| (u32::from(ports.last - ports.first) / 4 + 1).max(16)),
         rates: [pod, host, all],
         pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
-        search_ports: search_ports(section.search_ports, known, &mut found),
+        search_ports: search_ports(section.search_ports, registry, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks("lan", &section.lan, &mut found),
         cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
@@ -291,21 +293,17 @@ fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-/// Whether it is the name of a namespace (RFC 1123 label), or the beginning of one and `*`.
-fn is_pattern(pattern: &str) -> bool {
-    let stem = pattern.strip_suffix('*').unwrap_or(pattern);
-    !pattern.is_empty()
-        && pattern.len() <= 63
-        && stem.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-}
-
-fn protocols(names: Option<Vec<String>>, known: &Known, faults: &mut Vec<String>) -> Vec<Spoken> {
-    let Some(names) = names else { return DEFAULT_PROTOCOLS.map(Spoken::Own).to_vec() };
+fn protocols(
+    names: Option<Vec<String>>,
+    registry: &Registry,
+    faults: &mut Vec<String>,
+) -> Vec<DomainProtocol> {
+    let Some(names) = names else { return DEFAULT_PROTOCOLS.map(DomainProtocol::BuiltIn).to_vec() };
     let mut protocols = vec![];
     for name in names {
-        match known.find(&name) {
+        match registry.find(&name) {
             Some(protocol) => protocols.push(protocol),
-            None => faults.push(format!("protocol `{name}` is not known; known are {}", known.names())),
+            None => faults.push(format!("protocol `{name}` is not known; known are {}", registry.names())),
         }
     }
     protocols
@@ -313,16 +311,16 @@ fn protocols(names: Option<Vec<String>>, known: &Known, faults: &mut Vec<String>
 
 fn search_ports(
     texts: BTreeMap<String, String>,
-    known: &Known,
+    registry: &Registry,
     faults: &mut Vec<String>,
-) -> BTreeMap<u16, Spoken> {
+) -> BTreeMap<u16, DomainProtocol> {
     let mut found = BTreeMap::new();
     for (port, name) in texts {
-        match (port.parse(), known.find(&name)) {
+        match (port.parse(), registry.find(&name)) {
             (Ok(number), Some(protocol)) if number > 0 => drop(found.insert(number, protocol)),
             _ => faults.push(format!(
                 "`search_ports` has `{port} = {name}`: expected a UDP port and a protocol, {}",
-                known.names()
+                registry.names()
             )),
         }
     }
@@ -381,12 +379,14 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
             found.push(format!("UDP port {in_pods} of pods, {on_lan} on the LAN, is relayed twice"));
         }
     }
-    if domain.lan_ports.contains_key(&GVCP_PORT) {
-        found.push(format!("`lan_ports` has {GVCP_PORT}: clients look for cameras at no other port"));
+    if domain.lan_ports.contains_key(&gvcp::PORT) {
+        let port = gvcp::PORT;
+        found.push(format!("`lan_ports` has {port}: clients look for cameras at no other port"));
     }
     for (port, _) in domain.search_ports.iter().filter(|(_, protocol)| protocol.is(Protocol::Gvcp)) {
         found.push(format!(
-            "`search_ports` has `{port} = gvcp`: cameras are at {GVCP_PORT} alone; put \"gvcp\" into `protocols`"
+            "`search_ports` has `{port} = gvcp`: cameras are at {} alone; put \"gvcp\" into `protocols`",
+            gvcp::PORT
         ));
     }
     if domain.cameras.is_some() && !domain.relays(Protocol::Gvcp) {
@@ -473,7 +473,7 @@ mod tests {
             name: "bl07".into(),
             uplink: "eth0".into(),
             namespaces: vec![],
-            protocols: vec![Spoken::Own(Protocol::Ca), Spoken::Own(Protocol::Pva)],
+            protocols: vec![DomainProtocol::BuiltIn(Protocol::Ca), DomainProtocol::BuiltIn(Protocol::Pva)],
             ports: DEFAULT_PORTS,
             pins: DEFAULT_PINS,
             ports_per_pod: 1000,

@@ -5,12 +5,13 @@
 
 use std::{
     collections::HashMap,
-    error::Error,
+    error,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
+use membership::annotation;
 use prost::Message;
 use serde_json::Value;
 use tokio::{net::UnixStream, runtime};
@@ -22,7 +23,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::adopt::Sandbox;
+use crate::error::Error;
 
 /// For each question. The runtime looks only into its own memory for the answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,6 +106,20 @@ struct NamespaceOption {
     network: i32,
 }
 
+/// A pod as the runtime knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    /// What CNI knows as the container id.
+    pub(crate) id: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) ready: bool,
+    /// The domain it asks to join.
+    pub(crate) domain: Option<String>,
+    /// The external ports it asks for.
+    pub(crate) ports: String,
+}
+
 /// A connection to the runtime.
 pub(crate) struct Cri {
     runtime: runtime::Runtime,
@@ -114,8 +129,8 @@ pub(crate) struct Cri {
 
 impl Cri {
     /// Connects to the runtime that listens at `socket`.
-    pub(crate) fn connect(socket: &Path) -> Result<Self, String> {
-        let fault = |error: &dyn Error| fault(socket, error);
+    pub(crate) fn connect(socket: &Path) -> Result<Self, Error> {
+        let fault = |error: &dyn error::Error| fault(socket, error);
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().map_err(|error| fault(&error))?;
         let path = socket.to_owned();
@@ -131,24 +146,21 @@ impl Cri {
     }
 
     /// All pods that the runtime knows, ready or not.
-    pub(crate) fn sandboxes(&self) -> Result<Vec<Sandbox>, String> {
+    pub(crate) fn sandboxes(&self) -> Result<Vec<Sandbox>, Error> {
         let answer: ListPodSandboxResponse = self.ask("ListPodSandbox", ListPodSandboxRequest {})?;
         if !answer.next_page_token.is_empty() {
-            return Err(format!(
-                "the container runtime at {} tells its pods only in part",
-                self.socket.display()
-            ));
+            return Err(Error::SomePods(self.socket.clone()));
         }
         Ok(answer.items.into_iter().map(Sandbox::from).collect())
     }
 
     /// The network namespace of the pod with this id; none for one that has the node's.
-    pub(crate) fn netns(&self, id: &str) -> Result<Option<PathBuf>, String> {
+    pub(crate) fn netns(&self, id: &str) -> Result<Option<PathBuf>, Error> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
         netns(&self.ask("PodSandboxStatus", request)?)
     }
 
-    fn ask<Q, A>(&self, method: &str, request: Q) -> Result<A, String>
+    fn ask<Q, A>(&self, method: &str, request: Q) -> Result<A, Error>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
@@ -171,16 +183,12 @@ impl Cri {
 }
 
 /// What is wrong with the runtime at `socket`, by the error's deepest cause, which is the one that says it.
-fn fault(socket: &Path, error: &dyn Error) -> String {
+fn fault(socket: &Path, error: &dyn error::Error) -> Error {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    format!(
-        "cannot ask the container runtime at {}: {cause}; pods that started before iocast are no members until then; name \
-         its socket with --cri",
-        socket.display()
-    )
+    Error::Runtime { socket: socket.into(), cause: cause.to_string() }
 }
 
 impl From<PodSandbox> for Sandbox {
@@ -191,14 +199,14 @@ impl From<PodSandbox> for Sandbox {
             namespace,
             name,
             ready: sandbox.state == READY,
-            domain: sandbox.annotations.remove(datapath::member::ANNOTATION),
-            ports: sandbox.annotations.remove(datapath::pins::ANNOTATION).unwrap_or_default(),
+            domain: sandbox.annotations.remove(annotation::DOMAIN),
+            ports: sandbox.annotations.remove(annotation::PORTS).unwrap_or_default(),
         }
     }
 }
 
 /// The network namespace that a verbose status names; none if it is the node's.
-fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, String> {
+fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, Error> {
     let linux = answer.status.clone().unwrap_or_default().linux.unwrap_or_default();
     let options = linux.namespaces.unwrap_or_default().options.unwrap_or_default();
     if options.network == OF_NODE {
@@ -211,7 +219,7 @@ fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, String> {
         Some(path) => Ok(Some(
             path.strip_prefix("/var").filter(|path| path.starts_with("/run/")).unwrap_or(path).into(),
         )),
-        None => Err("the runtime does not tell its network namespace".into()),
+        None => Err(Error::NoNamespace),
     }
 }
 
@@ -237,18 +245,18 @@ mod tests {
     fn the_namespace_is_in_the_specification() {
         let info = r#"{"pid":1,"runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},
             {"type":"network","path":"/var/run/netns/cni-1"}]}}}"#;
-        assert_eq!(netns(&status(0, info)), Ok(Some("/run/netns/cni-1".into())));
+        assert_eq!(netns(&status(0, info)).unwrap(), Some("/run/netns/cni-1".into()));
     }
 
     #[test]
     fn or_in_the_metadata_of_newer_runtimes() {
         let info = r#"{"runtimeSpec":null,"sandboxMetadata":{"Metadata":{"NetNSPath":"/run/netns/cni-2"}}}"#;
-        assert_eq!(netns(&status(0, info)), Ok(Some("/run/netns/cni-2".into())));
+        assert_eq!(netns(&status(0, info)).unwrap(), Some("/run/netns/cni-2".into()));
     }
 
     #[test]
     fn a_pod_of_the_nodes_network_has_none() {
-        assert_eq!(netns(&status(OF_NODE, r#"{"runtimeSpec":{"linux":{}}}"#)), Ok(None));
+        assert_eq!(netns(&status(OF_NODE, r#"{"runtimeSpec":{"linux":{}}}"#)).unwrap(), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cni;
 mod config;
 mod cri;
 mod doctor;
+mod error;
 mod metrics;
 mod plan;
 mod protocol;
@@ -29,7 +30,7 @@ use clap::{Parser, Subcommand};
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
     /// The BPF file system in which the datapath is pinned.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    #[arg(long, global = true, value_name = "DIR", default_value = datapath::BPFFS)]
     bpffs: PathBuf,
     #[command(subcommand)]
     command: Command,

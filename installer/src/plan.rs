@@ -1,11 +1,11 @@
 //! From configuration and interfaces to the contents of the maps: pure, no I/O.
 
-use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited};
+use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited, paths};
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
 use crate::{
     config::{Config, DomainConfig, Network, Relayed},
-    protocol::{GVCP_PORT, Spoken},
+    protocol::DomainProtocol,
 };
 
 /// What an uplink's interface looks like now.
@@ -79,9 +79,8 @@ pub(crate) fn plan(
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
         plan.domains.push((number, entry(domain, uplink)));
         plan.external_ports.push((domain.ports.first, domain.ports.last));
-        if domain.relays(Protocol::Gvcp) {
-            plan.external_ports.push((GVCP_PORT, GVCP_PORT)); // for a camera in a pod
-        }
+        let cameras = domain.relayed().filter(|relayed| relayed.flags & paths::CAMERAS != 0);
+        plan.external_ports.extend(cameras.map(|relayed| (relayed.on_lan, relayed.on_lan))); // of one in a pod
         plan.namespaces.extend(domain.namespaces.iter().map(|pattern| (number, pattern.clone())));
         let connected = found.iter().flat_map(|interface| &interface.networks);
         plan.networks.extend(networks(number, domain, connected.chain(&domain.lan).copied().collect()));
@@ -142,12 +141,12 @@ fn described(config: &Config, present: &[Described]) -> Vec<Described> {
 }
 
 /// The number of a protocol, where described ones have these.
-fn protocol_number(protocol: &Spoken, described: &[Described]) -> u16 {
+fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     match protocol {
-        Spoken::Own(protocol) => *protocol as u16,
-        Spoken::Described(wanted) => {
+        DomainProtocol::BuiltIn(protocol) => *protocol as u16,
+        DomainProtocol::Described(wanted) => {
             let place = described.iter().position(|described| abi::text(&described.name) == wanted.name);
-            place.map_or(Protocol::Other as u16, |place| abi::DATA as u16 + place as u16)
+            place.map_or(Protocol::Other as u16, |place| abi::DESCRIBED as u16 + place as u16)
         }
     }
 }
@@ -193,8 +192,6 @@ fn add_uplink(uplinks: &mut Vec<(u32, Uplink)>, number: u16, interface: &Interfa
 
 #[cfg(test)]
 mod tests {
-    use abi::relay;
-
     use super::*;
 
     fn eth0() -> Interface {
@@ -224,7 +221,7 @@ mod tests {
         assert_eq!(plan.uplinks[0].1.address, [172, 23, 0, 10]);
         assert_eq!(plan.lan_relays[0].0, RelayKey { scope: 7, port: 5064, reserved: 0 });
         assert_eq!(plan.pod_relays[0].0, RelayKey { scope: 0, port: 5064, reserved: 0 });
-        assert_eq!(plan.lan_relays[0].1.flags, relay::SEARCH);
+        assert_eq!(plan.lan_relays[0].1.flags, paths::SEARCH);
     }
 
     #[test]
@@ -285,7 +282,7 @@ mod tests {
             let relays = plan.pod_relays.iter().map(|(key, relay)| (key.port, relay.protocol));
             (names.take(2).collect::<Vec<_>>(), relays.collect::<Vec<_>>(), plan.described)
         };
-        let first = abi::DATA as u16;
+        let first = abi::DESCRIBED as u16;
         let (names, relays, present) = numbers("\"recsync\"", &[]);
         assert_eq!((names, relays), (vec!["recsync".into(), String::new()], vec![(5049, first)]));
         let (names, relays, present) = numbers("\"ads\", \"recsync\"", &present);

@@ -13,14 +13,10 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use abi::{Protocol, relay};
+use abi::{PARSED, Protocol, paths};
 use serde::Deserialize;
 use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
 
-/// The port of cameras. It cannot be another on the LAN: clients know no other.
-pub(crate) const GVCP_PORT: u16 = 3956;
-/// Protocols with a parser of their own, by the names used in the file.
-const OWN: [Protocol; 3] = [Protocol::Ca, Protocol::Pva, Protocol::Gvcp];
 /// Those that are described for everybody.
 const SHIPPED: &str = include_str!("protocols.toml");
 /// The longest payload of a datagram on Ethernet that is not in fragments, bytes.
@@ -30,9 +26,9 @@ const WORD: usize = 4;
 
 /// A protocol that a domain relays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Spoken {
+pub(crate) enum DomainProtocol {
     /// One with a parser of its own.
-    Own(Protocol),
+    BuiltIn(Protocol),
     /// One that is described.
     Described(Arc<Described>),
 }
@@ -43,19 +39,16 @@ pub(crate) struct Described {
     pub(crate) name: String,
     /// Its UDP ports.
     pub(crate) ports: Vec<u16>,
-    /// Where datagrams to them travel, from [`relay`].
+    /// Where datagrams to them travel, from [`paths`].
     flags: u16,
     pub(crate) descriptor: Descriptor,
 }
 
-impl Spoken {
+impl DomainProtocol {
     /// Its UDP ports, and where datagrams to them travel.
     pub(crate) fn ports(&self) -> Vec<(u16, u16)> {
         match self {
-            Self::Own(Protocol::Ca) => vec![(5064, relay::SEARCH), (5065, relay::ANNOUNCE)],
-            Self::Own(Protocol::Pva) => vec![(5076, relay::SEARCH)],
-            Self::Own(Protocol::Gvcp) => vec![(GVCP_PORT, relay::SEARCH)],
-            Self::Own(_) => vec![],
+            Self::BuiltIn(protocol) => ports_of(*protocol).to_vec(),
             Self::Described(described) => {
                 described.ports.iter().map(|port| (*port, described.flags)).collect()
             }
@@ -65,28 +58,35 @@ impl Spoken {
     /// Where datagrams to another port travel that is one of its own by configuration.
     pub(crate) fn flags(&self) -> u16 {
         match self {
-            Self::Own(_) => relay::SEARCH,
+            Self::BuiltIn(protocol) => ports_of(*protocol).first().map_or(0, |(_, flags)| *flags),
             Self::Described(described) => described.flags,
         }
     }
 
     /// Whether it is this one.
     pub(crate) fn is(&self, protocol: Protocol) -> bool {
-        *self == Self::Own(protocol)
+        *self == Self::BuiltIn(protocol)
     }
 }
 
-/// All protocols that a configuration can name.
-pub(crate) struct Known(BTreeMap<String, Spoken>);
+/// The UDP ports of a protocol with a parser of its own, and where datagrams to them travel; the first is for searches.
+fn ports_of(protocol: Protocol) -> &'static [(u16, u16)] {
+    PARSED.iter().find(|parsed| parsed.protocol == protocol).map_or(&[], |parsed| parsed.ports)
+}
 
-impl Known {
+/// All protocols that a configuration can name.
+pub(crate) struct Registry(BTreeMap<String, DomainProtocol>);
+
+impl Registry {
     /// Those that everybody knows, and those of these sections; faults are added to `faults`.
     pub(crate) fn new(sections: BTreeMap<String, Section>, faults: &mut Vec<String>) -> Self {
-        let mut known = Self(OWN.iter().map(|own| (own.name().into(), Spoken::Own(*own))).collect());
+        let built_in = PARSED.iter().filter(|parsed| !parsed.ports.is_empty()).map(|parsed| parsed.protocol);
+        let mut registry =
+            Self(built_in.map(|own| (own.name().into(), DomainProtocol::BuiltIn(own))).collect());
         // A test reads what is shipped; nobody else can change it.
-        known.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
-        known.add(sections, faults);
-        known
+        registry.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
+        registry.add(sections, faults);
+        registry
     }
 
     fn add(&mut self, sections: BTreeMap<String, Section>, faults: &mut Vec<String>) {
@@ -98,12 +98,12 @@ impl Known {
             let mut found = vec![];
             let described = describe(&name, &section, &mut found);
             faults.extend(found.into_iter().map(|what| format!("protocol `{name}`: {what}")));
-            self.0.insert(name, Spoken::Described(Arc::new(described)));
+            self.0.insert(name, DomainProtocol::Described(Arc::new(described)));
         }
     }
 
     /// The one of this name.
-    pub(crate) fn find(&self, name: &str) -> Option<Spoken> {
+    pub(crate) fn find(&self, name: &str) -> Option<DomainProtocol> {
         self.0.get(name).cloned()
     }
 
@@ -161,11 +161,11 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
         faults.push(format!("`group` is `{group}`: multicast is not relayed, broadcasts are; leave it out"));
     }
     let flags = match section.direction.as_deref() {
-        Some("announce") => relay::ANNOUNCE,
-        None | Some("search" | "both") => relay::SEARCH,
+        Some("announce") => paths::ANNOUNCE,
+        None | Some("search" | "both") => paths::SEARCH,
         Some(other) => {
             faults.push(format!("`direction` is `{other}`: expected `announce`, `search` or `both`"));
-            relay::SEARCH
+            paths::SEARCH
         }
     };
     let must = condition("must", section.must.as_ref(), faults);
@@ -177,7 +177,7 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
         *place = field(&format!("fields[{index}]"), from, faults);
     }
     faults.extend(overlaps(section));
-    let search = u32::from(flags & relay::ANSWERED != 0);
+    let search = u32::from(flags & paths::ANSWERED != 0);
     let descriptor = Descriptor { must, search, fields };
     Described { name: name.into(), ports: section.ports.clone(), flags, descriptor }
 }
@@ -299,17 +299,17 @@ fn overlaps(section: &Section) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn known(text: &str) -> (Known, Vec<String>) {
+    fn registry(text: &str) -> (Registry, Vec<String>) {
         let mut faults = vec![];
         let file: File = toml::from_str(text).unwrap();
-        (Known::new(file.protocol, &mut faults), faults)
+        (Registry::new(file.protocol, &mut faults), faults)
     }
 
     fn described(text: &str) -> Arc<Described> {
-        let (known, faults) = known(text);
+        let (registry, faults) = registry(text);
         assert_eq!(faults, Vec::<String>::new());
-        match known.find("x") {
-            Some(Spoken::Described(described)) => described,
+        match registry.find("x") {
+            Some(DomainProtocol::Described(described)) => described,
             other => panic!("{other:?}"),
         }
     }
@@ -326,11 +326,14 @@ mod tests {
 
     #[test]
     fn what_is_shipped_has_no_fault() {
-        let (known, faults) = known("[protocol]");
+        let (registry, faults) = registry("[protocol]");
         assert_eq!(faults, Vec::<String>::new());
-        assert_eq!(known.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
-        assert_eq!(known.find("recsync").map(|spoken| spoken.ports()), Some(vec![(5049, relay::ANNOUNCE)]));
-        assert_eq!(known.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, relay::SEARCH)]));
+        assert_eq!(registry.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
+        assert_eq!(
+            registry.find("recsync").map(|spoken| spoken.ports()),
+            Some(vec![(5049, paths::ANNOUNCE)])
+        );
+        assert_eq!(registry.find("ads").map(|spoken| spoken.ports()), Some(vec![(48899, paths::SEARCH)]));
     }
 
     #[test]
@@ -355,7 +358,7 @@ mod tests {
 
     #[test]
     fn every_fault_names_the_key_what_was_found_and_what_is_expected() {
-        let (_, faults) = known(
+        let (_, faults) = registry(
             "[protocol.\"Odd Name\"]\nports = [0]\ndirection = \"sideways\"\ngroup = \"224.0.0.9\"\n\
              must = { offset = 2, bytes = \"5\" }\nfields = [\n{ offset = 4, kind = \"ipv6\" },\n\
              { offset = 4, kind = \"ipv4\", order = \"big\" },\n\
@@ -383,7 +386,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_rewritten_are_nobody_elses() {
-        let (_, faults) = known(
+        let (_, faults) = registry(
             "[protocol.x]\nports = [9]\nmust = { offset = 7, bytes = \"00\" }\nfields = [\n\
              { offset = 4, kind = \"ipv4\" },\n{ offset = 6, kind = \"port16\", when = { offset = 0, bytes = \"01\" } }]",
         );
@@ -398,7 +401,7 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_fields() {
         let field = "{ offset = 0, kind = \"port16\" },".repeat(FIELDS + 1);
-        let (_, faults) = known(&format!("[protocol.x]\nports = [9]\nfields = [{field}]"));
+        let (_, faults) = registry(&format!("[protocol.x]\nports = [9]\nfields = [{field}]"));
         assert!(faults[0].contains("`fields` has 9 fields; there can be 8"), "{faults:#?}");
     }
 }

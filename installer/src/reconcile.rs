@@ -7,12 +7,13 @@ use std::{net::Ipv4Addr, path::Path};
 
 use abi::{Uplink, text};
 use datapath::{
-    Error, External, Hook, State, attach, detach, ensure_fan, is_attached,
+    External, Hook, State, attach, detach, ensure_fan, is_attached,
     link::{self, Link},
 };
 
 use crate::{
     config::{Config, DomainConfig, Network, Ports},
+    error::Error,
     plan::{Interface, Plan, Present, plan},
     reserve::reserve,
     status, uplink,
@@ -45,7 +46,7 @@ pub(crate) fn reconcile(
 ) -> Result<Vec<String>, Error> {
     let mut pass = Pass { bpffs, state, programs, problems: vec![] };
     let ranges: Vec<Ports> = config.domains.iter().map(|domain| domain.ports).collect();
-    pass.problems.extend(reserve(&ranges).err());
+    pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
     let fan = ensure_fan(pass.state)?;
     pass.attach(fan, &[Hook::Fan]);
     pass.follow_uplinks(config)?;
@@ -60,9 +61,10 @@ impl Pass<'_> {
         let before = self.state.uplinks()?;
         let mut interfaces = vec![];
         for domain in &config.domains {
-            match interface(domain, &before)? {
+            match interface(domain, &before) {
                 Ok((name, interface)) => interfaces.push((domain.uplink.as_str(), name, interface)),
-                Err(problem) => self.problems.push(problem),
+                Err(error @ Error::NoUplink { .. }) => self.problems.push(error.to_string()),
+                Err(error) => return Err(error),
             }
         }
         let find = |domain: &DomainConfig| {
@@ -118,7 +120,7 @@ impl Pass<'_> {
                 self.problems.extend(followed.err().map(|error| error.to_string()));
             }
         }
-        self.state.set_external_ports(&plan.external_ports)
+        Ok(self.state.set_external_ports(&plan.external_ports)?)
     }
 
     /// Attaches to the members' veths, and collects what is left of members whose veth is gone: the runtime does not
@@ -171,17 +173,12 @@ impl Pass<'_> {
 
 /// The uplink of `domain` as it is now, or what is wrong with it. One that has no address for the moment, as while a DHCP
 /// client renews it, keeps the one it had `before`: its circuits would be reset otherwise.
-fn interface(
-    domain: &DomainConfig,
-    before: &[(u32, Uplink)],
-) -> Result<Result<(String, Interface), String>, Error> {
+fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<(String, Interface), Error> {
     let DomainConfig { name, uplink, .. } = domain;
-    let say = |what: String| {
-        Err(format!("domain `{name}`: {what}; set `uplink` to the node's interface on that LAN"))
-    };
+    let absent = |what: String| Error::NoUplink { domain: name.clone(), what };
     let Some(device) = uplink::find(uplink)? else {
         let names = link::names()?.join(", ");
-        return Ok(say(format!("{} (there are: {names})", uplink::absence(uplink))));
+        return Err(absent(format!("{} (there are: {names})", uplink::absence(uplink))));
     };
     let addresses = link::addresses(device.index)?;
     let networks =
@@ -192,12 +189,9 @@ fn interface(
         (address.address.octets(), broadcast.octets())
     });
     let kept = before.iter().find(|(index, _)| *index == device.index);
-    let known = now.or_else(|| kept.map(|(_, uplink)| (uplink.address, uplink.broadcast)));
-    Ok(match known {
-        Some((address, broadcast)) => {
-            let Link { index, mac, name, .. } = device;
-            Ok((name, Interface { index, mac, address, broadcast, networks }))
-        }
-        None => say(format!("interface `{}` has no IPv4 address", device.name)),
-    })
+    let (address, broadcast) = now
+        .or_else(|| kept.map(|(_, uplink)| (uplink.address, uplink.broadcast)))
+        .ok_or_else(|| absent(format!("interface `{}` has no IPv4 address", device.name)))?;
+    let Link { index, mac, name, .. } = device;
+    Ok((name, Interface { index, mac, address, broadcast, networks }))
 }

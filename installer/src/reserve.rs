@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use crate::config::Ports;
+use crate::{config::Ports, error::Error};
 
 /// A sysctl of the process's network namespace: ports that are never chosen for a socket that names none.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
@@ -12,13 +12,10 @@ const CHOSEN: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Adds `ports` to the node's reserved ports, unless they are reserved already. A container may not be allowed to: no harm
 /// where they lie outside the range of which ports are chosen.
-pub(crate) fn reserve(ports: &[Ports]) -> Result<(), String> {
-    let fault = |error: io::Error| {
+pub(crate) fn reserve(ports: &[Ports]) -> Result<(), Error> {
+    let fault = |source: io::Error| {
         let list: Vec<_> = ports.iter().map(|ports| format!("{}-{}", ports.first, ports.last)).collect();
-        format!(
-            "cannot reserve ports {} in {RESERVED}: {error}; reserve them by sysctl on the node",
-            list.join(",")
-        )
+        Error::NotReserved { ports: list.join(","), sysctl: RESERVED, source }
     };
     let present = fs::read_to_string(RESERVED).map_err(fault)?;
     let Some(list) = merged(&present, ports) else { return Ok(()) };

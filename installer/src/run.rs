@@ -26,7 +26,7 @@ use crate::{
     metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
-    serve::{self, Board},
+    serve::{self, SharedProgress},
 };
 
 /// Time between two passes.
@@ -59,15 +59,15 @@ pub(crate) struct Options {
 pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let live = Live::read(&options.config)?;
     let stop = stop_signals()?;
-    let board = Board::new();
-    options.listen.map(|address| serve::start(address, bpffs, &board)).transpose()?;
+    let shared = SharedProgress::new();
+    options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let mut state = load(bpffs)?;
-    let reporter = Reporter { known: vec![], dropped: dropped(&state)? };
+    let reporter = Reporter { reported: vec![], dropped: dropped(&state)? };
     let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
     let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
     let adoption =
         options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
-    let mut agent = Agent { bpffs, live, state, keeper, adoption, board, reporter, problems };
+    let mut agent = Agent { bpffs, live, state, keeper, adoption, shared, reporter, problems };
     // The datapath first: a plugin without it turns members away.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     println!("iocast-node: ready, {} attached", names(&agent.live.config));
@@ -81,7 +81,7 @@ struct Agent<'a> {
     state: State,
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
-    board: Board,
+    shared: SharedProgress,
     reporter: Reporter,
     /// Of the last pass over the datapath.
     problems: Vec<String>,
@@ -130,7 +130,7 @@ impl Agent<'_> {
             problems.extend(adoption.outcome().problems);
         }
         self.reporter.problems(problems);
-        self.board.publish(self.progress());
+        self.shared.publish(self.progress());
     }
 
     fn progress(&self) -> Progress {
@@ -142,7 +142,7 @@ impl Agent<'_> {
             writes: keeper.writes(),
         });
         let adopted = self.adoption.as_ref().map_or(0, |adoption| adoption.outcome().adopted);
-        Progress { problems: self.reporter.known.clone(), chain, adopted, uplinks: uplinks.collect() }
+        Progress { problems: self.reporter.reported.clone(), chain, adopted, uplinks: uplinks.collect() }
     }
 }
 
@@ -198,19 +198,19 @@ fn dropped(state: &State) -> Result<HashMap<u16, u64>, datapath::Error> {
 
 /// Says each problem once, and again only after it was gone.
 struct Reporter {
-    known: Vec<String>,
+    reported: Vec<String>,
     dropped: HashMap<u16, u64>,
 }
 
 impl Reporter {
     fn problems(&mut self, problems: Vec<String>) {
-        for new in problems.iter().filter(|problem| !self.known.contains(problem)) {
+        for new in problems.iter().filter(|problem| !self.reported.contains(problem)) {
             eprintln!("iocast-node: {new}");
         }
-        for gone in self.known.iter().filter(|problem| !problems.contains(problem)) {
+        for gone in self.reported.iter().filter(|problem| !problems.contains(problem)) {
             eprintln!("iocast-node: solved: {gone}");
         }
-        self.known = problems;
+        self.reported = problems;
     }
 
     /// Says how many packets were dropped since last time because a domain has no external port left.

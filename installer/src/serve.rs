@@ -23,7 +23,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{runtime, sync::Semaphore, task::LocalSet, time::timeout};
 
-use crate::metrics::{Domain, Domains, Progress, not_alive, not_ready, render};
+use crate::{
+    error::Error,
+    metrics::{Domain, Domains, Progress, not_alive, not_ready, render},
+};
 
 /// Clients served at the same time; more have to wait.
 const CLIENTS: usize = 16;
@@ -32,11 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where the agent's loop leaves how far it is.
+/// The agent's progress, shared between its loop, which publishes it, and the server.
 #[derive(Clone, Debug)]
-pub(crate) struct Board(Arc<Mutex<(Instant, Option<Progress>)>>);
+pub(crate) struct SharedProgress(Arc<Mutex<(Instant, Option<Progress>)>>);
 
-impl Board {
+impl SharedProgress {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new((Instant::now(), None))))
     }
@@ -48,19 +51,18 @@ impl Board {
 
     /// How long ago the last pass was, or the start, and how things were then; none before the first pass.
     fn read(&self) -> (Duration, Option<Progress>) {
-        let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (board.0.elapsed(), board.1.clone())
+        let shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (shared.0.elapsed(), shared.1.clone())
     }
 }
 
 /// Serves at `address` until the process ends.
-pub(crate) fn start(address: SocketAddr, bpffs: &Path, board: &Board) -> Result<(), String> {
-    let fault =
-        |error: std::io::Error| format!("cannot listen on {address}: {error}; choose another with --listen");
+pub(crate) fn start(address: SocketAddr, bpffs: &Path, progress: &SharedProgress) -> Result<(), Error> {
+    let fault = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(fault)?;
     listener.set_nonblocking(true).map_err(fault)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(fault)?;
-    let source = Arc::new(Source { bpffs: bpffs.into(), board: board.clone() });
+    let source = Arc::new(Source { bpffs: bpffs.into(), progress: progress.clone() });
     let serve = move || LocalSet::new().block_on(&runtime, accept(listener, source));
     thread::Builder::new().name("serve".into()).spawn(serve).map_err(fault)?;
     Ok(())
@@ -91,7 +93,7 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
 /// What answers are made from.
 struct Source {
     bpffs: PathBuf,
-    board: Board,
+    progress: SharedProgress,
 }
 
 impl Source {
@@ -101,7 +103,7 @@ impl Source {
             response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let (age, progress) = self.board.read();
+        let (age, progress) = self.progress.read();
         match path {
             "/metrics" => {
                 let text = render(&progress.unwrap_or_default(), domains(&self.bpffs).ok().as_ref());
@@ -147,7 +149,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
             Ok((state.protocol_name(counter.protocol)?, counter.verdict.name(), counter.packets))
         });
         // An alert on growth must see that there were none: a counter that appears has not grown.
-        let none = Protocol::ALL.iter().filter(|protocol| (**protocol as u32) < abi::DATA);
+        let none = Protocol::ALL.iter().filter(|protocol| protocol.described().is_none());
         let none = none.map(|protocol| Ok((protocol.name().into(), Verdict::NoPort.name(), 0)));
         found.insert(
             abi::text(&domain.name).into(),

@@ -1,6 +1,7 @@
 //! ADD: make a pod that asks for it a member.
 
 use datapath::{Pod, State, member};
+use membership::Admission;
 
 use crate::{
     error::CniError,
@@ -35,8 +36,8 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
         Some((namespace, name)) => (namespace.as_str(), name.as_str()),
         None => ("", environment.container.as_str()),
     };
-    let joining = member::Joining { domain, network: request.network()?, namespace, pod: name, pins: &pins };
-    member::join(&bpffs, &mut state, &key, &joining, &pod)?;
+    let joining = member::Joining { domain, network: request.network()?, namespace, pod: name };
+    member::join(&bpffs, &mut state, &key, &joining, &pod, &Admission { ports: &pins })?;
     ensure_broadcast(environment, &pod).inspect_err(|_| {
         let _ = member::remove(&bpffs, &mut state, &key); // the runtime must hear of the step that failed
     })

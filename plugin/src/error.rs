@@ -1,6 +1,7 @@
 //! Errors as the CNI specification wants them: a code, a message for people, on stdout as JSON.
 
-use datapath::{Error, member::ANNOTATION};
+use datapath::Error;
+use membership::annotation::DOMAIN;
 
 /// A failure to report to the runtime.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,15 +71,22 @@ impl CniError {
 impl From<Error> for CniError {
     fn from(error: Error) -> Self {
         match error {
-            Error::NoSuchDomain { .. } => Self::config(format!("annotation {ANNOTATION}: {error}")),
+            Error::NoSuchDomain { .. } => Self::config(format!("annotation {DOMAIN}: {error}")),
             Error::UnsuitedPod(_) => Self::pod(error.to_string()),
-            Error::Refused(_) => Self::config(error.to_string()),
-            Error::NotLoaded(_)
-            | Error::Busy(_)
-            | Error::DomainFull { .. }
-            | Error::PortTaken { .. }
-            | Error::NoUplink(_) => Self::later(error.to_string()),
+            Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } | Error::PortTaken { .. } => {
+                Self::later(error.to_string())
+            }
             _ => Self::io(error.to_string()),
+        }
+    }
+}
+
+impl From<membership::Error> for CniError {
+    fn from(error: membership::Error) -> Self {
+        match error {
+            membership::Error::Refused(_) => Self::config(error.to_string()),
+            membership::Error::NoUplink(_) => Self::later(error.to_string()),
+            membership::Error::Datapath(error) => error.into(),
         }
     }
 }

@@ -74,9 +74,9 @@ fn help() -> ExitCode {
          {}: tcp/5064=15064, udp/5064=15064.",
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
-        request::BPFFS,
-        datapath::member::ANNOTATION,
-        datapath::pins::ANNOTATION,
+        datapath::BPFFS,
+        membership::annotation::DOMAIN,
+        membership::annotation::PORTS,
     );
     ExitCode::SUCCESS
 }

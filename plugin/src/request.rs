@@ -6,9 +6,11 @@
 use std::{env, path::PathBuf};
 
 use abi::AttachmentKey;
-use datapath::{
-    member::{self, ANNOTATION},
-    pins::{self, Pin},
+use datapath::{BPFFS, member};
+use membership::{
+    Pin,
+    annotation::{CAPABILITY, DOMAIN, PORTS},
+    pins,
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -17,10 +19,6 @@ use crate::error::CniError;
 
 /// CNI versions this plugin speaks, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// The BPF file system where iocast-node pins the datapath unless it is told otherwise.
-pub(crate) const BPFFS: &str = "/sys/fs/bpf";
-/// The CRI capability that carries the pod's annotations.
-const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
 /// A CNI verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +129,8 @@ fn check_container(id: &str) -> Result<(), CniError> {
 }
 
 fn check_interface(name: &str) -> Result<(), CniError> {
-    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if name.len() <= 15 && name != "." && name != ".." && !name.contains(odd) {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.len() <= 15 && name != "." && name != ".." && !name.contains(forbidden) {
         return Ok(());
     }
     Err(CniError::environment(format!(
@@ -231,23 +229,21 @@ impl Request {
 
     /// The domain the pod asks to join; `None` if it does not ask.
     pub(crate) fn domain(&self) -> Result<Option<&str>, CniError> {
-        match self.annotation(ANNOTATION) {
+        match self.annotation(DOMAIN) {
             None => Ok(None),
             Some(Value::String(domain)) if !domain.is_empty() => Ok(Some(domain)),
             Some(other) => Err(CniError::config(format!(
-                "annotation {ANNOTATION} is {other}: expected the name of a domain"
+                "annotation {DOMAIN} is {other}: expected the name of a domain"
             ))),
         }
     }
 
     /// The external ports that the pod asks for.
     pub(crate) fn pins(&self) -> Result<Vec<Pin>, CniError> {
-        match self.annotation(pins::ANNOTATION) {
+        match self.annotation(PORTS) {
             None => Ok(vec![]),
             Some(Value::String(text)) => Ok(pins::parse(text)?),
-            Some(other) => {
-                Err(CniError::config(format!("annotation {} is {other}: expected a text", pins::ANNOTATION)))
-            }
+            Some(other) => Err(CniError::config(format!("annotation {PORTS} is {other}: expected a text"))),
         }
     }
 
@@ -367,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_refused() {
+    fn names_with_forbidden_characters_are_refused() {
         for (variable, value) in [
             ("CNI_CONTAINERID", "../x"),
             ("CNI_CONTAINERID", "a b"),

@@ -50,7 +50,7 @@ fn open_circuits(lab: &Lab, pod: &Pod) -> Result<()> {
         let external = Endpoint { address: [172, 23, 0, 10], port: 61000, protocol: abi::TCP.into() };
         for peer_port in 1..=CIRCUITS {
             let key = FlowKey { peer: [172, 23, 0, 2], pod: pod.octets(), peer_port, pod_port: 5064 };
-            flows.insert(key, Circuit { external, followed: 0 }, 0).unwrap();
+            flows.insert(key, Circuit { external, generation: 1, followed: 0 }, 0).unwrap();
         }
     });
     Ok(())

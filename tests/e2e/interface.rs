@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeSet, fmt::Write, time::Duration};
 
-use datapath::{member, pins};
 use lab::{DOMAIN, Lab, Options, Process, Result, Topology, WORKSTATION};
+use membership::annotation;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[test]
 fn the_names_that_programs_read_are_those_recorded() -> Result<()> {
     let lab = Lab::up(Options::new(Topology::Bridge))?;
-    let annotations = [(member::ANNOTATION, DOMAIN), (pins::ANNOTATION, "tcp/5064=15064")];
+    let annotations = [(annotation::DOMAIN, DOMAIN), (annotation::PORTS, "tcp/5064=15064")];
     let pod = lab.pod_with("ioc-a", &annotations)?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
     let mut packets = snoop(&lab, "--json")?;
@@ -23,7 +23,7 @@ fn the_names_that_programs_read_are_those_recorded() -> Result<()> {
     let searches = snoop(&lab, "--unanswered --for 5 --json")?;
     lab.epics(WORKSTATION, "caget -w 4 A:NONE", &[])?.finish()?;
     let run = |line: &str| Ok::<_, lab::Error>(lab.agent_command(line)?.finish()?.output);
-    let mut found = format!("annotations\n  {}\n  {}\n", member::ANNOTATION, pins::ANNOTATION);
+    let mut found = format!("annotations\n  {}\n  {}\n", annotation::DOMAIN, annotation::PORTS);
     for (what, said) in [
         ("iocast-node status --json", run("status --json")?),
         ("iocast-node doctor --json", run("doctor --json --config /run/iocast/config.toml")?),

@@ -1,14 +1,14 @@
 //! Counters: one number per (domain, protocol, verdict) and CPU.
 
-use crate::DOMAINS;
+use crate::{DOMAINS, PROTOCOLS};
 
 /// Defines an enum whose values are array indexes, with the name of each for people and for metrics.
 macro_rules! named {
-    ($(#[$meta:meta])* $name:ident: $($(#[$vmeta:meta])* $variant:ident = $text:literal,)*) => {
+    ($(#[$meta:meta])* $name:ident: $($(#[$vmeta:meta])* $variant:ident $(($number:literal))? = $text:literal,)*) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        pub enum $name { $($(#[$vmeta])* $variant,)* }
+        pub enum $name { $($(#[$vmeta])* $variant $(= $number)?,)* }
 
         impl $name {
             /// All of them, in the order of their numbers.
@@ -22,37 +22,6 @@ macro_rules! named {
     };
 }
 pub(crate) use named;
-
-named! {
-    /// A protocol with a parser of its own, one that is described by configuration, or [`Protocol::Other`].
-    Protocol:
-    /// None of ours.
-    Other = "other",
-    /// Channel Access.
-    Ca = "ca",
-    /// PV Access.
-    Pva = "pva",
-    /// GigE Vision's control protocol.
-    Gvcp = "gvcp",
-    /// GigE Vision's streams.
-    Gvsp = "gvsp",
-    /// The first of the protocols that are described by configuration.
-    Data1 = "data1",
-    /// The second.
-    Data2 = "data2",
-    /// The third.
-    Data3 = "data3",
-    /// The fourth.
-    Data4 = "data4",
-    /// The fifth.
-    Data5 = "data5",
-    /// The sixth.
-    Data6 = "data6",
-    /// The seventh.
-    Data7 = "data7",
-    /// The eighth.
-    Data8 = "data8",
-}
 
 named! {
     /// What became of a datagram, or of one copy of it.
@@ -107,14 +76,8 @@ named! {
     Direct = "direct",
 }
 
-/// Number of the first protocol that is described by configuration; they are the last ones.
-pub const DATA: u32 = Protocol::Data1 as u32;
-/// How many there can be on a node.
-pub const DESCRIPTORS: u32 = Protocol::Data8 as u32 - DATA + 1;
-/// Room for protocols.
-pub const PROTOCOLS: u32 = 16;
 const VERDICTS: u32 = 32;
-const _: () = assert!(Protocol::ALL.len() as u32 <= PROTOCOLS && Verdict::ALL.len() as u32 <= VERDICTS);
+const _: () = assert!(Verdict::ALL.len() as u32 <= VERDICTS);
 
 /// Entries in the counter map.
 pub const COUNTERS: u32 = DOMAINS * PROTOCOLS * VERDICTS;

@@ -1,50 +1,85 @@
-//! The fan's state, which travels in `skb->mark` between one run of the fan and the next.
+//! The fan's state: an entry of the map `FAN_STATES`, to which a number in `skb->mark` leads from one run of the fan to the
+//! next.
 
-/// Which domain a copy is for, how many roster places are left to visit, and where to go on.
-///
-/// The mark is set only on copies inside the fan device and is zero again when a pod gets its copy.
+use crate::plain;
+
+/// Datagrams that can be in the fan at once; a power of two. Each is one packet in a processor's backlog, which holds 1000
+/// by default (`net.core.netdev_max_backlog`).
+pub const FAN_STATES: u32 = 16 * 1024;
+
+plain! {
+    /// A datagram in the fan: which members are still to be visited.
+    pub struct FanState {
+        /// Its number. An entry with another one belongs to a datagram that came later.
+        pub ticket: u32,
+        /// Roster places not yet visited, up to [`crate::SLOTS`].
+        pub remaining: u32,
+        /// The next place to visit, below [`crate::SLOTS`].
+        pub slot: u32,
+    }
+}
+
+/// What a mark says of a copy inside the fan device; it is zero again when a pod gets its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FanMark {
     /// The domain, below [`crate::DOMAINS`].
     pub domain: u32,
-    /// Roster places not yet visited, up to [`crate::SLOTS`].
-    pub remaining: u32,
-    /// The next place to visit, below [`crate::SLOTS`].
-    pub slot: u32,
+    /// The datagram's number, of which a mark keeps 24 bits.
+    pub ticket: u32,
 }
 
 const MAGIC: u32 = 0xe << 28;
+const TICKET: u32 = (1 << 24) - 1;
 
 impl FanMark {
-    /// The state as a mark.
+    /// As a mark.
     #[inline(always)]
     pub const fn pack(self) -> u32 {
-        MAGIC | (self.domain & 0xf) << 24 | (self.remaining & 0xfff) << 12 | (self.slot & 0xfff)
+        MAGIC | (self.domain & 0xf) << 24 | (self.ticket & TICKET)
     }
 
-    /// The state in a mark; `None` for a mark that the fan did not set.
+    /// What a mark says; `None` for one that the fan did not set.
     #[inline(always)]
     pub const fn unpack(mark: u32) -> Option<Self> {
         if mark >> 28 != MAGIC >> 28 {
             return None;
         }
-        Some(Self { domain: mark >> 24 & 0xf, remaining: mark >> 12 & 0xfff, slot: mark & 0xfff })
+        Some(Self { domain: mark >> 24 & 0xf, ticket: mark & TICKET })
+    }
+
+    /// The mark of the datagram after `count` others.
+    #[inline(always)]
+    pub const fn new(domain: u32, count: u32) -> Self {
+        Self { domain, ticket: count & TICKET }
+    }
+
+    /// The place of its state in the map `FAN_STATES`.
+    #[inline(always)]
+    pub const fn place(self) -> u32 {
+        self.ticket % FAN_STATES
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DOMAINS, SLOTS};
+    use crate::DOMAINS;
 
     #[test]
-    fn the_largest_state_survives_the_mark() {
-        let state = FanMark { domain: DOMAINS - 1, remaining: SLOTS, slot: SLOTS - 1 };
-        assert_eq!(FanMark::unpack(state.pack()), Some(state));
+    fn the_largest_mark_survives() {
+        let mark = FanMark::new(DOMAINS - 1, u32::MAX);
+        assert_eq!(FanMark::unpack(mark.pack()), Some(mark));
     }
 
     #[test]
-    fn a_foreign_mark_is_no_state() {
+    fn datagrams_that_are_in_the_fan_together_have_places_of_their_own() {
+        let place = |count| FanMark::new(0, count).place();
+        assert_ne!(place(7), place(7 + FAN_STATES - 1));
+        assert_eq!(place(u32::MAX).wrapping_add(1) % FAN_STATES, place(u32::MAX.wrapping_add(1)));
+    }
+
+    #[test]
+    fn a_foreign_mark_is_none_of_ours() {
         assert_eq!(FanMark::unpack(0), None);
         assert_eq!(FanMark::unpack(0x4000), None); // kube-proxy's masquerade mark
     }

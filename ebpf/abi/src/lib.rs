@@ -7,16 +7,20 @@
 mod counter;
 mod event;
 mod fan;
+mod passed;
 mod port;
+mod protocol;
 
-pub use counter::{COUNTERS, DATA, DESCRIPTORS, PROTOCOLS, Protocol, Verdict, counter_index};
+pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
-pub use fan::FanMark;
+pub use fan::{FAN_STATES, FanMark, FanState};
+pub use passed::{Headers, NO_PAYLOAD, Sending, route};
 pub use port::{identity, preferred_port};
+pub use protocol::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol};
 use wire::{circuit::Stream, data::Descriptor};
 
 /// Version of everything in this crate; part of the pin directory's name.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// Broadcast domains on one node.
 pub const DOMAINS: u32 = 16;
 /// Member pods of one domain on one node.
@@ -52,13 +56,15 @@ pub const SEARCHER_AGE_NS: u64 = 30_000_000_000;
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+
+/// An IPv4 address. Zeros stand for none.
+pub type Address = [u8; 4];
+/// No address.
+pub const NO_ADDRESS: Address = [0; 4];
 /// The limited broadcast address.
-pub const LIMITED_BROADCAST: [u8; 4] = [255; 4];
+pub const LIMITED_BROADCAST: Address = [255; 4];
 
-/// Place of `from_pod_gvcp_send` in the map `FROM_POD`, behind those by protocol.
-pub const FROM_POD_GVCP_SEND: u32 = PROTOCOLS - 1;
-
-/// Names under which programs and maps are pinned, one place for both sides.
+/// Names of the programs that are attached, which are those of their pins.
 pub mod names {
     /// tc ingress of an uplink.
     pub const FROM_LAN: &str = "from_lan";
@@ -66,18 +72,6 @@ pub mod names {
     pub const TO_LAN: &str = "to_lan";
     /// tc ingress of a member's host-side veth.
     pub const FROM_POD: &str = "from_pod";
-    /// What `from_pod` goes on with for all protocols that are described by configuration.
-    pub const FROM_POD_DATA: &str = "from_pod_data";
-    /// What `from_pod` goes on with, by protocol; entries of the map `FROM_POD`.
-    pub const FROM_POD_PARTS: [(&str, u32); 5] = [
-        ("from_pod_ca", crate::Protocol::Ca as u32),
-        ("from_pod_pva", crate::Protocol::Pva as u32),
-        ("from_pod_gvcp", crate::Protocol::Gvcp as u32),
-        ("from_pod_gvcp_send", crate::FROM_POD_GVCP_SEND),
-        ("from_pod_gvsp", crate::Protocol::Gvsp as u32),
-    ];
-    /// What `from_lan` goes on with at an external port, by protocol; entries of the map `FROM_LAN`.
-    pub const FROM_LAN_PARTS: [(&str, u32); 1] = [("from_lan_gvcp", crate::Protocol::Gvcp as u32)];
     /// tc ingress of the fan device.
     pub const FAN: &str = "fan";
 }
@@ -145,9 +139,9 @@ plain! {
     /// An interface on the LAN.
     pub struct Uplink {
         /// Its IPv4 address.
-        pub address: [u8; 4],
+        pub address: Address,
         /// The broadcast address of its network.
-        pub broadcast: [u8; 4],
+        pub broadcast: Address,
         /// Its MAC address.
         pub mac: [u8; 6],
         /// The domain whose counters take what belongs to no domain in particular.
@@ -157,9 +151,13 @@ plain! {
     /// A pod in a domain; keyed by the interface index of its host-side veth.
     pub struct Member {
         /// The pod's IPv4 address.
-        pub address: [u8; 4],
+        pub address: Address,
         /// The broadcast address configured in the pod.
-        pub broadcast: [u8; 4],
+        pub broadcast: Address,
+        /// Its address on the LAN; [`NO_ADDRESS`] if it has none of its own.
+        pub lan_address: Address,
+        /// Which member it is of all that ever had this interface index: what was noted for another one is void.
+        pub generation: u32,
         /// Id of the pod's network namespace, as the node's namespace numbers it.
         pub netns: i32,
         /// Hash of the pod's namespace and name: where its search for an external port begins.
@@ -170,6 +168,8 @@ plain! {
         pub domain: u16,
         /// The longest IP packet it takes.
         pub mtu: u32,
+        /// The list of name prefixes that are its own; 0 if all names are.
+        pub prefixes: u32,
     }
 
     /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.
@@ -190,14 +190,14 @@ plain! {
         pub port: u16,
         /// A [`Protocol`].
         pub protocol: u16,
-        /// Directions, from [`relay`].
+        /// Directions, from [`paths`].
         pub flags: u16,
     }
 
     /// A transport address: a pod's, or an external one on an uplink.
     pub struct Endpoint {
         /// IPv4 address.
-        pub address: [u8; 4],
+        pub address: Address,
         /// Port.
         pub port: u16,
         /// [`TCP`] or [`UDP`].
@@ -210,6 +210,8 @@ plain! {
         pub pod: Endpoint,
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
+        /// The member's [`Member::generation`].
+        pub generation: u32,
         /// The domain the port was taken for.
         pub domain: u16,
         /// The [`Protocol`] it was taken for.
@@ -217,7 +219,7 @@ plain! {
         /// Not 0 if the pod asked for this very port, and keeps it whether or not it uses it.
         pub pinned: u8,
         /// The only host that may send there; zeros for any.
-        pub peer: [u8; 4],
+        pub peer: Address,
         /// Flags of what went wrong with a stream, from [`trouble`].
         pub trouble: u32,
     }
@@ -233,7 +235,7 @@ plain! {
     /// A LAN socket that searched, seen from a domain.
     pub struct SearcherKey {
         /// Its address.
-        pub address: [u8; 4],
+        pub address: Address,
         /// Its UDP port.
         pub port: u16,
         /// The domain it searched.
@@ -251,9 +253,9 @@ plain! {
     /// A TCP flow that came in through an external port, as the pod sees it.
     pub struct FlowKey {
         /// The LAN client.
-        pub peer: [u8; 4],
+        pub peer: Address,
         /// The pod.
-        pub pod: [u8; 4],
+        pub pod: Address,
         /// The client's port.
         pub peer_port: u16,
         /// The pod's port.
@@ -264,6 +266,8 @@ plain! {
     pub struct Circuit {
         /// The external endpoint under which its peer knows the pod.
         pub external: Endpoint,
+        /// The [`Member::generation`] of the pod.
+        pub generation: u32,
         /// Not 0 while its server may turn out to be a name server, so that its messages are followed in a [`Followed`].
         pub followed: u32,
     }
@@ -283,9 +287,9 @@ plain! {
     /// A request to read registers of a camera, of which some hold transport addresses.
     pub struct ReadKey {
         /// The camera.
-        pub camera: [u8; 4],
+        pub camera: Address,
         /// The pod.
-        pub pod: [u8; 4],
+        pub pod: Address,
         /// The pod's port.
         pub port: u16,
         /// Its id.
@@ -325,7 +329,7 @@ plain! {
         /// The place in the domain's roster.
         pub slot: u16,
         /// The pod's IPv4 address.
-        pub address: [u8; 4],
+        pub address: Address,
         /// The CNI network's name, padded with zeros.
         pub network: [u8; 64],
         /// The pod's namespace, padded with zeros.
@@ -340,6 +344,22 @@ impl FlowKey {
     #[inline(always)]
     pub const fn between(peer: &Endpoint, pod: &Endpoint) -> Self {
         Self { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port }
+    }
+}
+
+impl Claim {
+    /// Whether both are one member's, for the same endpoint.
+    #[inline(always)]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.pod == other.pod && self.member == other.member && self.generation == other.generation
+    }
+}
+
+impl Circuit {
+    /// Whether both go through the same external port to the same member.
+    #[inline(always)]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.external == other.external && self.generation == other.generation
     }
 }
 
@@ -383,8 +403,8 @@ pub mod lan {
     pub const CAMERAS: u32 = 2;
 }
 
-/// Directions in which datagrams to a relayed port travel; flags of [`Relay`].
-pub mod relay {
+/// Directions in which datagrams to a relayed port travel, and how; flags of [`Relay`].
+pub mod paths {
     /// From the LAN to the pods.
     pub const LAN_TO_PODS: u16 = 1;
     /// From a pod to the LAN.
@@ -393,6 +413,10 @@ pub mod relay {
     pub const POD_TO_PODS: u16 = 4;
     /// Answers come by unicast to the socket that asked.
     pub const ANSWERED: u16 = 8;
+    /// Those who listen there are cameras. Each is found by its own address, so that what is sent to one host is for that one
+    /// alone; and may be configured for another network, so that a pod's broadcast leaves as 255.255.255.255, and who
+    /// searches may be a host of another network.
+    pub const CAMERAS: u16 = 16;
     /// Everywhere, without answers: announcements.
     pub const ANNOUNCE: u16 = LAN_TO_PODS | POD_TO_LAN | POD_TO_PODS;
     /// Everywhere, with answers: searches.
@@ -401,7 +425,7 @@ pub mod relay {
 
 /// Key of a network that is LAN for a domain, and the number of its significant bits: the domain's and the prefix's.
 #[inline(always)]
-pub const fn network(domain: u16, address: [u8; 4], prefix: u8) -> (u32, [u8; 6]) {
+pub const fn network(domain: u16, address: Address, prefix: u8) -> (u32, [u8; 6]) {
     let [high, low] = domain.to_be_bytes();
     let [a, b, c, d] = address;
     (16 + prefix as u32, [high, low, a, b, c, d])

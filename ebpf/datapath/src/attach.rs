@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use crate::{
     Error, Result,
     link::{self, Filter, Link},
-    state::{LINKS, PROGRAMS, pin_directory},
+    pinned::{LINKS, PROGRAMS, pin_directory},
 };
 
 /// Priority of our classic filters: the first.

@@ -54,14 +54,6 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
-    /// What a pod's annotation asks for makes no sense, or is not the domain's to give.
-    #[error("{0}")]
-    Refused(String),
-    /// A domain without an uplink cannot give external ports.
-    #[error(
-        "the domain `{0}` has no uplink now, whose ports the pod's annotation asks for; see iocast-node doctor"
-    )]
-    NoUplink(String),
     /// No domain of this name is configured.
     #[error("the domain `{name}` is not configured on this node (configured: {known})")]
     NoSuchDomain {

@@ -17,7 +17,8 @@ use nix::{
 
 use crate::{
     Error, Result,
-    state::{MAPS, array, pin_directory, typed, wrote},
+    maps::{array, typed, wrote},
+    pinned::{MAPS, pin_directory},
 };
 
 /// The ring, while we are the one who reads it.

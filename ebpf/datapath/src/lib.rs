@@ -1,6 +1,7 @@
 //! The datapath from user space: build, load, pin, attach, typed maps, and the network devices they need.
 //!
-//! Mechanism only: annotations, configuration files and Kubernetes are the business of `plugin` and `installer`.
+//! Mechanism only: who may be a member is for `membership` to say, and annotations, configuration files and Kubernetes are
+//! the business of `plugin` and `installer`.
 
 mod attach;
 mod error;
@@ -8,9 +9,10 @@ mod events;
 pub mod firewall;
 pub mod link;
 mod load;
+mod maps;
 pub mod member;
 mod netlink;
-pub mod pins;
+mod pinned;
 mod pod;
 mod state;
 mod unload;
@@ -19,8 +21,9 @@ pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
 pub use error::Error;
 pub use events::{Events, kernel_clock};
 pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
+pub use pinned::{BPFFS, pin_directory};
 pub use pod::Pod;
-pub use state::{Counter, External, Lock, State, pin_directory};
+pub use state::{Counter, External, Lock, State};
 pub use unload::unload;
 
 /// This crate's results.

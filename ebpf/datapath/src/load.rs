@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use abi::{Config, names};
+use abi::{Config, DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, names};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
@@ -13,7 +13,7 @@ use nix::sys::statfs::{FsType, statfs};
 
 use crate::{
     Error, Result, State, link,
-    state::{MAPS, PROGRAMS, pin_directory},
+    pinned::{LINKS, MAPS, PROGRAMS, pin_directory},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"));
@@ -47,8 +47,8 @@ pub fn load(bpffs: &Path) -> Result<State> {
         .load(OBJECT)
         .map_err(|error| fault("cannot create the maps", &error))?;
     let entered = [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN];
-    let called = names::FROM_POD_PARTS.iter().chain(&names::FROM_LAN_PARTS).map(|(name, _)| *name);
-    for name in called.chain([names::FROM_POD_DATA]).chain(entered) {
+    let called = PARSED.iter().flat_map(|parsed| parsed.from_pod.iter().chain(parsed.from_lan)).copied();
+    for name in called.chain([FROM_POD_DESCRIBED]).chain(entered) {
         let what = format!("cannot load the program {name}");
         let program = object
             .program_mut(name)
@@ -57,11 +57,23 @@ pub fn load(bpffs: &Path) -> Result<State> {
         program.load().map_err(|error| fault(&what, &error))?;
         pin_program(&directory, name, program)?;
     }
-    let described = (abi::DATA..abi::DATA + abi::DESCRIPTORS).map(|place| (names::FROM_POD_DATA, place));
-    let parts: Vec<_> = names::FROM_POD_PARTS.into_iter().chain(described).collect();
+    let parts: Vec<_> = places(|parsed| parsed.from_pod).chain(described()).collect();
     fill_program_array(&mut object, "FROM_POD", &parts)?;
-    fill_program_array(&mut object, "FROM_LAN", &names::FROM_LAN_PARTS)?;
+    fill_program_array(&mut object, "FROM_LAN", &places(|parsed| parsed.from_lan).collect::<Vec<_>>())?;
     State::open(bpffs)
+}
+
+/// Programs and their places in a program array: the first of each protocol at its number, the one that this goes on with
+/// [`PROTOCOLS`] places on.
+fn places(programs: fn(&Parsed) -> &'static [&'static str]) -> impl Iterator<Item = (&'static str, u32)> {
+    PARSED.iter().flat_map(move |parsed| {
+        let number = parsed.protocol as u32;
+        programs(parsed).iter().zip(0..).map(move |(name, step)| (*name, number + step * PROTOCOLS))
+    })
+}
+
+fn described() -> impl Iterator<Item = (&'static str, u32)> {
+    (DESCRIBED..DESCRIBED + DESCRIPTORS).map(|place| (FROM_POD_DESCRIBED, place))
 }
 
 /// Pins `program` in place of the one that an earlier load pinned.
@@ -94,7 +106,7 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
     check_bpffs(bpffs)?;
     check_kernel()?;
     let directory = pin_directory(bpffs);
-    for part in [MAPS, PROGRAMS, crate::state::LINKS] {
+    for part in [MAPS, PROGRAMS, LINKS] {
         let path = directory.join(part);
         fs::create_dir_all(&path)
             .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;

@@ -10,7 +10,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{Error, Hook, Result, detach, link, load::FAN, state::pin_directory};
+use crate::{Error, Hook, Result, detach, link, load::FAN, pinned::pin_directory};
 
 /// Takes down what is pinned under `bpffs`, as far as that goes; that nothing is there is no error. Returns what could not
 /// be done; after that it can be called again.

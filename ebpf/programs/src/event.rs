@@ -36,9 +36,9 @@ struct Record<const N: usize> {
     payload: [MaybeUninit<u8>; N],
 }
 
-/// Tells who watches about `packet`, whose destination is its own or that of the pod it goes on to.
+/// Emits `packet` as an event if somebody watches. Its destination is its own or that of the pod it goes on to.
 #[inline(always)]
-pub fn tell(packet: &Packet, seen: &Seen) {
+pub fn emit(packet: &Packet, seen: &Seen) {
     let Some(snoop) = SNOOP.get(0) else { return };
     if snoop.until == 0 || (matches!(seen.point, Point::ToPod) && snoop.deliveries == 0) {
         return;
@@ -62,9 +62,9 @@ pub fn tell(packet: &Packet, seen: &Seen) {
     if length <= SHORT as u32 { write::<SHORT>(packet.skb, event) } else { write::<LONG>(packet.skb, event) }
 }
 
-/// Tells who watches about a unicast datagram of a member that is left alone, if it looks like an answer.
+/// Emits a unicast datagram of a member that is left alone, if it looks like an answer.
 #[inline(always)]
-pub fn tell_direct(skb: Skb, member: &Member) {
+pub fn emit_direct(skb: Skb, member: &Member) {
     if SNOOP.get(0).is_none_or(|snoop| snoop.until == 0) {
         return;
     }
@@ -85,7 +85,7 @@ pub fn tell_direct(skb: Skb, member: &Member) {
         protocol: protocol as u16,
         verdict: Verdict::Direct,
     };
-    tell(&packet, &seen);
+    emit(&packet, &seen);
 }
 
 /// Puts the event and up to `N` bytes of the payload, a power of two, into the ring.

@@ -3,59 +3,40 @@
 //! A loop of clones to N interfaces would put N packets into this CPU's backlog, which holds 1000. Instead one copy
 //! circulates through the fan device: each run queues one copy of itself for the places that are left and then becomes
 //! the present member's own, entering the pod past the backlog. The queue is as long as datagrams are in flight,
-//! however many pods there are. State travels in the mark ([`FanMark`]); members without a socket on the port are
-//! passed over; the start is random, so that overload is shared fairly.
+//! however many pods there are. The mark leads to the state of a datagram ([`FanMark`], [`FanState`]), of which there is
+//! one copy in the queue at a time; members without a socket on the port are passed over.
 
 use core::ffi::c_void;
 
-use abi::{Endpoint, FanMark, Member, Point, Protocol, RelayKey, Verdict, roster_index};
+use abi::{Endpoint, FanMark, FanState, Member, Point, Protocol, RelayKey, Verdict, roster_index};
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 
 use crate::{
     count::count,
-    event::{Seen, tell},
-    maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH},
-    packet::{BROADCAST_MAC, Packet},
-    payload::{self, Content},
-    skb::{DROP, Skb, random_below},
+    event::{Seen, emit},
+    maps::{CONFIG, FAN_STATES, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH, lookup},
+    packet::Packet,
+    skb::{DROP, Skb},
 };
-
-/// Gives the fan a copy of `packet` for all members of `domain` but the one that sent it, with `port` as the
-/// destination port; the packet itself stays as it is.
-#[inline(always)]
-pub fn hand_over(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
-    let (Some(config), Some(length)) = (CONFIG.get(0), ROSTER_LENGTH.get(domain as u32)) else {
-        return Verdict::Relayed;
-    };
-    let length = *length;
-    if length == 0 {
-        return Verdict::Relayed;
-    }
-    let (mark, mac, destination) = (packet.skb.mark(), packet.mac_destination(), packet.destination);
-    payload::set_unicast(packet, content, false);
-    packet.set_destination(Endpoint { port, ..destination });
-    packet.set_mac_destination(BROADCAST_MAC); // or the fan device would take it for another host's
-    let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
-    packet.skb.set_mark(state.pack());
-    let queued = packet.skb.clone_in(config.fan);
-    packet.skb.set_mark(mark);
-    packet.set_mac_destination(mac);
-    packet.set_destination(destination);
-    payload::set_unicast(packet, content, true);
-    if queued { Verdict::Relayed } else { Verdict::Overrun }
-}
 
 /// One run of the fan: deliver to the next member that listens.
 #[inline(always)]
 pub fn run(skb: Skb) -> i32 {
-    let Some(state) = FanMark::unpack(skb.mark()) else { return DROP };
+    let Some(mark) = FanMark::unpack(skb.mark()) else { return DROP };
     let (Some(config), Some(mut packet)) = (CONFIG.get(0), Packet::parse(skb)) else { return DROP };
-    let Some(&length) = ROSTER_LENGTH.get(state.domain) else { return DROP };
+    let Some(&length) = ROSTER_LENGTH.get(mark.domain) else { return DROP };
+    let protocol = protocol(mark.domain, packet.destination.port);
+    let Some(state) = state(mark) else {
+        count(mark.domain as u16, protocol, Verdict::Overrun);
+        return DROP;
+    };
     let mut visit = Visit {
         skb: skb.raw(),
         source: packet.source,
         destination: packet.destination,
-        state,
+        domain: mark.domain,
+        remaining: state.remaining,
+        slot: state.slot,
         length,
         found: 0,
     };
@@ -65,11 +46,22 @@ pub fn run(skb: Skb) -> i32 {
         bpf_loop(state.remaining, find_listener as *mut c_void, pointer.cast(), 0);
         pointer.read()
     };
-    // SAFETY: copied at once.
-    match unsafe { MEMBERS.get(visit.found) }.copied() {
-        Some(member) => deliver(&mut packet, &member, visit.found, visit.state, config.fan),
-        None => DROP,
+    let Some(member) = lookup(&MEMBERS, visit.found) else { return DROP };
+    if visit.remaining > 0 {
+        (state.remaining, state.slot) = (visit.remaining, visit.slot);
+        if !packet.skb.clone_in(config.fan) {
+            count(member.domain, protocol, Verdict::Overrun);
+        }
     }
+    deliver(&mut packet, &member, visit.found, protocol)
+}
+
+/// The state of the datagram at hand, unless its place was given to a later one: more were in the fan than there are places.
+#[inline(always)]
+fn state(mark: FanMark) -> Option<&'static mut FanState> {
+    // SAFETY: the entry of an array stays; a datagram's is changed by the only copy of it that is in the queue.
+    let state = unsafe { &mut *FAN_STATES.get_ptr_mut(mark.place())? };
+    (state.ticket == mark.ticket).then_some(state)
 }
 
 /// A visit of the roster, passed through `bpf_loop`.
@@ -77,7 +69,10 @@ struct Visit {
     skb: *mut __sk_buff,
     source: Endpoint,
     destination: Endpoint,
-    state: FanMark,
+    domain: u32,
+    /// Places not yet visited, and the next of them.
+    remaining: u32,
+    slot: u32,
     length: u32,
     /// Interface index of the host-side veth of a member that listens; 0 while there is none.
     found: u32,
@@ -87,10 +82,10 @@ struct Visit {
 extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
     // SAFETY: `visit` is the state passed to bpf_loop, alive during the loop.
     let visit = unsafe { &mut *visit };
-    let slot = if visit.state.slot < visit.length { visit.state.slot } else { 0 };
-    visit.state.remaining -= 1;
-    visit.state.slot = slot + 1;
-    let interface = ROSTER.get(roster_index(visit.state.domain, slot)).copied().unwrap_or(0);
+    let slot = if visit.slot < visit.length { visit.slot } else { 0 };
+    visit.remaining -= 1;
+    visit.slot = slot + 1;
+    let interface = ROSTER.get(roster_index(visit.domain, slot)).copied().unwrap_or(0);
     if interface != 0 && listens(visit, interface) {
         visit.found = interface;
         return 1;
@@ -101,23 +96,15 @@ extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
 /// Whether the member behind `interface` did not send the datagram and has a socket for it.
 #[inline(always)]
 fn listens(visit: &Visit, interface: u32) -> bool {
-    // SAFETY: copied at once.
-    let Some(member) = (unsafe { MEMBERS.get(interface) }).copied() else { return false };
+    let Some(member) = lookup(&MEMBERS, interface) else { return false };
     let destination = Endpoint { address: member.broadcast, ..visit.destination };
     member.address != visit.source.address
         && Skb::from_raw(visit.skb).socket(&visit.source, &destination, member.netns)
 }
 
-/// Queues a copy for the places left, then turns the packet into the member's own.
+/// Turns the packet into the member's own.
 #[inline(always)]
-fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark, fan: u32) -> i32 {
-    let protocol = protocol(member.domain, packet.destination.port);
-    if state.remaining > 0 {
-        packet.skb.set_mark(state.pack());
-        if !packet.skb.clone_in(fan) {
-            count(member.domain, protocol, Verdict::Overrun);
-        }
-    }
+fn deliver(packet: &mut Packet, member: &Member, interface: u32, protocol: u16) -> i32 {
     packet.skb.set_mark(0);
     // Only this form reaches every kind of server in the pod: one bound to the pod's broadcast address does not hear
     // 255.255.255.255, and one of several on a port does not hear unicast.
@@ -125,13 +112,13 @@ fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark,
     let (source, domain, verdict) = (packet.source, member.domain, Verdict::Delivered);
     count(domain, protocol, verdict);
     let seen = Seen { point: Point::ToPod, member: interface, source, domain, protocol, verdict };
-    tell(packet, &seen);
+    emit(packet, &seen);
     packet.skb.redirect_to_peer(interface)
 }
 
+/// The protocol of what comes to `port` of the domain's pods.
 #[inline(always)]
-fn protocol(domain: u16, port: u16) -> u16 {
-    let key = RelayKey { scope: domain as u32, port, reserved: 0 };
-    // SAFETY: read at once; the worst a concurrent change of configuration does is count under another protocol.
-    unsafe { POD_RELAYS.get(key) }.map_or(Protocol::Other as u16, |relay| relay.protocol)
+fn protocol(domain: u32, port: u16) -> u16 {
+    let key = RelayKey { scope: domain, port, reserved: 0 };
+    lookup(&POD_RELAYS, key).map_or(Protocol::Other as u16, |relay| relay.protocol)
 }

@@ -4,36 +4,28 @@
 //! A packet to an external port becomes one to the pod it stands for, and goes on through the node's stack, where
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
-use abi::{
-    Circuit, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Point, Protocol, Relay, RelayKey, Searcher,
-    SearcherKey, Uplink, Verdict, lan, relay, trouble,
-};
+use abi::{Circuit, Claim, Endpoint, FlowKey, Headers, Point, Relay, RelayKey, Uplink, Verdict, lan, paths};
 use aya_ebpf::programs::TcContext;
-use wire::{Direction, gvcp};
+use wire::Direction;
 
 use crate::{
+    copies,
     count::{count, count_other},
-    event::{Seen, tell},
-    fan,
-    from_pod::on_lan,
+    event::{Seen, emit},
+    format::{self, Content},
     limit,
-    maps::{EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, MEMBERS, POD_RELAYS, SEARCHERS, UPLINKS},
-    packet::{IP, Packet},
-    payload::{self, Content},
-    ports,
-    skb::{NEXT, Skb, now},
+    maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
+    packet::Packet,
+    peers, ports,
+    skb::{NEXT, Skb},
 };
-
-const GVCP: u8 = Protocol::Gvcp as u8;
-const GVSP: u8 = Protocol::Gvsp as u8;
 
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
-    // SAFETY: copied at once.
-    let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
+    let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let to = packet.destination;
     let may_be_external = to.address == uplink.address && may_be_external(to.port);
     let done = may_be_external && to_external_port(context, &mut packet)
@@ -49,11 +41,12 @@ pub fn run(context: &TcContext) -> i32 {
 /// A datagram of another host, to a port that may be relayed; false if it is not ours.
 #[inline(always)]
 fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32) -> bool {
-    let broadcast = is_broadcast(packet.destination.address, uplink);
+    let broadcast = peers::is_broadcast_of_lan(packet.destination.address, uplink);
     let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
-    // SAFETY: copied at once.
-    match unsafe { LAN_RELAYS.get(key) }.copied() {
-        Some(relay) if relay.flags & relay::LAN_TO_PODS != 0 => relayed(packet, uplink, &relay, broadcast),
+    match lookup(&LAN_RELAYS, key) {
+        Some(relay) if relay.flags & paths::LAN_TO_PODS != 0 => {
+            relay_to_pods(packet, uplink, &relay, broadcast)
+        }
         _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
         _ => return false,
     }
@@ -66,29 +59,23 @@ fn may_be_external(port: u16) -> bool {
     EXTERNAL_PORTS.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
-/// Whether `address` means every host on the uplink's network.
-#[inline(always)]
-pub fn is_broadcast(address: [u8; 4], uplink: &Uplink) -> bool {
-    address == LIMITED_BROADCAST || address == uplink.broadcast
-}
-
 /// A datagram to a relayed port: to all members that listen.
 #[inline(always)]
-fn relayed(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
+fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
+    let Relay { domain, protocol, flags, port } = *relay;
     let verdict = match content(packet, uplink, relay, broadcast) {
-        Ok(_) if !limit::admits_host(relay.domain, packet.source.address) => Verdict::Limited,
+        Ok(_) if !limit::admits_host(domain, packet.source.address) => Verdict::Limited,
         Ok(content) => {
-            if content.is_search() && relay.flags & relay::ANSWERED != 0 {
-                learn_searcher(content.reply_to(packet.source), relay.domain, relay.protocol);
+            if content.is_search() && flags & paths::ANSWERED != 0 {
+                peers::learn_searcher(content.reply_to(packet.source), domain, protocol);
             }
-            fan::hand_over(packet, &content, relay.domain, relay.port)
+            copies::enqueue(packet, &content, domain, port)
         }
         Err(fault) => fault,
     };
-    let Relay { domain, protocol, .. } = *relay;
     count(domain, protocol, verdict);
     let seen = Seen { point: Point::FromLan, member: 0, source: packet.source, domain, protocol, verdict };
-    tell(packet, &seen);
+    emit(packet, &seen);
 }
 
 /// What a datagram to a relayed port holds, or why it is not relayed.
@@ -97,24 +84,17 @@ fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> 
     if !broadcast && packet.destination.address != uplink.address {
         return Err(Verdict::Elsewhere);
     }
-    let content = payload::inspect(packet, relay.protocol, Direction::Announce)?;
+    let content = format::inspect(packet, relay.protocol, Direction::Announce)?;
+    let cameras = relay.flags & paths::CAMERAS != 0;
     // A camera's commands are for the one that has the port, and that is no external one.
-    if content.is_directed() || relay.protocol == Protocol::Gvcp as u16 && !broadcast {
+    if content.is_directed() || cameras && !broadcast {
         return Err(Verdict::Unowned);
     }
-    let camera = relay.protocol == Protocol::Gvcp as u16; // a camera's own network may be another one
     let reply_to = content.reply_to(packet.source).address;
-    if content.is_search() && !camera && on_lan(reply_to, relay.domain) & lan::HOSTS == 0 {
+    if content.is_search() && !cameras && peers::on_lan(reply_to, relay.domain) & lan::HOSTS == 0 {
         return Err(Verdict::OffLan);
     }
     Ok(content)
-}
-
-/// Remembers where a search is to be answered to, so that such answers are translated.
-#[inline(always)]
-pub fn learn_searcher(Endpoint { address, port, .. }: Endpoint, domain: u16, protocol: u16) {
-    let key = SearcherKey { address, port, domain };
-    let _ = SEARCHERS.insert(key, Searcher { seen: now(), protocol: protocol as u64 }, 0);
 }
 
 /// A packet to an external port: translates it to the pod it stands for; false if it stands for none.
@@ -124,77 +104,52 @@ pub fn learn_searcher(Endpoint { address, port, .. }: Endpoint, domain: u16, pro
 #[inline(always)]
 fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     let external = packet.destination;
-    // SAFETY: copied at once.
-    let Some(claim) = (unsafe { EXTERNALS.get(external) }).copied().filter(ports::is_current) else {
-        return false;
-    };
-    let domain = claim.domain;
-    if packet.is_udp() && matches!(claim.protocol, GVCP | GVSP) {
-        // What a camera sends from its port for commands is an answer, also to a socket that streams, too.
-        if claim.protocol == GVSP && packet.source.address == claim.peer && packet.source.port != gvcp::PORT {
-            stream(packet, &claim);
-        } else {
-            // SAFETY: comes back only if there is no such program.
-            let _ = unsafe { FROM_LAN.tail_call(context, Protocol::Gvcp as u32) };
-        }
-        return true;
+    let Some(claim) = lookup(&EXTERNALS, external).filter(ports::is_current) else { return false };
+    let udp = packet.is_udp();
+    if udp {
+        go_on(context, packet.headers(), claim.protocol);
     }
-    let ours =
-        if packet.is_udp() { is_message(packet, &claim) } else { is_circuit(packet, &claim.pod, &external) };
+    let ours = if udp { is_message(packet, &claim) } else { is_circuit(packet, &claim, &external) };
     if ours {
         packet.set_destination(claim.pod);
     }
+    let Claim { domain, member, .. } = claim;
     let verdict = if ours { Verdict::TranslatedIn } else { Verdict::Unrelated };
     count_other(domain, verdict);
-    if packet.is_udp() {
+    if udp {
         let (source, protocol) = (packet.source, claim.protocol as u16);
-        let seen = Seen { point: Point::ToExternal, member: claim.member, source, domain, protocol, verdict };
-        tell(packet, &seen);
+        emit(packet, &Seen { point: Point::ToExternal, member, source, domain, protocol, verdict });
     }
     true
 }
 
-/// A packet of a camera's stream. That the pod cannot take it as it is, is noted for people to see: it would be lost silently.
+/// Goes on with the program of the protocol that an external port was taken for; comes back if there is none.
 #[inline(always)]
-fn stream(packet: &mut Packet, claim: &Claim) {
-    // SAFETY: copied at once.
-    let mtu = unsafe { MEMBERS.get(claim.member) }.map_or(u32::MAX, |member| member.mtu);
-    let (verdict, found) = if packet.fragment {
-        (Verdict::Fragment, trouble::FRAGMENTS)
-    } else if packet.skb.length() - IP > mtu {
-        (Verdict::TooBig, trouble::TOO_BIG)
-    } else {
-        (Verdict::TranslatedIn, 0)
-    };
-    if found != 0
-        && let Some(claim) = EXTERNALS.get_ptr_mut(packet.destination)
-    {
-        // SAFETY: the memory stays a claim; if the entry is removed meanwhile, the write is lost with it.
-        unsafe { (*claim).trouble |= found };
+fn go_on(context: &TcContext, headers: Headers, protocol: u8) {
+    if let Some(place) = ARRIVING.get_ptr_mut(0) {
+        // SAFETY: this processor's own entry, which only the program that is called next reads.
+        unsafe { place.write(headers) };
     }
-    if verdict != Verdict::Fragment {
-        packet.set_destination(claim.pod);
-    }
-    count(claim.domain, Protocol::Gvsp as u16, verdict);
+    // SAFETY: comes back only if there is no such program.
+    let _ = unsafe { FROM_LAN.tail_call(context, protocol as u32) };
 }
 
 /// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.
 #[inline(always)]
 fn is_message(packet: &Packet, claim: &Claim) -> bool {
     let protocol = claim.protocol as u16;
-    let Ok(content) = payload::inspect(packet, protocol, Direction::Announce) else {
-        return payload::inspect(packet, protocol, Direction::Answer).is_ok();
+    let Ok(content) = format::inspect(packet, protocol, Direction::Announce) else {
+        return format::inspect(packet, protocol, Direction::Answer).is_ok();
     };
     let reply_to = content.reply_to(packet.source);
-    if content.is_search() && on_lan(reply_to.address, claim.domain) & lan::HOSTS == 0 {
+    if content.is_search() && peers::on_lan(reply_to.address, claim.domain) & lan::HOSTS == 0 {
         return false; // as in `content`
     }
     let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
-    // SAFETY: copied at once.
-    if let Some(relay) = unsafe { POD_RELAYS.get(key) }.copied()
+    if let Some(relay) = lookup(&POD_RELAYS, key)
         && content.is_search()
     {
-        learn_searcher(reply_to, relay.domain, relay.protocol);
+        peers::learn_searcher(reply_to, relay.domain, relay.protocol);
     }
     true
 }
@@ -203,11 +158,11 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
 /// answers are translated back at the uplink; flows to the pod's own address are not, and stay as they are. Looking one
 /// up keeps it from being forgotten.
 #[inline(always)]
-fn is_circuit(packet: &Packet, pod: &Endpoint, external: &Endpoint) -> bool {
-    let key = FlowKey::between(&packet.source, pod);
-    // SAFETY: compared at once.
-    if unsafe { FLOWS.get(key) }.is_some_and(|circuit| circuit.external == *external) {
+fn is_circuit(packet: &Packet, claim: &Claim, external: &Endpoint) -> bool {
+    let key = FlowKey::between(&packet.source, &claim.pod);
+    let circuit = Circuit { external: *external, generation: claim.generation, followed: 1 };
+    if lookup(&FLOWS, key).is_some_and(|known| known.is_same(&circuit)) {
         return true;
     }
-    packet.opens_circuit() && FLOWS.insert(key, Circuit { external: *external, followed: 1 }, 0).is_ok()
+    packet.opens_circuit() && FLOWS.insert(key, circuit, 0).is_ok()
 }

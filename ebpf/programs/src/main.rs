@@ -3,20 +3,24 @@
 //! Every program returns [`skb::NEXT`] for what is not ours, so that other programs on the hook still run.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod camera;
 mod circuit;
+mod copies;
 mod count;
-mod data;
 mod event;
 mod fan;
+mod format;
 mod from_lan;
 mod from_pod;
-mod gvcp;
 mod limit;
 mod maps;
+mod outgoing;
 mod packet;
-mod payload;
+mod peers;
 mod ports;
+mod registers;
 mod skb;
 mod to_lan;
 
@@ -29,52 +33,16 @@ pub fn from_pod(context: TcContext) -> i32 {
     from_pod::run(&context)
 }
 
-/// `from_pod` for a datagram of Channel Access.
+/// What `from_pod` goes on with for a datagram of a protocol that is described by configuration.
 #[classifier]
-pub fn from_pod_ca(context: TcContext) -> i32 {
-    from_pod::relay::<payload::Ca>(Skb::new(&context))
-}
-
-/// `from_pod` for a datagram of PV Access.
-#[classifier]
-pub fn from_pod_pva(context: TcContext) -> i32 {
-    from_pod::relay::<payload::Pva>(Skb::new(&context))
-}
-
-/// `from_pod` for a message of GigE Vision.
-#[classifier]
-pub fn from_pod_gvcp(context: TcContext) -> i32 {
-    gvcp::from_pod(&context)
-}
-
-/// `from_pod` for a datagram of a protocol that is described by configuration.
-#[classifier]
-pub fn from_pod_data(context: TcContext) -> i32 {
-    from_pod::relay::<data::Data>(Skb::new(&context))
-}
-
-/// What `from_pod_gvcp` goes on with.
-#[classifier]
-pub fn from_pod_gvcp_send(context: TcContext) -> i32 {
-    from_pod::relay::<gvcp::Gvcp>(Skb::new(&context))
-}
-
-/// `from_pod` for a packet of a GigE Vision stream.
-#[classifier]
-pub fn from_pod_gvsp(context: TcContext) -> i32 {
-    from_pod::relay::<gvcp::Gvsp>(Skb::new(&context))
+pub fn from_pod_described(context: TcContext) -> i32 {
+    from_pod::process::<format::Described>(&context)
 }
 
 /// tc ingress of an uplink.
 #[classifier]
 pub fn from_lan(context: TcContext) -> i32 {
     from_lan::run(&context)
-}
-
-/// `from_lan` for a message of GigE Vision at an external port.
-#[classifier]
-pub fn from_lan_gvcp(context: TcContext) -> i32 {
-    gvcp::at_external_port(Skb::new(&context))
 }
 
 /// tc egress of an uplink.
@@ -88,6 +56,27 @@ pub fn to_lan(context: TcContext) -> i32 {
 pub fn fan(context: TcContext) -> i32 {
     fan::run(Skb::new(&context))
 }
+
+macro_rules! programs {
+    ($($(#[$doc:meta])* $format:ident = $number:literal, $name:literal, $ports:expr,
+        from_pod: [$($from_pod:ident: $run_from_pod:path),*], from_lan: [$($from_lan:ident: $run_from_lan:path),*];)*) => {
+        $($(
+            #[doc = concat!("What `from_pod` goes on with for ", $name, ".")]
+            #[classifier]
+            pub fn $from_pod(context: TcContext) -> i32 {
+                $run_from_pod(&context)
+            }
+        )*
+        $(
+            #[doc = concat!("What `from_lan` goes on with for ", $name, " at an external port.")]
+            #[classifier]
+            pub fn $from_lan(context: TcContext) -> i32 {
+                $run_from_lan(&context)
+            }
+        )*)*
+    };
+}
+abi::protocols!(programs);
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -4,7 +4,7 @@
 //! somebody else's. Checksums are corrected whether or not the interface computes them, since a packet between
 //! namespaces carries an unfinished one (`CHECKSUM_PARTIAL`) and the helpers know how to treat it.
 
-use abi::{Endpoint, TCP, UDP};
+use abi::{Endpoint, Headers, NO_PAYLOAD, TCP, UDP};
 
 use crate::skb::Skb;
 
@@ -32,6 +32,9 @@ pub const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 /// "More fragments" and the fragment offset.
 const FRAGMENT: u16 = 0x3fff;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Destination and source MAC address, as they stand. Words, because of bytes the compiler keeps each by itself.
+pub type Macs = [u32; 3];
 
 /// The headers of a packet, as they are in it now.
 pub struct Packet {
@@ -87,6 +90,31 @@ impl Packet {
         })
     }
 
+    /// The packet whose headers another program has read already.
+    #[inline(always)]
+    pub fn with(skb: Skb, headers: &Headers) -> Self {
+        Self {
+            skb,
+            source: headers.source,
+            destination: headers.destination,
+            fragment: headers.fragment != 0,
+            payload: (headers.payload != NO_PAYLOAD).then_some(headers.payload),
+            checksummed: headers.checksummed != 0,
+        }
+    }
+
+    /// Its headers, for another program.
+    #[inline(always)]
+    pub fn headers(&self) -> Headers {
+        Headers {
+            source: self.source,
+            destination: self.destination,
+            payload: self.payload.unwrap_or(NO_PAYLOAD),
+            fragment: self.fragment as u16,
+            checksummed: self.checksummed as u16,
+        }
+    }
+
     /// Whether it is UDP; TCP otherwise.
     #[inline(always)]
     pub fn is_udp(&self) -> bool {
@@ -125,16 +153,16 @@ impl Packet {
         self.destination = destination;
     }
 
-    /// The destination MAC address.
+    /// The MAC addresses.
     #[inline(always)]
-    pub fn mac_destination(&self) -> [u8; 6] {
-        self.skb.load(MAC_DESTINATION).unwrap_or_default()
+    pub fn macs(&self) -> Macs {
+        self.skb.load_words(MAC_DESTINATION).unwrap_or_default()
     }
 
-    /// The source MAC address.
+    /// Makes `macs` the MAC addresses.
     #[inline(always)]
-    pub fn mac_source(&self) -> [u8; 6] {
-        self.skb.load(MAC_SOURCE).unwrap_or_default()
+    pub fn set_macs(&self, macs: Macs) {
+        self.skb.store_words(MAC_DESTINATION, macs);
     }
 
     /// Makes `mac` the destination MAC address.

@@ -8,14 +8,14 @@
 
 use core::ffi::c_void;
 
-use abi::{Claim, Domain, Endpoint, Member, Protocol, preferred_port};
+use abi::{Address, Claim, Domain, Endpoint, Member, NO_ADDRESS, preferred_port};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::bpf_loop,
 };
 
 use crate::{
-    maps::{EXTERNALS, INTERNALS, MEMBERS, TAKEN},
+    maps::{EXTERNALS, INTERNALS, MEMBERS, PORT_COUNTS, lookup},
     skb::{OWN_NETNS, Skb},
 };
 
@@ -26,7 +26,7 @@ const ANYONE: Endpoint = Endpoint { address: [0; 4], port: 0, protocol: 0 };
 struct Search {
     skb: *mut __sk_buff,
     claim: Claim,
-    uplink: [u8; 4],
+    uplink: Address,
     first: u32,
     count: u32,
     start: u32,
@@ -35,41 +35,54 @@ struct Search {
     full: u32,
 }
 
-/// The external endpoint on `uplink` that stands for `pod`, an endpoint of `member`; `None` if none is left.
-#[inline(always)]
-pub fn external(
-    skb: Skb,
-    (member, interface): (&Member, u32),
-    domain: &Domain,
-    uplink: [u8; 4],
-    (pod, protocol, peer): (Endpoint, u16, [u8; 4]),
-) -> Option<Endpoint> {
-    if let Some(known) = known(domain, uplink, pod, interface) {
-        if protocol == Protocol::Gvsp as u16 {
-            make_stream(known, peer);
-        }
-        return Some(known);
-    }
-    let first = domain.first_port as u32;
-    let count = (domain.last_port as u32).checked_sub(first)? + 1;
-    let mut search = Search {
-        skb: skb.raw(),
-        claim: Claim {
+/// Who takes an external port, and where.
+pub struct Holder<'a> {
+    /// The member.
+    pub member: &'a Member,
+    /// Interface index of its host-side veth.
+    pub interface: u32,
+    /// Its domain.
+    pub domain: &'a Domain,
+    /// The uplink's address.
+    pub uplink: Address,
+}
+
+impl Holder<'_> {
+    /// A claim to stand for `pod`, for datagrams of `protocol` from anybody.
+    #[inline(always)]
+    fn claim(&self, pod: Endpoint, protocol: u16) -> Claim {
+        Claim {
             pod,
-            member: interface,
-            domain: member.domain,
+            member: self.interface,
+            generation: self.member.generation,
+            domain: self.member.domain,
             protocol: protocol as u8,
             pinned: 0,
-            peer,
+            peer: NO_ADDRESS,
             trouble: 0,
-        },
-        uplink,
+        }
+    }
+}
+
+/// The external endpoint on the uplink that stands for `pod`, an endpoint of the holder, and takes datagrams of `protocol`;
+/// `None` if none is left.
+#[inline(always)]
+pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Option<Endpoint> {
+    let first = holder.domain.first_port as u32;
+    let count = (holder.domain.last_port as u32).checked_sub(first)? + 1;
+    let mut search = Search {
+        skb: skb.raw(),
+        claim: holder.claim(pod, protocol),
+        uplink: holder.uplink,
         first,
         count,
-        start: preferred_port(member.identity, pod.port, count),
+        start: preferred_port(holder.member.identity, pod.port, count),
         found: 0,
-        full: (taken(interface) >= domain.ports_per_pod) as u32,
+        full: (port_count(holder.interface) >= holder.domain.ports_per_pod) as u32,
     };
+    if let Some(known) = known(holder, &search.claim) {
+        return Some(known);
+    }
     let pointer = &raw mut search;
     // SAFETY: the callbacks have the type bpf_loop calls, and the state outlives both loops.
     let found = unsafe {
@@ -84,54 +97,47 @@ pub fn external(
     if found == 0 {
         return None;
     }
-    let external = Endpoint { address: uplink, port: found as u16, protocol: pod.protocol };
+    let external = Endpoint { address: holder.uplink, port: found as u16, protocol: pod.protocol };
     let _ = INTERNALS.insert(pod, external, 0); // full: found again by the search next time
     Some(external)
 }
 
-/// The external endpoint on `uplink` that already stands for `pod`, if it is pinned, or still one of the domain's.
+/// The external endpoint that already stands for what `claim` is to stand for, if it is pinned, or still one of the domain's.
 #[inline(always)]
-fn known(domain: &Domain, uplink: [u8; 4], pod: Endpoint, interface: u32) -> Option<Endpoint> {
-    // SAFETY: copied at once, and checked against its claim below.
-    let external = unsafe { INTERNALS.get(pod) }.copied()?;
-    // SAFETY: copied at once.
-    let claim = unsafe { EXTERNALS.get(external) }.copied()?;
-    let ours = claim.pod == pod && claim.member == interface && external.address == uplink;
-    let in_range = domain.first_port <= external.port && external.port <= domain.last_port;
-    (ours && (in_range || claim.pinned != 0)).then_some(external)
+fn known(holder: &Holder, claim: &Claim) -> Option<Endpoint> {
+    let external = lookup(&INTERNALS, claim.pod)?;
+    let known = lookup(&EXTERNALS, external)?;
+    let ours = known.is_same(claim) && external.address == holder.uplink;
+    let in_range = holder.domain.first_port <= external.port && external.port <= holder.domain.last_port;
+    (ours && (in_range || known.pinned != 0)).then_some(external)
 }
 
-/// Makes a port that the pod has already, as for a socket that it uses otherwise now, one for a stream from `peer`.
+/// Makes a port one that takes datagrams of `protocol` from `peer` alone, whatever its socket was used for before.
 #[inline(always)]
-fn make_stream(external: Endpoint, peer: [u8; 4]) {
+pub fn restrict(external: Endpoint, protocol: u16, peer: Address) {
     let Some(claim) = EXTERNALS.get_ptr_mut(external) else { return };
     // SAFETY: the memory stays a claim; if the entry is removed meanwhile, the write is lost with it.
     let claim = unsafe { &mut *claim };
-    claim.protocol = Protocol::Gvsp as u8;
-    claim.peer = peer;
-    claim.trouble = 0;
+    (claim.protocol, claim.peer, claim.trouble) = (protocol as u8, peer, 0);
 }
 
-/// Whether the pod that took the port still has the address.
+/// Whether the member that took the port is still there.
 #[inline(always)]
 pub fn is_current(claim: &Claim) -> bool {
-    // SAFETY: compared at once.
-    unsafe { MEMBERS.get(claim.member) }.is_some_and(|member| member.address == claim.pod.address)
+    lookup(&MEMBERS, claim.member).is_some_and(|member| member.generation == claim.generation)
 }
 
-/// Gives the member `port` itself, for good, if nobody has it who is still there: a camera's clients know no other.
+/// Gives the holder `external` itself, for good, if nobody has it who is still there.
 #[inline(always)]
-pub fn claim(domain: u16, interface: u32, external: Endpoint, pod: Endpoint) -> bool {
-    // SAFETY: copied at once.
-    if let Some(claim) = unsafe { EXTERNALS.get(external) }.copied() {
+pub fn claim(holder: &Holder, external: Endpoint, pod: Endpoint, protocol: u16) -> bool {
+    let wanted = Claim { pinned: 1, ..holder.claim(pod, protocol) };
+    if let Some(claim) = lookup(&EXTERNALS, external) {
         if is_current(&claim) {
-            return claim.pod == pod && claim.member == interface;
+            return claim.is_same(&wanted);
         }
         let _ = EXTERNALS.remove(external);
     }
-    let protocol = Protocol::Gvcp as u8;
-    let claim = Claim { pod, member: interface, domain, protocol, pinned: 1, peer: [0; 4], trouble: 0 };
-    EXTERNALS.insert(external, claim, BPF_NOEXIST as u64).is_ok()
+    EXTERNALS.insert(external, wanted, BPF_NOEXIST as u64).is_ok()
         && INTERNALS.insert(pod, external, 0).is_ok()
 }
 
@@ -151,7 +157,7 @@ impl Search {
     fn insert(&self, candidate: Endpoint) -> bool {
         let inserted = EXTERNALS.insert(candidate, self.claim, BPF_NOEXIST as u64).is_ok();
         if inserted {
-            add_taken(self.claim.member, 1);
+            add_port_count(self.claim.member, 1);
         }
         inserted
     }
@@ -162,9 +168,8 @@ extern "C" fn take_free(index: u32, search: *mut Search) -> i64 {
     // SAFETY: `search` is the state passed to bpf_loop, alive during the loop.
     let search = unsafe { &mut *search };
     let candidate = search.candidate(index);
-    // SAFETY: copied at once.
-    let taken = match unsafe { EXTERNALS.get(candidate) }.copied() {
-        Some(claim) => claim.pod == search.claim.pod && claim.member == search.claim.member,
+    let taken = match lookup(&EXTERNALS, candidate) {
+        Some(claim) => claim.is_same(&search.claim),
         // A process of the node may have asked for this very port.
         None => !Skb::from_raw(search.skb).socket(&ANYONE, &candidate, OWN_NETNS) && search.insert(candidate),
     };
@@ -179,13 +184,12 @@ extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
     // SAFETY: as in `take_free`.
     let search = unsafe { &mut *search };
     let candidate = search.candidate(index);
-    // SAFETY: copied at once.
-    let Some(claim) = (unsafe { EXTERNALS.get(candidate) }).copied() else { return 0 };
+    let Some(claim) = lookup(&EXTERNALS, candidate) else { return 0 };
     let foreign = claim.member != search.claim.member;
     if foreign && search.full != 0 || is_alive(search.skb, &claim) || EXTERNALS.remove(candidate).is_err() {
         return 0;
     }
-    add_taken(claim.member, -1);
+    add_port_count(claim.member, -1);
     if !search.insert(candidate) {
         return 0;
     }
@@ -194,21 +198,20 @@ extern "C" fn take_over(index: u32, search: *mut Search) -> i64 {
     1
 }
 
-/// External ports that a member has taken.
+/// How many external ports a member has taken.
 #[inline(always)]
-fn taken(interface: u32) -> u32 {
-    // SAFETY: copied at once.
-    unsafe { TAKEN.get(interface) }.copied().unwrap_or(0)
+fn port_count(interface: u32) -> u32 {
+    lookup(&PORT_COUNTS, interface).unwrap_or(0)
 }
 
 /// Two processors at the same number may miss one of their changes: the limit is no exact number.
 #[inline(always)]
-fn add_taken(interface: u32, change: i32) {
-    if let Some(count) = TAKEN.get_ptr_mut(interface) {
+fn add_port_count(interface: u32, change: i32) {
+    if let Some(count) = PORT_COUNTS.get_ptr_mut(interface) {
         // SAFETY: the memory stays a number; that of a member that is gone counts for nobody.
         unsafe { *count = (*count).saturating_add_signed(change) };
     } else if change > 0 {
-        let _ = TAKEN.insert(interface, 1, 0);
+        let _ = PORT_COUNTS.insert(interface, 1, 0);
     }
 }
 
@@ -219,7 +222,6 @@ fn is_alive(skb: *mut __sk_buff, claim: &Claim) -> bool {
     if claim.pinned != 0 {
         return true;
     }
-    // SAFETY: copied at once.
-    let Some(netns) = (unsafe { MEMBERS.get(claim.member) }).map(|member| member.netns) else { return false };
-    Skb::from_raw(skb).socket(&ANYONE, &claim.pod, netns)
+    let holder = lookup(&MEMBERS, claim.member).filter(|member| member.generation == claim.generation);
+    holder.is_some_and(|member| Skb::from_raw(skb).socket(&ANYONE, &claim.pod, member.netns))
 }

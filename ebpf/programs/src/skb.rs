@@ -1,6 +1,6 @@
 //! The kernel's helpers, as safe calls on one packet: the only place that calls them.
 
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use abi::{Endpoint, UDP};
 use aya_ebpf::{
@@ -86,6 +86,17 @@ impl Skb {
         }
     }
 
+    /// `N` words at `offset`, as they stand; `None` past the end.
+    #[inline(always)]
+    pub fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        // SAFETY: as in `load`.
+        unsafe {
+            let result = bpf_skb_load_bytes(self.0.cast(), offset, words.as_mut_ptr().cast(), 4 * N as u32);
+            (result == 0).then(|| words.assume_init())
+        }
+    }
+
     /// Loads `length` bytes at `offset`, not 0 and at most `N`, a power of two. Past the end nothing is written.
     #[inline(always)]
     pub fn load_some<const N: usize>(self, offset: u32, length: u32, bytes: &mut [MaybeUninit<u8>; N]) {
@@ -103,6 +114,13 @@ impl Skb {
     pub fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) {
         // SAFETY: the helper reads N bytes from a buffer of N bytes.
         unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0) };
+    }
+
+    /// Writes `words` at `offset`, as they stand. Past the end nothing is written.
+    #[inline(always)]
+    pub fn store_words<const N: usize>(self, offset: u32, words: [u32; N]) {
+        // SAFETY: as in `store`.
+        unsafe { bpf_skb_store_bytes(self.0, offset, words.as_ptr().cast(), 4 * N as u32, 0) };
     }
 
     /// Corrects the IPv4 header checksum at `offset` for four bytes that changed.
@@ -229,6 +247,18 @@ fn mangled(protocol: u16) -> u64 {
 pub fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// Adds one to `counter`, which other processors count on, too; returns what it was before.
+#[inline(always)]
+pub fn count_on(counter: *mut u64) -> u64 {
+    let mut number = 1;
+    // In assembler, because `core` has no atomic addition for a target without compare-and-swap.
+    // SAFETY: the verifier checks that the pointer leads to eight aligned bytes of a map.
+    unsafe {
+        asm!("{number} = atomic_fetch_add((u64 *)({counter} + 0), {number})", number = inout(reg) number, counter = in(reg) counter);
+    }
+    number
 }
 
 /// A random number below `limit`.

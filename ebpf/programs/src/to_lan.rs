@@ -4,18 +4,17 @@
 //! in them the port that they name. Searches and beacons that processes on the node broadcast are handed to the members,
 //! so that a client on the node finds pods.
 
-use abi::{Endpoint, FlowKey, Point, Relay, RelayKey, TCP, Uplink, Verdict, relay};
+use abi::{Endpoint, FlowKey, Point, Relay, RelayKey, TCP, Uplink, Verdict, paths};
 use wire::Direction;
 
 use crate::{
-    circuit,
+    circuit, copies,
     count::{count, count_other},
-    event::{Seen, tell},
-    fan,
-    from_lan::is_broadcast,
-    maps::{EXTERNALS, FLOWS, LAN_RELAYS, UPLINKS},
+    event::{Seen, emit},
+    format,
+    maps::{EXTERNALS, FLOWS, LAN_RELAYS, UPLINKS, contains, lookup},
     packet::Packet,
-    payload,
+    peers,
     skb::{NEXT, Skb},
 };
 
@@ -23,12 +22,13 @@ use crate::{
 pub fn run(skb: Skb) -> i32 {
     let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
-    // SAFETY: copied at once.
-    let Some(uplink) = (unsafe { UPLINKS.get(interface) }).copied() else { return NEXT };
+    let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
         (false, false) => restore_external(&mut packet, &uplink),
-        (true, true) if is_broadcast(packet.destination.address, &uplink) => relayed(&mut packet, interface),
+        (true, true) if peers::is_broadcast_of_lan(packet.destination.address, &uplink) => {
+            relay_to_pods(&mut packet, interface);
+        }
         _ => {}
     }
     NEXT
@@ -52,27 +52,24 @@ fn restore_external(packet: &mut Packet, uplink: &Uplink) {
 
 /// A broadcast in the node's name: hands it to the members, unless it is a member's own on its way out.
 #[inline(always)]
-fn relayed(packet: &mut Packet, interface: u32) {
+fn relay_to_pods(packet: &mut Packet, interface: u32) {
     let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
-    // SAFETY: copied at once.
-    let Some(relay) = (unsafe { LAN_RELAYS.get(key) }).copied() else { return };
-    if is_external(&packet.source) || relay.flags & relay::LAN_TO_PODS == 0 {
+    let Some(Relay { domain, protocol, flags, port }) = lookup(&LAN_RELAYS, key) else { return };
+    if is_external(&packet.source) || flags & paths::LAN_TO_PODS == 0 {
         return;
     }
-    let verdict = match payload::inspect(packet, relay.protocol, Direction::Announce) {
-        Ok(content) => fan::hand_over(packet, &content, relay.domain, relay.port),
+    let verdict = match format::inspect(packet, protocol, Direction::Announce) {
+        Ok(content) => copies::enqueue(packet, &content, domain, port),
         Err(fault) => fault,
     };
-    let Relay { domain, protocol, .. } = relay;
     count(domain, protocol, verdict);
     let seen = Seen { point: Point::FromNode, member: 0, source: packet.source, domain, protocol, verdict };
-    tell(packet, &seen);
+    emit(packet, &seen);
 }
 
 /// Whether `source` is an external endpoint, or the external port of a circuit, from which beacons come.
 #[inline(always)]
 fn is_external(source: &Endpoint) -> bool {
     let circuit = Endpoint { protocol: TCP as u16, ..*source };
-    // SAFETY: only its presence counts.
-    unsafe { EXTERNALS.get(source).is_some() || EXTERNALS.get(circuit).is_some() }
+    contains(&EXTERNALS, *source) || contains(&EXTERNALS, circuit)
 }

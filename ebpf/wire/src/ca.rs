@@ -118,7 +118,7 @@ fn server(
         port: u16::from_be_bytes(port),
         order: Order::Big,
         address: if address == from_source { [0; 4] } else { address },
-        odd: false,
+        unsupported: false,
     }
 }
 
@@ -188,8 +188,14 @@ mod tests {
 
     #[test]
     fn a_captured_beacon_names_the_tcp_port_and_leaves_the_address_to_its_source() {
-        let named =
-            Named { port_at: 6, address_at: 12, port: 5064, order: Order::Big, address: [0; 4], odd: false };
+        let named = Named {
+            port_at: 6,
+            address_at: 12,
+            port: 5064,
+            order: Order::Big,
+            address: [0; 4],
+            unsupported: false,
+        };
         assert_eq!(steps(&BEACON, Direction::Announce), Ok(vec![Step::Names(Kind::Beacon, named)]));
         let mut explicit = BEACON;
         explicit[12..].copy_from_slice(&[10, 244, 1, 5]);

@@ -76,7 +76,7 @@ pub enum What {
     /// A port.
     Port,
     /// Four bytes that are no port.
-    Odd,
+    Unsupported,
     /// It reaches past the end of the datagram.
     Truncated,
 }
@@ -127,7 +127,7 @@ impl Field {
             return Value { what: What::Address, number: own(half << 16 | other) };
         }
         if other != 0 {
-            return Value { what: What::Odd, number: 0 };
+            return Value { what: What::Unsupported, number: 0 };
         }
         let [a, b] = (half as u16).to_be_bytes();
         Value { what: What::Port, number: u32::from(self.order().port([a, b])) }
@@ -222,7 +222,7 @@ mod tests {
         let payload = bytes("0000a13d 3da10000 0001a13d");
         assert_eq!(read(kind::PORT | kind::WIDE, 2, &payload), (What::Port, 41277));
         assert_eq!(read(kind::PORT | kind::WIDE | kind::LITTLE, 4, &payload), (What::Port, 41277));
-        assert_eq!(read(kind::PORT | kind::WIDE, 10, &payload), (What::Odd, 0));
+        assert_eq!(read(kind::PORT | kind::WIDE, 10, &payload), (What::Unsupported, 0));
         assert_eq!(read(kind::PORT, 11, &payload), (What::Truncated, 0));
         assert_eq!(read(kind::ADDRESS, 10, &payload), (What::Truncated, 0));
     }

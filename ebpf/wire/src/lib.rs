@@ -92,7 +92,7 @@ pub struct Named {
     /// The address; zeros where it is left to the datagram's source, however the protocol says so.
     pub address: [u8; 4],
     /// Whether it is something that we cannot rename, such as an IPv6 address.
-    pub odd: bool,
+    pub unsupported: bool,
 }
 
 /// What one message means for us.

@@ -77,8 +77,8 @@ pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> (Named, bool) 
     let [_, _, _, _, flags, _, _, _, rest @ ..] = *body;
     let [address @ .., p0, p1] = rest;
     let port = order.port([p0, p1]);
-    let (address, odd) = mapped(&address);
-    (Named { port_at: 32, address_at: 28, port, order, address, odd }, flags & UNICAST != 0)
+    let (address, unsupported) = mapped(&address);
+    (Named { port_at: 32, address_at: 28, port, order, address, unsupported }, flags & UNICAST != 0)
 }
 
 /// The server that a search reply or a beacon names.
@@ -88,8 +88,15 @@ pub fn server(body: &[u8; SERVER_BODY as usize], order: Order) -> Named {
     let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, rest @ ..] = *body;
     let [address @ .., p0, p1, l, a, b, c] = rest;
     let over_tcp = [l, a, b, c] == *b"\x03tcp" || [l, a, b, c] == *b"\x03tls";
-    let (address, odd) = mapped(&address);
-    Named { port_at: 40, address_at: 36, port: order.port([p0, p1]), order, address, odd: odd || !over_tcp }
+    let (address, unsupported) = mapped(&address);
+    Named {
+        port_at: 40,
+        address_at: 36,
+        port: order.port([p0, p1]),
+        order,
+        address,
+        unsupported: unsupported || !over_tcp,
+    }
 }
 
 /// The IPv4 address in a 16-byte field, zeros where it is left to the source, and whether it is something else.
@@ -169,7 +176,7 @@ mod tests {
     }
 
     fn named(at: u32, port: u16, order: Order) -> Named {
-        Named { port_at: at, address_at: at - 4, port, order, address: [0; 4], odd: false }
+        Named { port_at: at, address_at: at - 4, port, order, address: [0; 4], unsupported: false }
     }
 
     #[test]
@@ -217,7 +224,7 @@ mod tests {
         let tls = PVXS_REPLY.replacen("03746370", "03746c73", 1);
         assert_eq!(read(&tls, Direction::Answer), expected(named(40, 5075, Order::Big)));
         let udp = PVXS_REPLY.replacen("03746370", "03756470", 1);
-        let other = Named { odd: true, ..named(40, 5075, Order::Big) };
+        let other = Named { unsupported: true, ..named(40, 5075, Order::Big) };
         assert_eq!(read(&udp, Direction::Answer), expected(other));
     }
 

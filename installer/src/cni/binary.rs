@@ -12,7 +12,8 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{conflist::PLUGIN, draft::Draft};
+use super::{atomic_file::AtomicFile, conflist::PLUGIN};
+use crate::error::Error;
 
 const MODE: u32 = 0o755;
 
@@ -56,24 +57,19 @@ impl Stamp {
 }
 
 /// Makes the binary at `source` the plugin in `directory`; nothing is written if it is there already.
-pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, String> {
+pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, Error> {
     let path = directory.join(PLUGIN);
-    let content = fs::read(source).map_err(|error| {
-        format!("cannot read the plugin {}: {error}; name it with --plugin", source.display())
-    })?;
+    let content = fs::read(source).map_err(|error| Error::NoPlugin { path: source.into(), source: error })?;
     let is_there = fs::read(&path).is_ok_and(|present| present == content)
         && fs::metadata(&path).is_ok_and(|metadata| metadata.mode() & 0o7777 == MODE);
-    let fault = |error: io::Error| {
-        let directory = directory.display();
-        format!("cannot install the plugin in {directory}: {error}; name the runtime's with --cni-bin-dir")
-    };
+    let fault = |source: io::Error| Error::NotInstalled { directory: directory.into(), source };
     let versions = if is_there {
         ask(&path)?
     } else {
-        let draft = Draft::new(directory, PLUGIN, &content, MODE).map_err(fault)?;
+        let file = AtomicFile::new(directory, PLUGIN, &content, MODE).map_err(fault)?;
         // Before it can be called for a pod: one that does not run here would fail every pod of the node.
-        let versions = ask(draft.path())?;
-        draft.publish(&path).map_err(fault)?;
+        let versions = ask(file.path())?;
+        file.publish(&path).map_err(fault)?;
         versions
     };
     let stamp = Stamp::of(&fs::metadata(&path).map_err(fault)?);
@@ -81,13 +77,9 @@ pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, Stri
 }
 
 /// The CNI versions that the plugin at `path` says it speaks.
-fn ask(path: &Path) -> Result<Vec<String>, String> {
-    let fault = |found: &dyn std::fmt::Display| {
-        format!(
-            "the plugin {} does not answer to CNI_COMMAND=VERSION: {found}; is it built for this node?",
-            path.display()
-        )
-    };
+fn ask(path: &Path) -> Result<Vec<String>, Error> {
+    let fault =
+        |found: &dyn std::fmt::Display| Error::NoAnswer { path: path.into(), found: found.to_string() };
     let output = run(path).map_err(|error| fault(&error))?;
     let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|error| fault(&error))?;
     Ok(answer.versions)
@@ -144,7 +136,7 @@ mod tests {
         install(&source, &bin).unwrap();
         for broken in ["#!/bin/sh\nexit 1\n", "\x7fELF of another machine"] {
             fs::write(&source, broken).unwrap();
-            let error = install(&source, &bin).unwrap_err();
+            let error = install(&source, &bin).unwrap_err().to_string();
             assert!(error.contains("does not answer to CNI_COMMAND=VERSION"), "{error}");
             assert_eq!(fs::read_to_string(bin.join("iocast")).unwrap(), ANSWERS);
             assert_eq!(fs::read_dir(&bin).unwrap().count(), 1, "nothing is left of it");
@@ -166,9 +158,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_its_option() {
         let (_directory, source, bin) = directories(ANSWERS);
-        let error = install(Path::new("/nowhere/iocast"), &bin).unwrap_err();
+        let error = install(Path::new("/nowhere/iocast"), &bin).unwrap_err().to_string();
         assert!(error.contains("/nowhere/iocast") && error.contains("--plugin"), "{error}");
-        let error = install(&source, Path::new("/nowhere/bin")).unwrap_err();
+        let error = install(&source, Path::new("/nowhere/bin")).unwrap_err().to_string();
         assert!(error.contains("/nowhere/bin") && error.contains("--cni-bin-dir"), "{error}");
     }
 }

@@ -5,14 +5,12 @@
 
 use std::path::Path;
 
+use datapath::BPFFS;
+use membership::annotation::CAPABILITY;
 use serde_json::{Map, Value, json};
 
 /// The plugin's name: its file in the binary directory, its `type` in a configuration.
 pub(crate) const PLUGIN: &str = "iocast";
-/// The CRI capability that carries a pod's annotations.
-const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// Where the plugin looks for the datapath unless its entry says otherwise.
-const BPFFS: &str = "/sys/fs/bpf";
 /// What a runtime reads in its configuration directory.
 const SUFFIXES: [&str; 3] = [".conf", ".conflist", ".json"];
 /// Plugins that must be before us: they create the ingress qdisc, and fail if it is there.
@@ -23,6 +21,23 @@ const BEFORE_US: [&str; 1] = ["bandwidth"];
 pub(crate) struct File {
     pub(crate) name: String,
     pub(crate) text: String,
+}
+
+/// Why a network configuration cannot have us in its chain.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConflistError {
+    /// No runtime takes it.
+    #[error("{0}")]
+    Invalid(String),
+    /// The plugin does not speak its version.
+    #[error("its cniVersion is `{found}`, and {PLUGIN} speaks {}; set one of these", .spoken.join(", "))]
+    Version { found: String, spoken: Vec<String> },
+    /// The list that would take its place is there, and somebody else's.
+    #[error("it is no list, and {0} is there beside it, unused; remove one of them")]
+    Taken(String),
+    /// A list needs a name.
+    #[error("it has no `name`, which a list needs; add one")]
+    Nameless,
 }
 
 /// What we put into a chain.
@@ -46,7 +61,7 @@ pub(crate) struct Choice<'a> {
 
 /// Our entry in `plugins`, for a datapath pinned under `bpffs`.
 pub(crate) fn entry(bpffs: &Path) -> Value {
-    let mut entry = json!({ "type": PLUGIN, "capabilities": { ANNOTATIONS: true } });
+    let mut entry = json!({ "type": PLUGIN, "capabilities": { CAPABILITY: true } });
     if bpffs != Path::new(BPFFS) {
         entry["bpffs"] = bpffs.display().to_string().into();
     }
@@ -66,7 +81,7 @@ pub(crate) fn choose(files: &[File]) -> Choice<'_> {
     sorted.sort_by_key(|file| file.name.as_bytes());
     for file in sorted.iter().copied() {
         match parse(file) {
-            Err(reason) => choice.malformed.push((file, reason)),
+            Err(reason) => choice.malformed.push((file, reason.to_string())),
             Ok(network) if primary(&network) == "loopback" => {}
             Ok(network) if is_multus(&network) => {
                 choice.multus = Some(file);
@@ -99,14 +114,11 @@ fn delegate<'a>(multus: &Map<String, Value>, sorted: &[&'a File]) -> Option<&'a 
 }
 
 /// `file`, one of `files`, with us in its chain, under another name if it was no list; `None` if it is as it should be.
-pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option<File>, String> {
+pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option<File>, ConflistError> {
     let network = parse(file)?;
     let version = network.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if !ours.versions.iter().any(|known| known == version) {
-        return Err(format!(
-            "its cniVersion is `{version}`, and {PLUGIN} speaks {}; set one of these",
-            ours.versions.join(", ")
-        ));
+        return Err(ConflistError::Version { found: version.into(), spoken: ours.versions.clone() });
     }
     let (name, mut list) = match file.name.strip_suffix(".conflist") {
         Some(_) => (file.name.clone(), network),
@@ -114,7 +126,7 @@ pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option
     };
     // One without us is none that we made of an earlier version of this one.
     if name != file.name && files.iter().any(|other| other.name == name && !has_us(other)) {
-        return Err(format!("it is no list, and {name} is there beside it, unused; remove one of them"));
+        return Err(ConflistError::Taken(name));
     }
     let plugins = with_entry(plugins(&list), &ours.entry);
     if name == file.name && plugins == self::plugins(&list) {
@@ -146,13 +158,13 @@ fn list_name(name: &str) -> String {
 }
 
 /// A single plugin's configuration as a list of its name and version.
-fn wrapped(mut network: Map<String, Value>) -> Result<Map<String, Value>, String> {
+fn wrapped(mut network: Map<String, Value>) -> Result<Map<String, Value>, ConflistError> {
     let mut list = Map::new();
     for key in ["cniVersion", "name"] {
         list.extend(network.shift_remove(key).map(|value| (key.to_owned(), value)));
     }
     if !list.contains_key("name") {
-        return Err("it has no `name`, which a list needs; add one".into());
+        return Err(ConflistError::Nameless);
     }
     list.insert("plugins".into(), Value::from(vec![Value::from(network)]));
     Ok(list)
@@ -193,18 +205,20 @@ fn text(list: Map<String, Value>) -> String {
 }
 
 /// The configuration in `file`, if a runtime takes it (libcni, `ConfFromBytes` and `ConfListFromBytes`).
-fn parse(file: &File) -> Result<Map<String, Value>, String> {
-    let network: Map<String, Value> = serde_json::from_str(&file.text).map_err(|error| error.to_string())?;
+fn parse(file: &File) -> Result<Map<String, Value>, ConflistError> {
+    let invalid = |why: &str| Err(ConflistError::Invalid(why.into()));
+    let network: Map<String, Value> =
+        serde_json::from_str(&file.text).or_else(|error| invalid(&error.to_string()))?;
     if !file.name.ends_with(".conflist") {
         let named = network.get("type").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
-        return if named { Ok(network) } else { Err("it has no `type`".into()) };
+        return if named { Ok(network) } else { invalid("it has no `type`") };
     }
     if !network.get("name").is_some_and(Value::is_string) {
-        return Err("it has no `name`".into());
+        return invalid("it has no `name`");
     }
     let chain = plugins(&network);
     if chain.is_empty() || chain.iter().any(|plugin| kind(plugin).is_empty()) {
-        return Err("`plugins` is not a list of plugins with a `type`".into());
+        return invalid("`plugins` is not a list of plugins with a `type`");
     }
     Ok(network)
 }
@@ -401,7 +415,7 @@ mod tests {
         assert_eq!(of(&["iocast", "a"]).unwrap(), ["a", "iocast"]);
         let with_entry = chain(&list("10-a.conflist", &["a"])).unwrap();
         let appended = with_entry.text.replace("\n  ]", ",{\"type\":\"portmap\"}]");
-        assert_eq!(chain(&file("10-a.conflist", appended)), None, "no fight about places");
+        assert_eq!(chain(&file("10-a.conflist", appended)), None, "no contention for places");
     }
 
     #[test]
@@ -428,7 +442,8 @@ mod tests {
             [(json!("2.0.0"), "`2.0.0`"), (json!("0.2.0"), "`0.2.0`"), (Value::Null, "``")]
         {
             let text = json!({ "cniVersion": version, "name": "n", "plugins": [{ "type": "a" }] });
-            let error = chained(&file("10-a.conflist", text.to_string()), &[], &ours()).unwrap_err();
+            let error =
+                chained(&file("10-a.conflist", text.to_string()), &[], &ours()).unwrap_err().to_string();
             assert!(error.contains(found) && error.contains("0.3.1, 0.4.0"), "{error}");
         }
     }
@@ -437,7 +452,7 @@ mod tests {
     fn a_list_that_a_single_configuration_hides_is_overwritten_only_if_we_made_it() {
         let single = file("10-a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"a"}"#);
         let theirs = list("10-a.conflist", &["a", "b"]);
-        let error = chained(&single, &[single.clone(), theirs], &ours()).unwrap_err();
+        let error = chained(&single, &[single.clone(), theirs], &ours()).unwrap_err().to_string();
         assert!(error.contains("10-a.conflist is there beside it"), "{error}");
         let former = list("10-a.conflist", &["a", "iocast"]);
         assert!(chained(&single, &[single.clone(), former], &ours()).unwrap().is_some());
@@ -446,7 +461,7 @@ mod tests {
     #[test]
     fn a_single_configuration_without_a_name_cannot_be_a_list() {
         let nameless = file("10-a.conf", r#"{"cniVersion":"1.0.0","type":"a"}"#);
-        assert!(chained(&nameless, &[], &ours()).unwrap_err().contains("no `name`"));
+        assert!(chained(&nameless, &[], &ours()).unwrap_err().to_string().contains("no `name`"));
     }
 
     #[test]

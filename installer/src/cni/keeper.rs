@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::{
-    Options,
+    backoff::{Backoff, PAUSE},
     binary::{self, Installed},
     conflist::{Choice, File, Ours, chained, choose, entry},
-    damper::{Damper, PAUSE},
     net_d,
+    options::Options,
     watch::Watch,
 };
+use crate::error::Error;
 
 /// How long a file must have been malformed to be called so: one that is being written in place is for a moment.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -28,7 +29,7 @@ pub(crate) struct Keeper {
     entry: serde_json::Value,
     installed: Option<Installed>,
     watch: Watch,
-    damper: Damper,
+    backoff: Backoff,
     /// The files that are malformed, and since when.
     malformed: Option<(Vec<File>, Instant)>,
     /// The configuration that we were last to be in.
@@ -46,7 +47,7 @@ impl Keeper {
             entry: entry(bpffs),
             installed: None,
             watch: Watch::default(),
-            damper: Damper::default(),
+            backoff: Backoff::default(),
             malformed: None,
             target: None,
             chained: false,
@@ -60,13 +61,11 @@ impl Keeper {
     }
 
     /// Whether the plugin is in place and has answered.
-    #[allow(dead_code, reason = "for the agent's readiness")]
     pub(crate) fn is_installed(&self) -> bool {
         self.installed.is_some()
     }
 
     /// How often a configuration was written.
-    #[allow(dead_code, reason = "for the agent's metrics")]
     pub(crate) fn writes(&self) -> u64 {
         self.writes
     }
@@ -93,15 +92,16 @@ impl Keeper {
         self.chained = false;
         let mut problems = vec![];
         // First, so that what happens from now on is heard.
-        problems.extend(self.watch.renew(&self.options.cni_conf_dir).err());
+        problems.extend(self.watch.renew(&self.options.cni_conf_dir).err().map(|error| error.to_string()));
         let done = self.install().and_then(|()| self.chain(&mut problems));
-        problems.extend(done.err());
-        problems.extend(self.target.iter().filter(|_| self.damper.is_fight()).map(|path| fight(path)));
+        problems.extend(done.err().map(|error| error.to_string()));
+        problems
+            .extend(self.target.iter().filter(|_| self.backoff.is_contended()).map(|path| contention(path)));
         problems
     }
 
     /// Before chaining: a chain that names a plugin that is not there fails every pod.
-    fn install(&mut self) -> Result<(), String> {
+    fn install(&mut self) -> Result<(), Error> {
         if !self.installed.as_ref().is_some_and(Installed::is_intact) {
             self.installed = None;
             self.installed = Some(binary::install(&self.source, &self.options.cni_bin_dir)?);
@@ -109,9 +109,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn chain(&mut self, problems: &mut Vec<String>) -> Result<(), String> {
+    fn chain(&mut self, problems: &mut Vec<String>) -> Result<(), Error> {
         let directory = self.options.cni_conf_dir.clone();
-        let waiting = |why: &str| format!("waiting for the primary CNI: {} {why}", directory.display());
+        let waiting = |why| Error::NoNetwork { directory: directory.clone(), why };
         if !directory.is_dir() {
             return Err(waiting("is not there; name the runtime's directory with --cni-conf-dir"));
         }
@@ -128,9 +128,9 @@ impl Keeper {
             if matches!(outcome, Ok(Put::Changed)) {
                 continue;
             }
-            let hindrances = hindrances(&directory, &choice);
-            self.chained = matches!(outcome, Ok(Put::Chained)) && hindrances.is_empty();
-            problems.extend(hindrances);
+            let obstacles = obstacles(&directory, &choice);
+            self.chained = matches!(outcome, Ok(Put::Chained)) && obstacles.is_empty();
+            problems.extend(obstacles);
             return outcome.map(drop);
         }
         Ok(()) // changed again and again while we looked: the next change wakes us
@@ -150,15 +150,16 @@ impl Keeper {
     }
 
     /// Makes sure that we are in the chain of `target`.
-    fn put_into(&mut self, target: &File, files: &[File], choice: &Choice<'_>) -> Result<Put, String> {
+    fn put_into(&mut self, target: &File, files: &[File], choice: &Choice<'_>) -> Result<Put, Error> {
         let path = self.options.cni_conf_dir.join(&target.name);
         self.target = Some(path.clone());
-        let fault = |why: String| format!("cannot chain into {}: {why}", path.display());
+        let fault = |reason: String| Error::NotChained { path: path.clone(), reason };
         let versions = self.installed.iter().flat_map(|installed| installed.versions.clone()).collect();
         let ours = Ours { entry: self.entry.clone(), versions };
         let now = Instant::now();
-        let Some(edit) = chained(target, files, &ours).map_err(fault)? else {
-            self.damper.undisturbed(now);
+        let edit = chained(target, files, &ours).map_err(|error| fault(error.to_string()))?;
+        let Some(edit) = edit else {
+            self.backoff.undisturbed(now);
             return Ok(Put::Chained);
         };
         if let Some(multus) = choice.multus.filter(|_| edit.name != target.name) {
@@ -167,13 +168,13 @@ impl Keeper {
                 "it is no list, and {name} knows it by its name; make that a .conflist"
             )));
         }
-        if !self.damper.may_write(now) {
-            return Ok(Put::Damped);
+        if !self.backoff.may_write(now) {
+            return Ok(Put::BackedOff);
         }
         if !net_d::replace(&self.options.cni_conf_dir, target, &edit)? {
             return Ok(Put::Changed);
         }
-        self.damper.wrote(now);
+        self.backoff.wrote(now);
         self.writes += 1;
         Ok(Put::Chained)
     }
@@ -186,11 +187,11 @@ enum Put {
     /// Somebody else changed the file meanwhile.
     Changed,
     /// Somebody else keeps taking us out of it, so that we wait.
-    Damped,
+    BackedOff,
 }
 
 /// What keeps the runtime from using `choice.target`, or us from being of use there.
-fn hindrances(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
+fn obstacles(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
     let path = |file: &File| directory.join(&file.name).display().to_string();
     let malformed = choice.malformed.iter().map(|(file, reason)| {
         format!(
@@ -208,7 +209,7 @@ fn hindrances(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
     malformed.chain(multus).collect()
 }
 
-fn fight(path: &Path) -> String {
+fn contention(path: &Path) -> String {
     format!(
         "another program keeps writing {} without iocast: pods that are created meanwhile are no members; let it keep \
          foreign plugins (Cilium: cni.exclusive=false); trying again every {} s",
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fight_over_the_file_is_given_up_for_a_while() {
+    fn contention_for_the_file_makes_us_back_off() {
         let mut node = Node::with(&[("10-cilium.conflist", PRIMARY)]);
         for _ in 0..5 {
             assert!(node.keeper.pass().is_empty());

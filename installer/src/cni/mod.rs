@@ -3,45 +3,24 @@
 //! Rules that everything here keeps: the binary is there, and has answered, before a chain names it; no file is ever
 //! half written, nor missing for a moment; the end of this process changes nothing, only `uninstall` does.
 
+mod atomic_file;
+mod backoff;
 mod binary;
 pub(crate) mod conflist;
-mod damper;
-mod draft;
 mod keeper;
 pub(crate) mod net_d;
+mod options;
 mod watch;
 
-use std::{error::Error, fs, io::ErrorKind, path::Path, path::PathBuf, thread::sleep, time::Duration};
-
-use clap::Args;
 pub(crate) use keeper::Keeper;
+pub(crate) use options::Options;
+
+use std::{error::Error, fs, io::ErrorKind, path::Path, thread::sleep, time::Duration};
 
 use conflist::PLUGIN;
 
 /// A runtime has read a changed configuration by then.
 const RELOAD: Duration = Duration::from_secs(2);
-
-/// Where the runtime looks for networks and plugins.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
-    /// The runtime's CNI configuration directory.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    pub(crate) cni_conf_dir: PathBuf,
-    /// The runtime's CNI plugin directory.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    pub(crate) cni_bin_dir: PathBuf,
-    /// The plugin to install [default: `iocast` beside this program].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) plugin: Option<PathBuf>,
-}
-
-impl Options {
-    /// The plugin to install.
-    fn source(&self) -> PathBuf {
-        let beside = || std::env::current_exe().unwrap_or_default().with_file_name(PLUGIN);
-        self.plugin.clone().unwrap_or_else(beside)
-    }
-}
 
 /// `iocast-node install`: the plugin in place and chained, once.
 pub(crate) fn install(options: &Options, bpffs: &Path) -> Result<(), Box<dyn Error>> {

@@ -4,16 +4,17 @@
 use std::{fs, io, path::Path};
 
 use super::{
+    atomic_file::{AtomicFile, remove},
     conflist::{File, is_configuration, unchained},
-    draft::{Draft, remove},
 };
+use crate::error::Error;
 
 /// The configurations in `directory`.
-pub(crate) fn read(directory: &Path) -> Result<Vec<File>, String> {
-    let fault = |path: &Path, error: &io::Error| format!("cannot read {}: {error}", path.display());
+pub(crate) fn read(directory: &Path) -> Result<Vec<File>, Error> {
+    let fault = |path: &Path, source| Error::Read { path: path.into(), source };
     let mut files = vec![];
-    for entry in fs::read_dir(directory).map_err(|error| fault(directory, &error))? {
-        let path = entry.map_err(|error| fault(directory, &error))?.path();
+    for entry in fs::read_dir(directory).map_err(|error| fault(directory, error))? {
+        let path = entry.map_err(|error| fault(directory, error))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !is_configuration(&name) || path.is_dir() {
             continue;
@@ -22,7 +23,7 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<File>, String> {
             // As Go decodes it, so that both take the same file for valid.
             Ok(bytes) => files.push(File { name, text: String::from_utf8_lossy(&bytes).into() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since we looked
-            Err(error) => return Err(fault(&path, &error)),
+            Err(error) => return Err(fault(&path, error)),
         }
     }
     Ok(files)
@@ -30,11 +31,9 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<File>, String> {
 
 /// Puts `after` in the place of `before`. False, and nothing is done, if that is not any more what is there: whoever
 /// changed it must not lose the change.
-pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<bool, String> {
-    try_replace(directory, before, after).map_err(|error| {
-        let (directory, name) = (directory.display(), &after.name);
-        format!("cannot write {directory}/{name}: {error}; the agent needs to write there")
-    })
+pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<bool, Error> {
+    try_replace(directory, before, after)
+        .map_err(|source| Error::Write { path: directory.join(&after.name), source })
 }
 
 fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool> {
@@ -44,11 +43,11 @@ fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         metadata => metadata?,
     };
-    let draft = Draft::like(&metadata, directory, &after.name, after.text.as_bytes())?;
+    let file = AtomicFile::like(&metadata, directory, &after.name, after.text.as_bytes())?;
     if !unchanged() {
         return Ok(false);
     }
-    draft.publish(&new)?;
+    file.publish(&new)?;
     // A single configuration hides the list of its stem until it is gone, so that one of them is always in use.
     if old != new {
         if !unchanged() {
@@ -61,7 +60,7 @@ fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool
 
 /// Takes us out of every chain in `directory`. Returns the names of the files that were changed; an error if we are
 /// still in one.
-pub(crate) fn unchain(directory: &Path) -> Result<Vec<String>, String> {
+pub(crate) fn unchain(directory: &Path) -> Result<Vec<String>, Error> {
     let mut changed = vec![];
     for _ in 0..10 {
         let edits: Vec<_> =
@@ -75,7 +74,7 @@ pub(crate) fn unchain(directory: &Path) -> Result<Vec<String>, String> {
             }
         }
     }
-    Err(format!("another program keeps putting iocast back into {}: end it first", directory.display()))
+    Err(Error::PutBack(directory.into()))
 }
 
 #[cfg(test)]
@@ -112,7 +111,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_named() {
         let error = read(Path::new("/nowhere/net.d")).unwrap_err();
-        assert!(error.contains("/nowhere/net.d"), "{error}");
+        assert!(error.to_string().contains("/nowhere/net.d"), "{error}");
     }
 
     #[test]
@@ -122,7 +121,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let (before, after) = (file("a.conflist", "old"), file("a.conflist", "new"));
-        assert_eq!(replace(directory.path(), &before, &after), Ok(true));
+        assert!(replace(directory.path(), &before, &after).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(names(directory.path()), ["a.conflist"]);
@@ -134,10 +133,10 @@ mod tests {
         let path = directory.path().join("a.conflist");
         let (before, after) = (file("a.conflist", "old"), file("a.conflist", "new"));
         fs::write(&path, "theirs").unwrap();
-        assert_eq!(replace(directory.path(), &before, &after), Ok(false));
+        assert!(!replace(directory.path(), &before, &after).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
         fs::remove_file(&path).unwrap();
-        assert_eq!(replace(directory.path(), &before, &after), Ok(false), "nor a removal");
+        assert!(!replace(directory.path(), &before, &after).unwrap(), "nor a removal");
         assert!(names(directory.path()).is_empty());
     }
 
@@ -145,7 +144,7 @@ mod tests {
     fn a_list_takes_the_place_of_the_single_configuration_that_hid_it() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a.conf"), "old").unwrap();
-        assert_eq!(replace(directory.path(), &file("a.conf", "old"), &file("a.conflist", "new")), Ok(true));
+        assert!(replace(directory.path(), &file("a.conf", "old"), &file("a.conflist", "new")).unwrap());
         assert_eq!(names(directory.path()), ["a.conflist"]);
     }
 
@@ -161,6 +160,6 @@ mod tests {
         changed.sort();
         assert_eq!(changed, ["a.conflist", "b.conflist"]);
         assert!(!fs::read_to_string(directory.path().join("b.conflist")).unwrap().contains("iocast"));
-        assert_eq!(unchain(directory.path()), Ok(vec![]));
+        assert_eq!(unchain(directory.path()).unwrap(), [""; 0]);
     }
 }

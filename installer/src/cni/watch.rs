@@ -11,6 +11,8 @@ use std::{
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use crate::error::Error;
+
 /// A watch on a directory that may not be there yet, and may be replaced by another of its name.
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -20,14 +22,12 @@ pub(crate) struct Watch {
 impl Watch {
     /// Makes sure that the directory now at `path` is watched, and forgets what happened up to now. That it is not there is
     /// no error.
-    pub(crate) fn renew(&mut self, path: &Path) -> Result<(), String> {
+    pub(crate) fn renew(&mut self, path: &Path) -> Result<(), Error> {
         let inode = fs::metadata(path).map(|metadata| metadata.ino()).ok();
         if self.present.as_ref().map(|(_, watched)| *watched) != inode {
             self.present = None; // closed before another is opened: there are few for a user
             let watch = inode.map(|inode| Ok((begin(path)?, inode))).transpose();
-            self.present = watch.map_err(|error: io::Error| {
-                format!("cannot watch {}: {error}; changes are seen with a delay", path.display())
-            })?;
+            self.present = watch.map_err(|source| Error::Watch { path: path.into(), source })?;
         }
         if let Some((inotify, _)) = &self.present {
             while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}

@@ -3,8 +3,8 @@
 use datapath::{FAN_DEVICE, Hook, Occupant};
 
 use super::{
-    Finding, Level,
-    facts::{Facts, Interface, Known, Member, Network, Uplink},
+    facts::{Fact, Facts, Interface, Member, Network, Uplink},
+    finding::{Finding, Level},
 };
 use crate::{cni::conflist::PLUGIN, config::Ports, reserve};
 
@@ -45,7 +45,7 @@ fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>
 }
 
 /// A failure whose message says itself what to do.
-fn told(check: &'static str, error: &str) -> Finding {
+fn passed_on(check: &'static str, error: &str) -> Finding {
     Finding { level: Level::Fail, check, found: error.into(), advice: None }
 }
 
@@ -54,23 +54,23 @@ fn unknown(check: &'static str, error: &str) -> Finding {
     warn(check, format!("not known: {error}"), "run doctor as root")
 }
 
-fn plain<T>(check: &'static str, known: &Known<T>, good: &str) -> Finding {
-    match known {
+fn plain<T>(check: &'static str, fact: &Fact<T>, good: &str) -> Finding {
+    match fact {
         Ok(_) => ok(check, good),
-        Err(error) => told(check, error),
+        Err(error) => passed_on(check, error),
     }
 }
 
 fn kernel(facts: &Facts) -> Finding {
     match &facts.kernel {
         Ok(()) => ok("kernel", format!("{} has all BPF helpers", facts.release)),
-        Err(error) => told("kernel", &format!("{}: {error}", facts.release)),
+        Err(error) => passed_on("kernel", &format!("{}: {error}", facts.release)),
     }
 }
 
 fn datapath(facts: &Facts) -> Finding {
     match &facts.datapath {
-        Err(error) => told("datapath", error),
+        Err(error) => passed_on("datapath", error),
         Ok(()) if !facts.other_schemas.is_empty() => warn(
             "datapath",
             format!("schema {} is loaded, beside {}", abi::SCHEMA, facts.other_schemas.join(", ")),
@@ -80,7 +80,7 @@ fn datapath(facts: &Facts) -> Finding {
     }
 }
 
-fn fan(fan: &Known<Option<(bool, bool)>>) -> Finding {
+fn fan(fan: &Fact<Option<(bool, bool)>>) -> Finding {
     let broken =
         |what: &str| fail("fan", format!("{FAN_DEVICE} {what}"), "iocast-node run mends it within seconds");
     match fan {
@@ -209,7 +209,7 @@ fn ports(facts: &Facts) -> Vec<Finding> {
     config.domains.iter().map(|domain| check(&domain.name, domain.ports)).collect()
 }
 
-fn forwarding(forwarding: &Known<bool>) -> Finding {
+fn forwarding(forwarding: &Fact<bool>) -> Finding {
     match forwarding {
         Err(error) => unknown("forwarding", error),
         Ok(true) => ok("forwarding", "net.ipv4.ip_forward is 1"),
@@ -250,7 +250,7 @@ fn forward_policy(facts: &Facts) -> Finding {
     ok(CHECK, format!("no policy drops forwarded packets ({} chains read from nf_tables)", chains.len()))
 }
 
-fn members(members: &Known<Vec<Member>>) -> Vec<Finding> {
+fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     let members = match members {
         Err(error) => return vec![unknown("members", error)],
         Ok(members) => members,
@@ -301,7 +301,7 @@ fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
     }
 }
 
-fn chain(network: &Known<Option<Network>>) -> Finding {
+fn chain(network: &Fact<Option<Network>>) -> Finding {
     const CHECK: &str = "chain";
     let network = match network {
         Err(error) => return fail(CHECK, error, "name the runtime's directory with --cni-conf-dir"),
@@ -587,14 +587,14 @@ mod tests {
         complains(|facts| change_member(facts, None), Level::Warn, "members", "bl07/ioc-a: its veth is gone");
         let bare = |facts: &mut Facts| change_member(facts, Some(("veth1", 1450, false)));
         complains(bare, Level::Fail, "members", "bl07/ioc-a: from_pod is not attached to veth1");
-        let mute = |facts: &mut Facts| {
+        let silent = |facts: &mut Facts| {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
-        complains(mute, Level::Warn, "members", "delete it so that it is created again");
+        complains(silent, Level::Warn, "members", "delete it so that it is created again");
     }
 
     #[test]
-    fn an_mtu_that_searches_do_not_fit_is_told_by_whose() {
+    fn an_mtu_that_searches_do_not_fit_is_reported_with_whose() {
         let mtu = |mtu: u32| move |facts: &mut Facts| change_member(facts, Some(("veth1", mtu, true)));
         complains(mtu(1051), Level::Fail, "mtu", "libca");
         complains(mtu(1052), Level::Warn, "mtu", "PVXS");
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_without_us_is_told_with_its_plugins() {
+    fn a_network_without_us_is_reported_with_its_plugins() {
         complains(|facts| facts.network = Ok(None), Level::Fail, "chain", "no network configuration");
         let without = |facts: &mut Facts| facts.network = Ok(Some(network(&["calico", "bandwidth"])));
         complains(without, Level::Fail, "chain", "10-calico.conflist has the plugins calico, bandwidth;");
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_is_missing_or_of_another_version_is_told() {
+    fn a_plugin_that_is_missing_or_of_another_version_is_passed_on() {
         complains(
             |facts| facts.plugin_version = Err("gone".into()),
             Level::Fail,

@@ -16,7 +16,6 @@ use datapath::{
 };
 use nix::sys::utsname::uname;
 
-use super::Places;
 use crate::{
     adopt::lacks_broadcast,
     cni::{
@@ -26,8 +25,18 @@ use crate::{
     config::{Config, DomainConfig, Ports},
 };
 
-/// A fact, or why it cannot be known.
-pub(super) type Known<T> = Result<T, String>;
+/// Where to look.
+#[derive(clap::Args)]
+pub(crate) struct Places {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
+    config: PathBuf,
+    #[command(flatten)]
+    cni: crate::cni::Options,
+}
+
+/// A fact, or a text that says why it cannot be known.
+pub(super) type Fact<T> = Result<T, String>;
 
 /// Everything that a diagnosis is made from.
 #[derive(Debug)]
@@ -35,35 +44,35 @@ pub(super) struct Facts {
     /// The kernel's release.
     pub(super) release: String,
     /// Whether it has the helpers.
-    pub(super) kernel: Known<()>,
+    pub(super) kernel: Fact<()>,
     /// Whether the BPF file system is one.
-    pub(super) bpffs: Known<()>,
+    pub(super) bpffs: Fact<()>,
     /// Whether the datapath's maps can be opened.
-    pub(super) datapath: Known<()>,
+    pub(super) datapath: Fact<()>,
     /// Names of the pin directories of other schemas.
     pub(super) other_schemas: Vec<String>,
     /// The fan device, and whether its program is attached.
-    pub(super) fan: Known<Option<(bool, bool)>>,
-    pub(super) config: Known<Config>,
+    pub(super) fan: Fact<Option<(bool, bool)>>,
+    pub(super) config: Fact<Config>,
     /// The configured domains' uplinks.
     pub(super) uplinks: Vec<Uplink>,
     /// The kernel's range of ports for sockets that name none.
-    pub(super) local_ports: Known<Ports>,
+    pub(super) local_ports: Fact<Ports>,
     /// Ports that are never chosen for such a socket, as the sysctl lists them.
-    pub(super) reserved_ports: Known<String>,
+    pub(super) reserved_ports: Fact<String>,
     /// Whether the node forwards IPv4.
-    pub(super) forwarding: Known<bool>,
+    pub(super) forwarding: Fact<bool>,
     /// nf_tables' chains at the forward hook.
-    pub(super) forward_chains: Known<Vec<Chain>>,
+    pub(super) forward_chains: Fact<Vec<Chain>>,
     /// Whether legacy iptables has a filter table, whose policy cannot be read without it.
     pub(super) legacy_filter: bool,
-    pub(super) members: Known<Vec<Member>>,
+    pub(super) members: Fact<Vec<Member>>,
     /// The network that the runtime uses; `None` while there is none.
-    pub(super) network: Known<Option<Network>>,
+    pub(super) network: Fact<Option<Network>>,
     /// Where the plugin should be.
     pub(super) plugin: PathBuf,
     /// The version of the installed plugin, which answered VERSION.
-    pub(super) plugin_version: Known<String>,
+    pub(super) plugin_version: Fact<String>,
 }
 
 /// An uplink of a configured domain.
@@ -73,7 +82,7 @@ pub(super) struct Uplink {
     /// The configured interface.
     pub(super) name: String,
     /// What is there; `None` if there is no such interface.
-    pub(super) found: Known<Option<Interface>>,
+    pub(super) found: Fact<Option<Interface>>,
 }
 
 /// An interface that is an uplink.
@@ -84,7 +93,7 @@ pub(super) struct Interface {
     /// For each hook whether our program is there, and what else, in its order, if that can be seen.
     pub(super) hooks: Vec<(Hook, bool, Option<Vec<Occupant>>)>,
     /// The reverse path filter that is in force: 0 off, 1 strict, 2 loose.
-    pub(super) rp_filter: Known<u8>,
+    pub(super) rp_filter: Fact<u8>,
     /// Whether it is a bridge whose packets conntrack sees at its ports.
     pub(super) tracked_bridge: bool,
     /// LAN addresses that the node would answer by another interface, with that one's name.
@@ -123,22 +132,22 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
     let plugin = places.cni.cni_bin_dir.join(PLUGIN);
     Facts {
         release: uname().map_or_else(|_| "?".into(), |name| name.release().to_string_lossy().into()),
-        kernel: known(check_kernel()),
-        bpffs: known(check_bpffs(bpffs)),
+        kernel: fact(check_kernel()),
+        bpffs: fact(check_bpffs(bpffs)),
         other_schemas: other_schemas(bpffs),
-        fan: known(fan(bpffs)),
+        fan: fact(fan(bpffs)),
         uplinks: domains.iter().map(|domain| uplink(bpffs, domain)).collect(),
         local_ports: sysctl("ipv4/ip_local_port_range").and_then(|text| range(&text)),
         reserved_ports: sysctl("ipv4/ip_local_reserved_ports"),
         forwarding: sysctl("ipv4/ip_forward").map(|value| value == "1"),
-        forward_chains: known(firewall::forward_chains()),
+        forward_chains: fact(firewall::forward_chains()),
         legacy_filter: fs::read_to_string("/proc/net/ip_tables_names")
             .is_ok_and(|names| names.lines().any(|name| name == "filter")),
         members: match &state {
-            Ok(state) => known(members(bpffs, state)),
+            Ok(state) => fact(members(bpffs, state)),
             Err(_) => Ok(vec![]), // said already by `datapath`
         },
-        datapath: known(state.map(|_| ())),
+        datapath: fact(state.map(|_| ())),
         network: network(&places.cni.cni_conf_dir),
         plugin_version: plugin_version(&plugin),
         plugin,
@@ -146,11 +155,11 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
     }
 }
 
-fn known<T>(result: datapath::Result<T>) -> Known<T> {
+fn fact<T>(result: datapath::Result<T>) -> Fact<T> {
     result.map_err(|error| error.to_string())
 }
 
-fn sysctl(name: &str) -> Known<String> {
+fn sysctl(name: &str) -> Fact<String> {
     let path = format!("/proc/sys/net/{name}");
     fs::read_to_string(&path)
         .map(|text| text.trim().into())
@@ -158,7 +167,7 @@ fn sysctl(name: &str) -> Known<String> {
 }
 
 /// Two ports apart by white space.
-fn range(text: &str) -> Known<Ports> {
+fn range(text: &str) -> Fact<Ports> {
     let mut ports = text.split_whitespace().map(str::parse);
     match (ports.next(), ports.next()) {
         (Some(Ok(first)), Some(Ok(last))) => Ok(Ports { first, last }),
@@ -182,7 +191,7 @@ fn fan(bpffs: &Path) -> datapath::Result<Option<(bool, bool)>> {
 fn uplink(bpffs: &Path, domain: &DomainConfig) -> Uplink {
     let found = crate::uplink::find(&domain.uplink)
         .and_then(|device| device.map(|device| interface(bpffs, domain, &device)).transpose());
-    Uplink { domain: domain.name.clone(), name: domain.uplink.clone(), found: known(found) }
+    Uplink { domain: domain.name.clone(), name: domain.uplink.clone(), found: fact(found) }
 }
 
 fn interface(bpffs: &Path, domain: &DomainConfig, device: &Link) -> datapath::Result<Interface> {
@@ -219,7 +228,7 @@ fn some_host(address: [u8; 4], prefix: u8) -> Option<Ipv4Addr> {
 }
 
 /// The kernel takes the larger of the interface's value and that for all.
-fn rp_filter(device: &str) -> Known<u8> {
+fn rp_filter(device: &str) -> Fact<u8> {
     let value = |name: &str| {
         let text = sysctl(&format!("ipv4/conf/{name}/rp_filter"))?;
         text.parse::<u8>().map_err(|_| format!("rp_filter of {name} is `{text}`"))
@@ -243,8 +252,8 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
     Ok(found)
 }
 
-fn network(directory: &Path) -> Known<Option<Network>> {
-    let files = net_d::read(directory)?;
+fn network(directory: &Path) -> Fact<Option<Network>> {
+    let files = net_d::read(directory).map_err(|error| error.to_string())?;
     let choice = choose(&files);
     Ok(choice.target.map(|target| Network {
         path: directory.join(&target.name),
@@ -264,7 +273,7 @@ fn plugins(text: &str) -> Vec<String> {
 
 /// Asks the plugin as a runtime does at start, and then as a person does, because the answer to a runtime has no version
 /// of the plugin in it.
-fn plugin_version(plugin: &Path) -> Known<String> {
+fn plugin_version(plugin: &Path) -> Fact<String> {
     let ask = |command: &mut Command| {
         let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -294,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plugins_of_a_network_are_told_in_their_order() {
+    fn the_plugins_of_a_network_are_listed_in_their_order() {
         assert_eq!(plugins(r#"{"plugins":[{"type":"calico"},{"type":"iocast"}]}"#), ["calico", "iocast"]);
         assert_eq!(plugins(r#"{"type":"bridge"}"#), ["bridge"]);
     }

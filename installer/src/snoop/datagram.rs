@@ -57,7 +57,7 @@ pub(super) struct Datagram {
 impl Datagram {
     /// What an event tells; `None` if it is of no kind known here.
     pub(super) fn read(event: &Event, payload: &[u8]) -> Option<Self> {
-        let protocol = *Protocol::ALL.get(usize::from(event.protocol))?;
+        let protocol = Protocol::find(event.protocol)?;
         let point = *Point::ALL.get(usize::from(event.point))?;
         let (message, named) = match protocol {
             Protocol::Ca => read_ca(payload),
@@ -101,7 +101,7 @@ fn socket(endpoint: Endpoint) -> SocketAddrV4 {
 /// Where a search is to be answered to.
 fn reply_to(source: SocketAddrV4, named: &Named) -> SocketAddrV4 {
     let address = Ipv4Addr::from(named.address);
-    match (named.odd, address.is_unspecified()) {
+    match (named.unsupported, address.is_unspecified()) {
         (true, _) => source,
         (_, true) => SocketAddrV4::new(*source.ip(), named.port),
         _ => SocketAddrV4::new(address, named.port),

@@ -40,7 +40,7 @@ impl Directory {
 
     /// The protocol's name.
     pub(super) fn protocol(&self, protocol: Protocol) -> String {
-        let number = (protocol as usize).checked_sub(abi::DATA as usize);
+        let number = (protocol as usize).checked_sub(abi::DESCRIBED as usize);
         let name = number.and_then(|number| self.described.get(number)).filter(|name| !name.is_empty());
         name.cloned().unwrap_or_else(|| protocol.name().into())
     }

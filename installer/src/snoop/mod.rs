@@ -115,7 +115,7 @@ impl<'a> Watcher<'a> {
         let deliveries = self.options.deliveries || self.options.filter.pod.is_some();
         let end =
             self.options.seconds.and_then(|seconds| self.began.checked_add(Duration::from_secs(seconds)));
-        let (mut told, mut passes) = (0, 0);
+        let (mut reported, mut passes) = (0, 0);
         events.watch(LEASE, deliveries)?;
         eprintln!("iocast-node: watching, Ctrl-C ends it");
         loop {
@@ -134,7 +134,7 @@ impl<'a> Watcher<'a> {
             self.questions.forget(kernel_clock()?);
             passes += 1;
             self.refresh(passes)?;
-            told = tell_lost(told, events.lost()?);
+            reported = report_lost(reported, events.lost()?);
             events.watch(LEASE, deliveries)?;
         }
     }
@@ -225,9 +225,9 @@ fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
     Ok(ready[..2].iter().any(|ready| ready.any().unwrap_or(false)))
 }
 
-/// Says how many events were lost, if they are more than was told; returns how many are told now.
-fn tell_lost(told: u64, lost: u64) -> u64 {
-    if lost > told {
+/// Reports how many events were lost, if more were than was reported before; returns how many have been reported now.
+fn report_lost(reported: u64, lost: u64) -> u64 {
+    if lost > reported {
         eprintln!("iocast-node: {lost} events are lost by now: more is going on than can be shown");
     }
     lost

@@ -1,6 +1,6 @@
 //! The cases: what there is, a packet, and what becomes of it.
 
-use abi::{FanMark, Protocol, Verdict};
+use abi::{Protocol, Verdict};
 use lab::ca::{message, reply, search};
 
 use crate::{
@@ -52,7 +52,8 @@ pub(crate) enum Where {
 pub(crate) struct Run {
     pub(crate) program: &'static str,
     pub(crate) interface: &'static str,
-    pub(crate) mark: Option<FanMark>,
+    /// In the fan: places left to visit, and the next of them.
+    pub(crate) fan: Option<(u32, u32)>,
     pub(crate) packet: Frame,
 }
 
@@ -69,6 +70,8 @@ pub(crate) struct Setup {
     pub(crate) cameras: u32,
     /// External ports that a pod may take.
     pub(crate) ports_per_pod: u32,
+    /// How often the places of the fan's states were given away since the datagram got one.
+    pub(crate) fan_laps: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
     pub(crate) interval: u32,
 }
@@ -90,15 +93,15 @@ pub(crate) struct Case {
 }
 
 fn from_lan(packet: Frame) -> Run {
-    Run { program: abi::names::FROM_LAN, interface: "eth0", mark: None, packet }
+    Run { program: abi::names::FROM_LAN, interface: "eth0", fan: None, packet }
 }
 
 fn to_lan(packet: Frame) -> Run {
-    Run { program: abi::names::TO_LAN, interface: "eth0", mark: None, packet }
+    Run { program: abi::names::TO_LAN, interface: "eth0", fan: None, packet }
 }
 
 fn from_pod(packet: Frame) -> Run {
-    Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
+    Run { program: abi::names::FROM_POD, interface: "pod-a", fan: None, packet }
 }
 
 fn from_pod_b(packet: Frame) -> Run {
@@ -107,8 +110,7 @@ fn from_pod_b(packet: Frame) -> Run {
 
 /// The fan, with so many places left to visit from `slot` on.
 fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
-    let mark = Some(FanMark { domain: 0, remaining, slot });
-    Run { program: abi::names::FAN, interface: "iocast-fan", mark, packet }
+    Run { program: abi::names::FAN, interface: "iocast-fan", fan: Some((remaining, slot)), packet }
 }
 
 impl Case {
@@ -120,6 +122,7 @@ impl Case {
             node_listens: None,
             cameras: abi::lan::CAMERAS,
             ports_per_pod: 9,
+            fan_laps: 0,
             interval: 0,
         };
         let becomes = run.packet.clone();
@@ -258,6 +261,8 @@ fn searches_from_the_lan() -> Vec<Case> {
         Case::new("a later fragment", from_lan(ask(LAN).packet.fragment(0x0010))),
         Case::new("a search through the node", ask(IOC)).ca(&[Elsewhere]),
         Case::new("a broadcast to another port", ask("172.23.0.255:9999")).other(&[Unrelayed]),
+        Case::new("a search in a protocol that no program knows", ask("172.23.0.255:5000"))
+            .other(&[Unrelayed]),
         Case::new("a datagram to another port of the node", ask("172.23.0.10:9999")),
         Case::new("the node's own voice", from_lan(udp(EXTERNAL, LAN, &search(&["A:NAME"])))),
         Case::new("a tagged frame", from_lan(ask(LAN).packet.ethertype(0x8100))),
@@ -325,15 +330,15 @@ fn searches_of_pods() -> Vec<Case> {
         Case::new("a pod's announcement of a described protocol", announce([10, 244, 1, 2], 5075))
             .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5049").with(&announcement([172, 23, 0, 10], 61000)))
-            .counts(Protocol::Data1, &[Relayed, Sent]),
+            .counts(Protocol::Described1, &[Relayed, Sent]),
         Case::new("an announcement at its source's address", announce([255; 4], 5075))
             .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5049").with(&announcement([255; 4], 61000)))
-            .counts(Protocol::Data1, &[Relayed, Sent]),
+            .counts(Protocol::Described1, &[Relayed, Sent]),
         Case::new("an announcement of another host", announce([172, 23, 0, 3], 5075))
             .shared(0)
-            .counts(Protocol::Data1, &[Relayed, Foreign]),
-        Case::new("an announcement cut short", cut.clone()).counts(Protocol::Data1, &[Malformed]),
+            .counts(Protocol::Described1, &[Relayed, Foreign]),
+        Case::new("an announcement cut short", cut.clone()).counts(Protocol::Described1, &[Malformed]),
         Case::new("a pod's PV Access beacon", say_pva(PVXS_BEACON))
             .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5076").with(&pva(&PVXS_BEACON.replacen("13d3", "ee48", 1))))
@@ -374,6 +379,11 @@ fn what_pods_keep() -> Vec<Case> {
         .pva(&[Local]),
         Case::new("a pod's broadcast to another port", from_pod(ask().to("10.244.1.255:9999")))
             .other(&[Unrelayed]),
+        Case::new(
+            "a pod's search in a protocol that no program knows",
+            from_pod(ask().to("10.244.1.255:5000")),
+        )
+        .other(&[Unrelayed]),
         Case::new("a pod's search too many", from_pod(ask()))
             .with(|setup| setup.interval = u32::MAX)
             .after([from_pod(ask())])
@@ -609,7 +619,11 @@ fn fans() -> Vec<Case> {
         Case::new("a copy that nobody listens for", fan(2, 0, to_nobody.clone())).becomes(DROP, to_nobody),
         Case::new("a copy for the one that sent it only", fan(1, 1, asked(OTHER)))
             .becomes(DROP, asked(OTHER)),
-        Case::new("what is not the fan's", Run { mark: None, ..fan(1, 0, asked(CLIENT)) })
+        Case::new("a copy whose state was given to a later datagram", fan(2, 0, asked(CLIENT)))
+            .with(|setup| setup.fan_laps = 1)
+            .becomes(DROP, asked(CLIENT))
+            .ca(&[Overrun]),
+        Case::new("what is not the fan's", Run { fan: None, ..fan(1, 0, asked(CLIENT)) })
             .becomes(DROP, asked(CLIENT)),
     ]
 }

@@ -15,12 +15,12 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Config, Described, Domain, FanMark, Member, Protocol, Relay, RelayKey,
-    Verdict, relay,
+    Attachment, AttachmentKey, Config, Described, Domain, FanMark, FanState, Member, Protocol, Relay,
+    RelayKey, Verdict, paths,
 };
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::SchedClassifier,
 };
 use datapath::{State, link, pin_directory};
@@ -46,13 +46,14 @@ const PORT: u16 = 61000;
 /// An interface index that no device has.
 const NOWHERE: u32 = 0x7fff;
 /// Relayed ports: in pods, on the LAN.
-const RELAYS: [(u16, u16, Protocol, u16); 6] = [
-    (5049, 5049, Protocol::Data1, relay::ANNOUNCE),
-    (5064, 5064, Protocol::Ca, relay::SEARCH),
-    (5065, 5065, Protocol::Ca, relay::ANNOUNCE),
-    (5076, 5076, Protocol::Pva, relay::SEARCH),
-    (7064, 8064, Protocol::Ca, relay::SEARCH),
-    (3956, 3956, Protocol::Gvcp, relay::SEARCH),
+const RELAYS: [(u16, u16, Protocol, u16); 7] = [
+    (5000, 5000, Protocol::Other, paths::SEARCH), // a number that no program knows
+    (5049, 5049, Protocol::Described1, paths::ANNOUNCE),
+    (5064, 5064, Protocol::Ca, paths::SEARCH),
+    (5065, 5065, Protocol::Ca, paths::ANNOUNCE),
+    (5076, 5076, Protocol::Pva, paths::SEARCH),
+    (7064, 8064, Protocol::Ca, paths::SEARCH),
+    (3956, 3956, Protocol::Gvcp, paths::SEARCH | paths::CAMERAS),
 ];
 /// Copies are there at once; this is for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -108,12 +109,12 @@ impl Rig {
             let _socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
             set_fan(&mut state, NOWHERE); // copies of what came before would come late
             for run in before {
-                test_run(&run);
+                test_run(&run, 0);
             }
             set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
             let counted = count(&state);
             let tap = Tap::new();
-            let (verdict, mark, packet) = test_run(&run);
+            let (verdict, mark, packet) = test_run(&run, setup.fan_laps);
             let copies = tap.take(expected);
             let counted = difference(&counted, &count(&state));
             Outcome { verdict, mark, packet, copies, counted }
@@ -194,11 +195,14 @@ fn join(state: &mut State, number: u8, pod: &str) {
     let member = Member {
         address,
         broadcast: POD_BROADCAST,
+        lan_address: abi::NO_ADDRESS,
+        generation: 1,
         netns: device.peer_netns.unwrap(),
         identity: abi::identity("bl07", pod),
         mac: POD_MACS[usize::from(number)],
         domain: 0,
         mtu: 1500,
+        prefixes: 0,
     };
     let attachment = Attachment {
         member: device.index,
@@ -229,11 +233,11 @@ fn index(name: &str) -> u32 {
 }
 
 /// Runs a program on a packet: its verdict, and the mark and the packet afterwards.
-fn test_run(run: &Run) -> (i32, u32, Vec<u8>) {
+fn test_run(run: &Run, fan_laps: u32) -> (i32, u32, Vec<u8>) {
     let pin = pin_directory(Path::new(BPFFS)).join("programs").join(run.program);
     let program = SchedClassifier::from_pin(pin).unwrap();
     let (mut context, mut after) = ([0; CONTEXT], [0; 512]);
-    let mark = run.mark.map_or(0, FanMark::pack);
+    let mark = run.fan.map_or(0, |places| enter_fan(places, fan_laps));
     context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
     context[CONTEXT - 4..].copy_from_slice(&index(run.interface).to_ne_bytes());
     let (packet, mut out) = (run.packet.bytes(), vec![0; 4096]);
@@ -246,6 +250,17 @@ fn test_run(run: &Run) -> (i32, u32, Vec<u8>) {
     out.truncate(result.data_size_out as usize);
     let mark = u32::from_ne_bytes(*after[MARK..].first_chunk().unwrap());
     (result.return_value.cast_signed(), mark, out)
+}
+
+/// Puts a datagram with this many places left to visit, and the next of them, into the fan; returns its mark. Its state is
+/// that of one that came so many laps later.
+fn enter_fan((remaining, slot): (u32, u32), laps: u32) -> u32 {
+    let mark = FanMark::new(0, 1);
+    let ticket = mark.ticket + laps * abi::FAN_STATES;
+    let pin = pin_directory(Path::new(BPFFS)).join("maps/FAN_STATES");
+    let mut states: Array<_, FanState> = Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap();
+    states.set(mark.place(), FanState { ticket, remaining, slot }, 0).unwrap();
+    mark.pack()
 }
 
 fn count(state: &State) -> Vec<((Protocol, Verdict), u64)> {

@@ -1,4 +1,4 @@
-{{/* What the agent and the uninstaller have in common: the image, what it may do, what it sees. */}}
+{{/* What the agent and the uninstaller share: image, privileges, mounts. */}}
 {{- define "iocast.container" -}}
 {{- $image := .Values.image -}}
 image: {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Chart.AppVersion }}{{ end }}

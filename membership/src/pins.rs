@@ -1,4 +1,4 @@
-//! Pinned ports: a pod names the external ports that are to stand for its own, in the annotation `iocast.io/ports`.
+//! Pinned ports: a pod names the external ports that are to stand for its own.
 //!
 //! `tcp/5064=15064, udp/5064=15064`: the node's TCP port 15064 is the pod's 5064, from ADD to DEL, whether or not the pod
 //! uses it. What is taken, or not the domain's to give, is refused.
@@ -9,11 +9,10 @@ use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
 };
 
-use crate::{Error, Result, State};
-use abi::{Claim, Domain, Endpoint, Member, Protocol, TCP, UDP, Uplink};
+use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink};
+use datapath::{State, member::Port};
 
-/// The annotation by which a pod asks for external ports.
-pub const ANNOTATION: &str = "iocast.io/ports";
+use crate::{annotation::PORTS, error::Error};
 
 /// One pinned port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +26,8 @@ pub struct Pin {
 }
 
 /// The pins in an annotation.
-pub fn parse(text: &str) -> Result<Vec<Pin>> {
-    let fault = |what: String| Error::Refused(format!("annotation {ANNOTATION} {what}"));
+pub fn parse(text: &str) -> Result<Vec<Pin>, Error> {
+    let fault = |what: String| Error::Refused(format!("annotation {PORTS} {what}"));
     let mut pins = vec![];
     let (mut inside, mut outside) = (BTreeSet::new(), BTreeSet::new());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -55,27 +54,13 @@ fn parse_one(entry: &str) -> Option<Pin> {
     Some(Pin { protocol, pod: port(pod)?, external: port(external)? })
 }
 
-/// Gives the member its pins. The caller holds the lock, has joined the member, and takes them back if one is refused.
-pub(crate) fn pin(state: &mut State, pins: &[Pin], interface: u32, member: &Member) -> Result<()> {
+/// The ports that a member of `domain` gets for its pins; an error if it may not have one of them.
+pub(crate) fn check(state: &State, domain: u16, pins: &[Pin]) -> Result<Vec<Port>, Error> {
     if pins.is_empty() {
-        return Ok(());
+        return Ok(vec![]);
     }
-    let place = Place::find(state, member.domain)?;
-    for pin in pins {
-        let protocol = place.check(state, pin)?;
-        let of = |address, port| Endpoint { address, port, protocol: u16::from(pin.protocol) };
-        let claim = Claim {
-            pod: of(member.address, pin.pod),
-            member: interface,
-            domain: member.domain,
-            protocol: protocol as u8,
-            pinned: 1,
-            peer: [0; 4],
-            trouble: 0,
-        };
-        state.pin(of(place.uplink.address, pin.external), claim)?;
-    }
-    Ok(())
+    let place = Place::find(state, domain)?;
+    pins.iter().map(|pin| place.check(state, pin)).collect()
 }
 
 /// Where ports are pinned: a domain, and its uplink.
@@ -86,7 +71,7 @@ struct Place {
 }
 
 impl Place {
-    fn find(state: &State, number: u16) -> Result<Self> {
+    fn find(state: &State, number: u16) -> Result<Self, Error> {
         let domains = state.domains()?;
         let domain = domains.into_iter().find(|(found, _)| *found == number).map(|(_, domain)| domain);
         let absent =
@@ -97,31 +82,38 @@ impl Place {
         Ok(Self { number, domain, uplink })
     }
 
-    /// Whether the port is free, and the domain's to give; the protocol of what comes there.
-    fn check(&self, state: &State, pin: &Pin) -> Result<Protocol> {
-        let Domain { first_port, last_port, first_pin, last_pin, name, uplink, .. } = &self.domain;
+    /// The port, if it is free of the node's processes and the domain's to give.
+    fn check(&self, state: &State, pin: &Pin) -> Result<Port, Error> {
+        let Domain { first_port, last_port, first_pin, last_pin, .. } = &self.domain;
         let port = pin.external;
-        let refuse = |why: String| {
-            let name = abi::text(name);
-            Error::Refused(format!("annotation {ANNOTATION}, external port {port} of domain `{name}`: {why}"))
-        };
         if !(first_port..=last_port).contains(&&port) && !(first_pin..=last_pin).contains(&&port) {
-            return Err(refuse(format!(
-                "pods may ask for {first_pin}-{last_pin} and {first_port}-{last_port}"
-            )));
+            let ranges = format!("{first_pin}-{last_pin} and {first_port}-{last_port}");
+            return Err(self.refuse(port, &format!("pods may ask for {ranges}")));
         }
-        if pin.protocol == UDP && state.lan_relay(*uplink, port)?.is_some() {
-            return Err(refuse("UDP there is a search of all pods".into()));
+        if pin.protocol == UDP && state.lan_relay(self.domain.uplink, port)?.is_some() {
+            return Err(self.refuse(port, "UDP there is a search of all pods"));
         }
         if is_used_by_the_node(self.uplink.address.into(), pin) {
-            return Err(refuse("a process of the node listens there".into()));
+            return Err(self.refuse(port, "a process of the node listens there"));
         }
+        let external = Endpoint { address: self.uplink.address, port, protocol: u16::from(pin.protocol) };
+        Ok(Port { external, pod: pin.pod, protocol: self.protocol(state, pin)? })
+    }
+
+    /// The protocol of what comes to a pin.
+    fn protocol(&self, state: &State, pin: &Pin) -> Result<Protocol, Error> {
         if pin.protocol == TCP {
             return Ok(Protocol::Other);
         }
         let relay = state.pod_relay(self.number, pin.pod)?;
-        let protocol = relay.and_then(|relay| Protocol::ALL.get(usize::from(relay.protocol)).copied());
-        protocol.ok_or_else(|| refuse(format!("UDP port {} of pods is not relayed in this domain", pin.pod)))
+        let protocol = relay.and_then(|relay| Protocol::find(relay.protocol));
+        let why = || format!("UDP port {} of pods is not relayed in this domain", pin.pod);
+        protocol.ok_or_else(|| self.refuse(pin.external, &why()))
+    }
+
+    fn refuse(&self, port: u16, why: &str) -> Error {
+        let name = abi::text(&self.domain.name);
+        Error::Refused(format!("annotation {PORTS}, external port {port} of domain `{name}`: {why}"))
     }
 }
 

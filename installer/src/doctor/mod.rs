@@ -3,44 +3,13 @@
 
 mod diagnose;
 mod facts;
+mod finding;
 
-use std::{error::Error, path::PathBuf};
+pub(crate) use facts::Places;
 
-use serde::Serialize;
+use std::error::Error;
 
-/// Where to look.
-#[derive(clap::Args)]
-pub(crate) struct Places {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
-    config: PathBuf,
-    #[command(flatten)]
-    cni: crate::cni::Options,
-}
-
-/// How it stands with a thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum Level {
-    /// As it should be.
-    Ok,
-    /// Works, or may work, but somebody should look.
-    Warn,
-    /// Does not work.
-    Fail,
-}
-
-/// What a check found.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    level: Level,
-    /// The check.
-    check: &'static str,
-    /// What was found.
-    found: String,
-    /// What to do; null where there is nothing to do.
-    advice: Option<String>,
-}
+use finding::{Finding, Level};
 
 /// Prints a line for each check; an error if one of them failed.
 pub(crate) fn run(bpffs: &std::path::Path, places: &Places, json: bool) -> Result<(), Box<dyn Error>> {

@@ -2,24 +2,24 @@
 
 use core::ffi::c_void;
 
-use abi::{Described, Endpoint, Verdict};
+use abi::{Endpoint, Verdict};
 use aya_ebpf::helpers::bpf_loop;
 use wire::{
     Direction,
     data::{Field, MISSING, Value, What},
 };
 
+use super::content::{Content, Format, length};
 use crate::{
     maps::DESCRIPTORS,
     packet::{PAYLOAD, Packet},
-    payload::{Content, Format, length},
     skb::Skb,
 };
 
 /// All of them.
-pub struct Data;
+pub struct Described;
 
-impl Format for Data {
+impl Format for Described {
     #[inline(always)]
     fn inspect(packet: &Packet, direction: Direction, protocol: u16) -> Result<Content, Verdict> {
         let payload = Payload { skb: packet.skb, length: length(packet)? };
@@ -32,7 +32,7 @@ impl Format for Data {
         let pointer = &raw mut scan;
         // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
         let scan = unsafe {
-            bpf_loop(wire::data::FIELDS as u32, take_in as *mut c_void, pointer.cast(), 0);
+            bpf_loop(wire::data::FIELDS as u32, read_field as *mut c_void, pointer.cast(), 0);
             pointer.read()
         };
         if scan.sound { Ok(scan.content) } else { Err(Verdict::Malformed) }
@@ -41,17 +41,17 @@ impl Format for Data {
     #[inline(always)]
     fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint) {
         let payload = Payload { skb: packet.skb, length: packet.payload.unwrap_or(0) };
-        let mut rewrite = Rewrite { packet, payload, protocol: content.protocol(), from: *from, to: *to };
+        let mut rewrite = Rewrite { packet, payload, protocol: content.protocol, from: *from, to: *to };
         // SAFETY: as in `inspect`.
         unsafe {
-            bpf_loop(wire::data::FIELDS as u32, put as *mut c_void, (&raw mut rewrite).cast(), 0);
+            bpf_loop(wire::data::FIELDS as u32, rename_field as *mut c_void, (&raw mut rewrite).cast(), 0);
         }
     }
 }
 
 #[inline(always)]
-fn described(protocol: u16) -> Option<&'static Described> {
-    DESCRIPTORS.get((protocol as u32).wrapping_sub(abi::DATA))
+fn described(protocol: u16) -> Option<&'static abi::Described> {
+    DESCRIPTORS.get((protocol as u32).wrapping_sub(abi::DESCRIBED))
 }
 
 #[inline(always)]
@@ -83,18 +83,18 @@ struct Scan {
     sound: bool,
 }
 
-/// Takes in one field; returns 1 to stop.
-extern "C" fn take_in(index: u32, scan: *mut Scan) -> i64 {
+/// Reads one field; returns 1 to stop.
+extern "C" fn read_field(index: u32, scan: *mut Scan) -> i64 {
     // SAFETY: `scan` is the state passed to bpf_loop, alive during the loop.
     let scan = unsafe { &mut *scan };
-    let Some(field) = field(scan.content.protocol(), index) else { return 1 };
+    let Some(field) = field(scan.content.protocol, index) else { return 1 };
     let payload = scan.payload;
     let Value { what, number } = field.read(|at| payload.load(at));
     match what {
         What::Nothing => {}
         What::Address => scan.content.add_address(number.to_be_bytes()),
         What::Port => scan.content.add_port(number as u16, field.is_udp()),
-        What::Odd => scan.content.add_odd(),
+        What::Unsupported => scan.content.add_unsupported(),
         What::Truncated => scan.sound = false,
     }
     0
@@ -110,8 +110,8 @@ struct Rewrite<'a> {
 }
 
 /// Rewrites one field; returns 1 to stop.
-extern "C" fn put(index: u32, rewrite: *mut Rewrite) -> i64 {
-    // SAFETY: as in `take_in`.
+extern "C" fn rename_field(index: u32, rewrite: *mut Rewrite) -> i64 {
+    // SAFETY: as in `read_field`.
     let Rewrite { packet, payload, protocol, from, to } = unsafe { &*rewrite };
     let Some(field) = field(*protocol, index) else { return 1 };
     let at = field.at as u32;

@@ -1,27 +1,27 @@
-//! When to give way: two programs that each insist on their version of a file must not keep the runtime reloading it.
+//! When to back off: two programs that contend for a file must not keep the runtime reloading it.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// Writes within [`WINDOW`] that are not a fight yet: installers write more than once while they start.
+/// Writes within [`WINDOW`] that are no contention yet: installers write more than once while they start.
 const MOST: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
-/// How long to leave the file alone in a fight.
+/// How long to leave the file alone under contention.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
 
-/// Our latest writes, and whether they are a fight.
+/// Our latest writes, and whether somebody contends for the file.
 #[derive(Debug, Default)]
-pub(crate) struct Damper {
+pub(crate) struct Backoff {
     latest: VecDeque<Instant>,
-    fight: bool,
+    contended: bool,
 }
 
-impl Damper {
+impl Backoff {
     /// Whether we may write at `now`.
     pub(crate) fn may_write(&self, now: Instant) -> bool {
-        !self.fight || self.rested(now)
+        !self.contended || self.rested(now)
     }
 
     /// Notes that we wrote at `now`.
@@ -29,18 +29,18 @@ impl Damper {
         self.latest.push_back(now);
         if self.latest.len() > MOST {
             let first = self.latest.pop_front();
-            self.fight |= first.is_some_and(|first| now.duration_since(first) <= WINDOW);
+            self.contended |= first.is_some_and(|first| now.duration_since(first) <= WINDOW);
         }
     }
 
-    /// Notes that at `now` nobody had undone what we wrote: if that lasts, the fight is over.
+    /// Notes that at `now` nobody had undone what we wrote: if that lasts, the contention is over.
     pub(crate) fn undisturbed(&mut self, now: Instant) {
-        self.fight &= !self.rested(now);
+        self.contended &= !self.rested(now);
     }
 
     /// Whether somebody keeps undoing what we write.
-    pub(crate) fn is_fight(&self) -> bool {
-        self.fight
+    pub(crate) fn is_contended(&self) -> bool {
+        self.contended
     }
 
     fn rested(&self, now: Instant) -> bool {
@@ -54,12 +54,12 @@ mod tests {
 
     /// What becomes of attempts at these seconds.
     fn written(seconds: &[u64]) -> Vec<u64> {
-        let (mut damper, start) = (Damper::default(), Instant::now());
+        let (mut backoff, start) = (Backoff::default(), Instant::now());
         let mut written = vec![];
         for second in seconds {
             let now = start + Duration::from_secs(*second);
-            if damper.may_write(now) {
-                damper.wrote(now);
+            if backoff.may_write(now) {
+                backoff.wrote(now);
                 written.push(*second);
             }
         }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fight_is_damped_to_a_write_every_30_seconds() {
+    fn contention_is_slowed_down_to_a_write_every_30_seconds() {
         let every_second: Vec<_> = (0..70).collect();
         assert_eq!(written(&every_second), [0, 1, 2, 3, 4, 5, 35, 65]);
     }
@@ -79,13 +79,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fight_ends_when_a_write_has_lasted() {
-        let (mut damper, start) = (Damper::default(), Instant::now());
-        (0..6).for_each(|_| damper.wrote(start));
-        assert!(damper.is_fight());
-        damper.undisturbed(start + Duration::from_secs(29));
-        assert!(damper.is_fight() && !damper.may_write(start + Duration::from_secs(29)));
-        damper.undisturbed(start + Duration::from_secs(30));
-        assert!(!damper.is_fight() && damper.may_write(start + Duration::from_secs(30)));
+    fn contention_ends_when_a_write_has_lasted() {
+        let (mut backoff, start) = (Backoff::default(), Instant::now());
+        (0..6).for_each(|_| backoff.wrote(start));
+        assert!(backoff.is_contended());
+        backoff.undisturbed(start + Duration::from_secs(29));
+        assert!(backoff.is_contended() && !backoff.may_write(start + Duration::from_secs(29)));
+        backoff.undisturbed(start + Duration::from_secs(30));
+        assert!(!backoff.is_contended() && backoff.may_write(start + Duration::from_secs(30)));
     }
 }

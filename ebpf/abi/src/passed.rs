@@ -1,0 +1,51 @@
+//! What a program passes to the one that it goes on with, so that a packet is parsed and classified once. The two share the
+//! processor and nothing runs between them, so one entry a processor is enough.
+
+use crate::{Endpoint, Member, plain};
+
+plain! {
+    /// The headers of a packet.
+    pub struct Headers {
+        /// Source address and port.
+        pub source: Endpoint,
+        /// Destination address and port.
+        pub destination: Endpoint,
+        /// Bytes of UDP payload; [`NO_PAYLOAD`] where the headers promise more than there is.
+        pub payload: u32,
+        /// Not 0 if it is the first fragment of several.
+        pub fragment: u16,
+        /// Not 0 if it has a checksum.
+        pub checksummed: u16,
+    }
+
+    /// A datagram of a member.
+    pub struct Sending {
+        /// Its headers.
+        pub headers: Headers,
+        /// Who sends it.
+        pub member: Member,
+        /// Interface index of the member's host-side veth.
+        pub interface: u32,
+        /// What it is, by its destination, from [`route`].
+        pub route: u16,
+        /// Its [`crate::Protocol`].
+        pub protocol: u16,
+        /// Directions of the relayed port, from [`crate::paths`].
+        pub flags: u16,
+        /// Its destination port on the LAN.
+        pub port: u16,
+    }
+}
+
+/// Stands for the length of a payload that is not all there.
+pub const NO_PAYLOAD: u32 = u32::MAX;
+
+/// What a datagram of a member is, by its destination.
+pub mod route {
+    /// A broadcast to a relayed port.
+    pub const BROADCAST: u16 = 0;
+    /// A datagram to a relayed port of a host on the LAN, or of the node.
+    pub const UNICAST: u16 = 1;
+    /// An answer to a LAN socket that searched.
+    pub const ANSWER: u16 = 2;
+}

@@ -1,0 +1,106 @@
+//! Opening pinned maps, and reading and changing them with errors that name them. Which map holds what is not known here.
+
+use std::path::Path;
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError},
+};
+
+use crate::{Error, Result};
+
+/// Flag of a map update: only if the key is not there (linux/bpf.h).
+pub(crate) const BPF_NOEXIST: u64 = 1;
+
+pub(crate) fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {
+    typed(maps, name, Map::Array)
+}
+
+pub(crate) fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
+    typed(maps, name, Map::HashMap)
+}
+
+/// A map that forgets what was least recently used: aya reads it through the same type.
+pub(crate) fn lru<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
+    typed(maps, name, Map::LruHashMap)
+}
+
+pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
+    maps: &Path,
+    name: &str,
+    kind: fn(MapData) -> Map,
+) -> Result<T> {
+    let path = maps.join(name);
+    if !path.exists() {
+        return Err(Error::NotLoaded(path)); // or loaded only half: the agent makes it whole
+    }
+    let data = MapData::from_pin(&path)
+        .map_err(|error| Error::bpf(format!("cannot open {}", path.display()), &error))?;
+    T::try_from(kind(data)).map_err(|error| Error::ForeignMap { path, reason: error.to_string() })
+}
+
+pub(crate) fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {
+    // The kernel starts over when the key it stands at is removed meanwhile: that must not go on for ever.
+    const MOST: usize = 4 * abi::FLOWS as usize;
+    map.keys()
+        .take(MOST)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::bpf(format!("cannot read {name}"), &error))
+}
+
+/// Every entry; those that vanish meanwhile are left out.
+pub(crate) fn all<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<(K, V)>> {
+    let mut found = vec![];
+    for key in keys(name, map)? {
+        if let Some(value) = absent_is_none(name, map.get(&key, 0))? {
+            found.push((key, value));
+        }
+    }
+    Ok(found)
+}
+
+/// Makes `entries` the map's only ones, without a moment in which one that stays is missing.
+pub(crate) fn replace_all<K: Pod + PartialEq, V: Pod + PartialEq>(
+    name: &str,
+    map: &mut HashMap<MapData, K, V>,
+    entries: &[(K, V)],
+) -> Result<()> {
+    for (key, value) in entries {
+        if map.get(key, 0).ok().as_ref() != Some(value) {
+            wrote(name, map.insert(key, value, 0))?;
+        }
+    }
+    for key in keys(name, map)? {
+        if !entries.iter().any(|(wanted, _)| *wanted == key) {
+            removed(name, map.remove(&key))?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn wrote(name: &str, result: Result<(), MapError>) -> Result<()> {
+    result.map_err(|error| Error::bpf(format!("cannot write {name}"), &error))
+}
+
+pub(crate) fn removed(name: &str, result: Result<(), MapError>) -> Result<()> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(Error::bpf(format!("cannot remove from {name}"), &error)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn absent_is_none<V>(name: &str, result: Result<V, MapError>) -> Result<Option<V>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(Error::bpf(format!("cannot read {name}"), &error)),
+    }
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}

@@ -1,0 +1,156 @@
+//! What is configured: the agent writes it, programs and plugin read it. Maps `CONFIG`, `DOMAINS`, `UPLINKS`, `LAN`,
+//! `NAMESPACES`, `LAN_RELAYS`, `POD_RELAYS`, `DESCRIPTORS`.
+
+use abi::{Config, Described, Domain, NamespaceKey, Protocol, Relay, RelayKey, Uplink};
+use aya::maps::lpm_trie::Key;
+
+use super::State;
+use crate::{
+    Error, Result,
+    maps::{absent_is_none, all, keys, removed, replace_all, wrote},
+};
+
+impl State {
+    /// Sets what all programs need to know.
+    pub fn set_config(&mut self, config: Config) -> Result<()> {
+        wrote("CONFIG", self.config.set(0, config, 0))
+    }
+
+    /// The configured domains, with their numbers.
+    pub fn domains(&self) -> Result<Vec<(u16, Domain)>> {
+        let mut found = vec![];
+        for number in 0..abi::DOMAINS {
+            let domain =
+                self.domains.get(&number, 0).map_err(|error| Error::bpf("cannot read DOMAINS", &error))?;
+            if domain.name[0] != 0 {
+                found.push((number as u16, domain));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The number of the domain called `name`.
+    pub fn domain_number(&self, name: &str) -> Result<u16> {
+        let domains = self.domains()?;
+        let names: Vec<_> = domains.iter().map(|(_, domain)| abi::text(&domain.name)).collect();
+        match names.iter().position(|known| *known == name) {
+            Some(place) => Ok(domains[place].0),
+            None => {
+                let known = if names.is_empty() { "none".into() } else { names.join(", ") };
+                Err(Error::NoSuchDomain { name: name.into(), known })
+            }
+        }
+    }
+
+    /// Sets domain `number`.
+    pub fn set_domain(&mut self, number: u16, domain: Domain) -> Result<()> {
+        if self.domains.get(&u32::from(number), 0).is_ok_and(|present| present == domain) {
+            return Ok(());
+        }
+        wrote("DOMAINS", self.domains.set(u32::from(number), domain, 0))
+    }
+
+    /// The uplinks by interface index.
+    pub fn uplinks(&self) -> Result<Vec<(u32, Uplink)>> {
+        all("UPLINKS", &self.uplinks)
+    }
+
+    /// Makes `uplinks`, by interface index, the only ones.
+    pub fn set_uplinks(&mut self, uplinks: &[(u32, Uplink)]) -> Result<()> {
+        replace_all("UPLINKS", &mut self.uplinks, uplinks)
+    }
+
+    /// Makes these the only networks that programs know: domain, address, prefix length, and flags from [`abi::lan`].
+    pub fn set_networks(&mut self, networks: &[(u16, [u8; 4], u8, u32)]) -> Result<()> {
+        let present: Result<Vec<_>, _> = self.lan.iter().collect();
+        let present = present.map_err(|error| Error::bpf("cannot read LAN", &error))?;
+        let wanted: Vec<_> = networks
+            .iter()
+            .map(|(domain, address, prefix, flags)| (abi::network(*domain, *address, *prefix), *flags))
+            .collect();
+        let same = |(bits, key): &(u32, [u8; 6]), found: &Key<[u8; 6]>| {
+            *bits == found.prefix_len() && covers(*key, found.data(), *bits)
+        };
+        for (network, flags) in &wanted {
+            if !present.iter().any(|(found, has)| same(network, found) && has == flags) {
+                wrote("LAN", self.lan.insert(&Key::new(network.0, network.1), flags, 0))?;
+            }
+        }
+        for (found, _) in &present {
+            if !wanted.iter().any(|(network, _)| same(network, found)) {
+                removed("LAN", self.lan.remove(found))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. What they mean is for a
+    /// [`Policy`](crate::member::Policy) to say.
+    pub fn namespaces(&self, domain: u16) -> Result<Vec<String>> {
+        let keys = keys("NAMESPACES", &self.namespaces)?;
+        let of_domain = keys.iter().filter(|key| key.domain == u32::from(domain));
+        Ok(of_domain.map(|key| abi::text(&key.pattern).to_owned()).collect())
+    }
+
+    /// Makes these the only namespaces that domains have.
+    pub fn set_namespaces(&mut self, namespaces: &[(u16, String)]) -> Result<()> {
+        let entry = |(domain, pattern): &(u16, String)| {
+            Some((NamespaceKey { pattern: abi::field(pattern)?, domain: u32::from(*domain) }, 1))
+        };
+        let entries: Vec<_> = namespaces.iter().filter_map(entry).collect();
+        replace_all("NAMESPACES", &mut self.namespaces, &entries)
+    }
+
+    /// Makes these the only relayed ports, as the LAN and as pods see them.
+    pub fn set_relays(&mut self, lan: &[(RelayKey, Relay)], pods: &[(RelayKey, Relay)]) -> Result<()> {
+        replace_all("LAN_RELAYS", &mut self.lan_relays, lan)?;
+        replace_all("POD_RELAYS", &mut self.pod_relays, pods)
+    }
+
+    /// How a UDP port of pods in `domain` is relayed; `None` if it is not.
+    pub fn pod_relay(&self, domain: u16, port: u16) -> Result<Option<Relay>> {
+        let key = RelayKey { scope: u32::from(domain), port, reserved: 0 };
+        absent_is_none("POD_RELAYS", self.pod_relays.get(&key, 0))
+    }
+
+    /// How a UDP port is relayed that the LAN sees on the uplink with this interface index; `None` if it is not.
+    pub fn lan_relay(&self, uplink: u32, port: u16) -> Result<Option<Relay>> {
+        absent_is_none("LAN_RELAYS", self.lan_relays.get(&RelayKey { scope: uplink, port, reserved: 0 }, 0))
+    }
+
+    /// What the numbers of described protocols stand for, in their order.
+    pub fn described(&self) -> Result<Vec<Described>> {
+        let read = self.descriptors.iter().collect::<Result<_, _>>();
+        read.map_err(|error| Error::bpf("cannot read DESCRIPTORS", &error))
+    }
+
+    /// Sets what they stand for. A number that stands for another protocol than before counts anew.
+    pub fn set_described(&mut self, described: &[Described]) -> Result<()> {
+        for ((number, wanted), present) in (0..).zip(described).zip(self.described()?) {
+            if *wanted == present {
+                continue;
+            }
+            if wanted.name != present.name {
+                self.clear_counters(abi::DESCRIBED + number)?;
+            }
+            wrote("DESCRIPTORS", self.descriptors.set(number, wanted, 0))?;
+        }
+        Ok(())
+    }
+
+    /// The name of a protocol, for people and for metrics.
+    pub fn protocol_name(&self, protocol: Protocol) -> Result<String> {
+        let Some(number) = (protocol as u32).checked_sub(abi::DESCRIBED) else {
+            return Ok(protocol.name().into());
+        };
+        let described = self.described()?;
+        let name = described.get(number as usize).map_or("", |described| abi::text(&described.name));
+        Ok(if name.is_empty() { protocol.name().into() } else { name.into() })
+    }
+}
+
+/// Whether two keys of a trie are the same in their first `bits` bits, which is all that the kernel keeps of them.
+fn covers(a: [u8; 6], b: [u8; 6], bits: u32) -> bool {
+    let number = |bytes: [u8; 6]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    (number(a) ^ number(b)) >> (48 - bits) == 0
+}

@@ -1,0 +1,101 @@
+//! Who is a member: the plugin writes it, and the agent for pods that were there before. Maps `ATTACHMENTS`, `MEMBERS`,
+//! `ROSTER`, `ROSTER_LENGTH`, and of the circuits in `FLOWS` and `STREAMS`, which the programs write, those of pods that are gone.
+
+use abi::{Attachment, AttachmentKey, Member, roster_index};
+
+use super::State;
+use crate::{
+    Error, Result,
+    maps::{absent_is_none, all, keys, removed, wrote},
+};
+
+impl State {
+    /// The attachment recorded under `key`.
+    pub fn attachment(&self, key: &AttachmentKey) -> Result<Option<Attachment>> {
+        absent_is_none("ATTACHMENTS", self.attachments.get(key, 0))
+    }
+
+    /// All recorded attachments.
+    pub fn attachments(&self) -> Result<Vec<(AttachmentKey, Attachment)>> {
+        all("ATTACHMENTS", &self.attachments)
+    }
+
+    /// The member whose host-side veth has this interface index.
+    pub fn member(&self, interface: u32) -> Result<Option<Member>> {
+        absent_is_none("MEMBERS", self.members.get(&interface, 0))
+    }
+
+    /// How many places of all rosters are taken.
+    pub fn roster_entries(&self) -> Result<usize> {
+        let mut taken = 0;
+        for place in 0..self.roster.len() {
+            let interface =
+                self.roster.get(&place, 0).map_err(|error| Error::bpf("cannot read ROSTER", &error))?;
+            taken += usize::from(interface != 0);
+        }
+        Ok(taken)
+    }
+
+    /// How many translated TCP flows are remembered.
+    pub fn flow_count(&self) -> Result<usize> {
+        Ok(keys("FLOWS", &self.flows)?.len())
+    }
+
+    /// Makes a pod a member: records the attachment, then lets the programs see the member.
+    /// The caller holds the lock.
+    pub fn join(&mut self, key: AttachmentKey, mut attachment: Attachment, member: Member) -> Result<()> {
+        let domain = u32::from(member.domain);
+        let slot = self.free_slot(domain)?;
+        attachment.slot = slot as u16;
+        wrote("ATTACHMENTS", self.attachments.insert(key, attachment, 0))?;
+        wrote("MEMBERS", self.members.insert(attachment.member, member, 0))?;
+        wrote("ROSTER", self.roster.set(roster_index(domain, slot), attachment.member, 0))?;
+        if slot >= self.roster_length(domain)? {
+            wrote("ROSTER_LENGTH", self.roster_length.set(domain, slot + 1, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`State::join`], and gives back all the pod's external ports. The caller holds the lock. That parts of it
+    /// are gone already is no error.
+    pub fn leave(&mut self, key: &AttachmentKey, attachment: &Attachment) -> Result<()> {
+        let place = roster_index(u32::from(attachment.domain), u32::from(attachment.slot));
+        if self.roster.get(&place, 0).is_ok_and(|interface| interface == attachment.member) {
+            wrote("ROSTER", self.roster.set(place, 0, 0))?;
+        }
+        removed("MEMBERS", self.members.remove(&attachment.member))?;
+        self.release_ports(attachment.member)?;
+        removed("ATTACHMENTS", self.attachments.remove(key))
+    }
+
+    /// Forgets the circuits of the pod at `address`, so that another pod that gets it later is not taken for this one. Takes
+    /// a while where there are many, so the caller holds no lock.
+    pub fn forget_circuits(&mut self, address: [u8; 4]) -> Result<()> {
+        for flow in keys("FLOWS", &self.flows)? {
+            if flow.pod == address {
+                removed("FLOWS", self.flows.remove(&flow))?;
+                removed("STREAMS", self.streams.remove(&flow))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn free_slot(&self, domain: u32) -> Result<u32> {
+        for slot in 0..abi::SLOTS {
+            let interface = self
+                .roster
+                .get(&roster_index(domain, slot), 0)
+                .map_err(|error| Error::bpf("cannot read ROSTER", &error))?;
+            if interface == 0 {
+                return Ok(slot);
+            }
+        }
+        let name =
+            self.domains.get(&domain, 0).map(|domain| abi::text(&domain.name).to_owned()).unwrap_or_default();
+        Err(Error::DomainFull { domain: name, limit: abi::SLOTS })
+    }
+
+    fn roster_length(&self, domain: u32) -> Result<u32> {
+        self.roster_length.get(&domain, 0).map_err(|error| Error::bpf("cannot read ROSTER_LENGTH", &error))
+    }
+}

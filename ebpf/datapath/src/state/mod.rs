@@ -1,0 +1,122 @@
+//! The pinned maps, typed, and the changes that user space makes to them; a file for each of those who write them.
+//!
+//! They are the only truth: whoever changes several of them holds the lock, whoever dies half-way leaves an attachment
+//! record behind by which DEL and GC find the rest.
+
+mod configured;
+mod counters;
+mod externals;
+mod members;
+
+pub use counters::Counter;
+pub use externals::External;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use abi::{
+    Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
+    Member, NamespaceKey, Relay, RelayKey, Uplink,
+};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use crate::{
+    Error, Result,
+    maps::{array, hash, lru, typed},
+    pinned::{MAPS, pin_directory},
+};
+
+/// How long to wait for the lock; kubelet retries an ADD that gave up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(4);
+/// Holders keep the lock for well under a millisecond.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// The right to change several maps at once; given up when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: Flock<File>,
+}
+
+/// The pinned maps.
+pub struct State {
+    directory: PathBuf,
+    // configured
+    config: Array<MapData, Config>,
+    domains: Array<MapData, Domain>,
+    uplinks: HashMap<MapData, u32, Uplink>,
+    lan: LpmTrie<MapData, [u8; 6], u32>,
+    namespaces: HashMap<MapData, NamespaceKey, u32>,
+    lan_relays: HashMap<MapData, RelayKey, Relay>,
+    pod_relays: HashMap<MapData, RelayKey, Relay>,
+    descriptors: Array<MapData, Described>,
+    // members
+    attachments: HashMap<MapData, AttachmentKey, Attachment>,
+    members: HashMap<MapData, u32, Member>,
+    roster: Array<MapData, u32>,
+    roster_length: Array<MapData, u32>,
+    flows: HashMap<MapData, FlowKey, Circuit>,
+    streams: HashMap<MapData, FlowKey, Followed>,
+    // externals
+    externals: HashMap<MapData, Endpoint, Claim>,
+    internals: HashMap<MapData, Endpoint, Endpoint>,
+    external_ports: Array<MapData, u64>,
+    taken: HashMap<MapData, u32, u32>,
+    // counters
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl State {
+    /// Opens the pinned maps under `bpffs`.
+    pub fn open(bpffs: &Path) -> Result<Self> {
+        let directory = pin_directory(bpffs);
+        let maps = directory.join(MAPS);
+        Ok(Self {
+            config: array(&maps, "CONFIG")?,
+            domains: array(&maps, "DOMAINS")?,
+            uplinks: hash(&maps, "UPLINKS")?,
+            lan: typed(&maps, "LAN", Map::LpmTrie)?,
+            namespaces: hash(&maps, "NAMESPACES")?,
+            lan_relays: hash(&maps, "LAN_RELAYS")?,
+            pod_relays: hash(&maps, "POD_RELAYS")?,
+            descriptors: array(&maps, "DESCRIPTORS")?,
+            attachments: hash(&maps, "ATTACHMENTS")?,
+            members: hash(&maps, "MEMBERS")?,
+            roster: array(&maps, "ROSTER")?,
+            roster_length: array(&maps, "ROSTER_LENGTH")?,
+            flows: lru(&maps, "FLOWS")?,
+            streams: lru(&maps, "STREAMS")?,
+            externals: hash(&maps, "EXTERNALS")?,
+            internals: hash(&maps, "INTERNALS")?,
+            external_ports: array(&maps, "EXTERNAL_PORTS")?,
+            taken: hash(&maps, "PORT_COUNTS")?,
+            counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
+            directory,
+        })
+    }
+
+    /// Waits for the right to change several maps at once, a few seconds at most.
+    pub fn lock(&self) -> Result<Lock> {
+        let what = || format!("cannot lock {}", self.directory.display());
+        let mut file = File::open(&self.directory).map_err(|error| Error::kernel(what(), error))?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(directory) => return Ok(Lock { _directory: directory }),
+                Err((_, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
+                    return Err(Error::Busy(self.directory.clone()));
+                }
+                Err((back, Errno::EWOULDBLOCK)) => file = back,
+                Err((_, error)) => return Err(Error::kernel(what(), error)),
+            }
+            sleep(LOCK_PAUSE);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What a datagram holds, and what a format must be able to do with it. Knows no format.
+
+use abi::{Endpoint, TCP, UDP, Verdict};
+use wire::{Direction, Kind, Named};
+
+use crate::packet::{PAYLOAD, Packet};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+
+/// One entry: what the datagram at hand holds, while one program runs. On the stack the verifier would follow every
+/// combination of what it knows of it.
+#[map]
+static CONTENT: PerCpuArray<Content> = PerCpuArray::with_max_entries(1, 0);
+
+/// A protocol's way to read a payload, and to rewrite it.
+pub trait Format {
+    /// What `packet`, a datagram of `protocol`, holds; an error if that is not for others to see.
+    fn inspect(packet: &Packet, direction: Direction, protocol: u16) -> Result<Content, Verdict>;
+
+    /// Makes `packet` name the transport address `to` where it names `from`; an address left to the source stays so. With
+    /// both exchanged it is undone.
+    fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint);
+}
+
+/// What a datagram holds.
+///
+/// Plain numbers, combined without branches: the verifier would follow every combination of flags through every step of a
+/// walk.
+#[derive(Clone, Copy)]
+pub struct Content {
+    /// Which way it travels.
+    pub direction: Direction,
+    /// Number of its protocol, where its format needs it.
+    pub protocol: u16,
+    /// Not 0 if it searches; it announces or answers otherwise.
+    search: u32,
+    /// All ones if it names a transport address, 0 otherwise.
+    names: u32,
+    /// The port named.
+    port: u32,
+    /// Not 0 if that is a port of UDP.
+    udp: u32,
+    /// The address named, as it stands; 0 where it is left to the source.
+    address: u32,
+    /// Not 0 if it names several addresses, or one that is not IPv4.
+    unsupported: u32,
+    /// Offset of the flags of a search that say "sent to one server"; 0 where it does not say so.
+    unicast_at: u32,
+    /// The flag that says it.
+    unicast: u32,
+    /// Not 0 if it is for one server alone, never for all.
+    directed: u32,
+}
+
+impl Content {
+    /// A datagram of which nothing is known yet.
+    #[inline(always)]
+    pub const fn new(direction: Direction) -> Self {
+        Self {
+            direction,
+            protocol: 0,
+            search: 0,
+            names: 0,
+            port: 0,
+            udp: 0,
+            address: 0,
+            unsupported: 0,
+            unicast_at: 0,
+            unicast: 0,
+            directed: 0,
+        }
+    }
+
+    /// A datagram of `protocol` that names nothing yet.
+    #[inline(always)]
+    pub const fn of(protocol: u16, direction: Direction, search: bool) -> Self {
+        Self { protocol, search: search as u32, ..Self::new(direction) }
+    }
+
+    /// A datagram that names nothing: one that wants an answer, or is one.
+    #[inline(always)]
+    pub const fn plain(direction: Direction, directed: bool) -> Self {
+        let search = matches!(direction, Direction::Announce) as u32;
+        Self { search, directed: directed as u32, ..Self::new(direction) }
+    }
+
+    /// The same in a map; `None` does not happen.
+    #[inline(always)]
+    pub fn put_aside(self) -> Option<&'static Self> {
+        let place = CONTENT.get_ptr_mut(0)?;
+        // SAFETY: this processor's own entry, which only the program at hand writes, once.
+        unsafe {
+            place.write(self);
+            Some(&*place)
+        }
+    }
+
+    /// Whether it is for one server alone, never for all.
+    #[inline(always)]
+    pub fn is_directed(&self) -> bool {
+        self.directed != 0
+    }
+
+    /// Whether it searches; it announces or answers otherwise.
+    #[inline(always)]
+    pub fn is_search(&self) -> bool {
+        self.search != 0
+    }
+
+    /// What is named, if `sender` names itself, with port 0 if nothing is; `None` if it speaks for another host.
+    #[inline(always)]
+    pub fn own(&self, sender: [u8; 4]) -> Option<Endpoint> {
+        let foreign = self.address != 0 && self.address != u32::from_ne_bytes(sender);
+        if self.unsupported != 0 || foreign || (self.names != 0 && self.port == 0) {
+            return None;
+        }
+        let protocol = if self.udp != 0 { UDP } else { TCP } as u16;
+        Some(Endpoint { address: sender, port: self.port as u16, protocol })
+    }
+
+    /// Where a search from `source` is to be answered to.
+    #[inline(always)]
+    pub fn reply_to(&self, source: Endpoint) -> Endpoint {
+        if self.names == 0 || self.unsupported != 0 {
+            return source;
+        }
+        let address = if self.address == 0 { source.address } else { self.address.to_ne_bytes() };
+        Endpoint { address, port: self.port as u16, protocol: source.protocol }
+    }
+
+    /// Whether it names a port, or an address other than its source.
+    #[inline(always)]
+    pub fn is_named(&self) -> bool {
+        (self.port | self.address) != 0
+    }
+
+    /// Notes that it searches, if `kind` says so.
+    #[inline(always)]
+    pub fn add_kind(&mut self, kind: Kind) {
+        self.search |= matches!(kind, Kind::Search) as u32;
+    }
+
+    /// Notes that it names an address, zeros if that is left to the source.
+    #[inline(always)]
+    pub fn add_address(&mut self, address: [u8; 4]) {
+        let address = u32::from_ne_bytes(address);
+        let another = self.address != 0 && address != 0 && self.address != address;
+        self.unsupported |= another as u32;
+        self.address |= address;
+    }
+
+    /// Notes that it names a port.
+    #[inline(always)]
+    pub fn add_port(&mut self, port: u16, udp: bool) {
+        let (port, udp) = (port as u32, udp as u32);
+        self.unsupported |= self.names & (port ^ self.port | udp ^ self.udp);
+        self.names = u32::MAX;
+        self.port = port;
+        self.udp = udp;
+    }
+
+    /// Notes that it names what is no transport address.
+    #[inline(always)]
+    pub fn add_unsupported(&mut self) {
+        self.unsupported = 1;
+    }
+
+    /// Notes what a message names. Real datagrams name one address, however often: another beside it is not supported.
+    #[inline(always)]
+    pub fn add(&mut self, kind: Kind, named: &Named) {
+        let address = u32::from_ne_bytes(named.address);
+        let port = named.port as u32;
+        self.unsupported |=
+            named.unsupported as u32 | self.names & (port ^ self.port | address ^ self.address);
+        let search = matches!(kind, Kind::Search) as u32;
+        self.search |= search;
+        self.udp |= search;
+        self.names = u32::MAX;
+        self.port = port;
+        self.address = address;
+    }
+
+    /// Notes that the byte at `at` has the bit `flag` set, which says "sent to one server".
+    #[inline(always)]
+    pub fn add_unicast(&mut self, at: u32, flag: u8) {
+        self.unicast_at = at;
+        self.unicast = flag as u32;
+    }
+
+    /// Sets or clears the flag "sent to one server" in a search that has it set: a copy that is broadcast in a pod must not
+    /// say so.
+    #[inline(always)]
+    pub fn set_unicast(&self, packet: &Packet, unicast: bool) {
+        if self.unicast_at == 0 {
+            return;
+        }
+        let Some([flags, next]) = packet.skb.load(PAYLOAD + self.unicast_at) else { return };
+        let flag = self.unicast as u8;
+        let new = if unicast { flags | flag } else { flags & !flag };
+        packet.set_payload(self.unicast_at, [flags, next], [new, next]);
+    }
+}
+
+/// Bytes of payload, where the packet is whole.
+#[inline(always)]
+pub fn length(packet: &Packet) -> Result<u32, Verdict> {
+    if packet.fragment { Err(Verdict::Fragment) } else { packet.payload.ok_or(Verdict::Malformed) }
+}
+
+/// Puts `to` where a message names `from`.
+#[inline(always)]
+pub fn put(packet: &Packet, named: &Named, from: &Endpoint, to: &Endpoint) {
+    packet.set_payload(named.port_at, named.order.bytes(from.port), named.order.bytes(to.port));
+    if named.address == from.address {
+        packet.set_payload(named.address_at, named.address, to.address);
+    }
+}

@@ -1,0 +1,39 @@
+//! Payload formats: what a datagram of a protocol names, and making it name something else. The bytes are `wire`'s
+//! business; here they are read from a packet in the kernel.
+//!
+//! A format is a file with an implementation of [`Format`]. This module alone knows which protocol has which.
+
+mod ca;
+mod content;
+mod described;
+pub mod gvcp;
+mod pva;
+
+pub use ca::Ca;
+pub use content::{Content, Format};
+pub use described::Described;
+pub use gvcp::{Gvcp, Gvsp};
+pub use pva::Pva;
+
+use abi::{Protocol, Verdict};
+use wire::Direction;
+
+use crate::packet::Packet;
+
+macro_rules! dispatcher {
+    ($($(#[$doc:meta])* $format:ident = $number:literal, $name:literal, $ports:expr,
+        from_pod: [$($from_pod:ident: $_from_pod:path),*], from_lan: [$($from_lan:ident: $_from_lan:path),*];)*) => {
+        /// What `packet`, a datagram of `protocol`, holds.
+        #[inline(always)]
+        pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<Content, Verdict> {
+            $(if protocol == Protocol::$format as u16 {
+                return $format::inspect(packet, direction, protocol);
+            })*
+            if protocol as u32 >= abi::DESCRIBED {
+                return Described::inspect(packet, direction, protocol);
+            }
+            Err(Verdict::Unrelayed)
+        }
+    };
+}
+abi::protocols!(dispatcher);

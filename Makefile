@@ -51,10 +51,11 @@ lint: toolchain ## check formatting, lints, documentation, and the eBPF object |
 
 test: export EBPF_BUILD = 1
 test: lab-tools lab ## run all tests | 25 min
-	@rm -rf target/figures
+	@rm -rf target/figures target/times
 	tests/fuzz/run.sh -seed=1 -runs=1000000 -max_total_time=20
 	cargo test --locked --workspace
 	@echo; cat docs/matrix.md; echo "figures of this run:"; cat target/figures/*
+	@echo; tests/times.sh
 
 object: export EBPF_BUILD = 1
 object: toolchain ## record the eBPF object anew, after a change to the programs | 1 min
@@ -67,7 +68,7 @@ build: toolchain ## build the binaries for release into target/bin | 3 min
 
 ##@ A release
 matrix: lab-tools lab ## try every client with every server, and print the table | 3 min
-	cargo test --locked -p iocast-tests --test matrix -- --nocapture
+	cargo test --locked -p iocast-tests --test e2e matrix:: -- --nocapture
 
 bench: lab-tools build ## compare with the alternatives, and write docs/bench.md | 10 min | QUICK
 	@tests/apt.sh iptables

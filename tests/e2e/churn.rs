@@ -102,8 +102,12 @@ fn pins(lab: &Lab) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn veths(lab: &Lab) -> Result<String> {
-    lab.sandbox.sh(NODE, "ip -o -br link show type veth")
+/// Names and hardware addresses of the node's veths. Not their states: whether a link has a carrier the kernel finds a little
+/// later.
+fn veths(lab: &Lab) -> Result<Vec<[String; 2]>> {
+    let links = lab.sandbox.sh(NODE, "ip -o -br link show type veth")?;
+    let lines = links.lines().map(|line| line.split_whitespace().map(Into::into).collect::<Vec<String>>());
+    Ok(lines.map(|words| [words[0].clone(), words[2].clone()]).collect())
 }
 
 /// A member that comes now has the ports that it asks for, and is found.
@@ -241,7 +245,7 @@ impl Worker<'_> {
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &attachment.container);
         command.env("CNI_NETNS", &attachment.netns).env("CNI_IFNAME", &attachment.interface);
         command.env("CNI_ARGS", &attachment.arguments);
-        let child = self.lab.sandbox.run_in(NODE, move || command.spawn())?;
+        let child = self.lab.sandbox.run_in(NODE, move || lab::start(&mut command))?;
         tried("start the plugin", child)
     }
 }

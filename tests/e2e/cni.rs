@@ -1,7 +1,7 @@
 //! The CNI plugin: every verb in every version, every error, and nothing left behind.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
-use std::{process::Command, time::Instant};
+use std::process::Command;
 
 use lab::{
     Attachment, DOMAIN, Lab, Leftovers, NODE, NOTHING, Options, Pod, Result, Sandbox, Topology, WORKSTATION,
@@ -21,11 +21,10 @@ lab::in_both_topologies! {
     a_second_add_replaces_the_first
     adds_in_parallel_get_places_of_their_own
     a_pod_that_another_plugin_filters_joins_all_the_same
-    the_cost_of_add_is_reported
 }
 
 /// Runs the plugin itself in the node's namespace: whether it succeeded, and its stdout.
-fn plugin(sandbox: &Sandbox, variables: &[(&str, &str)], stdin: &str) -> Result<(bool, String)> {
+pub(crate) fn plugin(sandbox: &Sandbox, variables: &[(&str, &str)], stdin: &str) -> Result<(bool, String)> {
     let mut command = Command::new(lab::binary("iocast")?);
     command.env_clear().envs(variables.iter().copied());
     let stdin = stdin.to_owned();
@@ -34,7 +33,7 @@ fn plugin(sandbox: &Sandbox, variables: &[(&str, &str)], stdin: &str) -> Result<
 }
 
 /// The environment of a verb for an attachment.
-fn environment<'a>(verb: &'a str, attachment: &'a Attachment) -> [(&'a str, &'a str); 5] {
+pub(crate) fn environment<'a>(verb: &'a str, attachment: &'a Attachment) -> [(&'a str, &'a str); 5] {
     [
         ("CNI_COMMAND", verb),
         ("CNI_CONTAINERID", &attachment.container),
@@ -45,7 +44,12 @@ fn environment<'a>(verb: &'a str, attachment: &'a Attachment) -> [(&'a str, &'a 
 }
 
 /// A network configuration for our plugin alone.
-fn configuration(version: &str, previous: Option<&str>, domain: Option<&str>, more: &str) -> String {
+pub(crate) fn configuration(
+    version: &str,
+    previous: Option<&str>,
+    domain: Option<&str>,
+    more: &str,
+) -> String {
     let previous = previous.map(|previous| format!(r#","prevResult":{previous}"#)).unwrap_or_default();
     let annotations = domain.map_or("null".into(), |domain| format!(r#"{{"iocast.io/domain":"{domain}"}}"#));
     format!(
@@ -54,7 +58,7 @@ fn configuration(version: &str, previous: Option<&str>, domain: Option<&str>, mo
 }
 
 /// A result as a bridge plugin prints it in `version`, with spaces and keys that nobody knows.
-fn previous_result(version: &str) -> String {
+pub(crate) fn previous_result(version: &str) -> String {
     let family = if version < "1.0.0" { r#""version":"4","# } else { "" };
     format!(
         r#"{{ "cniVersion":"{version}","interfaces":[{{"name":"cni0","mac":"0a:00:00:00:00:01"}},{{"name":"eth0","sandbox":"/run/netns/x"}}],
@@ -416,30 +420,6 @@ fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> R
     let pins =
         lab.sandbox.run(|| std::fs::read_dir("/sys/fs/bpf/iocast/v1/links").unwrap().flatten().count());
     assert_eq!(pins, 3, "fan, from_lan and to_lan");
-    Ok(())
-}
-
-fn the_cost_of_add_is_reported(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
-    let time = |domain: Option<&str>, pod: &Pod| -> Result<f64> {
-        let stdin = configuration("1.0.0", Some(&previous_result("1.0.0")), domain, "");
-        let start = Instant::now();
-        let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &pod.attachment), &stdin)?;
-        let took = start.elapsed().as_secs_f64() * 1e3;
-        assert!(success, "{stdout}");
-        Ok(took)
-    };
-    let (mut member, mut other) = (vec![], vec![]);
-    for number in 0..20 {
-        let pod = lab.plain_pod(&format!("ioc-{number}"))?;
-        other.push(time(None, &pod)?);
-        member.push(time(Some(DOMAIN), &pod)?);
-    }
-    for (what, times) in [("member", &mut member), ("non-member", &mut other)] {
-        times.sort_by(f64::total_cmp);
-        let figure = format!("min {:.1} ms, median {:.1} ms, max {:.1} ms", times[0], times[10], times[19]);
-        lab::report(&format!("plugin wall time, ADD of a {what} ({topology:?})"), &figure);
-    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::{
     sync::Mutex,
 };
 
+use lab::turn;
 use serde_json::{Value, json};
 
 const OVERLAYS: [&str; 4] = ["kubeadm", "debian-containerd", "k3s", "crio-openshift"];
@@ -29,6 +30,7 @@ fn text(path: &str) -> String {
 
 /// Runs a program of `target/lab/kubernetes` with `stdin`: its stdout, or what it complained about.
 fn run(program: &str, arguments: &[&str], stdin: &str) -> Result<String, String> {
+    turn::take(turn::Kind::Waits);
     let tools = root().join("target/lab/kubernetes");
     assert!(tools.exists(), "there is no {}: run tests/tools.sh", tools.display());
     let mut command = Command::new(if program == "python" {
@@ -38,7 +40,7 @@ fn run(program: &str, arguments: &[&str], stdin: &str) -> Result<String, String>
     });
     command.args(arguments).env("PYTHONPATH", tools).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root());
     let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        lab::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap();
     child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -309,9 +311,9 @@ fn the_kustomization_of_the_docs_sets_a_sites_image_and_configuration() {
     let document = text("docs/admin.md");
     let example = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
     let site = tempfile::tempdir().unwrap();
-    let copied =
-        Command::new("cp").arg("-r").arg(root().join("manifests")).arg(site.path().join("iocast")).status();
-    assert!(copied.unwrap().success());
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(root().join("manifests")).arg(site.path().join("iocast"));
+    assert!(lab::output_of(&mut copy).unwrap().status.success());
     let example = example.replace("iocast/manifests/", "iocast/");
     fs::write(site.path().join("config.toml"), "[domain.bl99]\nuplink = \"lan\"\n").unwrap();
     for (more, role) in [("", "containers"), ("components: [iocast/uninstall/component]\n", "initContainers")]

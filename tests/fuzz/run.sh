@@ -12,14 +12,17 @@ target=$(cd ../.. && pwd)/target/fuzz
 # A target: only what is fuzzed is compiled with counters, not build scripts.
 RUSTFLAGS="$coverage -Ccodegen-units=1" \
     cargo build --locked --quiet --release --target "$host" --target-dir "$target"
-for name in ca pva circuit gvcp data config conflist request; do
+export target host
+# As many at once as there are processors.
+# shellcheck disable=SC2016 # for the other shell
+printf '%s\n' ca pva circuit gvcp data config conflist request | xargs -P "$(nproc)" -I NAME sh -euc '
+    name=$1 log=$target/$1.log seeds=
+    shift
     mkdir -p "$target/corpus/$name"
-    log="$target/$name.log" seeds=
     [ ! -d "seeds/$name" ] || seeds=seeds/$name
     # shellcheck disable=SC2086 # none or one
     if ! "$target/$host/release/$name" -artifact_prefix="$target/$name-" "$@" "$target/corpus/$name" $seeds >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         exit 1
     fi
-    tail -n 1 "$log" | sed "s/^/fuzz $name: /"
-done
+    tail -n 1 "$log" | sed "s/^/fuzz $name: /"' sh NAME "$@"

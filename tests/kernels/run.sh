@@ -126,7 +126,7 @@ END
 mkdir -p "$WORK"
 tests/apt.sh busybox-static cpio debian-archive-keyring kmod qemu-system-x86 util-linux xz-utils
 cargo test --locked -p iocast-tests --no-run >"$WORK/build" 2>&1 || { cat "$WORK/build" >&2; exit 1; }
-sed -n 's|^ *Executable e2e/\([a-z_]*\)[./].*(\(.*\))$|\1 \2|p' "$WORK/build" >"$WORK/executables"
+sed -n 's|^ *Executable e2e/main.rs (\(.*\))$|\1|p' "$WORK/build" >"$WORK/executable"
 failed=0 results=
 for suite in ${*:-$ALL}; do
     unpack "$suite"

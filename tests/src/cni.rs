@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
+use crate::start;
+
 /// A plugin's failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("plugin {plugin} {verb}: code {code}: {message}")]
@@ -190,7 +192,7 @@ fn key(attachment: &Attachment) -> (String, String) {
 
 /// Runs `command` with `input` on its stdin: whether it succeeded, and its stdout.
 pub fn pipe(mut command: Command, input: &str) -> std::io::Result<(bool, String)> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A plugin that does not read its input closes the pipe; its answer tells why.
         let _ = stdin.write_all(input.as_bytes());

@@ -62,7 +62,8 @@ pub fn shows(output: &str, value: &str) -> bool {
     output.lines().any(|line| line.split_whitespace().last() == Some(value) || line.contains(&quoted))
 }
 
-/// A command that runs a Python program with PVXS, a BACnet stack and caproto, with nothing in its environment but `variables`.
+/// A command that runs a Python program with PVXS, a BACnet stack and caproto, with nothing in its environment but what finds
+/// them, and `variables`.
 fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
     let libraries = ["pvxs", "bacnet", "caproto"]
         .map(|part| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab").join(part));
@@ -72,6 +73,7 @@ fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
     let path = libraries.map(|part| part.display().to_string()).join(":");
     let mut command = bare(Command::new("/usr/bin/python3"), arguments, variables);
     command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("OPENBLAS_NUM_THREADS", "1"); // numpy's own threads would only spin
     Ok(command)
 }
 

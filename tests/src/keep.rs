@@ -14,7 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{Error, Lab, NATIVE, NODE, Result, WORKSTATION, epics, tried};
+use lab::{
+    Error, Lab, NATIVE, NODE, Result, WORKSTATION,
+    epics::{self, Server},
+    tried,
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{SigSet, Signal, kill},
@@ -158,12 +162,12 @@ pub(crate) fn guard(kept: &Kept) -> Result<()> {
 pub(crate) fn hold(kept: &Kept) -> Result<()> {
     let stop = stop_signals()?;
     let files = Files::of(&kept.lab)?;
-    let lab = Lab::up(kept.topology.options())?;
-    let mut iocs = vec![];
+    let lab = Lab::installed(kept.topology.options())?;
+    let mut iocs = vec![lab.ioc_of(Server::PvAccessCpp, NATIVE, "NATIVE")?];
     let mut hosts = vec![WORKSTATION.to_owned(), NATIVE.into(), NODE.into()];
     for number in 1..=kept.pods {
         let pod = lab.pod(&format!("ioc{number}"))?;
-        iocs.push(lab.ioc(&pod.netns, &format!("IOC{number}"))?);
+        iocs.push(lab.ioc_of(Server::PvAccessCpp, &pod.netns, &format!("IOC{number}"))?);
         hosts.push(pod.netns);
     }
     tried("write", fs::write(files.first(), lab.sandbox.first_process().to_string()))?;
@@ -177,23 +181,25 @@ pub(crate) fn hold(kept: &Kept) -> Result<()> {
     Ok(())
 }
 
+/// Which hosts there are, what runs there, and how to use it.
 fn instructions(kept: &Kept, hosts: &[String]) -> String {
     let name = &kept.lab.name;
-    let options = if name == "lab" { String::new() } else { format!("--name {name} ") };
+    let options = if name == "lab" { String::new() } else { format!(" --name {name}") };
     let program =
         std::env::current_exe().map_or_else(|_| "iocast-lab".into(), |path| path.display().to_string());
-    let epics = epics::directory();
     format!(
-        "hosts (ip netns exec {prefix}HOST ...): {hosts}\n\
+        "hosts (or ip netns exec {prefix}HOST ...): {hosts}\n\
+         IOCs, by Channel Access and PV Access: NATIVE on native, IOC1 in pod-ioc1 and so on; records NAME, COUNT, SETPOINT\n\
          for example:\n  \
-         {program} exec {options}ws caget IOC1:NAME\n  \
-         {program} exec {options}node iocast-node status\n  \
-         ip netns exec {prefix}ws {caget} IOC1:NAME\n\
+         {exec} ws caget IOC1:NAME NATIVE:NAME\n  \
+         {exec} ws pvget IOC1:NAME NATIVE:NAME\n  \
+         {exec} pod-ioc1 pvget NATIVE:NAME\n  \
+         {exec} node iocast-node status\n  \
+         {exec} node iocast-node doctor\n\
          down with: make lab-down NAME={name}\n",
         prefix = published(&kept.lab, ""),
         hosts = hosts.join(" "),
-        program = program,
-        caget = epics.join("caget").display(),
+        exec = format!("{program} exec{options}"),
     )
 }
 

@@ -8,19 +8,21 @@ pub mod cluster;
 mod cni;
 mod dice;
 pub mod epics;
+mod installed;
 mod leftovers;
 pub mod monitors;
 mod node;
 mod process;
 pub mod pva;
 mod sandbox;
+pub mod turn;
 pub mod udp;
 
 pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
 pub use dice::Dice;
 pub use leftovers::{Leftovers, NOTHING};
 pub use node::{DOMAIN, Lab, NATIVE, NODE, NODE2, Options, Pod, SWITCH, Topology, WORKSTATION, binary};
-pub use process::{Finished, Process};
+pub use process::{Finished, Process, output_of, settle, start};
 pub use sandbox::Sandbox;
 
 /// The capabilities that the node agent needs, as setpriv(1) takes a bounding set. PERFMON: without it the verifier

@@ -174,6 +174,13 @@ pub fn begin(monitors: &mut [Monitor], again: impl Fn(usize) -> Result<Monitor>)
     wait_for_values(monitors, PATIENCE).map(|_| ())
 }
 
+/// What each of [`CLIENTS`] took, in seconds, for a report.
+pub fn clients_took(took: &[f64]) -> String {
+    let parts: Vec<_> =
+        CLIENTS.iter().zip(took).map(|(client, took)| format!("{client} {took:.1} s")).collect();
+    parts.join(", ")
+}
+
 /// Asserts that no monitor was ever disconnected since it had its first value.
 pub fn assert_unbroken(monitors: &mut [Monitor]) {
     for monitor in monitors {

@@ -28,7 +28,7 @@ use crate::{
     Error, Result, Sandbox,
     cni::{Attachment, CniError, Conflist, Executor},
     process::Process,
-    tried,
+    tried, turn,
 };
 
 /// The workstation's namespace.
@@ -157,7 +157,7 @@ impl Lab {
         let mut executors = vec![];
         for (node, netns) in NODES.iter().enumerate().take(options.nodes) {
             make_router(&sandbox, netns, node, options.nodes)?;
-            executors.push(Mutex::new(Executor::new(conflist(&options, node), plugin_path()?)));
+            executors.push(Mutex::new(Executor::new(conflist(&options, node), plugin_path()?.into())));
         }
         let lab = Self { sandbox, options, agents: vec![], executors };
         lab.set_lan_mtu(lab.options.mtu)?;
@@ -170,15 +170,26 @@ impl Lab {
 
     /// Starts iocast-node on every node and waits until it is ready.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_with(&self.configuration())
+    }
+
+    /// What is configured if nothing else is wanted.
+    pub(crate) fn configuration(&self) -> String {
         let (first, last) = self.options.ports;
-        self.start_agent_with(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n"))
+        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n")
     }
 
     /// Starts iocast-node with this configuration on every node and waits until it is ready.
     pub fn start_agent_with(&mut self, configuration: &str) -> Result<()> {
         self.configure(configuration)?;
+        self.start_agent_by("run --no-cni --config /run/iocast/config.toml")
+    }
+
+    /// Starts iocast-node with this command line on every node and waits until it is ready.
+    pub(crate) fn start_agent_by(&mut self, line: &str) -> Result<()> {
         for node in 0..self.options.nodes {
-            let mut agent = self.agent_command_on(node, "run --no-cni --config /run/iocast/config.toml")?;
+            let _loading = turn::loading();
+            let mut agent = self.agent_command_on(node, line)?;
             agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
             self.agents.push(agent);
         }
@@ -467,7 +478,7 @@ pub(crate) fn conflist(options: &Options, node: usize) -> Conflist {
 }
 
 /// Where plugins are: Debian's, the lab's own, ours.
-fn plugin_path() -> Result<Vec<String>> {
+pub(crate) fn plugin_path() -> Result<[String; 3]> {
     let debian = "/usr/lib/cni";
     if !Path::new(debian).join("host-local").exists() {
         return Err(Error::Missing(format!(
@@ -477,7 +488,7 @@ fn plugin_path() -> Result<Vec<String>> {
     let ours = binary("iocast")?;
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("cni");
     let ours = ours.parent().unwrap_or(Path::new("/")).display().to_string();
-    Ok(vec![debian.into(), lab.display().to_string(), ours])
+    Ok([debian.into(), lab.display().to_string(), ours])
 }
 
 /// One of our programs, of the same build as this one.

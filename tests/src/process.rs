@@ -3,7 +3,8 @@
 use std::{
     fs::{self, File},
     os::unix::{fs::FileExt, process::ExitStatusExt},
-    process::{Child, ExitStatus},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::RwLock,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -20,6 +21,26 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Environment variable that says how many times slower than a real machine this one is, where it is emulated.
 const SLOWNESS: &str = "LAB_SLOWNESS";
+
+/// Held while a child starts: until it runs its program it has a copy of every file descriptor, so that what another
+/// thread closes meanwhile stays open.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Starts a child; every child of a process that has labs is to be started here.
+pub fn start(command: &mut Command) -> std::io::Result<Child> {
+    let _starting = STARTING.read();
+    command.spawn()
+}
+
+/// What a child prints until its end.
+pub fn output_of(command: &mut Command) -> std::io::Result<Output> {
+    start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+}
+
+/// Waits until no child has a copy any more of what this thread has closed: only then is a port free.
+pub fn settle() {
+    drop(STARTING.write());
+}
 
 /// A running program. Dropping it kills it.
 #[derive(Debug)]

@@ -23,7 +23,11 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use crate::{Error, Result, process::Process, tried};
+use crate::{
+    Error, Result,
+    process::{Process, output_of, start},
+    tried, turn,
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -49,13 +53,14 @@ struct Base {
 }
 
 impl Sandbox {
-    /// Makes the namespaces. Needs root.
+    /// Makes the namespaces, when it is the test's [turn](turn). Needs root.
     pub fn new() -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Missing(
                 "the lab makes network namespaces and loads BPF programs: run it as root".into(),
             ));
         }
+        turn::ensure();
         let (jobs, queue) = channel::<Job>();
         let thread = std::thread::spawn(move || queue.into_iter().for_each(|job| job()));
         let base = Arc::new(run_on(&jobs, isolate)?);
@@ -98,7 +103,7 @@ impl Sandbox {
         let writers = (output.try_clone(), output.try_clone());
         let (stdout, stderr) = (tried("clone", writers.0)?, tried("clone", writers.1)?);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        let child: std::io::Result<Child> = self.run_in(netns, move || command.spawn())?;
+        let child: std::io::Result<Child> = self.run_in(netns, move || start(&mut command))?;
         Ok(Process::new(line.clone(), tried(line, child)?, output))
     }
 
@@ -179,7 +184,7 @@ fn command_line(command: &Command) -> String {
 
 fn run_here(mut command: Command) -> Result<()> {
     let line = command_line(&command);
-    let output = tried(line.clone(), command.output())?;
+    let output = tried(line.clone(), output_of(&mut command))?;
     if output.status.success() {
         return Ok(());
     }
@@ -201,7 +206,7 @@ fn isolate() -> Result<Base> {
     let mut first = words("setpriv --pdeathsig KILL sleep infinity");
     first.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Never waited for: it lives as long as this thread.
-    let first = tried("start the first process", first.spawn())?.id();
+    let first = tried("start the first process", start(&mut first))?.id();
     // Before /proc is the new pid namespace's, in which this thread has no number; only a child can mount that one.
     let network = tried("open the base namespace", File::open("/proc/thread-self/ns/net"))?;
     run_here(words("mount -t proc proc /proc"))?;

@@ -10,11 +10,21 @@ use std::{
 
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
 
-use crate::{Result, Sandbox, tried};
+use crate::{Result, Sandbox, settle, tried};
 
-/// A datagram socket in a namespace of the lab.
+/// A datagram socket in a namespace of the lab. When it is dropped, its port is free.
 #[derive(Debug)]
-pub struct Socket(UdpSocket);
+pub struct Socket(UdpSocket, Closed);
+
+/// Dropped after the socket.
+#[derive(Debug)]
+struct Closed;
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        settle();
+    }
+}
 
 impl Socket {
     /// A socket in `netns`, bound to `address` (port 0: any), shared with others like it, and allowed to broadcast.
@@ -26,7 +36,7 @@ impl Socket {
         tried("SO_BROADCAST", socket.set_broadcast(true))?;
         // More than the bursts of the tests; the default is passed over by root's privilege.
         tried("SO_RCVBUFFORCE", setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)))?;
-        Ok(Self(socket))
+        Ok(Self(socket, Closed))
     }
 
     /// Its own address.

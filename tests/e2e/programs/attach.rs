@@ -11,7 +11,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use datapath::{Hook, link};
 use lab::{NODE, Result, Sandbox};
 
-use crate::{ALONE, rig::BPFFS};
+use super::rig::BPFFS;
 
 /// The first kernel with TCX.
 const TCX: (u32, u32) = (6, 6);
@@ -30,7 +30,6 @@ type Places = (usize, usize);
 
 #[test]
 fn programs_are_attached_replaced_in_place_and_detached_as_this_kernel_can() -> Result<()> {
-    let _alone = ALONE.lock();
     let sandbox = Sandbox::new()?;
     sandbox.add_netns(NODE)?;
     for device in ["eth0", "pod", "fan"] {
@@ -74,7 +73,7 @@ fn detach() -> [Places; 4] {
 fn places(device: &str, direction: TcAttachType) -> Places {
     let links = SchedClassifier::query_tcx(device, direction).map_or(0, |(_, programs)| programs.len());
     let side = if direction == TcAttachType::Ingress { "ingress" } else { "egress" };
-    let shown = Command::new("tc").args(["filter", "show", "dev", device, side]).output().unwrap();
+    let shown = lab::output_of(Command::new("tc").args(["filter", "show", "dev", device, side])).unwrap();
     (links, String::from_utf8(shown.stdout).unwrap().matches("direct-action").count())
 }
 

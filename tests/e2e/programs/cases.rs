@@ -3,7 +3,7 @@
 use abi::{Protocol, Verdict};
 use lab::ca::{message, reply, search};
 
-use crate::{
+use super::{
     frame::{ACK, BROADCAST, Frame, SYN, SYN_ACK, tcp, udp},
     rig::{POD_MACS, UPLINK_MAC},
 };

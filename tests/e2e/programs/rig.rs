@@ -30,7 +30,7 @@ use nix::sys::socket::{
 };
 use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
 
-use crate::cases::{Case, Run, Setup, Where};
+use super::cases::{Case, Run, Setup, Where};
 
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The uplink's MAC address, and those of the pods' host-side veths.
@@ -106,7 +106,7 @@ impl Rig {
         self.sandbox.run_in(NODE, move || {
             let mut state = State::open(Path::new(BPFFS)).unwrap();
             fill(&mut state, &setup);
-            let _socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
+            let socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
             set_fan(&mut state, NOWHERE); // copies of what came before would come late
             for run in before {
                 test_run(&run, 0);
@@ -117,6 +117,8 @@ impl Rig {
             let (verdict, mark, packet) = test_run(&run, setup.fan_laps);
             let copies = tap.take(expected);
             let counted = difference(&counted, &count(&state));
+            drop(socket);
+            lab::settle(); // or its port would be taken in the next case
             Outcome { verdict, mark, packet, copies, counted }
         })
     }

@@ -19,7 +19,7 @@ use super::{
     pod::default_security,
     project, wait_until,
 };
-use crate::{Error, Result, node::NODES, node::binary, tried};
+use crate::{Error, Result, node::NODES, node::binary, start, tried};
 
 /// Where the agent answers.
 const ADDRESS: &str = "127.0.0.1:9402";
@@ -84,7 +84,8 @@ fn manifest() -> Result<Value> {
     let mut command = Command::new("/usr/bin/python3");
     command.arg(project().join("tests/kubernetes.py")).arg("yaml");
     command.env("PYTHONPATH", project().join("target/lab/kubernetes")).stdin(file).stderr(Stdio::inherit());
-    let output = tried("run kubernetes.py", command.output())?;
+    let output = start(command.stdout(Stdio::piped())).and_then(std::process::Child::wait_with_output);
+    let output = tried("run kubernetes.py", output)?;
     let objects: Value = serde_json::from_slice(&output.stdout)
         .map_err(|error| Error::Missing(format!("{}: {error}", path.display())))?;
     Ok(objects[0].clone())

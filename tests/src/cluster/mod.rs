@@ -27,7 +27,7 @@ use serde_json::Value;
 use crate::{
     DOMAIN, Error, Lab, Options, Process, Result, Topology,
     node::{BPFFS, NODES, binary, conflist},
-    tried,
+    start, tried, turn,
 };
 pub use cri::Cri;
 pub use pod::{RunningPod, Wanted};
@@ -151,6 +151,7 @@ impl Cluster {
     /// Starts iocast-node on a node with the DaemonSet's arguments, but as a process, and waits until it is ready.
     pub fn start_agent(&self, node: usize) -> Result<()> {
         let program = binary("iocast-node")?;
+        let _loading = turn::loading();
         let mut agent = self.spawn(node, &format!("{} run --cri {SOCKET}", program.display()))?;
         agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
         *lock(&self.nodes[node].agent) = Some(agent);
@@ -304,7 +305,7 @@ impl Cgroups {
         let mut remover = Command::new(project().join("tests/cluster/cgroups.sh"));
         // A terminal's interrupt is not for it.
         std::os::unix::process::CommandExt::process_group(remover.arg(&name), 0);
-        let remover = tried("start cgroups.sh", remover.stdin(end).stdout(Stdio::null()).spawn())?;
+        let remover = tried("start cgroups.sh", start(remover.stdin(end).stdout(Stdio::null())))?;
         Ok(Self { name, alive: Some(alive), remover })
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab::{Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION, epics::PATIENCE};
+use lab::{Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION, epics::PATIENCE, turn};
 
 lab::in_both_topologies! {
     a_client_in_a_pod_finds_a_camera_on_the_lan_and_gets_its_stream
@@ -30,6 +30,7 @@ fn lab_with(topology: Topology, more: &str) -> Result<Lab> {
 }
 
 fn lab_of(options: Options, more: &str) -> Result<Lab> {
+    turn::take(turn::Kind::KeepsUp);
     let mut lab = Lab::without_agent(options)?;
     lab.start_agent_with(&format!(
         "[domain.{}]\nuplink = \"eth0\"\nprotocols = [\"gvcp\"]\n{more}\n",

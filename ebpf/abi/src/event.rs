@@ -1,6 +1,6 @@
 //! Events: what `iocast-node snoop` sees of a datagram. They are made only while somebody watches.
 
-use crate::{Endpoint, counter::named, plain};
+use crate::{Endpoint, named::named, plain};
 
 /// Bytes of the ring buffer.
 pub const EVENT_RING: u32 = 1 << 20;

@@ -7,6 +7,7 @@
 mod counter;
 mod event;
 mod fan;
+mod named;
 mod passed;
 mod port;
 mod protocol;

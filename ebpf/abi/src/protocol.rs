@@ -2,7 +2,7 @@
 //! number, the ports that the agent configures, the programs that the loader places, and the entry points and the dispatcher
 //! that `ebpf/programs` compiles.
 
-use crate::paths;
+use crate::{named::named, paths};
 use wire::gvcp;
 
 /// Numbers of protocols: keys of counters, relays and program arrays.
@@ -58,7 +58,7 @@ pub struct Parsed {
 macro_rules! define {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $ports:expr,
         from_pod: [$($from_pod:ident: $_from_pod:path),*], from_lan: [$($from_lan:ident: $_from_lan:path),*];)*) => {
-        crate::counter::named! {
+        named! {
             /// A protocol with a parser of its own, one that is described by configuration, or [`Protocol::Other`].
             Protocol:
             /// None of ours.

@@ -45,9 +45,9 @@ lint: toolchain ## check formatting, lints, documentation, and the eBPF object |
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	ebpf/object.sh check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy $(PROGRAMS) -- -D warnings
+	RUSTC_BOOTSTRAP=1 cargo clippy $(PROGRAMS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --document-private-items --no-deps --workspace
-	RUSTDOCFLAGS="-D warnings" cargo doc --document-private-items --no-deps $(PROGRAMS)
+	RUSTC_BOOTSTRAP=1 RUSTDOCFLAGS="-D warnings" cargo doc --document-private-items --no-deps $(PROGRAMS)
 
 test: export EBPF_BUILD = 1
 test: lab-tools lab ## run all tests | 25 min

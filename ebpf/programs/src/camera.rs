@@ -35,7 +35,7 @@ const GVSP: u16 = Protocol::Gvsp as u16;
 pub fn from_pod(context: &TcContext) -> i32 {
     let Some(outgoing) = Outgoing::resume(Skb::new(context)) else { return NEXT };
     if let Err(verdict) = translate(&outgoing) {
-        outgoing.report(verdict);
+        outgoing.count(verdict);
         return outgoing.finish(verdict);
     }
     // SAFETY: comes back only if there is no such program.

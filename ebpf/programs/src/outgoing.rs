@@ -32,6 +32,8 @@ pub struct Outgoing {
     pub route: u16,
     /// Directions of the relayed port, from [`paths`].
     flags: u16,
+    /// Not 0 if it names anything.
+    names: u32,
     /// Whether it is a broadcast of which everybody has a copy who is to have one.
     copied: bool,
 }
@@ -65,7 +67,7 @@ impl Outgoing {
         let sending = SENDING.get(0).filter(|sending| sending.interface == skb.interface())?;
         let Sending { headers, route, flags, .. } = sending;
         let packet = Packet::with(skb, headers);
-        Some(Self { packet, sending, route: *route, flags: *flags, copied: false })
+        Some(Self { packet, sending, route: *route, flags: *flags, names: 0, copied: false })
     }
 
     /// Who sent it.
@@ -100,7 +102,9 @@ impl Outgoing {
             Ok(content) => content,
             Err(fault) => return fault,
         };
+        let names = content.named();
         let Some(content) = content.put_aside() else { return Verdict::Malformed };
+        self.names = names & content.named(); // 0 at compile time for a format that names nothing
         let Some((domain, uplink)) = self.domain() else { return Verdict::NoUplink };
         let broadcast = self.route == route::BROADCAST;
         if broadcast && content.is_directed() {
@@ -151,7 +155,7 @@ impl Outgoing {
             Ok(names) => names,
             Err(fault) => return fault,
         };
-        rename::<F>(&self.packet, content, &names.own, &names.external);
+        self.rename::<F>(content, &names.own, &names.external);
         self.packet.set_source(names.source);
         let port = self.sending.port;
         if !broadcast {
@@ -162,7 +166,7 @@ impl Outgoing {
         self.packet.set_destination(Endpoint { address, port, protocol: UDP as u16 });
         let verdict = copies::to_lan(&self.packet, content, domain.uplink, uplink.mac);
         // At once: to remember what the packet names now is more than the verifier can follow.
-        rename::<F>(&self.packet, content, &names.external, &names.own);
+        self.rename::<F>(content, &names.external, &names.own);
         verdict
     }
 
@@ -174,7 +178,7 @@ impl Outgoing {
         }
         let own = content.own(self.packet.source.address).ok_or(Verdict::Foreign)?;
         let mut external = Endpoint { address: uplink.address, ..own };
-        if own.port != 0 {
+        if self.names != 0 && own.port != 0 {
             external = self.external(domain, uplink, own).ok_or(Verdict::NoPort)?;
         }
         // Nobody answers a beacon: it comes from the port that it names, and takes no other.
@@ -183,6 +187,13 @@ impl Outgoing {
             source = self.external(domain, uplink, self.packet.source).ok_or(Verdict::NoPort)?;
         }
         Ok(Names { own, external, source })
+    }
+
+    #[inline(always)]
+    fn rename<F: Format>(&self, content: &Content, from: &Endpoint, to: &Endpoint) {
+        if self.names != 0 {
+            F::rename(&self.packet, content, from, to);
+        }
     }
 
     #[inline(always)]
@@ -244,12 +255,5 @@ const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
         // Verdicts of other programs.
         Delivered | TranslatedIn | TranslatedOut | Unowned | Unrelated | Elsewhere | TooBig | OffLan
         | Direct => Fate::Pass,
-    }
-}
-
-#[inline(always)]
-fn rename<F: Format>(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint) {
-    if content.is_named() {
-        F::rename(packet, content, from, to);
     }
 }

@@ -20,7 +20,7 @@ use aya_ebpf::{
 /// Verdict: not ours, let the next program or the stack have it (`TC_ACT_UNSPEC`, the same number as `TCX_NEXT`).
 pub const NEXT: i32 = TC_ACT_UNSPEC;
 /// Verdict: drop.
-pub const DROP: i32 = TC_ACT_SHOT as i32;
+pub const DROP: i32 = TC_ACT_SHOT;
 /// The namespace the program runs in, for [`Skb::socket`].
 pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 

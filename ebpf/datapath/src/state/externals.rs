@@ -124,7 +124,8 @@ impl State {
     /// Corrects how many external ports these members have taken.
     fn set_port_counts(&mut self, counts: BTreeMap<u32, u32>) -> Result<()> {
         for (member, count) in counts {
-            if absent_is_none("PORT_COUNTS", self.port_counts.get(&member, 0))?.is_some_and(|known| known != count)
+            if absent_is_none("PORT_COUNTS", self.port_counts.get(&member, 0))?
+                .is_some_and(|known| known != count)
             {
                 wrote("PORT_COUNTS", self.port_counts.insert(member, count, 0))?;
             }

@@ -127,10 +127,10 @@ impl Content {
         Endpoint { address, port: self.port as u16, protocol: source.protocol }
     }
 
-    /// Whether it names a port, or an address other than its source.
+    /// Not 0 if it names a port, or an address other than its source.
     #[inline(always)]
-    pub fn is_named(&self) -> bool {
-        (self.port | self.address) != 0
+    pub fn named(&self) -> u32 {
+        self.port | self.address
     }
 
     /// Notes that it searches, if `kind` says so.

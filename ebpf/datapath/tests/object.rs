@@ -1,5 +1,6 @@
 //! Which eBPF object the build script takes: the real script and the real cargo in a checkout of nothing else, with a
 //! toolchain for the programs that only copies their source.
+#![allow(clippy::unwrap_used)] // a test's helper fails its test
 
 use std::{
     fs,

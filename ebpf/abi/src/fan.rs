@@ -1,5 +1,5 @@
-//! The fan's state: an entry of the map `FAN_STATES`, to which a number in `skb->mark` leads from one run of the fan to the
-//! next.
+//! The fan's state: an entry of the map `FAN_STATES` per datagram, found again from one run of the fan to the next by a
+//! number in `skb->mark`.
 
 use crate::plain;
 
@@ -8,23 +8,23 @@ use crate::plain;
 pub const FAN_STATES: u32 = 16 * 1024;
 
 plain! {
-    /// A datagram in the fan: which members are still to be visited.
+    /// A datagram in the fan: which members have not been visited yet.
     pub struct FanState {
-        /// Its number. An entry with another one belongs to a datagram that came later.
+        /// Its number. An entry with another number belongs to a later datagram.
         pub ticket: u32,
-        /// Roster places not yet visited, up to [`crate::SLOTS`].
+        /// Roster slots not yet visited, up to [`crate::SLOTS`].
         pub remaining: u32,
-        /// The next place to visit, below [`crate::SLOTS`].
+        /// The next slot to visit, below [`crate::SLOTS`].
         pub slot: u32,
     }
 }
 
-/// What a mark says of a copy inside the fan device; it is zero again when a pod gets its copy.
+/// What the mark of a copy inside the fan device encodes; the mark is zero again when a pod receives its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FanMark {
     /// The domain, below [`crate::DOMAINS`].
     pub domain: u32,
-    /// The datagram's number, of which a mark keeps 24 bits.
+    /// The datagram's number; a mark holds 24 bits of it.
     pub ticket: u32,
 }
 
@@ -32,13 +32,13 @@ const MAGIC: u32 = 0xe << 28;
 const TICKET: u32 = (1 << 24) - 1;
 
 impl FanMark {
-    /// As a mark.
+    /// Encodes it as a mark.
     #[inline(always)]
     pub const fn pack(self) -> u32 {
         MAGIC | (self.domain & 0xf) << 24 | (self.ticket & TICKET)
     }
 
-    /// What a mark says; `None` for one that the fan did not set.
+    /// Decodes a mark; `None` for one that the fan did not set.
     #[inline(always)]
     pub const fn unpack(mark: u32) -> Option<Self> {
         if mark >> 28 != MAGIC >> 28 {
@@ -53,7 +53,7 @@ impl FanMark {
         Self { domain, ticket: count & TICKET }
     }
 
-    /// The place of its state in the map `FAN_STATES`.
+    /// The index of its state in the map `FAN_STATES`.
     #[inline(always)]
     pub const fn place(self) -> u32 {
         self.ticket % FAN_STATES

@@ -1,7 +1,7 @@
 //! Copies of a packet for several receivers.
 //!
-//! The kernel copies a packet as it stands and gives no handle on the copy. So the packet itself is made what one receiver
-//! is to see after the other, straight from one to the next, and what it was once all have their copies.
+//! The kernel copies a packet as it is and returns no handle to the copy. So the packet itself is rewritten for one receiver
+//! after another, directly from one to the next, and restored once all have their copies.
 
 use abi::{Endpoint, FanMark, FanState, Verdict};
 
@@ -12,7 +12,7 @@ use crate::{
     skb::{count_on, random_below},
 };
 
-/// Makes `packet` what it was before copies of it were made: its MAC addresses, its source and its destination.
+/// Restores `packet` after copies were made: its MAC addresses, source and destination.
 #[inline(always)]
 pub fn restore(packet: &mut Packet, content: &Content, macs: Macs, source: Endpoint, destination: Endpoint) {
     packet.set_macs(macs);
@@ -21,8 +21,8 @@ pub fn restore(packet: &mut Packet, content: &Content, macs: Macs, source: Endpo
     content.set_unicast(packet, true);
 }
 
-/// Gives the fan a copy of `packet` for all members of `domain` but the one that sent it, with `port` as the destination
-/// port; the packet itself stays as it is.
+/// Gives the fan a copy of `packet` for all members of `domain` except its sender, with `port` as the destination port;
+/// `packet` itself is left unchanged.
 #[inline(always)]
 pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
     let (macs, source, destination) = (packet.macs(), packet.source, packet.destination);
@@ -31,7 +31,7 @@ pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -
     verdict
 }
 
-/// The same, but the packet stays as the copy is.
+/// The same, but leaves `packet` rewritten like the copy.
 #[inline(always)]
 pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
     let (Some(config), Some(&length)) = (CONFIG.get(0), ROSTER_LENGTH.get(domain as u32)) else {
@@ -42,7 +42,7 @@ pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) ->
     }
     content.set_unicast(packet, false);
     packet.set_destination(Endpoint { port, ..packet.destination });
-    packet.set_mac_destination(BROADCAST_MAC); // or the fan device would take it for another host's
+    packet.set_mac_destination(BROADCAST_MAC); // otherwise the fan device would treat it as another host's
     let mark = packet.skb.mark();
     packet.skb.set_mark(begin(domain, length).pack());
     let queued = packet.skb.clone_in(config.fan);
@@ -50,18 +50,17 @@ pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) ->
     if queued { Verdict::Relayed } else { Verdict::Overrun }
 }
 
-/// Notes that all of the domain's `length` roster places are to be visited. The start is random, so that overload is shared
-/// fairly.
+/// Starts a visit of all `length` roster slots of the domain. The first one is random, so that overload is shared fairly.
 #[inline(always)]
 fn begin(domain: u16, length: u32) -> FanMark {
     let count = FAN_COUNT.get_ptr_mut(0).map_or(0, count_on);
     let mark = FanMark::new(domain as u32, count as u32);
     let state = FanState { ticket: mark.ticket, remaining: length, slot: random_below(length) };
-    let _ = FAN_STATES.set(mark.place(), state, 0); // cannot fail: the place is in the map
+    let _ = FAN_STATES.set(mark.place(), state, 0); // cannot fail: the index is within the map
     mark
 }
 
-/// Sends a copy of `packet` to everybody on the uplink's network, from the uplink's `mac`; the packet stays as the copy is.
+/// Broadcasts a copy of `packet` on the uplink's network, from the uplink's `mac`; leaves `packet` rewritten like the copy.
 #[inline(always)]
 pub fn to_lan(packet: &Packet, content: &Content, uplink: u32, mac: [u8; 6]) -> Verdict {
     content.set_unicast(packet, true);

@@ -1,10 +1,10 @@
-//! Fan-out: one datagram to every member of a domain that listens, without losing any to a full queue.
+//! Fan-out: delivers one datagram to every listening member of a domain, without losing any to a full queue.
 //!
-//! A loop of clones to N interfaces would put N packets into this CPU's backlog, which holds 1000. Instead one copy
-//! circulates through the fan device: each run queues one copy of itself for the places that are left and then becomes
-//! the present member's own, entering the pod past the backlog. The queue is as long as datagrams are in flight,
-//! however many pods there are. The mark leads to the state of a datagram ([`FanMark`], [`FanState`]), of which there is
-//! one copy in the queue at a time; members without a socket on the port are passed over.
+//! Cloning to N interfaces in a loop would put N packets into this CPU's backlog, which holds 1000. Instead one copy
+//! circulates through the fan device: each run queues one copy for the remaining slots and then turns itself into the
+//! current member's packet, which enters the pod past the backlog. So the queue only grows with the datagrams in flight,
+//! not with the number of pods. The mark identifies a datagram's state ([`FanMark`], [`FanState`]), and only one copy of
+//! a datagram is queued at a time; members without a socket on the port are skipped.
 
 use core::ffi::c_void;
 
@@ -19,7 +19,7 @@ use crate::{
     skb::{DROP, Skb},
 };
 
-/// One run of the fan: deliver to the next member that listens.
+/// One run of the fan: delivers to the next member that listens.
 #[inline(always)]
 pub fn run(skb: Skb) -> i32 {
     let Some(mark) = FanMark::unpack(skb.mark()) else { return DROP };
@@ -41,7 +41,7 @@ pub fn run(skb: Skb) -> i32 {
         found: 0,
     };
     let pointer = &raw mut visit;
-    // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
+    // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
     let visit = unsafe {
         bpf_loop(state.remaining, find_listener as *mut c_void, pointer.cast(), 0);
         pointer.read()
@@ -56,29 +56,29 @@ pub fn run(skb: Skb) -> i32 {
     deliver(&mut packet, &member, visit.found, protocol)
 }
 
-/// The state of the datagram at hand, unless its place was given to a later one: more were in the fan than there are places.
+/// The datagram's state; `None` if a later datagram has overwritten it because the fan had more in flight than entries.
 #[inline(always)]
 fn state(mark: FanMark) -> Option<&'static mut FanState> {
-    // SAFETY: the entry of an array stays; a datagram's is changed by the only copy of it that is in the queue.
+    // SAFETY: array entries stay; only the one queued copy of a datagram changes its entry.
     let state = unsafe { &mut *FAN_STATES.get_ptr_mut(mark.place())? };
     (state.ticket == mark.ticket).then_some(state)
 }
 
-/// A visit of the roster, passed through `bpf_loop`.
+/// A walk over the roster, passed through `bpf_loop`.
 struct Visit {
     skb: *mut __sk_buff,
     source: Endpoint,
     destination: Endpoint,
     domain: u32,
-    /// Places not yet visited, and the next of them.
+    /// Slots not yet visited, and the next one.
     remaining: u32,
     slot: u32,
     length: u32,
-    /// Interface index of the host-side veth of a member that listens; 0 while there is none.
+    /// Interface index of the host-side veth of the member found; 0 until then.
     found: u32,
 }
 
-/// Visits one place of the roster; returns 1 to stop.
+/// Visits one slot of the roster; returns 1 to stop.
 extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
     // SAFETY: `visit` is the state passed to bpf_loop, alive during the loop.
     let visit = unsafe { &mut *visit };
@@ -93,7 +93,7 @@ extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
     0
 }
 
-/// Whether the member behind `interface` did not send the datagram and has a socket for it.
+/// Whether the member behind `interface` has a socket for the datagram and did not send it.
 #[inline(always)]
 fn listens(visit: &Visit, interface: u32) -> bool {
     let Some(member) = lookup(&MEMBERS, interface) else { return false };
@@ -102,12 +102,12 @@ fn listens(visit: &Visit, interface: u32) -> bool {
         && Skb::from_raw(visit.skb).socket(&visit.source, &destination, member.netns)
 }
 
-/// Turns the packet into the member's own.
+/// Turns the packet into the member's and delivers it.
 #[inline(always)]
 fn deliver(packet: &mut Packet, member: &Member, interface: u32, protocol: u16) -> i32 {
     packet.skb.set_mark(0);
-    // Only this form reaches every kind of server in the pod: one bound to the pod's broadcast address does not hear
-    // 255.255.255.255, and one of several on a port does not hear unicast.
+    // Only this address reaches every kind of server in the pod: one bound to the pod's broadcast address does not receive
+    // 255.255.255.255, and of several servers on a port only one receives unicast.
     packet.set_destination(Endpoint { address: member.broadcast, ..packet.destination });
     let (source, domain, verdict) = (packet.source, member.domain, Verdict::Delivered);
     count(domain, protocol, verdict);
@@ -116,7 +116,7 @@ fn deliver(packet: &mut Packet, member: &Member, interface: u32, protocol: u16) 
     packet.skb.redirect_to_peer(interface)
 }
 
-/// The protocol of what comes to `port` of the domain's pods.
+/// The protocol of datagrams to `port` of the domain's pods.
 #[inline(always)]
 fn protocol(domain: u32, port: u16) -> u16 {
     let key = RelayKey { scope: domain, port, reserved: 0 };

@@ -144,7 +144,10 @@ fn a_user_without_rights_is_told_which_are_needed() -> Result<()> {
 #[test]
 fn status_without_a_datapath_says_what_is_missing() -> Result<()> {
     let said = failure(&lab()?, "status")?;
-    assert!(said.contains("the datapath is not loaded") && said.contains("iocast-node must run"), "{said}");
+    assert!(
+        said.contains("the datapath is not loaded") && said.contains("is `iocast-node run` running"),
+        "{said}"
+    );
     Ok(())
 }
 

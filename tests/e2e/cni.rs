@@ -456,7 +456,7 @@ fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
     lab.sandbox.sh("pod-macvlan", "ip address add 172.23.0.77/24 dev eth0")?;
     let attachment = lab.attachment("macvlan", &[]);
     let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &attachment), &stdin)?;
-    assert!(!success && stdout.contains("of kind macvlan"), "{stdout}");
+    assert!(!success && stdout.contains("it is a device of type macvlan"), "{stdout}");
     assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
 }

@@ -50,7 +50,7 @@ fn a_node_without_the_datapath_fails_with_what_to_do() -> Result<()> {
     let said = doctor(&lab, "+all")?;
     assert!(!said.status.success());
     says(&said, "OK    kernel", "has all BPF helpers");
-    says(&said, "FAIL  datapath", "iocast-node must run on this node");
+    says(&said, "FAIL  datapath", "is `iocast-node run` running on this node?");
     says(&said, "FAIL  fan", "is not there");
     says(&said, "FAIL  uplink", "eth7 is not there; set `uplink`");
     says(&said, "FAIL  forwarding", "set it to 1");

@@ -1,8 +1,8 @@
-//! Gives the crate the eBPF object: the recorded one (`ebpf/object`) as long as the programs' sources are those that it
-//! was built from, else one built here. `EBPF_BUILD=1` always builds it.
+//! Provides the eBPF object: the recorded one (`ebpf/object`) if the programs' sources are the ones it was built from,
+//! otherwise one built here. `EBPF_BUILD=1` always builds it.
 //!
-//! `-Zbuild-std=core` needs library sources that match the compiler, so the first of these that has them is taken:
-//! `$EBPF_CARGO` (a cargo with its rustc beside it), rustup's nightly with `rust-src`, the distribution's
+//! `-Zbuild-std=core` needs library sources that match the compiler, so the first of these that has them is used:
+//! `$EBPF_CARGO` (a cargo with its rustc next to it), rustup's nightly with `rust-src`, the distribution's
 //! (Debian: `cargo-web rustc-web rust-web-src`). `make toolchain` installs what is missing.
 #![allow(clippy::expect_used)] // a build script has nobody to report to but cargo
 use std::{
@@ -14,7 +14,7 @@ use std::{
 };
 
 const TARGET: &str = "bpfel-unknown-none";
-/// What the object depends on, from this crate's directory: a checkout may be moved or copied with what was built in it.
+/// What the object depends on, relative to this crate: a checkout may be moved or copied together with its build output.
 const SOURCES: [&str; 9] = [
     "../Cargo.toml",
     "../Cargo.lock",
@@ -33,7 +33,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=EBPF_BUILD");
     println!("cargo:rerun-if-env-changed=EBPF_CARGO");
 
-    // Not `env!`, which keeps the place where this script was compiled.
+    // Not `env!`, which holds the path where this script was compiled.
     let root =
         fs::canonicalize(Path::new(&variable("CARGO_MANIFEST_DIR")).join("../..")).expect("the checkout");
     let out = PathBuf::from(variable("OUT_DIR"));
@@ -48,7 +48,7 @@ fn main() {
     }
 }
 
-/// Whether the recorded object and all that it was built from are as recorded.
+/// Whether the recorded object and all its sources are as recorded.
 fn is_recorded(root: &Path) -> bool {
     let mut check = Command::new("sha256sum");
     check.args(["--check", "--status", "ebpf/object/provenance"]).current_dir(root);
@@ -57,7 +57,7 @@ fn is_recorded(root: &Path) -> bool {
 
 /// What builds the programs.
 struct Toolchain {
-    /// Where its `bin` is.
+    /// The directory that has its `bin`.
     root: PathBuf,
     /// Where to look for programs, the linker among them.
     path: OsString,
@@ -108,7 +108,7 @@ impl Toolchain {
         target.join(TARGET).join("release/iocast")
     }
 
-    /// The compiler's flags, with which no path of this machine gets into the object.
+    /// The compiler's flags, which keep paths of this machine out of the object.
     fn flags(&self, checkout: &Path) -> String {
         let home = env::var_os("CARGO_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(env::home_dir()?.join(".cargo"))).unwrap_or_default();
@@ -127,7 +127,7 @@ impl Toolchain {
         output(self.command("rustc").args(["--print", "sysroot"])).map(PathBuf::from)
     }
 
-    /// What has a say in the bytes of the object, a line each.
+    /// The versions that determine the object's bytes, a line each.
     fn versions(&self) -> String {
         let compiler = output(self.command("rustc").arg("-vV")).unwrap_or_default();
         let compiler =
@@ -137,8 +137,8 @@ impl Toolchain {
     }
 }
 
-/// Takes out of the object what would only be dead weight in every binary: debugging information, all but BTF. Whether it
-/// could: the tool is rustup's.
+/// Strips debugging information other than BTF from the object: dead weight in every binary. False if it cannot, since the
+/// tool is rustup's.
 fn strip(object: &Path) -> bool {
     let sysroot = output(Command::new(variable("RUSTC")).args(["--print", "sysroot"])).unwrap_or_default();
     let tool = Path::new(&sysroot).join("lib/rustlib").join(variable("HOST")).join("bin/rust-objcopy");
@@ -153,7 +153,7 @@ fn sysroot_with_sources(rustc: &mut Command) -> Option<PathBuf> {
     root.join("lib/rustlib/src/rust/library/Cargo.lock").exists().then_some(root)
 }
 
-/// What a command prints, if it can be run.
+/// A command's output, if it can be run.
 fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())

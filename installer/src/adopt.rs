@@ -1,7 +1,6 @@
-//! `--cri`: adopts pods that started before iocast, without restarting them, and cleans up after pods whose DEL never
-//! came.
+//! `--cri`: adopts pods that started before iocast, without restarting them, and cleans up after pods that never got a DEL.
 //!
-//! The runtime is queried on a thread of its own: one that hangs must not keep the agent from following its uplinks.
+//! The runtime is queried on a separate thread: a runtime that hangs must not keep the agent from following its uplinks.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,27 +23,27 @@ use crate::{
 
 /// Time between two queries of the runtime.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How long the runtime must not have known a pod whose attachment is collected. A pod that is being created is not known
-/// yet; kubelet gives that up after four minutes.
+/// How long a pod must be unknown to the runtime before its attachment is cleaned up. A pod that is being created is not
+/// known yet; kubelet times that out after four minutes.
 const GRACE: Duration = Duration::from_secs(300);
-/// The interface that runtimes give a pod's primary network.
+/// The interface of a pod's primary network.
 const INTERFACE: &str = "eth0";
 
-/// An attachment that the runtime does not know, and since when that is so.
+/// An attachment that the runtime does not know, and since when.
 type Unknown = (AttachmentKey, Instant);
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
 struct Actions<'a> {
-    /// Pods that ask for a domain, and are in none.
+    /// Pods that request a domain but are in none.
     adopt: Vec<&'a Sandbox>,
-    /// What is left of pods that are gone.
+    /// Attachments of pods that are gone.
     collect: Vec<AttachmentKey>,
-    /// To be remembered until the next time.
+    /// To remember until the next pass.
     unknown: Vec<Unknown>,
 }
 
-/// Decides by `sandboxes`, all that the runtime knows, and `attachments`, all that are recorded.
+/// Decides what to do, from all `sandboxes` that the runtime knows and all recorded `attachments`.
 fn decide<'a>(
     sandboxes: &'a [Sandbox],
     attachments: &[AttachmentKey],
@@ -70,16 +69,16 @@ fn decide<'a>(
     }
 }
 
-/// What became of adoption so far.
+/// The outcome of adoption so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
-    /// What could not be done at the last attempt.
+    /// What could not be done in the last pass.
     pub(crate) problems: Vec<String>,
-    /// How many pods were adopted since the agent started.
+    /// How many pods have been adopted since the agent started.
     pub(crate) adopted: u64,
 }
 
-/// Adoption, running beside the agent's loop.
+/// Adoption, running alongside the agent's loop.
 pub(crate) struct Adoption {
     outcome: Arc<Mutex<Outcome>>,
     wake: Sender<()>,
@@ -114,11 +113,11 @@ impl Adoption {
 
     /// Queries the runtime now.
     pub(crate) fn ask(&self) {
-        let _ = self.wake.send(()); // heard by nobody where it was only once
+        let _ = self.wake.send(()); // with `once` nobody receives it
     }
 }
 
-/// Adopts, query by query.
+/// Adopts pods, one query after another.
 struct Adopter {
     socket: PathBuf,
     bpffs: PathBuf,
@@ -168,7 +167,7 @@ impl Adopter {
         Ok(())
     }
 
-    /// Does what the plugin does for a new pod. False if the pod has the node's network, and needs nothing of us.
+    /// Does what the plugin does for a new pod. False if the pod uses the node's network and needs nothing.
     fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, Error> {
         let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
@@ -176,7 +175,7 @@ impl Adopter {
         let pins = pins::parse(&sandbox.ports)?;
         let joining = member::Joining {
             domain: sandbox.domain.as_deref().unwrap_or_default(),
-            network: "", // not known here; GC, which goes by it, has no say over this attachment
+            network: "", // not known here, so GC, which selects by network, ignores this attachment
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
         };
@@ -190,18 +189,18 @@ fn pod(sandbox: &Sandbox) -> String {
     format!("{}/{}", sandbox.namespace, sandbox.name)
 }
 
-/// What a member does without that has no broadcast address: only ADD can give it one, because that takes to enter the pod.
+/// The problem of a member without a broadcast address: only ADD can add one, because that requires entering the pod.
 fn silent(state: &State, attachment: &Attachment) -> Option<String> {
     let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
     lacks_broadcast(state, attachment).then(|| {
         format!(
             "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found but send no \
-             beacons, and its clients have no address to search; delete it to have it recreated"
+             beacons, and its clients have no address to search; delete the pod to have it recreated"
         )
     })
 }
 
-/// Whether the address of a member has no broadcast address.
+/// Whether a member's address lacks a broadcast address.
 pub(crate) fn lacks_broadcast(state: &State, attachment: &Attachment) -> bool {
     let look = || {
         let member = state.member(attachment.member).ok()??;

@@ -8,11 +8,11 @@
 //! ports = "61000-64999"     # external ports, default as here
 //! pins = "5000-29999"       # ports that pods may also pin, default as here
 //! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, at least 16
-//! rates = { pod = 10000, host = 10000, domain = 50000 }  # datagrams a second that are relayed, default as here; 0: all
+//! rates = { pod = 10000, host = 10000, domain = 50000 }  # relayed datagrams per second, default as here; 0: no limit
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
-//! lan = ["172.24.0.0/16"]   # networks that are LAN besides those of the uplink
+//! lan = ["172.24.0.0/16"]   # networks that belong to the LAN besides those of the uplink
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
-//! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and what stands for them on the LAN
+//! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and their counterparts on the LAN
 //! ```
 //!
 //! Sections `[protocol.NAME]` describe more protocols, see [`crate::protocol`].
@@ -26,17 +26,17 @@ use wire::gvcp::PORT as GVCP_PORT;
 
 use crate::protocol::{self, Described, DomainProtocol, Registry};
 
-/// External ports of a domain that does not say: above the kernel's default range for outgoing connections.
+/// Default external ports of a domain: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
-/// Ports that pods may pin where the domain does not say: no system service's, no NodePort's, nothing ephemeral.
+/// Default ports that pods may pin: outside those of system services, NodePorts and ephemeral ports.
 const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
-/// Those of a domain that does not say: who may command cameras is to be decided.
+/// Default protocols of a domain: without GigE Vision, because the admin should decide who may command cameras.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
-/// In place of an uplink's name: the interface of the default route.
+/// Instead of an uplink's name: the interface of the default route.
 pub(crate) const AUTO: &str = "auto";
 
-/// Why a configuration cannot be used.
+/// Why a configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// The file cannot be read.
@@ -45,7 +45,7 @@ pub(crate) enum ConfigError {
     /// The file is not TOML of the expected form.
     #[error("{path}: {reason}")]
     Form { path: String, reason: String },
-    /// The file says what cannot be; all faults at once.
+    /// The content is invalid; reports all faults at once.
     #[error("{path}: {}", .faults.join("\n  "))]
     Faults { path: String, faults: Vec<String> },
 }
@@ -63,7 +63,7 @@ pub(crate) struct DomainConfig {
     pub(crate) name: String,
     /// The interface on the LAN: its name, a network in which it has an address, or [`AUTO`].
     pub(crate) uplink: String,
-    /// Namespaces whose pods may join, each may end in `*`; all if it is empty.
+    /// Namespaces whose pods may join, each may end in `*`; if empty, all may.
     pub(crate) namespaces: Vec<String>,
     pub(crate) protocols: Vec<DomainProtocol>,
     pub(crate) ports: Ports,
@@ -71,13 +71,13 @@ pub(crate) struct DomainConfig {
     pub(crate) pins: Ports,
     /// External ports that one pod may take.
     pub(crate) ports_per_pod: u32,
-    /// Datagrams a second that are relayed, by [`abi::limited`]; 0 for all.
+    /// Relayed datagrams per second, by [`abi::limited`]; 0 for no limit.
     pub(crate) rates: [u32; limited::KINDS],
     /// UDP ports, besides the protocols' own, to which searches of a protocol are sent.
     pub(crate) search_ports: BTreeMap<u16, DomainProtocol>,
-    /// UDP port in pods -> the one that stands for it on the LAN, where they differ.
+    /// UDP port in pods -> its counterpart on the LAN, if they differ.
     pub(crate) lan_ports: BTreeMap<u16, u16>,
-    /// Networks that are LAN besides those of the uplink.
+    /// Networks that belong to the LAN besides those of the uplink.
     pub(crate) lan: Vec<Network>,
     /// Networks in which pods may command cameras; all of the LAN if `None`.
     pub(crate) cameras: Option<Vec<Network>>,
@@ -92,7 +92,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Whether all of `other` is in it.
+    /// Whether it contains all of `other`.
     pub(crate) fn contains(&self, other: &Self) -> bool {
         let number = |network: &Self| u32::from_be_bytes(network.address);
         let differ = number(self) ^ number(other);
@@ -118,7 +118,7 @@ pub(crate) struct Relayed<'a> {
 }
 
 impl DomainConfig {
-    /// Whether this is one of its protocols.
+    /// Whether the domain relays this protocol.
     pub(crate) fn relays(&self, protocol: Protocol) -> bool {
         self.protocols.iter().any(|spoken| spoken.is(protocol))
     }
@@ -166,7 +166,7 @@ struct Section {
     cameras: Option<Vec<String>>,
 }
 
-/// Datagrams a second that are relayed of a pod, of a host on the LAN, and in all.
+/// Relayed datagrams per second of a pod, of a host on the LAN, and of the whole domain.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Rates {
@@ -175,7 +175,7 @@ struct Rates {
     domain: u32,
 }
 
-/// More than an archiver that searches for everything, or a facility that is switched on, needs.
+/// More than an archiver that searches for everything needs, or a facility that powers up.
 impl Default for Rates {
     fn default() -> Self {
         Self { pod: 10_000, host: 10_000, domain: 50_000 }
@@ -188,7 +188,7 @@ impl Config {
         Self::validate(path, &read_text(path)?)
     }
 
-    /// The configuration that `text`, the content of the file at `path`, says.
+    /// The configuration in `text`, the content of the file at `path`.
     pub(crate) fn validate(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
         Self::parse(text).map_err(|faults| match faults {
@@ -202,10 +202,14 @@ impl Config {
             toml::from_str(text).map_err(|error| Faults::Form(error.to_string().trim_end().into()))?;
         let mut faults = vec![];
         if file.domain.is_empty() {
-            faults.push("there is no domain; add a section [domain.NAME] with an `uplink`".into());
+            faults.push("no domain is configured; add a section [domain.NAME] with an `uplink`".into());
         }
         if file.domain.len() > abi::DOMAINS as usize {
-            faults.push(format!("there are {} domains; a node can have {}", file.domain.len(), abi::DOMAINS));
+            faults.push(format!(
+                "{} domains are configured; a node can have {}",
+                file.domain.len(),
+                abi::DOMAINS
+            ));
         }
         let registry = Registry::new(file.protocol, &mut faults);
         let domains = file.domain.into_iter();
@@ -222,7 +226,7 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(Faults::Content(faults)) }
     }
 
-    /// The protocols that domains relay and that are described, in order of their names.
+    /// The described protocols that domains relay, in order of their names.
     pub(crate) fn described(&self) -> Vec<&Described> {
         let all = self.domains.iter().flat_map(|domain| domain.relayed().map(|port| port.protocol));
         let described = all.filter_map(|spoken| match spoken {
@@ -239,24 +243,24 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: name, source })
 }
 
-/// What is wrong with a text that should be a configuration.
+/// What is wrong with a configuration's text.
 #[derive(Debug)]
 pub(crate) enum Faults {
     /// It is not TOML of the expected form.
     Form(String),
-    /// It says what cannot be.
+    /// The content is invalid.
     Content(Vec<String>),
 }
 
-/// The domain a section describes; faults are added to `faults`, the value is then only a stand-in.
+/// The domain that a section describes. Adds faults to `faults`; the value is then a placeholder.
 fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<String>) -> DomainConfig {
     let mut found = vec![];
     if !is_name(&name) {
-        found.push("a name has 1 to 63 letters, digits, `-`, `_` or `.`".into());
+        found.push("a name must be 1 to 63 letters, digits, `-`, `_` or `.`".into());
     }
     if (section.uplink.is_empty() || section.uplink.len() > 15) && parse_network(&section.uplink).is_none() {
         found.push(format!(
-            "`uplink` is `{}`: expected the name of an interface, a network such as 172.23.0.0/24, or `auto`",
+            "`uplink` is `{}`: expected an interface name, a network such as 172.23.0.0/24, or `auto`",
             section.uplink
         ));
     }
@@ -306,7 +310,7 @@ fn protocols(
         match registry.find(&name) {
             Some(protocol) => protocols.push(protocol),
             None => {
-                faults.push(format!("protocol `{name}` is not known; known protocols: {}", registry.names()));
+                faults.push(format!("unknown protocol `{name}`; known protocols: {}", registry.names()));
             }
         }
     }
@@ -323,7 +327,7 @@ fn search_ports(
         match (port.parse(), registry.find(&name)) {
             (Ok(number), Some(protocol)) if number > 0 => drop(found.insert(number, protocol)),
             _ => faults.push(format!(
-                "`search_ports` has `{port} = {name}`: expected a UDP port and a protocol, {}",
+                "`search_ports` has `{port} = {name}`: expected a UDP port and one of the protocols {}",
                 registry.names()
             )),
         }
@@ -367,20 +371,20 @@ fn networks(key: &str, texts: &[String], faults: &mut Vec<String>) -> Vec<Networ
     found
 }
 
-/// What of a domain does not go together.
+/// Settings of a domain that contradict each other.
 fn contradictions(domain: &DomainConfig) -> Vec<String> {
     let ports = domain.ports;
     let relayed: Vec<Relayed> = domain.relayed().collect();
     let inside = relayed.iter().filter(|relayed| (ports.first..=ports.last).contains(&relayed.on_lan));
     let mut found: Vec<_> = inside
         .map(|Relayed { on_lan, .. }| {
-            format!("`ports` {}-{} contains UDP port {on_lan}, which is relayed", ports.first, ports.last)
+            format!("`ports` {}-{} includes UDP port {on_lan}, which is relayed", ports.first, ports.last)
         })
         .collect();
     for (index, port) in relayed.iter().enumerate() {
         let same = |other: &&Relayed| other.in_pods == port.in_pods || other.on_lan == port.on_lan;
         if let Some(Relayed { in_pods, on_lan, .. }) = relayed[index + 1..].iter().find(same) {
-            found.push(format!("UDP port {in_pods} of pods, {on_lan} on the LAN, is relayed twice"));
+            found.push(format!("UDP port {in_pods} in pods ({on_lan} on the LAN) is relayed twice"));
         }
     }
     if domain.lan_ports.contains_key(&GVCP_PORT) {
@@ -424,8 +428,8 @@ fn check_shared_uplinks(domains: &[DomainConfig], faults: &mut Vec<String>) {
                 other.relayed().find(|relayed| mine.contains(&relayed.on_lan))
             {
                 faults.push(format!(
-                    "domains `{}` and `{}` both relay UDP port {on_lan} of uplink `{}`, so that a search there could be \
-                     for either; give one of them other `lan_ports`",
+                    "domains `{}` and `{}` both relay UDP port {on_lan} on uplink `{}`, so a search there could be for \
+                     either; give one of them other `lan_ports`",
                     domain.name, other.name, domain.uplink,
                 ));
             }
@@ -446,7 +450,7 @@ mod tests {
         }
     }
 
-    /// All keys there are.
+    /// All keys.
     const FULL: &str = include_str!("../../tests/fuzz/seeds/config/all-keys");
 
     proptest! {
@@ -509,7 +513,7 @@ mod tests {
         assert_eq!(found.len(), 4, "{found:#?}");
         assert!(found[0].contains("domain `a`: `uplink`") && found[1].contains("`70000-1`"), "{found:#?}");
         assert!(
-            found[2].contains("domain `b c`: a name") && found[3].contains("`modbus` is not known"),
+            found[2].contains("domain `b c`: a name") && found[3].contains("unknown protocol `modbus`"),
             "{found:#?}"
         );
     }
@@ -526,13 +530,13 @@ mod tests {
     #[test]
     fn external_ports_do_not_contain_relayed_ones() {
         let found = faults("[domain.a]\nuplink = \"eth0\"\nports = \"5000-6000\"");
-        assert!(found[0].contains("5000-6000 contains UDP port 5064"), "{found:#?}");
+        assert!(found[0].contains("5000-6000 includes UDP port 5064"), "{found:#?}");
     }
 
     #[test]
     fn two_domains_cannot_share_a_port_of_one_lan() {
         let found = faults("[domain.a]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"eth0\"");
-        assert!(found[0].contains("`a` and `b` both relay UDP port 5064 of uplink `eth0`"), "{found:#?}");
+        assert!(found[0].contains("`a` and `b` both relay UDP port 5064 on uplink `eth0`"), "{found:#?}");
         let other_ports = "lan_ports = { 5064 = 8064, 5065 = 8065, 5076 = 8076 }";
         let apart = format!("[domain.a]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"eth0\"\n{other_ports}");
         assert!(Config::parse(&apart).is_ok());
@@ -549,7 +553,7 @@ mod tests {
         let found = faults("[domain.a]\nuplink = \"eth0\"\nlan_ports = { 80 = 81, 5064 = 0, 5065 = 61000 }");
         assert_eq!(found.len(), 3, "{found:#?}");
         assert!(
-            found[0].contains("`5064 = 0`") && found[1].contains("contains UDP port 61000"),
+            found[0].contains("`5064 = 0`") && found[1].contains("includes UDP port 61000"),
             "{found:#?}"
         );
         assert!(found[2].contains("`lan_ports` has 80"), "{found:#?}");
@@ -560,7 +564,10 @@ mod tests {
         for uplink in ["eth0", "172.23.0.0/24", "auto"] {
             assert!(Config::parse(&format!("[domain.a]\nuplink = \"{uplink}\"")).is_ok(), "{uplink}");
         }
-        assert!(faults("[domain.a]\nuplink = \"an-interface-too-long\"")[0].contains("expected the name"));
+        assert!(
+            faults("[domain.a]\nuplink = \"an-interface-too-long\"")[0]
+                .contains("expected an interface name")
+        );
     }
 
     #[test]
@@ -576,9 +583,9 @@ mod tests {
     fn a_port_is_relayed_once() {
         let of = |line: &str| faults(&format!("[domain.a]\nuplink = \"eth0\"\n{line}"));
         let found = of("search_ports = { 5064 = \"ca\" }");
-        assert!(found[0].contains("UDP port 5064 of pods, 5064 on the LAN, is relayed twice"), "{found:#?}");
+        assert!(found[0].contains("UDP port 5064 in pods (5064 on the LAN) is relayed twice"), "{found:#?}");
         let found = of("lan_ports = { 5064 = 5065 }");
-        assert!(found[0].contains("UDP port 5065 of pods, 5065 on the LAN, is relayed twice"), "{found:#?}");
+        assert!(found[0].contains("UDP port 5065 in pods (5065 on the LAN) is relayed twice"), "{found:#?}");
         let found = of("search_ports = { 4000 = \"gvcp\" }");
         assert!(found[0].contains("`4000 = gvcp`"), "{found:#?}");
         let found = of("search_ports = { 8064 = \"modbus\" }");
@@ -587,7 +594,7 @@ mod tests {
 
     #[test]
     fn no_domain_at_all_is_a_fault() {
-        assert!(faults("")[0].contains("there is no domain"));
+        assert!(faults("")[0].contains("no domain is configured"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::error::Error;
 
 /// Timeout of each query. The runtime answers from its own memory.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Annotations can be long, and a node's pods many: as much as kubelet takes.
+/// Annotations can be long, and a node can have many pods: the same limit as kubelet's.
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 /// `SANDBOX_READY`.
 const READY: i32 = 0;
@@ -41,7 +41,7 @@ struct ListPodSandboxRequest {}
 struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
     items: Vec<PodSandbox>,
-    /// Not empty: there are more.
+    /// Not empty if there are more.
     #[prost(string, tag = "2")]
     next_page_token: String,
 }
@@ -109,14 +109,14 @@ struct NamespaceOption {
 /// A pod as the runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sandbox {
-    /// What CNI knows as the container id.
+    /// The container id in CNI.
     pub(crate) id: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) ready: bool,
-    /// The domain it asks to join.
+    /// The domain that it requests to join.
     pub(crate) domain: Option<String>,
-    /// The external ports it asks for.
+    /// The external ports that it pins.
     pub(crate) ports: String,
 }
 
@@ -138,7 +138,7 @@ impl Cri {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        // The address is never looked up: the connector has its own.
+        // The address is not used: the connector has its own.
         let endpoint = Endpoint::from_static("http://localhost").connect_timeout(PATIENCE).timeout(PATIENCE);
         let channel =
             runtime.block_on(endpoint.connect_with_connector(connector)).map_err(|error| fault(&error))?;
@@ -154,7 +154,7 @@ impl Cri {
         Ok(answer.items.into_iter().map(Sandbox::from).collect())
     }
 
-    /// The network namespace of the pod with this id; none for one that has the node's.
+    /// The network namespace of the pod with this id; none if it uses the node's.
     pub(crate) fn netns(&self, id: &str) -> Result<Option<PathBuf>, Error> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
         netns(&self.ask("PodSandboxStatus", request)?)
@@ -182,7 +182,7 @@ impl Cri {
     }
 }
 
-/// What is wrong with the runtime at `socket`, by the error's deepest cause, which is the one that says it.
+/// What is wrong with the runtime at `socket`: the error's root cause is the most specific.
 fn fault(socket: &Path, error: &dyn error::Error) -> Error {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
@@ -205,7 +205,7 @@ impl From<PodSandbox> for Sandbox {
     }
 }
 
-/// The network namespace that a verbose status names; none if it is the node's.
+/// The network namespace in a verbose status; none if it is the node's.
 fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, Error> {
     let linux = answer.status.clone().unwrap_or_default().linux.unwrap_or_default();
     let options = linux.namespaces.unwrap_or_default().options.unwrap_or_default();
@@ -215,7 +215,7 @@ fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, Error> {
     let info = answer.info.get("info").map(String::as_str).unwrap_or_default();
     let info: Value = serde_json::from_str(info).unwrap_or_default();
     match in_spec(&info["runtimeSpec"]).or(info["sandboxMetadata"]["Metadata"]["NetNSPath"].as_str()) {
-        // /var/run is a link to /run everywhere, but for an image without it.
+        // /var/run is a link to /run everywhere, except in an image without it.
         Some(path) => Ok(Some(
             path.strip_prefix("/var").filter(|path| path.starts_with("/run/")).unwrap_or(path).into(),
         )),
@@ -223,7 +223,7 @@ fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// The path of the network namespace in an OCI specification: containerd and CRI-O give it so.
+/// The path of the network namespace in an OCI specification, which containerd and CRI-O report.
 fn in_spec(spec: &Value) -> Option<&str> {
     let mut namespaces = spec["linux"]["namespaces"].as_array()?.iter();
     let network = namespaces.find(|namespace| namespace["type"] == "network")?;

@@ -1,4 +1,4 @@
-//! What can go wrong in the agent, in words that tell a person what to do. The configuration's errors are in `config`.
+//! What can go wrong in the agent, with messages that say what to do. Errors in the configuration are in `config`.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -8,17 +8,17 @@ pub(crate) enum Error {
     /// The datapath failed.
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
-    /// A pod may not be a member as it asks.
+    /// A pod may not be a member as it requests.
     #[error(transparent)]
     Membership(#[from] membership::Error),
-    /// A domain's uplink is not there, or has no address.
+    /// A domain's uplink is missing, or has no address.
     #[error("domain `{domain}`: {what}; set `uplink` to the node's interface on that LAN")]
     NoUplink { domain: String, what: String },
-    /// The kernel may give external ports to processes of the node.
+    /// The kernel may assign external ports to processes on the node.
     #[error("cannot reserve ports {ports} in {sysctl}: {source}; reserve them with sysctl on the node")]
     NotReserved { ports: String, sysctl: &'static str, source: io::Error },
     /// Metrics and probes cannot be served.
-    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen { address: SocketAddr, source: io::Error },
 
     /// The container runtime does not answer.
@@ -27,14 +27,14 @@ pub(crate) enum Error {
          join; pass its socket with --cri"
     )]
     Runtime { socket: PathBuf, cause: String },
-    /// Its answer goes on where we do not read.
+    /// Its answer has more pages, which we do not read.
     #[error("the container runtime at {0} lists only some of its pods")]
     SomePods(PathBuf),
-    /// It does not say in which network namespace a pod is.
+    /// It does not report a pod's network namespace.
     #[error("the runtime does not report the pod's network namespace")]
     NoNamespace,
-    /// A pod's id does not fit a record.
-    #[error("the id of the pod is too long")]
+    /// A pod's container id does not fit into its record.
+    #[error("the container id of the pod is too long")]
     LongId,
 
     /// A file or directory of CNI cannot be read.
@@ -46,10 +46,10 @@ pub(crate) enum Error {
     /// The directory of network configurations cannot be watched.
     #[error("cannot watch {path}: {source}; changes are noticed with a delay")]
     Watch { path: PathBuf, source: io::Error },
-    /// The plugin to install is not there.
+    /// The plugin to install is missing.
     #[error("cannot read the plugin {path}: {source}; pass its path with --plugin")]
     NoPlugin { path: PathBuf, source: io::Error },
-    /// The plugin cannot be put where the runtime finds it.
+    /// The plugin cannot be installed where the runtime finds it.
     #[error(
         "cannot install the plugin in {directory}: {source}; pass the runtime's plugin directory with --cni-bin-dir"
     )]
@@ -57,13 +57,13 @@ pub(crate) enum Error {
     /// The plugin does not run here.
     #[error("the plugin {path} does not answer CNI_COMMAND=VERSION: {found}; is it built for this node?")]
     NoAnswer { path: PathBuf, found: String },
-    /// There is no network to be chained into.
+    /// There is no network configuration to chain into.
     #[error("waiting for the primary CNI: {directory} {why}")]
     NoNetwork { directory: PathBuf, why: &'static str },
-    /// A network configuration cannot have us in its chain.
+    /// The plugin cannot be chained into a network configuration.
     #[error("cannot chain into {path}: {reason}")]
     NotChained { path: PathBuf, reason: String },
-    /// Somebody undoes our leaving.
+    /// Another program undoes the removal.
     #[error("another program keeps putting iocast back into {0}: stop it first")]
     PutBack(PathBuf),
 }

@@ -1,6 +1,6 @@
-//! `iocast-node`: loads, pins and attaches the datapath on a node, keeps it attached, and shows what it does.
+//! `iocast-node`: loads, pins and attaches the datapath on a node, keeps it attached, and reports on it.
 //!
-//! All state is in pinned maps: ending or replacing this process changes nothing for a packet.
+//! All state is in pinned maps: stopping or replacing this process does not affect traffic.
 #![forbid(unsafe_code)]
 
 mod adopt;

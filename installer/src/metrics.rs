@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Progress {
     /// What it could not do.
     pub(crate) problems: Vec<String>,
-    /// What became of the CNI configuration; none with `--no-cni`.
+    /// The state of the CNI configuration; none with `--no-cni`.
     pub(crate) chain: Option<Chain>,
     /// Pods that were adopted since the agent started.
     pub(crate) adopted: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Progress {
 pub(crate) struct Chain {
     /// Whether the plugin is in place and has answered.
     pub(crate) installed: bool,
-    /// Whether the network that the runtime uses has us in its chain.
+    /// Whether the network that the runtime uses has the plugin in its chain.
     pub(crate) chained: bool,
     /// How often a configuration was written.
     pub(crate) writes: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Domain {
     /// Whether it has an uplink with our programs.
     pub(crate) uplink_up: bool,
     pub(crate) members: usize,
-    /// External ports in use, of TCP or of UDP, whichever are more: each has the whole range.
+    /// External ports in use, TCP or UDP, whichever is more: each has the whole range.
     pub(crate) ports: usize,
     /// How many ports the range has.
     pub(crate) ports_limit: usize,

@@ -8,7 +8,7 @@ use crate::{
     protocol::DomainProtocol,
 };
 
-/// What an uplink's interface looks like now.
+/// An uplink's interface as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
     pub(crate) index: u32,
@@ -22,24 +22,24 @@ pub(crate) struct Interface {
 /// What the maps should hold.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// All domains by number; those without a name are not there.
+    /// All domains by number; a number without a name is unused.
     pub(crate) domains: Vec<(u16, Domain)>,
-    /// All protocols that can be described, in order of their numbers; those without a name are not there.
+    /// All described protocols, in order of their numbers; a number without a name is unused.
     pub(crate) described: Vec<Described>,
     pub(crate) uplinks: Vec<(u32, Uplink)>,
     pub(crate) lan_relays: Vec<(RelayKey, Relay)>,
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
-    /// What networks are for a domain: domain, address, prefix length, flags from [`abi::lan`].
+    /// The domains' networks: domain, address, prefix length, flags from [`abi::lan`].
     pub(crate) networks: Vec<(u16, [u8; 4], u8, u32)>,
     /// Ranges of ports, both ends inclusive, that may be external.
     pub(crate) external_ports: Vec<(u16, u16)>,
     /// A UDP port that two domains relay on one uplink.
     pub(crate) doubled: Option<u16>,
-    /// Namespaces whose pods may join a domain, where not all may: domain, and a name or its beginning and `*`.
+    /// Namespaces whose pods may join a domain, unless all may: domain, and a name or a prefix followed by `*`.
     pub(crate) namespaces: Vec<(u16, String)>,
 }
 
-/// Seconds of a limit's rate that may come at once: archivers and whole facilities start with a burst of searches.
+/// How many seconds' worth of a rate may come at once: archivers and whole facilities start with a burst of searches.
 const BURST: u32 = 5;
 
 const NO_DOMAIN: Domain = Domain {
@@ -56,16 +56,16 @@ const NO_DOMAIN: Domain = Domain {
 /// What a plan starts from.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Present<'a> {
-    /// Domains that have numbers, which they keep.
+    /// Domains that already have numbers, which they keep.
     pub(crate) domains: &'a [(u16, Domain)],
     /// Described protocols in order of their numbers, which they keep.
     pub(crate) described: &'a [Described],
-    /// Numbers that pods are members of, configured or not: nobody else may get them.
+    /// Numbers of domains that have members, configured or not: no other domain may get them.
     pub(crate) members: &'a [u16],
 }
 
-/// The plan for `config`, with `interface` telling what an uplink looks like (`None`: it is not there, or has no
-/// address). A domain for which no number is left is not in it.
+/// The plan for `config`; `interface` returns a domain's uplink (`None`: it is missing, or has no address). A domain for
+/// which no number is left is not in the plan.
 pub(crate) fn plan(
     config: &Config,
     present: Present<'_>,
@@ -97,7 +97,7 @@ pub(crate) fn plan(
             }
         }
     }
-    // Domains whose uplinks have other names may still have the same one.
+    // Domains that name their uplinks differently may still share one.
     let double =
         |index: usize, key: &RelayKey| plan.lan_relays[..index].iter().any(|(other, _)| other == key);
     let doubled = plan.lan_relays.iter().enumerate().find(|(index, (key, _))| double(*index, key));
@@ -107,7 +107,7 @@ pub(crate) fn plan(
     plan
 }
 
-/// A number for each configured domain: the one it has, else the lowest that nobody has.
+/// A number for each configured domain: the one it already has, otherwise the lowest free one.
 fn numbers(config: &Config, present: Present<'_>) -> Vec<Option<u16>> {
     let kept = |name: &str| {
         present.domains.iter().find(|(_, domain)| abi::text(&domain.name) == name).map(|(number, _)| *number)
@@ -119,7 +119,7 @@ fn numbers(config: &Config, present: Present<'_>) -> Vec<Option<u16>> {
     config.domains.iter().map(|domain| kept(&domain.name).or_else(|| free.next())).collect()
 }
 
-/// What every number of a described protocol stands for: what it stood for if that is still configured, else one of the others.
+/// The protocol for each number of a described protocol: the same as before if still configured, otherwise a new one.
 fn described(config: &Config, present: &[Described]) -> Vec<Described> {
     const NOTHING: Described = Described {
         descriptor: Descriptor { must: Bytes::ANY, search: 0, fields: [Field::NONE; FIELDS] },
@@ -140,7 +140,7 @@ fn described(config: &Config, present: &[Described]) -> Vec<Described> {
     numbers.map(|number| kept(number).or_else(|| new.next()).copied().unwrap_or(NOTHING)).collect()
 }
 
-/// The number of a protocol, where described ones have these.
+/// The number of a protocol, given the described ones in order of their numbers.
 fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     match protocol {
         DomainProtocol::BuiltIn(protocol) => *protocol as u16,
@@ -164,13 +164,13 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
     }
 }
 
-/// A limit of `rate` datagrams a second, 0 for none, of which [`BURST`] seconds' worth may come at once.
+/// A limit of `rate` datagrams per second, 0 for none; [`BURST`] seconds' worth may come at once.
 fn limit(rate: u32) -> Limit {
     let interval = 1_000_000_000u32.checked_div(rate).unwrap_or(0);
     Limit { interval, burst: rate.saturating_mul(BURST) }
 }
 
-/// What the networks of a domain are, given its LAN. The kernel looks for the longest prefix alone, so that each must tell all.
+/// The networks of a domain, given its LAN. The kernel only returns the longest matching prefix, so each has all flags.
 fn networks(number: u16, domain: &DomainConfig, lan: Vec<Network>) -> Vec<(u16, [u8; 4], u8, u32)> {
     let cameras = domain.cameras.as_ref().unwrap_or(&lan).clone();
     let mut all = lan;

@@ -1,10 +1,10 @@
-//! The protocols that a domain can relay: those with a parser of their own, and those that the configuration describes.
+//! The protocols that a domain can relay: those with their own parser, and those that the configuration describes.
 //!
 //! ```toml
 //! [protocol.recsync]
 //! ports = [5049]                              # UDP ports to which its datagrams are sent
 //! direction = "announce"                      # or "search" (answered by unicast), or "both"; default: both
-//! must = { offset = 0, bytes = "5243 0000" }  # what every datagram shows; others are not relayed; default: nothing
+//! must = { offset = 0, bytes = "5243 0000" }  # what identifies a datagram; others are not relayed; default: any
 //! fields = [                                  # where a datagram names its sender's own address and port; default: nowhere
 //!     { offset = 4, kind = "ipv4" },
 //!     { offset = 8, kind = "port16", order = "big", transport = "tcp", when = { offset = 0, bytes = "52" } },
@@ -17,9 +17,9 @@ use abi::{PARSED, Protocol, paths};
 use serde::Deserialize;
 use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
 
-/// Those that are described for everybody.
+/// The described protocols that ship with iocast.
 const SHIPPED: &str = include_str!("protocols.toml");
-/// The longest payload of a datagram on Ethernet that is not in fragments, bytes.
+/// The longest payload of an unfragmented datagram on Ethernet, bytes.
 const PAYLOAD: usize = 1472;
 /// Bytes that a condition can compare.
 const WORD: usize = 4;
@@ -27,25 +27,25 @@ const WORD: usize = 4;
 /// A protocol that a domain relays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DomainProtocol {
-    /// One with a parser of its own.
+    /// One with its own parser.
     BuiltIn(Protocol),
-    /// One that is described.
+    /// One that the configuration describes.
     Described(Arc<Described>),
 }
 
-/// A protocol that is described.
+/// A protocol that the configuration describes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Described {
     pub(crate) name: String,
     /// Its UDP ports.
     pub(crate) ports: Vec<u16>,
-    /// Where datagrams to them travel, from [`paths`].
+    /// The directions in which datagrams to them travel, from [`paths`].
     flags: u16,
     pub(crate) descriptor: Descriptor,
 }
 
 impl DomainProtocol {
-    /// Its UDP ports, and where datagrams to them travel.
+    /// Its UDP ports, and the directions in which datagrams to them travel.
     pub(crate) fn ports(&self) -> Vec<(u16, u16)> {
         match self {
             Self::BuiltIn(protocol) => ports_of(*protocol).to_vec(),
@@ -55,7 +55,7 @@ impl DomainProtocol {
         }
     }
 
-    /// Where datagrams to another port travel that is one of its own by configuration.
+    /// The directions in which datagrams to a port in `search_ports` travel.
     pub(crate) fn flags(&self) -> u16 {
         match self {
             Self::BuiltIn(protocol) => ports_of(*protocol).first().map_or(0, |(_, flags)| *flags),
@@ -63,13 +63,13 @@ impl DomainProtocol {
         }
     }
 
-    /// Whether it is this one.
+    /// Whether it is this built-in protocol.
     pub(crate) fn is(&self, protocol: Protocol) -> bool {
         *self == Self::BuiltIn(protocol)
     }
 }
 
-/// The UDP ports of a protocol with a parser of its own, and where datagrams to them travel; the first is for searches.
+/// The UDP ports of a protocol with its own parser, and the directions of datagrams to them; the first is for searches.
 fn ports_of(protocol: Protocol) -> &'static [(u16, u16)] {
     PARSED.iter().find(|parsed| parsed.protocol == protocol).map_or(&[], |parsed| parsed.ports)
 }
@@ -78,12 +78,12 @@ fn ports_of(protocol: Protocol) -> &'static [(u16, u16)] {
 pub(crate) struct Registry(BTreeMap<String, DomainProtocol>);
 
 impl Registry {
-    /// Those that everybody knows, and those of these sections; faults are added to `faults`.
+    /// The built-in protocols and those of these sections; adds faults to `faults`.
     pub(crate) fn new(sections: BTreeMap<String, Section>, faults: &mut Vec<String>) -> Self {
         let built_in = PARSED.iter().filter(|parsed| !parsed.ports.is_empty()).map(|parsed| parsed.protocol);
         let mut registry =
             Self(built_in.map(|own| (own.name().into(), DomainProtocol::BuiltIn(own))).collect());
-        // A test reads what is shipped; nobody else can change it.
+        // A test parses the shipped file, and it cannot change at run time.
         registry.add(toml::from_str::<File>(SHIPPED).map(|file| file.protocol).unwrap_or_default(), faults);
         registry.add(sections, faults);
         registry
@@ -102,12 +102,12 @@ impl Registry {
         }
     }
 
-    /// The one of this name.
+    /// The protocol called this.
     pub(crate) fn find(&self, name: &str) -> Option<DomainProtocol> {
         self.0.get(name).cloned()
     }
 
-    /// Their names, for people.
+    /// Their names, for messages.
     pub(crate) fn names(&self) -> String {
         self.0.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     }
@@ -147,12 +147,12 @@ struct FieldSection {
     when: Option<Condition>,
 }
 
-/// The protocol a section describes; faults are added to `faults`, the value is then only a stand-in.
+/// The protocol that a section describes. Adds faults to `faults`; the value is then a placeholder.
 fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Described {
     if !(1..=31).contains(&name.len())
         || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     {
-        faults.push("a name has 1 to 31 lower-case letters, digits or `-`".into());
+        faults.push("a name must be 1 to 31 lower-case letters, digits or `-`".into());
     }
     if section.ports.contains(&0) {
         faults.push("`ports` has 0, which is not a UDP port".into());
@@ -183,7 +183,7 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
     Described { name: name.into(), ports: section.ports.clone(), flags, descriptor }
 }
 
-/// A field as the programs know it.
+/// A field in the form that the programs use.
 fn field(key: &str, section: &FieldSection, faults: &mut Vec<String>) -> Field {
     let Some(length) = length(&section.kind) else {
         faults.push(format!("`{key}.kind` is `{}`: expected `ipv4`, `port16` or `port32`", section.kind));
@@ -205,7 +205,7 @@ fn field(key: &str, section: &FieldSection, faults: &mut Vec<String>) -> Field {
     Field { kind, at: low as u16, when }
 }
 
-/// Whether the second of two values is chosen; the first is the default. An address has no such key.
+/// Whether the second of two values is chosen; the first is the default. Addresses do not have such keys.
 fn choice(
     key: &str,
     name: &str,
@@ -226,7 +226,7 @@ fn choice(
     value == Some(second)
 }
 
-/// Bytes of a field of this kind.
+/// Length of a field of this kind, bytes.
 fn length(kind: &str) -> Option<usize> {
     match kind {
         "port16" => Some(2),
@@ -235,8 +235,8 @@ fn length(kind: &str) -> Option<usize> {
     }
 }
 
-/// A condition as the programs know it: they compare a word, which begins before the bytes if it can, so that it does not
-/// reach past the end of a datagram that they end.
+/// A condition in the form that the programs use: they compare a word, which ends with the bytes if possible, so that it
+/// does not extend past a datagram that ends there.
 fn condition(key: &str, section: Option<&Condition>, faults: &mut Vec<String>) -> Bytes {
     let Some(Condition { offset, bytes }) = section else { return Bytes::ANY };
     let Some(found) = parse_bytes(bytes) else {
@@ -254,7 +254,7 @@ fn condition(key: &str, section: Option<&Condition>, faults: &mut Vec<String>) -
     Bytes { at: at as u16, reserved: 0, mask: u32::from_be_bytes(mask), value: u32::from_be_bytes(value) }
 }
 
-/// One to four bytes in hexadecimal; spaces do not count.
+/// One to four bytes in hexadecimal; spaces are ignored.
 fn parse_bytes(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .chars()
@@ -268,12 +268,12 @@ fn parse_bytes(text: &str) -> Option<Vec<u8>> {
 fn check_place(key: &str, offset: usize, length: usize, faults: &mut Vec<String>) {
     if offset.saturating_add(length) > PAYLOAD {
         faults.push(format!(
-            "`{key}.offset` is {offset}: {length} bytes there reach past {PAYLOAD}, the longest datagram"
+            "`{key}.offset` is {offset}: {length} bytes there would end past {PAYLOAD}, the longest payload"
         ));
     }
 }
 
-/// Fields on top of each other, and conditions on bytes that are rewritten: what is rewritten could not be undone.
+/// Overlapping fields, and conditions on bytes that are rewritten: the rewriting could not be undone.
 fn overlaps(section: &Section) -> Vec<String> {
     let place =
         |from: &FieldSection| from.offset..from.offset.saturating_add(length(&from.kind).unwrap_or(0));
@@ -369,14 +369,14 @@ mod tests {
              [protocol.ca]\nports = [1]",
         );
         let expected = [
-            "protocol `Odd Name`: a name has 1 to 31",
+            "protocol `Odd Name`: a name must be 1 to 31",
             "protocol `Odd Name`: `ports` has 0",
             "protocol `Odd Name`: `group` is `224.0.0.9`: multicast is not relayed",
             "protocol `Odd Name`: `direction` is `sideways`: expected `announce`",
             "protocol `Odd Name`: `must.bytes` is `5`: expected 1 to 4 bytes",
             "protocol `Odd Name`: `fields[0].kind` is `ipv6`: expected `ipv4`",
             "protocol `Odd Name`: `fields[1].order` is for ports",
-            "protocol `Odd Name`: `fields[2].offset` is 1471: 2 bytes there reach past 1472",
+            "protocol `Odd Name`: `fields[2].offset` is 1471: 2 bytes there would end past 1472",
             "protocol `Odd Name`: `fields[2].order` is `middle`: expected `big` or `little`",
             "protocol `Odd Name`: `fields[2].transport` is `sctp`: expected `tcp` or `udp`",
             "protocol `ca`: iocast has a protocol of this name",

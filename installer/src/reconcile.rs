@@ -1,7 +1,7 @@
-//! Reconciling the node with the configuration: one pass, the same at start and ever after.
+//! Reconciles the node with the configuration: one pass, the same at the start and later.
 //!
-//! What cannot be done now, because an uplink is missing or a veth has just disappeared, is reported and retried, and stops
-//! nothing else.
+//! What cannot be done yet, because an uplink is missing or a veth has just disappeared, is reported and retried, and does
+//! not stop the rest.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -19,16 +19,16 @@ use crate::{
     status, uplink,
 };
 
-/// How far the programs are replaced by a pass.
+/// Whether a pass replaces programs that are already attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Programs {
-    /// Attach the loaded programs everywhere, in place of those that an earlier process left.
+    /// Attach the loaded programs everywhere, replacing those of an earlier process.
     Replace,
     /// Attach only where they are missing.
     Keep,
 }
 
-/// One pass, with what it could not do so far.
+/// One pass, with its problems so far.
 pub(crate) struct Pass<'a> {
     bpffs: &'a Path,
     state: &'a mut State,
@@ -36,8 +36,8 @@ pub(crate) struct Pass<'a> {
     problems: Vec<String>,
 }
 
-/// Reconciles the node with `config`. Returns what could not be done, each with what to do about it; an error if nothing
-/// could.
+/// Reconciles the node with `config`. Returns what could not be done, each with what to do about it; an error if the pass
+/// could not be completed.
 pub(crate) fn reconcile(
     bpffs: &Path,
     state: &mut State,
@@ -56,7 +56,7 @@ pub(crate) fn reconcile(
 }
 
 impl Pass<'_> {
-    /// Writes what is configured, with the uplinks as they are now, and attaches to them.
+    /// Writes the configuration, with the uplinks as they are now, and attaches to them.
     fn follow_uplinks(&mut self, config: &Config) -> Result<(), Error> {
         let before = self.state.uplinks()?;
         let mut interfaces = vec![];
@@ -92,18 +92,18 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Writes what is planned, and says what of the configuration is not. The caller holds the lock.
+    /// Writes the plan, and reports what of the configuration is not in it. The caller holds the lock.
     fn write(&mut self, config: &Config, plan: &Plan) -> Result<(), Error> {
         if plan.domains.iter().filter(|(_, domain)| domain.name[0] != 0).count() < config.domains.len() {
             self.problems.push(format!(
-                "pods are still members of removed domains, so that none of the node's {} domains is free; delete \
-                 these pods",
+                "pods are still members of removed domains, so all {} domains of the node are in use; delete these \
+                 pods",
                 abi::DOMAINS
             ));
         }
         if let Some(port) = plan.doubled {
             self.problems.push(format!(
-                "two domains relay UDP port {port} on the same uplink, so that a search there could be for either; give one of \
+                "two domains relay UDP port {port} on the same uplink, so a search there could be for either; give one of \
                  them another `uplink`, or other `lan_ports`"
             ));
         }
@@ -123,8 +123,8 @@ impl Pass<'_> {
         Ok(self.state.set_external_ports(&plan.external_ports)?)
     }
 
-    /// Attaches to the members' veths, and collects what is left of members whose veth is gone: the runtime does not
-    /// always say DEL.
+    /// Attaches to the members' veths, and cleans up after members whose veth is gone: the runtime does not always call
+    /// DEL.
     fn follow_members(&mut self) -> Result<(), Error> {
         let _lock = self.state.lock()?;
         for (key, attachment) in self.state.attachments()? {
@@ -139,7 +139,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Says which streams of cameras do not arrive as they are.
+    /// Reports camera streams that do not reach their pods.
     fn look_at_streams(&mut self) -> Result<(), Error> {
         let attachments = self.state.attachments()?;
         for External { claim, .. } in self.state.externals()? {
@@ -163,7 +163,7 @@ impl Pass<'_> {
     }
 
     fn attach_one(&self, name: &str, hook: Hook) -> Result<(), Error> {
-        let Some(device) = link::by_name(name)? else { return Ok(()) }; // gone since we looked
+        let Some(device) = link::by_name(name)? else { return Ok(()) }; // removed meanwhile
         if self.programs == Programs::Replace || !is_attached(self.bpffs, hook, &device)? {
             attach(self.bpffs, hook, &device)?;
         }
@@ -171,14 +171,14 @@ impl Pass<'_> {
     }
 }
 
-/// The uplink of `domain` as it is now, or what is wrong with it. One that has no address for the moment, as while a DHCP
-/// client renews it, keeps the one it had `before`: its circuits would be reset otherwise.
+/// The uplink of `domain` as it is now, or what is wrong with it. If it has no address at the moment, as while a DHCP client
+/// renews it, it keeps the one it had `before`: otherwise its circuits would be reset.
 fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<(String, Interface), Error> {
     let DomainConfig { name, uplink, .. } = domain;
     let absent = |what: String| Error::NoUplink { domain: name.clone(), what };
     let Some(device) = uplink::find(uplink)? else {
         let names = link::names()?.join(", ");
-        return Err(absent(format!("{} (there are: {names})", uplink::absence(uplink))));
+        return Err(absent(format!("{} (interfaces: {names})", uplink::absence(uplink))));
     };
     let addresses = link::addresses(device.index)?;
     let networks =

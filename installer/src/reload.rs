@@ -10,7 +10,7 @@ pub(crate) struct Live {
     /// The last valid one.
     pub(crate) config: Config,
     path: PathBuf,
-    /// What the file said when we looked last, valid or not.
+    /// The file's content when it was last read, valid or not.
     text: String,
     fault: Option<String>,
 }
@@ -18,12 +18,12 @@ pub(crate) struct Live {
 impl Live {
     /// Reads the file at `path`, which must be valid.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        // Without the text, the first look reads the file again, and finds the same.
+        // Without the text, the first refresh reads the file again, and finds no change.
         Ok(Self { config: Config::read(path)?, path: path.into(), text: String::new(), fault: None })
     }
 
-    /// Looks at the file again: at its content, because a mounted ConfigMap changes by a symbolic link. Returns whether the
-    /// configuration is another now.
+    /// Checks the file again: its content, because a mounted ConfigMap changes through a symbolic link. Returns whether the
+    /// configuration has changed.
     pub(crate) fn refresh(&mut self) -> bool {
         let read = read_text(&self.path);
         if read.as_ref().is_ok_and(|text| *text == self.text && self.fault.is_none()) {

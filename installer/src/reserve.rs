@@ -1,17 +1,17 @@
-//! Reserves the external ports, so that the kernel does not give one of them to a process on the node.
+//! Reserves the external ports, so that the kernel does not assign them to processes on the node.
 
 use std::{fs, io};
 
 use crate::{config::Ports, error::Error};
 
-/// A sysctl of the process's network namespace: ports that are never chosen for a socket that names none.
+/// A sysctl of the process's network namespace: ports that are never assigned to a socket bound without one.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
-/// The range of which ports for other sockets are chosen.
+/// The range from which such ports are assigned.
 const CHOSEN: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// Adds `ports` to the node's reserved ports, unless they are reserved already. A container may not be allowed to: no harm
-/// where they lie outside the range of which ports are chosen.
+/// Adds `ports` to the node's reserved ports, unless they are already reserved. A container may not be permitted to: this is
+/// no error if they are outside the range from which ports are assigned.
 pub(crate) fn reserve(ports: &[Ports]) -> Result<(), Error> {
     let fault = |source: io::Error| {
         let list: Vec<_> = ports.iter().map(|ports| format!("{}-{}", ports.first, ports.last)).collect();
@@ -26,14 +26,14 @@ pub(crate) fn reserve(ports: &[Ports]) -> Result<(), Error> {
     }
 }
 
-/// Whether one of `ports` lies in the range that the kernel states as two numbers; true if it states no such thing.
+/// Whether any of `ports` is in the range that the kernel gives as two numbers; true if it cannot be parsed.
 fn overlaps(chosen: &str, ports: &[Ports]) -> bool {
     let mut numbers = chosen.split_whitespace().filter_map(|number| number.parse::<u16>().ok());
     let (Some(first), Some(last)) = (numbers.next(), numbers.next()) else { return true };
     ports.iter().any(|ports| ports.first <= last && first <= ports.last)
 }
 
-/// The list with `ports` added; `None` if they are in it.
+/// The list with `ports` added; `None` if it already has them.
 fn merged(present: &str, ports: &[Ports]) -> Option<String> {
     if ports.iter().all(|wanted| are_reserved(present, *wanted)) {
         return None;
@@ -43,7 +43,7 @@ fn merged(present: &str, ports: &[Ports]) -> Option<String> {
     Some(list.join(","))
 }
 
-/// Whether all of `ports` are in the list that the sysctl has.
+/// Whether all of `ports` are in the sysctl's list.
 pub(crate) fn are_reserved(list: &str, ports: Ports) -> bool {
     ranges(list).any(|(first, last)| first <= ports.first && ports.last <= last)
 }

@@ -1,4 +1,4 @@
-//! `iocast-node run`: load the datapath, then reconcile the node with the configuration until a signal to stop.
+//! `iocast-node run`: loads the datapath, then reconciles the node with the configuration until a signal stops it.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ use crate::{
 /// Time between two passes.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// What to run, and where.
+/// Options of `run`.
 #[derive(clap::Args, Debug)]
 #[group(id = "run")]
 pub(crate) struct Options {
@@ -42,7 +42,7 @@ pub(crate) struct Options {
     /// Run one reconciliation pass and exit; the datapath works without this process.
     #[arg(long)]
     once: bool,
-    /// Neither install nor chain the CNI plugin.
+    /// Do not install or chain the CNI plugin.
     #[arg(long)]
     no_cni: bool,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(crate) struct Options {
     listen: Option<SocketAddr>,
 }
 
-/// Loads the datapath, keeps the node as configured, and the plugin chained.
+/// Loads the datapath, then keeps the node as configured and the plugin chained.
 pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let live = Live::read(&options.config)?;
     let stop = stop_signals()?;
@@ -68,13 +68,13 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let adoption =
         options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
     let mut agent = Agent { bpffs, live, state, keeper, adoption, shared, reporter, problems };
-    // The datapath first: a plugin without it turns members away.
+    // The datapath first: without it the plugin rejects members.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     println!("iocast-node: ready, {} attached", names(&agent.live.config));
     if options.once { Ok(()) } else { agent.keep(&stop) }
 }
 
-/// What the loop works on.
+/// The state of the agent's loop.
 struct Agent<'a> {
     bpffs: &'a Path,
     live: Live,
@@ -83,7 +83,7 @@ struct Agent<'a> {
     adoption: Option<Adoption>,
     shared: SharedProgress,
     reporter: Reporter,
-    /// Of the last pass over the datapath.
+    /// The problems of the last pass over the datapath.
     problems: Vec<String>,
 }
 
@@ -104,20 +104,20 @@ impl Agent<'_> {
         }
     }
 
-    /// Makes the node as configured now. A pass that fails is repeated: interfaces and namespaces come and go while it runs.
+    /// Reconciles the node with the current configuration. A failed pass is retried: interfaces and namespaces come and go.
     fn pass(&mut self) {
         let changed = self.live.refresh();
         match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
             Ok(problems) => self.problems = problems,
-            Err(error) => self.problems = vec![format!("{error}; trying again")],
+            Err(error) => self.problems = vec![format!("{error}; will retry")],
         }
-        // When it is in effect: who waits for this line may look at once.
+        // Only once it is in effect: whoever waits for this line may rely on it.
         if changed {
             println!("iocast-node: the configuration has changed: {}", names(&self.live.config));
         }
     }
 
-    /// Sees to the chain, and says what is wrong altogether.
+    /// Keeps the plugin chained, then reports all problems.
     fn chain(&mut self, pass: fn(&mut Keeper) -> Vec<String>) {
         let mut problems: Vec<String> = self.live.fault().map(str::to_owned).into_iter().collect();
         problems.extend(self.problems.iter().cloned());
@@ -125,7 +125,7 @@ impl Agent<'_> {
         problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
         if let Some(adoption) = &self.adoption {
             if self.keeper.as_ref().map(Keeper::writes) != writes {
-                adoption.ask(); // pods were created without us until now
+                adoption.ask(); // until now pods were created without us
             }
             problems.extend(adoption.outcome().problems);
         }
@@ -159,17 +159,17 @@ pub(crate) fn stop_signals() -> nix::Result<SignalFd> {
     SignalFd::new(&signals)
 }
 
-/// Why the loop goes on.
+/// Why the loop woke up.
 enum Wake {
     /// A signal to stop.
     Stop,
-    /// Somebody changed the runtime's configuration directory.
+    /// The runtime's configuration directory has changed.
     Conflist,
     /// It is time for a pass.
     Period,
 }
 
-/// Waits until something happens, or `due` comes.
+/// Waits for an event, until `due`.
 fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Result<Wake> {
     let left = due.saturating_duration_since(Instant::now()).as_millis();
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -185,7 +185,7 @@ fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Resul
     })
 }
 
-/// Packets dropped since the datapath was loaded because a domain had no external port left, by domain.
+/// Packets dropped for lack of an external port since the datapath was loaded, by domain.
 fn dropped(state: &State) -> Result<HashMap<u16, u64>, datapath::Error> {
     let mut dropped = HashMap::new();
     for Counter { domain, verdict, packets, .. } in state.counters()? {
@@ -196,7 +196,7 @@ fn dropped(state: &State) -> Result<HashMap<u16, u64>, datapath::Error> {
     Ok(dropped)
 }
 
-/// Logs each problem once, and when it is resolved.
+/// Logs each problem once when it appears, and once when it is resolved.
 struct Reporter {
     reported: Vec<String>,
     dropped: HashMap<u16, u64>,
@@ -213,7 +213,7 @@ impl Reporter {
         self.reported = problems;
     }
 
-    /// Logs how many packets were dropped since last time because a domain has no external port left.
+    /// Logs how many packets were dropped since the last call for lack of an external port.
     fn exhausted_ports(&mut self, config: &Config, state: &State) -> Result<(), datapath::Error> {
         let dropped = dropped(state)?;
         for (number, domain) in state.domains()? {

@@ -1,5 +1,5 @@
-//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, on a thread that only reads, so that no client can hold up
-//! the agent's work.
+//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, on a read-only thread, so that no client can hold up the
+//! agent.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use crate::{
 
 /// Clients served at the same time; more have to wait.
 const CLIENTS: usize = 16;
-/// As long as a client may take.
+/// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,12 +44,12 @@ impl SharedProgress {
         Self(Arc::new(Mutex::new((Instant::now(), None))))
     }
 
-    /// A pass is done, and this is how things are.
+    /// Publishes the progress after a pass.
     pub(crate) fn publish(&self, progress: Progress) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), Some(progress));
     }
 
-    /// How long ago the last pass was, or the start, and how things were then; none before the first pass.
+    /// How long ago the last pass was, or the start, and the progress then; none before the first pass.
     fn read(&self) -> (Duration, Option<Progress>) {
         let shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (shared.0.elapsed(), shared.1.clone())
@@ -73,7 +73,7 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
     let places = Arc::new(Semaphore::new(CLIENTS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         let Ok((client, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await; // no descriptor left, for one
+            tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors, for example
             continue;
         };
         let source = Arc::clone(&source);
@@ -84,13 +84,13 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
             });
             let served =
                 http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), answer);
-            let _ = timeout(PATIENCE, served).await; // a client that went away is its own affair
+            let _ = timeout(PATIENCE, served).await; // a client that disconnects is not an error
             drop(place);
         });
     }
 }
 
-/// What answers are made from.
+/// Where answers come from.
 struct Source {
     bpffs: PathBuf,
     progress: SharedProgress,
@@ -125,7 +125,7 @@ impl Source {
     }
 }
 
-/// 200 if there is no reason against it, else 503 with a line for each.
+/// 200 without reasons against it, otherwise 503 with a line for each.
 fn verdict(reasons: Vec<String>) -> Response<Full<Bytes>> {
     if reasons.is_empty() {
         return response(StatusCode::OK, PLAIN, "ok\n".into());
@@ -141,7 +141,7 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Fu
     response
 }
 
-/// What the maps say now. They are reopened every time: another agent may have replaced them.
+/// The current contents of the maps. They are reopened every time: another agent may have replaced them.
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
     let (counters, externals, attachments) = (state.counters()?, state.externals()?, state.attachments()?);
@@ -153,7 +153,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
         let counted = counted.map(|counter| {
             Ok((state.protocol_name(counter.protocol)?, counter.verdict.name(), counter.packets))
         });
-        // An alert on growth must see that there were none: a counter that appears has not grown.
+        // An alert on growth needs to see the 0: a counter that only appears later has not grown.
         let none = Protocol::ALL.iter().filter(|protocol| protocol.described().is_none());
         let none = none.map(|protocol| Ok((protocol.name().into(), Verdict::NoPort.name(), 0)));
         found.insert(
@@ -170,7 +170,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     Ok(found)
 }
 
-/// Whether the uplink with this interface index, 0 for none, is there with our programs.
+/// Whether the uplink with this interface index, 0 for none, exists and has our programs attached.
 fn is_up(bpffs: &Path, index: u32) -> datapath::Result<bool> {
     let device = if index == 0 { None } else { link::by_index(index)? };
     let Some(device) = device else { return Ok(false) };

@@ -32,13 +32,13 @@ struct MemberStatus {
     external_ports: Vec<PortStatus>,
 }
 
-/// An external port and what it stands for.
+/// An external port and the pod's port behind it.
 #[derive(Debug, Serialize)]
 struct PortStatus {
     protocol: &'static str,
     external: u16,
     pod: u16,
-    /// What is wrong with the stream that comes there.
+    /// What is wrong with the stream to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -49,7 +49,7 @@ struct CounterStatus {
     protocol: String,
     verdict: &'static str,
     packets: u64,
-    /// Packets per second, where they were counted for a while.
+    /// Packets per second, if they were counted for a while.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<f64>,
 }
@@ -71,7 +71,7 @@ pub(crate) fn run(bpffs: &Path, json: bool, seconds: Option<u16>) -> Result<(), 
     Ok(())
 }
 
-/// Adds to each counter how fast it has counted in the `seconds` since `before`.
+/// Adds to each counter its rate over the `seconds` since `before`.
 fn add_rates(domains: &mut [DomainStatus], before: &[DomainStatus], seconds: u16) {
     for domain in domains {
         let earlier = before.iter().find(|earlier| earlier.name == domain.name);

@@ -13,7 +13,7 @@ use crate::config::{AUTO, Network, parse_network};
 /// The routes of the process's network namespace (Linux `Documentation/filesystems/proc`).
 const ROUTES: &str = "/proc/net/route";
 
-/// The interface that `uplink` means now; `None` if there is none.
+/// The interface that `uplink` refers to at the moment; `None` if there is none.
 pub(crate) fn find(uplink: &str) -> Result<Option<Link>, Error> {
     if let Some(network) = parse_network(uplink) {
         return by_network(network);
@@ -25,7 +25,7 @@ pub(crate) fn find(uplink: &str) -> Result<Option<Link>, Error> {
     default_route(&routes).map_or(Ok(None), link::by_name)
 }
 
-/// What is wrong where [`find`] finds nothing.
+/// Why [`find`] found nothing.
 pub(crate) fn absence(uplink: &str) -> String {
     match parse_network(uplink) {
         Some(_) => format!("no interface has an address in {uplink}"),

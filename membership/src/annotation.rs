@@ -1,4 +1,4 @@
-//! How a pod asks, and how its request reaches the plugin.
+//! The annotations with which a pod makes its requests, and how they reach the plugin.
 
 /// The annotation with which a pod asks to join a domain.
 pub const DOMAIN: &str = "iocast.io/domain";

@@ -3,7 +3,7 @@
 /// A pod that is not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What a pod's annotation asks for makes no sense, or is not the domain's to give.
+    /// An annotation is invalid, or requests something that the domain does not allow.
     #[error("{0}")]
     Refused(String),
     /// A domain without an uplink cannot give external ports.

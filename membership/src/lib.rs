@@ -1,4 +1,4 @@
-//! Membership policy: what a pod asks for with its annotations, and whether it gets it.
+//! Membership policy: what a pod requests with its annotations, and whether it gets it.
 //!
 //! `datapath` makes pods members and asks [`Admission`] under its lock; nothing here attaches a program or writes a map.
 #![forbid(unsafe_code)]
@@ -19,10 +19,10 @@ use datapath::{
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Admits a pod that asks for these ports, if its namespace may join the domain, and the ports are the domain's to give.
+/// Admits a pod that pins these ports, if its namespace may join the domain and the domain may assign the ports.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission<'a> {
-    /// The external ports that the pod asks for.
+    /// The external ports that the pod pins.
     pub ports: &'a [Pin],
 }
 

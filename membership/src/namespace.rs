@@ -1,10 +1,10 @@
-//! Namespaces whose pods may join a domain: each a name, or the beginning of one and `*`.
+//! Namespaces whose pods may join a domain: each a name, or a prefix followed by `*`.
 
 use datapath::member::Joining;
 
 use crate::error::Error;
 
-/// Whether it is the name of a namespace (RFC 1123 label), or the beginning of one and `*`.
+/// Whether it is a namespace's name (RFC 1123 label), or a prefix of one followed by `*`.
 pub fn is_pattern(pattern: &str) -> bool {
     let stem = pattern.strip_suffix('*').unwrap_or(pattern);
     !pattern.is_empty()
@@ -12,7 +12,7 @@ pub fn is_pattern(pattern: &str) -> bool {
         && stem.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-/// An error if `patterns`, the domain's, do not let the pod's namespace join; without any, all may.
+/// Checks that the domain's `patterns` let the pod's namespace join; without patterns all may.
 pub(crate) fn check(patterns: &[String], joining: &Joining<'_>) -> Result<(), Error> {
     let Joining { namespace, domain, .. } = joining;
     if patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, namespace)) {
@@ -26,7 +26,7 @@ pub(crate) fn check(patterns: &[String], joining: &Joining<'_>) -> Result<(), Er
     )))
 }
 
-/// Whether `name` is `pattern`, or begins like it where that ends in `*`.
+/// Whether `name` is `pattern`, or starts with its prefix if that ends in `*`.
 fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |stem| name.starts_with(stem))
 }

@@ -1,7 +1,7 @@
-//! Pinned ports: a pod chooses the external ports that stand for its own.
+//! Pinned ports: a pod chooses the external ports for its own ports.
 //!
 //! `tcp/5064=15064, udp/5064=15064`: the node's TCP port 15064 is the pod's 5064, from ADD to DEL, whether or not the pod
-//! uses it. A port that is taken, or not the domain's to give, is refused.
+//! uses it. A port that is taken, or that the domain may not assign, is refused.
 
 use std::{
     collections::BTreeSet,
@@ -54,7 +54,7 @@ fn parse_one(entry: &str) -> Option<Pin> {
     Some(Pin { protocol, pod: port(pod)?, external: port(external)? })
 }
 
-/// The ports that a member of `domain` gets for its pins; an error if it may not have one of them.
+/// The ports that a member of `domain` gets for its pins; an error if it may not have all of them.
 pub(crate) fn check(state: &State, domain: u16, pins: &[Pin]) -> Result<Vec<Port>, Error> {
     if pins.is_empty() {
         return Ok(vec![]);
@@ -82,7 +82,7 @@ impl Place {
         Ok(Self { number, domain, uplink })
     }
 
-    /// The port, if it is free of the node's processes and the domain's to give.
+    /// The port, if the domain may assign it and no process on the node uses it.
     fn check(&self, state: &State, pin: &Pin) -> Result<Port, Error> {
         let Domain { first_port, last_port, first_pin, last_pin, .. } = &self.domain;
         let port = pin.external;
@@ -100,7 +100,7 @@ impl Place {
         Ok(Port { external, pod: pin.pod, protocol: self.protocol(state, pin)? })
     }
 
-    /// The protocol of what comes to a pin.
+    /// The protocol of datagrams to a pin.
     fn protocol(&self, state: &State, pin: &Pin) -> Result<Protocol, Error> {
         if pin.protocol == TCP {
             return Ok(Protocol::Other);
@@ -117,7 +117,7 @@ impl Place {
     }
 }
 
-/// Whether a process of the node has the port: then it cannot be bound.
+/// Whether a process on the node uses the port: then it cannot be bound.
 fn is_used_by_the_node(address: Ipv4Addr, pin: &Pin) -> bool {
     let at = (address, pin.external);
     let bound =

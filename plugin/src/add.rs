@@ -1,4 +1,4 @@
-//! ADD: make a pod that asks for it a member.
+//! ADD: makes a pod that requests it a member.
 
 use datapath::{Pod, State, member};
 use membership::Admission;
@@ -9,7 +9,7 @@ use crate::{
     request::{Environment, Request},
 };
 
-/// The previous result, with the pod a member if it asks.
+/// Makes the pod a member if it requests it, and returns the previous result.
 pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
     let Some(previous) = &request.previous else {
         return Err(CniError::config(
@@ -28,9 +28,9 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let key = environment.key()?;
     let pins = request.pins()?;
     let mut state = State::open(&bpffs)?;
-    state.domain_number(domain)?; // the most likely fault, so it is checked first
+    state.domain_number(domain)?; // the most likely error, so it is checked first
     let pod = Pod::find(&environment.netns, &environment.interface)?;
-    member::remove(&bpffs, &mut state, &key)?; // left by an ADD that the runtime gave up on
+    member::remove(&bpffs, &mut state, &key)?; // left over if the runtime timed out an earlier ADD
     // Without a CRI the container id stands for the pod's name.
     let (namespace, name) = match &environment.pod {
         Some((namespace, name)) => (namespace.as_str(), name.as_str()),
@@ -39,12 +39,12 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let joining = member::Joining { domain, network: request.network()?, namespace, pod: name };
     member::join(&bpffs, &mut state, &key, &joining, &pod, &Admission { ports: &pins })?;
     ensure_broadcast(environment, &pod).inspect_err(|_| {
-        let _ = member::remove(&bpffs, &mut state, &key); // the runtime must hear of the step that failed
+        let _ = member::remove(&bpffs, &mut state, &key); // the runtime needs the error of the step that failed
     })
 }
 
-/// Gives the pod's address a broadcast address if it has none: without one its clients find nothing to search on and its
-/// servers do not bind it. That can only be done in the pod's namespace.
+/// Gives the pod's address a broadcast address if it has none: without one its clients have no address to search, and its
+/// servers do not bind it. This is only possible inside the pod's namespace.
 fn ensure_broadcast(environment: &Environment, pod: &Pod) -> Result<(), CniError> {
     if pod.address.broadcast.is_some() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! CHECK: what ADD set up is still there.
+//! CHECK: verifies that what ADD set up is still in place.
 
 use datapath::{Hook, Pod, State, is_attached};
 

@@ -1,4 +1,4 @@
-//! DEL: removes everything of ours; idempotent, and indifferent to what is already gone.
+//! DEL: removes everything that ADD set up; idempotent, whatever is already gone.
 
 use datapath::{Error, State, member};
 
@@ -8,10 +8,10 @@ use crate::{
 };
 
 pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
-    // With a configuration that makes no sense nothing was ever added, and a DEL that fails keeps the pod for ever.
+    // An invalid configuration never added anything, and a failing DEL would keep the pod forever.
     let Ok(bpffs) = request.bpffs() else { return Ok(String::new()) };
     match State::open(&bpffs) {
-        // The datapath went with the node's last boot, and all state with it.
+        // The last reboot removed the datapath, and all state with it.
         Err(Error::NotLoaded(_)) => {}
         state => member::remove(&bpffs, &mut state?, &environment.key()?)?,
     }

@@ -1,4 +1,4 @@
-//! Errors as the CNI specification requires: a code and a message, as JSON on stdout.
+//! Errors as the CNI specification requires them: a code and a message, as JSON on stdout.
 
 use datapath::Error;
 use membership::annotation::DOMAIN;
@@ -6,15 +6,15 @@ use membership::annotation::DOMAIN;
 /// A failure to report to the runtime.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CniError {
-    /// Code of the CNI specification (below 100) or ours.
+    /// A code of the CNI specification (below 100) or one of ours.
     pub(crate) code: u32,
     /// What is wrong and what to do.
     pub(crate) message: String,
 }
 
-/// Our own code: the pod's network is of a kind that iocast cannot serve.
+/// Our own code: iocast does not support the pod's kind of network.
 const UNSUPPORTED_POD: u32 = 100;
-/// Our own code: what an earlier ADD set up is not there.
+/// Our own code: what an earlier ADD set up is missing.
 const NOT_AS_ADDED: u32 = 101;
 
 impl CniError {
@@ -32,17 +32,17 @@ impl CniError {
         Self::new(4, message)
     }
 
-    /// Code 5: the kernel or the file system failed us.
+    /// Code 5: a failure of the kernel or the file system.
     pub(crate) fn io(message: impl Into<String>) -> Self {
         Self::new(5, message)
     }
 
-    /// Code 6: stdin is not the JSON it should be.
+    /// Code 6: stdin is not the expected JSON.
     pub(crate) fn decode(message: impl Into<String>) -> Self {
         Self::new(6, message)
     }
 
-    /// Code 7: the configuration or the annotation makes no sense.
+    /// Code 7: the configuration or an annotation is invalid.
     pub(crate) fn config(message: impl Into<String>) -> Self {
         Self::new(7, message)
     }
@@ -52,12 +52,12 @@ impl CniError {
         Self::new(11, message)
     }
 
-    /// Code 100: the pod's network is of a kind that iocast cannot serve.
+    /// Code 100: iocast does not support the pod's kind of network.
     pub(crate) fn pod(message: impl Into<String>) -> Self {
         Self::new(UNSUPPORTED_POD, message)
     }
 
-    /// Code 101: what an earlier ADD set up is not there.
+    /// Code 101: what an earlier ADD set up is missing.
     pub(crate) fn not_as_added(message: impl Into<String>) -> Self {
         Self::new(NOT_AS_ADDED, message)
     }

@@ -1,4 +1,4 @@
-//! GC: remove attachments of this network that the runtime no longer knows.
+//! GC: removes attachments of this network that the runtime no longer knows.
 
 use datapath::{Error, State, member};
 

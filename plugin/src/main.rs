@@ -1,6 +1,6 @@
-//! `iocast`, a chained CNI plugin: makes a pod that asks for it by annotation a member of a broadcast domain.
+//! `iocast`, a chained CNI plugin: makes a pod that requests it with an annotation a member of a broadcast domain.
 //!
-//! It never creates or removes an interface, and never delays or fails a pod that did not ask. All state is in the
+//! It never creates or removes an interface, and never delays or fails a pod without the annotation. All state is in the
 //! datapath's pinned maps, keyed by (container id, interface name); results of earlier plugins pass through unchanged.
 #![forbid(unsafe_code)]
 
@@ -36,12 +36,12 @@ fn main() -> ExitCode {
         Ok(output) => (output, ExitCode::SUCCESS),
         Err(error) => (error.to_json(&request::version_for_errors(&input)), ExitCode::FAILURE),
     };
-    // A runtime that closed our stdout has lost interest; there is nobody to tell.
+    // If the runtime has closed our stdout, there is nobody to report to.
     let _ = stdout().write_all(text.as_bytes());
     code
 }
 
-/// Carries out the verb in the environment; returns what belongs on stdout.
+/// Executes the verb in the environment; returns the output for stdout.
 fn run(input: &str) -> Result<String, CniError> {
     let environment = Environment::read()?;
     let request = Request::parse(input, &environment)?;
@@ -50,7 +50,7 @@ fn run(input: &str) -> Result<String, CniError> {
         Verb::Del => del::run(&environment, &request),
         Verb::Check => check::run(&environment, &request),
         Verb::Gc => gc::run(&request),
-        // A pod that did not ask is served whatever is broken here, and failing would make the whole node NotReady.
+        // Pods without the annotation work whatever is broken here, and an error would make the whole node NotReady.
         Verb::Status => Ok(String::new()),
         Verb::Version => Ok(version(&request)),
     }
@@ -60,7 +60,7 @@ fn version(request: &Request) -> String {
     serde_json::json!({ "cniVersion": request.version, "supportedVersions": VERSIONS }).to_string()
 }
 
-/// Runtimes talk to the plugin through environment and stdin: whoever passes arguments is a person.
+/// Runtimes use the environment and stdin: only a person passes arguments.
 fn help() -> ExitCode {
     println!(
         "iocast {}: chained CNI plugin, broadcast for annotated pods (CNI {})\n\n\

@@ -1,6 +1,6 @@
-//! What the runtime asks: the environment, and the network configuration on stdin.
+//! The runtime's request: the environment, and the network configuration on stdin.
 //!
-//! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whatever version or plugin
+//! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whichever version or plugin
 //! wrote it.
 
 use std::{env, path::PathBuf};
@@ -17,7 +17,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::error::CniError;
 
-/// CNI versions this plugin speaks, oldest first.
+/// CNI versions that this plugin supports, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// A CNI verb.
@@ -44,7 +44,7 @@ impl Verb {
         })
     }
 
-    /// The first CNI version that has the verb.
+    /// The CNI version that introduced the verb.
     fn since(self) -> &'static str {
         match self {
             Self::Check => "0.4.0",
@@ -66,13 +66,13 @@ impl Verb {
 #[derive(Debug)]
 pub(crate) struct Environment {
     pub(crate) verb: Verb,
-    /// `CNI_CONTAINERID`; empty for verbs that have none.
+    /// `CNI_CONTAINERID`; empty for verbs without one.
     pub(crate) container: String,
-    /// `CNI_NETNS`; empty where there is none.
+    /// `CNI_NETNS`; empty if not set.
     pub(crate) netns: PathBuf,
-    /// `CNI_IFNAME`; empty for verbs that have none.
+    /// `CNI_IFNAME`; empty for verbs without one.
     pub(crate) interface: String,
-    /// The pod's namespace and name out of `CNI_ARGS`, where the runtime is a CRI's.
+    /// The pod's namespace and name from `CNI_ARGS`, if a CRI runtime sets them.
     pub(crate) pod: Option<(String, String)>,
 }
 
@@ -96,7 +96,7 @@ impl Environment {
         ];
         let missing: Vec<_> = needed.iter().filter(|(_, missing)| *missing).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
-            return Err(CniError::environment(format!("{command} needs {}: not set", missing.join(", "))));
+            return Err(CniError::environment(format!("{command} needs {} to be set", missing.join(", "))));
         }
         if verb.wants_container() {
             check_container(&container)?;
@@ -138,7 +138,7 @@ fn check_interface(name: &str) -> Result<(), CniError> {
     )))
 }
 
-/// The pod's namespace and name; the keys come in any order.
+/// The pod's namespace and name; the keys may come in any order.
 fn pod(arguments: &str) -> Option<(String, String)> {
     let value = |key: &str| {
         let pair = arguments.split(';').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
@@ -147,8 +147,8 @@ fn pod(arguments: &str) -> Option<(String, String)> {
     Some((value("K8S_POD_NAMESPACE")?, value("K8S_POD_NAME")?))
 }
 
-/// The network configuration, as far as it is needed. Everything but the version is optional or of any type here: a
-/// pod that did not ask must not fail on it.
+/// The parts of the network configuration that are needed. Everything but the version is optional and of any type here: it
+/// must not fail a pod without the annotation.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Stdin {
@@ -166,11 +166,11 @@ struct Stdin {
     valid_by_old_name: Option<Value>,
 }
 
-/// What the runtime asks, valid for the verb.
+/// The runtime's request, valid for the verb.
 pub(crate) struct Request {
     /// The CNI version to answer in.
     pub(crate) version: String,
-    /// The result of the plugins before us, as it came.
+    /// The result of the plugins before us, verbatim.
     pub(crate) previous: Option<Box<RawValue>>,
     name: Value,
     runtime: Value,
@@ -198,7 +198,7 @@ impl Request {
             CniError::decode(format!("the network configuration on stdin is not valid: {error}"))
         })?;
         if verb == Verb::Version {
-            // Whatever a runtime speaks, it asks because it wants to know what we do.
+            // Answer whatever version the runtime uses: it calls VERSION to learn ours.
             let unknown = stdin.version.is_empty();
             let version = if unknown { VERSIONS[4].into() } else { stdin.version.clone() };
             return Ok(Self::from_stdin(Stdin { version, ..stdin }));
@@ -227,7 +227,7 @@ impl Request {
         }
     }
 
-    /// The domain the pod asks to join; `None` if it does not ask.
+    /// The domain that the pod requests to join; `None` if it requests none.
     pub(crate) fn domain(&self) -> Result<Option<&str>, CniError> {
         match self.annotation(DOMAIN) {
             None => Ok(None),
@@ -238,7 +238,7 @@ impl Request {
         }
     }
 
-    /// The external ports that the pod asks for.
+    /// The external ports that the pod pins.
     pub(crate) fn pins(&self) -> Result<Vec<Pin>, CniError> {
         match self.annotation(PORTS) {
             None => Ok(vec![]),
@@ -247,7 +247,7 @@ impl Request {
         }
     }
 
-    /// A pod's annotation; the capability's value is an object, or null.
+    /// A pod's annotation; the value of the capability is an object, or null.
     fn annotation(&self, key: &str) -> Option<&Value> {
         self.runtime.get(CAPABILITY)?.get(key)
     }
@@ -271,7 +271,7 @@ impl Request {
         }
     }
 
-    /// The attachments that GC must keep; `None` if the runtime did not say, so that nothing may be removed.
+    /// The attachments that GC must keep; `None` if the runtime passed no list, so nothing may be removed.
     pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, CniError> {
         let Some(valid) = self.valid.clone() else { return Ok(None) };
         serde_json::from_value(valid).map(Some).map_err(|error| {
@@ -282,7 +282,7 @@ impl Request {
     }
 }
 
-/// Decodes a JSON object; serde would take an array for a struct as well.
+/// Decodes a JSON object; serde would also accept an array for a struct.
 fn object(input: &str) -> serde_json::Result<Stdin> {
     if !input.trim_start().starts_with('{') {
         return Err(serde::de::Error::custom("expected a JSON object"));
@@ -290,7 +290,7 @@ fn object(input: &str) -> serde_json::Result<Stdin> {
     serde_json::from_str(input)
 }
 
-/// The version in which to report an error about `input`: its own if we speak it, else our newest.
+/// The version in which to report an error about `input`: its own if we support it, otherwise our newest.
 pub(crate) fn version_for_errors(input: &str) -> String {
     let stdin = object(input).unwrap_or_default();
     let known = VERSIONS.contains(&stdin.version.as_str());
@@ -353,7 +353,10 @@ mod tests {
     #[test]
     fn missing_parameters_are_named_all_at_once() {
         let error = environment(&[("CNI_COMMAND", "ADD")]).unwrap_err();
-        assert_eq!(error, CniError::environment("ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME: not set"));
+        assert_eq!(
+            error,
+            CniError::environment("ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME to be set")
+        );
     }
 
     #[test]

@@ -92,6 +92,6 @@ fn an_adopted_pod_without_a_broadcast_address_is_served_and_told_what_it_lacks()
     let alone = pod_caget(&cluster, &ioc, "B:NAME")?;
     assert!(alone.contains("'B:NAME' not found"), "{alone}");
     let doctor = cluster.iocast_node(0, "doctor")?;
-    assert!(doctor.contains("WARN  members        beamline/ioc-a: it has no broadcast address"), "{doctor}");
+    assert!(doctor.contains("WARN  members        beamline/ioc-a: no broadcast address"), "{doctor}");
     Ok(())
 }

@@ -64,7 +64,7 @@ fn an_uplink_that_does_not_exist_is_named_and_taken_when_it_appears() -> Result<
     let mut agent = lab.agent_command(RUN)?;
     agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
     let said = agent.output();
-    assert!(said.contains("domain `bl07`: there is no interface `lan9` (there are: "), "{said}");
+    assert!(said.contains("domain `bl07`: there is no interface `lan9` (interfaces: "), "{said}");
     assert!(said.contains("eth0") && said.contains("set `uplink`"), "{said}");
     lab.sandbox.sh(NODE, "ip link set eth0 down")?;
     lab.sandbox.sh(NODE, "ip link set eth0 name lan9")?;
@@ -111,7 +111,7 @@ fn a_faulty_configuration_is_refused_with_all_its_faults() -> Result<()> {
     lab.configure("[domain.a]\nuplink = \"eth0\"\nprotocols = [\"cb\"]\nports = \"9-1\"\n")?;
     let said = failure(&lab, RUN)?;
     assert!(said.contains("/run/iocast/config.toml"), "{said}");
-    assert!(said.contains("protocol `cb` is not known") && said.contains("`ports` is `9-1`"), "{said}");
+    assert!(said.contains("unknown protocol `cb`") && said.contains("`ports` is `9-1`"), "{said}");
     let said = failure(&lab, "run --no-cni --config /run/iocast/none.toml")?;
     assert!(said.contains("/run/iocast/none.toml") && said.contains("--config"), "{said}");
     Ok(())
@@ -144,7 +144,10 @@ fn a_user_without_rights_is_told_which_are_needed() -> Result<()> {
 #[test]
 fn status_without_a_datapath_says_what_is_missing() -> Result<()> {
     let said = failure(&lab()?, "status")?;
-    assert!(said.contains("the datapath is not loaded") && said.contains("iocast-node must run"), "{said}");
+    assert!(
+        said.contains("the datapath is not loaded") && said.contains("is `iocast-node run` running"),
+        "{said}"
+    );
     Ok(())
 }
 
@@ -247,8 +250,8 @@ fn a_range_that_changed_gives_pods_ports_of_the_new_one() -> Result<()> {
 fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
     let mut lab = Lab::up(Options::new(Topology::Bridge))?;
     lab.stop_agent();
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/maps/SEARCHERS")).ok();
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/maps/FLOWS")).ok();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v2/maps/SEARCHERS")).ok();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v2/maps/FLOWS")).ok();
     let error = lab.pod("ioc-a").map_err(|error| error.to_string()).err().unwrap_or_default();
     assert!(error.contains("code 11") && error.contains("maps/FLOWS is missing"), "{error}");
     lab.start_agent()?;
@@ -356,7 +359,7 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     let mut monitors = lab.begun_monitors(WORKSTATION, "A:COUNT")?;
     lab.configure("[domain.lab]\nuplink = \"eth0\"\nports = \"9-1\"\nprotocols = [\"cb\"]\n")?;
     lab.wait_for_agent("faults", |said| {
-        said.contains("`ports` is `9-1`") && said.contains("`cb` is not known")
+        said.contains("`ports` is `9-1`") && said.contains("unknown protocol `cb`")
     })?;
     lab.configure("[domain.lab]\nuplink = \"eth0\"\n[domain.new]\nuplink = \"eth1\"\n")?;
     lab.wait_for_agent("change", |said| said.contains("has changed: domains lab, new"))?;
@@ -365,7 +368,11 @@ fn a_configuration_that_changes_is_taken_over_and_a_faulty_one_is_not() -> Resul
     wait_for_values(&mut monitors, PATIENCE)?;
     assert_unbroken(&mut monitors);
     let said = lab.agent_output();
-    assert_eq!(said.matches("`cb` is not known").count(), 2, "said once, and that it is resolved: {said}");
+    assert_eq!(
+        said.matches("unknown protocol `cb`").count(),
+        2,
+        "said once, and that it is resolved: {said}"
+    );
     Ok(())
 }
 

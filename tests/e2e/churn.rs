@@ -45,7 +45,7 @@ fn a_del_that_is_cut_off_among_circuits_is_finished_by_the_next() -> Result<()> 
 fn open_circuits(lab: &Lab, pod: &Pod) -> Result<()> {
     let pod: std::net::Ipv4Addr = pod.address.parse().unwrap();
     lab.sandbox.run(move || {
-        let map = MapData::from_pin("/sys/fs/bpf/iocast/v1/maps/FLOWS").unwrap();
+        let map = MapData::from_pin("/sys/fs/bpf/iocast/v2/maps/FLOWS").unwrap();
         let mut flows = HashMap::<_, FlowKey, Circuit>::try_from(Map::LruHashMap(map)).unwrap();
         let external = Endpoint { address: [172, 23, 0, 10], port: 61000, protocol: abi::TCP.into() };
         for peer_port in 1..=CIRCUITS {

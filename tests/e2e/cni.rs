@@ -344,7 +344,7 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
     assert_eq!(lab.leftovers()?, NOTHING);
     assert_eq!(addresses(&pod)?, before, "the pod is as it was");
 
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v1/programs/from_pod")).unwrap();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v2/programs/from_pod")).unwrap();
     let (success, stdout) = add()?;
     assert!(
         !success && stdout.contains(r#""code":11"#) && stdout.contains("programs/from_pod is missing"),
@@ -418,7 +418,7 @@ fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> R
     let theirs = lab.sandbox.sh(NODE, &format!("tc filter show dev {veth} ingress"))?;
     assert!(theirs.contains("u32"), "{theirs}");
     let pins =
-        lab.sandbox.run(|| std::fs::read_dir("/sys/fs/bpf/iocast/v1/links").unwrap().flatten().count());
+        lab.sandbox.run(|| std::fs::read_dir("/sys/fs/bpf/iocast/v2/links").unwrap().flatten().count());
     assert_eq!(pins, 3, "fan, from_lan and to_lan");
     Ok(())
 }
@@ -456,7 +456,7 @@ fn a_pod_without_a_veth_is_told_what_it_has() -> Result<()> {
     lab.sandbox.sh("pod-macvlan", "ip address add 172.23.0.77/24 dev eth0")?;
     let attachment = lab.attachment("macvlan", &[]);
     let (success, stdout) = plugin(&lab.sandbox, &environment("ADD", &attachment), &stdin)?;
-    assert!(!success && stdout.contains("of kind macvlan"), "{stdout}");
+    assert!(!success && stdout.contains("it is a device of type macvlan"), "{stdout}");
     assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
 }

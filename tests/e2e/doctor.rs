@@ -49,10 +49,10 @@ fn a_node_without_the_datapath_fails_with_what_to_do() -> Result<()> {
     lab.sandbox.sh(NODE, "sysctl -q -w net.ipv4.ip_forward=0")?;
     let said = doctor(&lab, "+all")?;
     assert!(!said.status.success());
-    says(&said, "OK    kernel", "has all BPF helpers");
-    says(&said, "FAIL  datapath", "iocast-node must run on this node");
-    says(&said, "FAIL  fan", "is not there");
-    says(&said, "FAIL  uplink", "eth7 is not there; set `uplink`");
+    says(&said, "OK    kernel", "has all required BPF helpers");
+    says(&said, "FAIL  datapath", "is `iocast-node run` running on this node?");
+    says(&said, "FAIL  fan", "does not exist");
+    says(&said, "FAIL  uplink", "eth7 does not exist; set `uplink`");
     says(&said, "FAIL  forwarding", "set it to 1");
     says(&said, "FAIL  chain", "--cni-conf-dir");
     says(&said, "iocast-node:", "checks failed");
@@ -82,9 +82,9 @@ fn what_others_did_to_the_node_is_found() -> Result<()> {
     }
     lab.configure("[domain.lab]\nuplink = \"eth0\"\nlan = [\"172.24.0.0/16\"]\n")?;
     let said = doctor(&lab, "+all")?;
-    says(&said, "WARN  firewall", "read from nf_tables: ip filter FORWARD");
+    says(&said, "WARN  firewall", "(nf_tables): ip filter FORWARD");
     says(&said, "WARN  ports", "61000-64999 are not reserved");
-    says(&said, "OK    neighbours", "to_lan: before ours [], after ours [u32 filter of priority 7]");
+    says(&said, "OK    neighbours", "to_lan: before iocast: [], after it: [u32 filter of priority 7]");
     says(&said, "WARN  return path", "172.24.127.255 through other), so the kernel drops packets from there");
     says(&said, "FAIL  members", &format!("beamline/ioc-a: from_pod is not attached to {veth}"));
     says(&said, "FAIL  fan", "iocast-fan is down");

@@ -1,12 +1,12 @@
-//! Events: what `iocast-node snoop` sees of a datagram. They are made only while somebody watches.
+//! Events: what `iocast-node snoop` learns about a datagram. The programs emit them only while it runs.
 
 use crate::{Endpoint, named::named, plain};
 
-/// Bytes of the ring buffer.
+/// Size of the ring buffer, bytes.
 pub const EVENT_RING: u32 = 1 << 20;
-/// Most payload in a short event; a power of two. One name, a reply or a beacon is shorter.
+/// Maximum payload of a short event; a power of two. A search for one name, a reply or a beacon fits.
 pub const SHORT: usize = 128;
-/// Most payload in a long one; a power of two. What is longer than that is cut off.
+/// Maximum payload of a long event; a power of two. Anything longer is truncated.
 pub const LONG: usize = 2048;
 
 named! {
@@ -25,26 +25,26 @@ named! {
 }
 
 plain! {
-    /// Who watches.
+    /// Switches events on.
     pub struct Snoop {
-        /// The kernel's monotonic clock, nanoseconds, until which events are made; 0 for not at all. The watcher keeps it
-        /// ahead, so that events end with it, however it ends.
+        /// When events end: the kernel's monotonic clock, nanoseconds; 0 for no events. `snoop` keeps it ahead, so that
+        /// events end with it, however it ends.
         pub until: u64,
-        /// Not 0 if the fan's deliveries are events, too.
+        /// Not 0 if the fan emits its deliveries as well.
         pub deliveries: u64,
     }
 
-    /// What is known of a datagram; in the ring its payload follows, as it is after the program.
+    /// What a program knows about a datagram. In the ring the payload follows, as it is after the program.
     pub struct Event {
         /// The kernel's monotonic clock, nanoseconds.
         pub time: u64,
         /// Who sent it, untranslated.
         pub source: Endpoint,
-        /// Where it goes on to; for one to an external port the pod's endpoint.
+        /// Its destination; for one to an external port the pod's endpoint.
         pub destination: Endpoint,
-        /// Interface index of the host-side veth of the member that sends or gets it; 0 if there is no such.
+        /// Interface index of the host-side veth of the member that sends or receives it; 0 if there is none.
         pub member: u32,
-        /// Bytes of UDP payload; 0 where they are not all there.
+        /// Bytes of UDP payload; 0 if it is incomplete.
         pub length: u32,
         /// The domain.
         pub domain: u16,

@@ -20,13 +20,13 @@ pub struct FanMark {
 const MAGIC: u32 = 0xe << 28;
 
 impl FanMark {
-    /// The state as a mark.
+    /// Encodes it as a mark.
     #[inline(always)]
     pub const fn pack(self) -> u32 {
         MAGIC | (self.domain & 0xf) << 24 | (self.remaining & 0xfff) << 12 | (self.slot & 0xfff)
     }
 
-    /// The state in a mark; `None` for a mark that the fan did not set.
+    /// Decodes a mark; `None` for one that the fan did not set.
     #[inline(always)]
     pub const fn unpack(mark: u32) -> Option<Self> {
         if mark >> 28 != MAGIC >> 28 {

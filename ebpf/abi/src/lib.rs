@@ -1,7 +1,7 @@
-//! What the programs in the kernel and the tools in user space both read: map keys, map values, limits.
+//! What the programs in the kernel and the tools in user space share: map keys, map values, limits.
 //!
 //! Addresses are octets in network order; ports and numbers are in host order. Every type has a fixed size and no
-//! hidden padding, because map keys are compared byte by byte. A change to any of them is a new [`SCHEMA`].
+//! hidden padding, because map keys are compared byte by byte. Any change to them requires a new [`SCHEMA`].
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 mod counter;
@@ -32,27 +32,27 @@ pub const SLOTS: u32 = 1024;
 pub const UPLINKS: u32 = DOMAINS;
 /// Relayed UDP ports, all domains together.
 pub const RELAYS: u32 = 256;
-/// Networks that are LAN, all domains together.
+/// Networks on the LAN, all domains together.
 pub const NETWORKS: u32 = 1024;
 /// Namespaces whose pods may join, all domains together.
 pub const NAMESPACES: u32 = 1024;
 /// External ports in use, TCP and UDP, all domains together.
 pub const EXTERNALS: u32 = 16 * 1024;
-/// LAN sockets remembered as searchers; the least recently used one is forgotten first.
+/// LAN sockets remembered as searchers; the least recently used one is evicted first.
 pub const SEARCHERS: u32 = 64 * 1024;
-/// Translated TCP flows remembered; the least recently used one is forgotten first.
+/// Translated TCP flows remembered; the least recently used one is evicted first.
 pub const FLOWS: u32 = 64 * 1024;
-/// Circuits whose messages are followed; the least recently used one is forgotten first.
+/// Circuits whose messages are followed; the least recently used one is evicted first.
 pub const STREAMS: u32 = 16 * 1024;
-/// Ports of search replies remembered for each of them, so that they are translated again when they are sent again.
+/// Ports in search replies remembered for each of them, so that they are translated in retransmissions too.
 pub const REPLIES: usize = 32;
-/// Buckets of limits; the least recently used one is forgotten first.
+/// Buckets of rate limits; the least recently used one is evicted first.
 pub const BUCKETS: u32 = 64 * 1024;
-/// Requests to cameras whose answers are awaited; the least recently used one is forgotten first.
+/// Pending requests to cameras; the least recently used one is evicted first.
 pub const READS: u32 = 1024;
-/// Words of the bit map of external ports, 64 ports each.
+/// Words of the bitmap of external ports, 64 ports each.
 pub const PORT_WORDS: u32 = 1024;
-/// How long after its last search an answer to a LAN socket is translated, in nanoseconds.
+/// How long after a LAN socket's last search answers to it are translated, in nanoseconds.
 pub const SEARCHER_AGE_NS: u64 = 30_000_000_000;
 
 /// IP protocol number of TCP.
@@ -60,14 +60,14 @@ pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
 
-/// An IPv4 address. Zeros stand for none.
+/// An IPv4 address. All zeros: none.
 pub type Address = [u8; 4];
 /// No address.
 pub const NO_ADDRESS: Address = [0; 4];
 /// The limited broadcast address.
 pub const LIMITED_BROADCAST: Address = [255; 4];
 
-/// Names of the programs that are attached, which are those of their pins.
+/// Names of the attached programs, and of their pins.
 pub mod names {
     /// tc ingress of an uplink.
     pub const FROM_LAN: &str = "from_lan";
@@ -108,17 +108,17 @@ macro_rules! plain {
 pub(crate) use plain;
 
 plain! {
-    /// What all programs need to know, one per node.
+    /// Settings for all programs, one per node.
     pub struct Config {
         /// Interface index of the fan device.
         pub fan: u32,
     }
 
-    /// How many datagrams are relayed: a token bucket.
+    /// A rate limit for relayed datagrams: a token bucket.
     pub struct Limit {
-        /// Nanoseconds for each; 0 for no limit.
+        /// Nanoseconds per datagram; 0 for no limit.
         pub interval: u32,
-        /// How many at once.
+        /// How many may come at once.
         pub burst: u32,
     }
 
@@ -126,7 +126,7 @@ plain! {
     pub struct BucketKey {
         /// The domain.
         pub domain: u16,
-        /// Whose it is, from [`limited`].
+        /// Whose bucket it is, from [`limited`].
         pub kind: u16,
         /// The member, by the interface index of its host-side veth, or the address of a LAN host; 0 for the domain itself.
         pub who: u32,
@@ -142,9 +142,9 @@ plain! {
         pub last_port: u16,
         /// First port outside that range that a pod may pin.
         pub first_pin: u16,
-        /// Last one, inclusive.
+        /// Last such port, inclusive.
         pub last_pin: u16,
-        /// External ports that one pod may take, of TCP and UDP together, besides those that it asked for.
+        /// External ports that one pod may take, TCP and UDP together, not counting pinned ones.
         pub ports_per_pod: u32,
         /// Limits, by [`limited`].
         pub limits: [Limit; limited::KINDS],
@@ -160,7 +160,7 @@ plain! {
         pub broadcast: Address,
         /// Its MAC address.
         pub mac: [u8; 6],
-        /// The domain whose counters take what belongs to no domain in particular.
+        /// The domain in which traffic is counted that belongs to none in particular.
         pub domain: u16,
     }
 
@@ -172,19 +172,19 @@ plain! {
         pub broadcast: Address,
         /// Its address on the LAN; [`NO_ADDRESS`] if it has none of its own.
         pub lan_address: Address,
-        /// Which member it is of all that ever had this interface index: what was noted for another one is void.
+        /// Distinguishes it from earlier members with the same interface index: records of another generation are stale.
         pub generation: u32,
         /// Id of the pod's network namespace, as the node's namespace numbers it.
         pub netns: i32,
-        /// Hash of the pod's namespace and name: where its search for an external port begins.
+        /// Hash of the pod's namespace and name: its search for an external port starts there.
         pub identity: u32,
         /// MAC address of the host-side veth.
         pub mac: [u8; 6],
         /// Its domain.
         pub domain: u16,
-        /// The longest IP packet it takes.
+        /// The MTU of the pod's interface.
         pub mtu: u32,
-        /// The list of name prefixes that are its own; 0 if all names are.
+        /// The list of name prefixes that it owns; 0 for all names.
         pub prefixes: u32,
     }
 
@@ -232,15 +232,15 @@ plain! {
         pub domain: u16,
         /// The [`Protocol`] it was taken for.
         pub protocol: u8,
-        /// Not 0 if the pod asked for this very port, and keeps it whether or not it uses it.
+        /// Not 0 if the pod pinned this port, and keeps it whether or not it uses it.
         pub pinned: u8,
-        /// The only host that may send there; zeros for any.
+        /// The only host that may send to it; zeros for any.
         pub peer: Address,
-        /// Flags of what went wrong with a stream, from [`trouble`].
+        /// What is wrong with a stream; flags from [`trouble`].
         pub trouble: u32,
     }
 
-    /// A protocol that is described by configuration.
+    /// A protocol that the configuration describes.
     pub struct Described {
         /// The shape of its datagrams.
         pub descriptor: Descriptor,
@@ -248,13 +248,13 @@ plain! {
         pub name: [u8; 32],
     }
 
-    /// A LAN socket that searched, seen from a domain.
+    /// Key of a LAN socket that searched in a domain.
     pub struct SearcherKey {
         /// Its address.
         pub address: Address,
         /// Its UDP port.
         pub port: u16,
-        /// The domain it searched.
+        /// The domain that it searched in.
         pub domain: u16,
     }
 
@@ -266,7 +266,7 @@ plain! {
         pub protocol: u64,
     }
 
-    /// A TCP flow that came in through an external port, as the pod sees it.
+    /// Key of a TCP flow opened through an external port, as the pod sees it.
     pub struct FlowKey {
         /// The LAN client.
         pub peer: Address,
@@ -278,29 +278,29 @@ plain! {
         pub pod_port: u16,
     }
 
-    /// Such a flow.
+    /// A TCP flow opened through an external port.
     pub struct Circuit {
-        /// The external endpoint under which its peer knows the pod.
+        /// The external endpoint that the peer connected to.
         pub external: Endpoint,
         /// The [`Member::generation`] of the pod.
         pub generation: u32,
-        /// Not 0 while its server may turn out to be a name server, so that its messages are followed in a [`Followed`].
+        /// Not 0 while its server may be a name server: then its messages are followed in a [`Followed`].
         pub followed: u32,
     }
 
-    /// The server's half of a circuit of PV Access.
+    /// The server's direction of a PV Access circuit.
     pub struct Followed {
-        /// Its messages.
+        /// The position in its messages.
         pub stream: Stream,
-        /// Sequence numbers of the ports in the last search replies, a ring.
+        /// Sequence numbers of the ports in the last search replies; a ring.
         pub replies: [u32; REPLIES],
-        /// A bit for each that says: big endian.
+        /// A bit for each: whether it is big endian.
         pub big: u32,
-        /// How many there were.
+        /// How many there were so far.
         pub count: u32,
     }
 
-    /// A request to read registers of a camera, of which some hold transport addresses.
+    /// Key of a request to read camera registers, some of which hold transport addresses.
     pub struct ReadKey {
         /// The camera.
         pub camera: Address,
@@ -308,21 +308,21 @@ plain! {
         pub pod: Address,
         /// The pod's port.
         pub port: u16,
-        /// Its id.
+        /// The request's id.
         pub id: u16,
     }
 
-    /// Which registers were asked for, the first 32: a bit each.
+    /// What a request reads: a bit for each of its first 32 registers.
     pub struct Read {
-        /// Those that hold a port.
+        /// Set for registers that hold a port.
         pub ports: u32,
-        /// Those that hold an address.
+        /// Set for registers that hold an address.
         pub addresses: u32,
     }
 
     /// A namespace whose pods may join a domain. Read by user space only.
     pub struct NamespaceKey {
-        /// Its name, or the beginning of it and `*`, padded with zeros.
+        /// Its name, or a prefix followed by `*`, padded with zeros.
         pub pattern: [u8; 64],
         /// The domain.
         pub domain: u32,
@@ -336,13 +336,13 @@ plain! {
         pub interface: [u8; 16],
     }
 
-    /// What ADD set up for an attachment, so that DEL and GC need nothing else. Read by user space only.
+    /// What ADD set up for an attachment: all that DEL and GC need. Read by user space only.
     pub struct Attachment {
         /// Interface index of the host-side veth: the key of the [`Member`].
         pub member: u32,
         /// The domain.
         pub domain: u16,
-        /// The place in the domain's roster.
+        /// The slot in the domain's roster.
         pub slot: u16,
         /// The pod's IPv4 address.
         pub address: Address,
@@ -356,7 +356,7 @@ plain! {
 }
 
 impl FlowKey {
-    /// The key of the flow between a LAN client and a pod, whichever of them sent the packet at hand.
+    /// The key of the flow between a LAN client and a pod, the same for both directions.
     #[inline(always)]
     pub const fn between(peer: &Endpoint, pod: &Endpoint) -> Self {
         Self { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port }
@@ -364,7 +364,7 @@ impl FlowKey {
 }
 
 impl Claim {
-    /// Whether both are one member's, for the same endpoint.
+    /// Whether both are the same member's, for the same endpoint.
     #[inline(always)]
     pub fn is_same(&self, other: &Self) -> bool {
         self.pod == other.pod && self.member == other.member && self.generation == other.generation
@@ -380,8 +380,8 @@ impl Circuit {
 }
 
 impl Limit {
-    /// When the next datagram is due, if one more is relayed at `now` that was due at `due` (0: none was before); 0 if it is
-    /// too many. Nanoseconds of one clock.
+    /// When the next datagram is due after one is admitted at `now` that was due at `due` (0: the first one); 0 if it
+    /// exceeds the limit. Nanoseconds of one clock.
     #[inline(always)]
     pub const fn admit(&self, due: u64, now: u64) -> u64 {
         let due = if due > now { due } else { now };
@@ -391,7 +391,7 @@ impl Limit {
     }
 }
 
-/// Whose datagrams a limit is for.
+/// Whose datagrams a limit applies to.
 pub mod limited {
     /// A pod's.
     pub const POD: usize = 0;
@@ -403,7 +403,7 @@ pub mod limited {
     pub const KINDS: usize = 3;
 }
 
-/// What went wrong with a stream; flags of [`Claim`].
+/// What is wrong with a stream; flags of [`Claim`].
 pub mod trouble {
     /// Its packets are larger than the pod's MTU.
     pub const TOO_BIG: u32 = 1;
@@ -411,7 +411,7 @@ pub mod trouble {
     pub const FRAGMENTS: u32 = 2;
 }
 
-/// What a network is for a domain; flags of the values of the map `LAN`.
+/// What a network is to a domain; flags in the values of the map `LAN`.
 pub mod lan {
     /// Its hosts are on the LAN.
     pub const HOSTS: u32 = 1;
@@ -427,19 +427,19 @@ pub mod paths {
     pub const POD_TO_LAN: u16 = 2;
     /// From a pod to the other pods.
     pub const POD_TO_PODS: u16 = 4;
-    /// Answers come by unicast to the socket that asked.
+    /// Answers are unicast to the socket that searched.
     pub const ANSWERED: u16 = 8;
-    /// Those who listen there are cameras. Each is found by its own address, so that what is sent to one host is for that one
-    /// alone; and may be configured for another network, so that a pod's broadcast leaves as 255.255.255.255, and who
-    /// searches may be a host of another network.
+    /// The listeners are cameras. Each is addressed by its own IP address, so unicast to a host is for that host alone. It
+    /// may be configured for another network, so a pod's broadcast leaves as 255.255.255.255, and searchers may be hosts of
+    /// another network.
     pub const CAMERAS: u16 = 16;
-    /// Everywhere, without answers: announcements.
+    /// In all directions, without answers: announcements.
     pub const ANNOUNCE: u16 = LAN_TO_PODS | POD_TO_LAN | POD_TO_PODS;
-    /// Everywhere, with answers: searches.
+    /// In all directions, with answers: searches.
     pub const SEARCH: u16 = ANNOUNCE | ANSWERED;
 }
 
-/// Key of a network that is LAN for a domain, and the number of its significant bits: the domain's and the prefix's.
+/// Key of a domain's LAN network, and the number of its significant bits: those of the domain and of the prefix.
 #[inline(always)]
 pub const fn network(domain: u16, address: Address, prefix: u8) -> (u32, [u8; 6]) {
     let [high, low] = domain.to_be_bytes();
@@ -447,7 +447,7 @@ pub const fn network(domain: u16, address: Address, prefix: u8) -> (u32, [u8; 6]
     (16 + prefix as u32, [high, low, a, b, c, d])
 }
 
-/// Position of a roster's entry in the map that holds all rosters.
+/// Index of a roster's slot in the map that holds all rosters.
 #[inline(always)]
 pub const fn roster_index(domain: u32, slot: u32) -> u32 {
     domain * SLOTS + slot

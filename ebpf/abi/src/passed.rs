@@ -1,7 +1,7 @@
-//! What a program passes to the one that it goes on with, so that a packet is parsed and classified once.
+//! What a program passes to the one that it tail-calls, so that a packet is parsed and classified only once.
 //!
-//! Both run on one processor, one right after the other, so one entry a processor is enough. While programs are replaced, an
-//! old one may go on with a new one: what the numbers here mean is as much a part of the schema as their layout.
+//! Both run on the same CPU, one right after the other, so one entry per CPU is enough. While programs are being replaced, an
+//! old one may tail-call a new one: what the numbers here mean is as much part of the schema as their layout.
 
 use crate::{Endpoint, Member, plain};
 
@@ -12,7 +12,7 @@ plain! {
         pub source: Endpoint,
         /// Destination address and port.
         pub destination: Endpoint,
-        /// Bytes of UDP payload; [`NO_PAYLOAD`] where the headers promise more than there is.
+        /// Bytes of UDP payload; [`NO_PAYLOAD`] if the headers claim more than the packet holds.
         pub payload: u32,
         /// Not 0 if it is the first fragment of several.
         pub fragment: u16,
@@ -20,15 +20,15 @@ plain! {
         pub checksummed: u16,
     }
 
-    /// A datagram of a member.
+    /// A datagram sent by a member.
     pub struct Sending {
         /// Its headers.
         pub headers: Headers,
-        /// Who sends it.
+        /// The member that sends it.
         pub member: Member,
         /// Interface index of the member's host-side veth.
         pub interface: u32,
-        /// What it is, by its destination, from [`route`].
+        /// How it is handled, from [`route`].
         pub route: u16,
         /// Its [`crate::Protocol`].
         pub protocol: u16,
@@ -39,10 +39,10 @@ plain! {
     }
 }
 
-/// Stands for the length of a payload that is not all there.
+/// Stands for the length of an incomplete payload.
 pub const NO_PAYLOAD: u32 = u32::MAX;
 
-/// What a datagram of a member is, by its destination.
+/// How a member's datagram is handled, by its destination.
 pub mod route {
     /// A broadcast to a relayed port.
     pub const BROADCAST: u16 = 0;

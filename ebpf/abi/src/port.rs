@@ -1,5 +1,5 @@
-//! Where the search for an external port begins: the same pod and port always begin at the same place, so that a
-//! pod created again under its name gets its ports back as long as they are free.
+//! Where the search for an external port starts: always at the same position for the same pod and port, so that a pod
+//! recreated under its name gets its ports back as long as they are free.
 
 /// Hash of a pod's namespace and name (FNV-1a).
 pub fn identity(namespace: &str, pod: &str) -> u32 {
@@ -7,7 +7,7 @@ pub fn identity(namespace: &str, pod: &str) -> u32 {
     bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Offset into a range of `count` external ports at which the search for `pod_port`'s begins.
+/// Offset into a range of `count` external ports at which the search for one for `pod_port` starts.
 #[inline(always)]
 pub const fn preferred_port(identity: u32, pod_port: u16, count: u32) -> u32 {
     let mixed = (identity ^ (pod_port as u32).wrapping_mul(0x85eb_ca6b)).wrapping_mul(0x9e37_79b1);

@@ -1,16 +1,16 @@
-//! The protocols. Each that has a parser of its own is one row of one table, and everything else follows from that row: its
-//! number, the ports that the agent configures, the programs that the loader places, and the entry points and the dispatcher
-//! that `ebpf/programs` compiles.
+//! The protocols. One table has a row for each protocol with its own parser, and everything else follows from that row: its
+//! number, the ports that the agent configures, the programs that the loader installs, and the entry points and the
+//! dispatcher that `ebpf/programs` compiles.
 
 use crate::{named::named, paths};
 use wire::gvcp;
 
 /// Numbers of protocols: keys of counters, relays and program arrays.
 pub const PROTOCOLS: u32 = 16;
-/// Number of the first protocol that is described by configuration. The numbers below are for rows of the table, so that a
-/// new row changes no number.
+/// Number of the first protocol that the configuration describes. Lower numbers are for rows of the table, so that a new row
+/// does not renumber anything.
 pub const DESCRIBED: u32 = PROTOCOLS - DESCRIPTORS;
-/// How many can be described on a node.
+/// How many protocols the configuration of a node can describe.
 pub const DESCRIPTORS: u32 = 8;
 /// The place, in the map `FROM_POD`, of the program that the one of `protocol` goes on with.
 pub const fn next_place(protocol: Protocol) -> u32 {
@@ -22,10 +22,10 @@ pub const FROM_POD_DESCRIBED: &str = "from_pod_described";
 
 /// Passes the table to the macro `$with`.
 ///
-/// A row says: the name of its [`Protocol`] and of its format in `ebpf/programs`; its number; its name in configuration and
-/// metrics; its UDP ports, that for searches first, each with flags of [`paths`]; and its programs with the functions of `ebpf/programs` that they
-/// run: those that `from_pod` goes on with, one after the other, and the one that `from_lan` goes on with for a datagram to
-/// an external port, if that takes more than its format.
+/// A row has: the name of its [`Protocol`] and of its format in `ebpf/programs`; its number; its name in configuration and
+/// metrics; its UDP ports, each with flags of [`paths`]; and its programs with the functions of `ebpf/programs` that they
+/// run: those that `from_pod` tail-calls one after the other, and the one that `from_lan` tail-calls for a datagram to an
+/// external port, if the format alone is not enough.
 #[macro_export]
 macro_rules! protocols {
     ($with:ident) => {
@@ -47,16 +47,16 @@ macro_rules! protocols {
     };
 }
 
-/// What the loader and the agent need to know of a protocol with a parser of its own.
+/// What the loader and the agent need to know about a protocol with its own parser.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// The protocol.
     pub protocol: Protocol,
     /// Its UDP ports, that for searches first, each with the directions in which datagrams to it travel, from [`paths`].
     pub ports: &'static [(u16, u16)],
-    /// The programs that `from_pod` goes on with, one after the other.
+    /// The programs that `from_pod` tail-calls, one after the other.
     pub from_pod: &'static [&'static str],
-    /// The program that `from_lan` goes on with for a datagram to an external port; none if its format is all it takes.
+    /// The program that `from_lan` tail-calls for a datagram to an external port; none if the format alone is enough.
     pub from_lan: &'static [&'static str],
 }
 
@@ -64,12 +64,12 @@ macro_rules! define {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $ports:expr,
         from_pod: [$($from_pod:ident: $_from_pod:path),*], from_lan: [$($from_lan:ident: $_from_lan:path),*];)*) => {
         named! {
-            /// A protocol with a parser of its own, one that is described by configuration, or [`Protocol::Other`].
+            /// A protocol with its own parser, one that the configuration describes, or [`Protocol::Other`].
             Protocol:
-            /// None of ours.
+            /// No protocol that is relayed.
             Other (0) = "other",
             $($(#[$doc])* $variant ($number) = $name,)*
-            /// The first of the protocols that are described by configuration.
+            /// The first protocol that the configuration describes.
             Described1 (8) = "described1",
             /// The second.
             Described2 (9) = "described2",
@@ -87,7 +87,7 @@ macro_rules! define {
             Described8 (15) = "described8",
         }
 
-        /// The table: the protocols with a parser of their own.
+        /// The table: the protocols with their own parser.
         pub const PARSED: &[Parsed] = &[$(Parsed {
             protocol: Protocol::$variant,
             ports: &$ports,
@@ -99,12 +99,12 @@ macro_rules! define {
 protocols!(define);
 
 impl Protocol {
-    /// The protocol of this number.
+    /// The protocol with this number.
     pub fn find(number: u16) -> Option<Self> {
         Self::ALL.iter().copied().find(|protocol| *protocol as u16 == number)
     }
 
-    /// Its place among the protocols that are described by configuration, if it is one.
+    /// Its index among the protocols that the configuration describes, if it is one.
     pub const fn described(self) -> Option<u32> {
         (self as u32).checked_sub(DESCRIBED)
     }

@@ -1,12 +1,12 @@
-//! Attaches programs to interfaces, so that they outlive the process and are replaced without a gap (only a filter that has
-//! to become a link is missing for some milliseconds).
+//! Attaches programs to interfaces, so that they outlive the process and are replaced without a gap (only a filter that must
+//! become a link is missing for a few milliseconds).
 //!
-//! Ours are put before all that is there: programs of others, such as Cilium's, end the chain with what they let pass.
+//! Ours come first: other programs, such as Cilium's, end the chain for packets that they accept.
 //!
-//! On an uplink and on the fan device TCX is used where the kernel has it: a link pinned beside the maps. On a pod's
-//! veth a classic filter of the clsact qdisc does the same in a tenth of the time (TCX waits for an RCU grace period),
-//! unless somebody else's program or filter sits there: a TCX program may end the chain before a classic filter runs, and a
-//! filter of another kind may have the priority that ours needs. Ours moves if such a program comes later.
+//! Uplinks and the fan device use TCX if the kernel has it: a link pinned next to the maps. On a pod's veth a classic filter
+//! of the clsact qdisc does the same in a tenth of the time (TCX waits for an RCU grace period), unless another program or
+//! filter is attached: a TCX program may end the chain before a classic filter runs, and a filter of another kind may have
+//! the priority that ours needs. If such a program is attached later, ours moves to TCX.
 
 use std::{
     fs,
@@ -31,10 +31,10 @@ use crate::{
 
 /// Priority of our classic filters: the first.
 const PRIORITY: u16 = 1;
-/// Handle of our classic filters, by which we know them again ("ioca").
+/// Handle of our classic filters, which identifies them ("ioca").
 const HANDLE: (u16, u16) = (0x696f, 0x6361);
 
-/// Where a program sits.
+/// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// `from_lan`: ingress of an uplink.
@@ -70,7 +70,7 @@ impl Hook {
         if self == Self::ToLan { TcAttachType::Egress } else { TcAttachType::Ingress }
     }
 
-    /// Whether TCX is worth its price here when nobody else uses it.
+    /// Whether TCX is worth its cost here if nobody else uses it.
     fn prefers_tcx(self) -> bool {
         self != Self::FromPod
     }
@@ -81,7 +81,7 @@ impl Hook {
     }
 }
 
-/// Attaches the pinned program of `hook` to `device`; one that is already there is replaced in place.
+/// Attaches the pinned program of `hook` to `device`; replaces one that is already attached in place.
 pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
     let what = format!("cannot attach {} to {}", hook.program(), device.name);
     let fault = |error: &ProgramError| Error::bpf(what.clone(), error);
@@ -98,7 +98,7 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
     let others = has_links(hook, device);
     match (filters.iter().any(is_ours), others) {
         (true, false) => return replace_filter(&mut program, hook, device).map_err(|error| fault(&error)),
-        (true, true) => detach_filter(hook, device)?, // or a packet would meet ours twice
+        (true, true) => detach_filter(hook, device)?, // or packets would pass ours twice
         (false, _) => {}
     }
     if hook.prefers_tcx() || !filters.is_empty() || others {
@@ -111,7 +111,7 @@ pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
     attach_filter(&mut program, hook, device).map_err(|error| fault(&error))
 }
 
-/// Whether the program of `hook` is on `device`, where no program of another can hide packets from a filter.
+/// Whether the program of `hook` is attached to `device`, and no TCX program of others can hide packets from it.
 pub fn is_attached(bpffs: &Path, hook: Hook, device: &Link) -> Result<bool> {
     if link_pin(bpffs, hook, device.index).exists() {
         return Ok(true);
@@ -119,7 +119,7 @@ pub fn is_attached(bpffs: &Path, hook: Hook, device: &Link) -> Result<bool> {
     Ok(link::filters(device.index, hook.parent())?.iter().any(is_ours) && !has_links(hook, device))
 }
 
-/// Removes the program of `hook` from device `index`; not an error if it is not there, or if the device is gone.
+/// Detaches the program of `hook` from device `index`; not an error if it is not attached, or if the device is gone.
 pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
     let pin = link_pin(bpffs, hook, index);
     match fs::remove_file(&pin) {
@@ -141,7 +141,7 @@ fn detach_filter(hook: Hook, device: &Link) -> Result<()> {
     aya::programs::links::Link::detach(filter).map_err(|error| Error::bpf(what, &error))
 }
 
-/// Whether a filter is one that we attached.
+/// Whether we attached this filter.
 fn is_ours(filter: &Filter) -> bool {
     let (major, minor) = HANDLE;
     filter.handle == NetlinkHandle { major, minor }
@@ -149,7 +149,7 @@ fn is_ours(filter: &Filter) -> bool {
         && filter.kind == "bpf"
 }
 
-/// Our filter on `device`, by what identifies it.
+/// Our filter on `device`, from what identifies it.
 fn known_filter(hook: Hook, device: &Link) -> std::io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
 }
@@ -162,8 +162,8 @@ fn link_pin(bpffs: &Path, hook: Hook, index: u32) -> PathBuf {
     pin_directory(bpffs).join(LINKS).join(format!("{}-{index}", hook.program()))
 }
 
-/// Puts `program` into the link pinned at `pin`. False if there is none, or only the dead link of a device that is gone,
-/// which is removed.
+/// Replaces the program of the link pinned at `pin`. False if there is no link, or only the dead link of a removed device,
+/// which is deleted.
 fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<bool, ProgramError> {
     if !pin.exists() {
         return Ok(false);
@@ -172,7 +172,7 @@ fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<bool, Progr
     let link = PinnedLink::from_pin(pin).map_err(dead)?;
     let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(dead)?;
     match program.attach_to_link(link) {
-        Ok(id) => program.take_link(id).map(|_| true), // the pin holds it; ours may go
+        Ok(id) => program.take_link(id).map(|_| true), // the pin keeps it attached
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
         {
@@ -189,18 +189,18 @@ fn replace_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> R
     Ok(())
 }
 
-/// A classic filter lives in the kernel until someone deletes it; aya would delete it when its handle is dropped.
+/// A classic filter stays in the kernel until it is deleted; aya would delete it when its handle is dropped.
 fn keep(filter: SchedClassifierLink) {
     std::mem::forget(filter);
 }
 
-/// Whether TCX programs of others are there.
+/// Whether TCX programs are attached, or may be.
 fn has_links(hook: Hook, device: &Link) -> bool {
     tcx_programs(hook, device).is_none_or(|others| !others.is_empty())
 }
 
-/// The names of the TCX programs on a hook, in their order; none on a kernel without TCX. `None` if there are some, but
-/// their names are hidden: the kernel shows them only to CAP_SYS_ADMIN.
+/// The names of the TCX programs on a hook, in order; none on a kernel without TCX. `None` if they are hidden: the kernel
+/// shows them only with CAP_SYS_ADMIN.
 fn tcx_programs(hook: Hook, device: &Link) -> Option<Vec<String>> {
     match SchedClassifier::query_tcx(&device.name, hook.direction()) {
         Ok((_, programs)) => {
@@ -214,14 +214,14 @@ fn tcx_programs(hook: Hook, device: &Link) -> Option<Vec<String>> {
 /// A program or filter on a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occupant {
-    /// What people know it by.
+    /// Its name for people.
     pub name: String,
     /// Whether it is iocast's.
     pub ours: bool,
 }
 
-/// What sits on `hook` of `device`, in the order in which packets meet it. `None` if the kernel hides it: it takes
-/// CAP_SYS_ADMIN to see TCX programs.
+/// What is attached to `hook` of `device`, in the order in which packets pass it. `None` if the kernel hides it: seeing TCX
+/// programs requires CAP_SYS_ADMIN.
 pub fn occupants(hook: Hook, device: &Link) -> Result<Option<Vec<Occupant>>> {
     let Some(programs) = tcx_programs(hook, device) else { return Ok(None) };
     let mut filters = link::filters(device.index, hook.parent())?;
@@ -254,7 +254,7 @@ fn attach_link(
     }
 }
 
-/// Whether a TCX attach failed because the kernel has no TCX (before 6.6 the call is an invalid argument).
+/// Whether a TCX attach failed because the kernel has no TCX (before 6.6 the call returns "invalid argument").
 fn lacks_tcx(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(error)
         if matches!(error.io_error.raw_os_error(), Some(code) if code == Errno::EINVAL as i32 || code == Errno::EOPNOTSUPP as i32))
@@ -262,7 +262,7 @@ fn lacks_tcx(error: &ProgramError) -> bool {
 
 fn attach_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> Result<(), ProgramError> {
     match tc::qdisc_add_clsact(&device.name) {
-        // Another owner's qdisc serves as well.
+        // A qdisc that somebody else created works just as well.
         Err(TcError::AlreadyAttached) | Ok(()) => {}
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
         Err(error) => return Err(error.into()),

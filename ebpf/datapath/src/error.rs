@@ -1,4 +1,4 @@
-//! What can go wrong between user space and the kernel, in words that tell a person what to do.
+//! What can go wrong between user space and the kernel, with messages that say what to do.
 
 use std::{io, path::PathBuf};
 
@@ -10,8 +10,8 @@ const VERIFIER: &str = "Verifier output:";
 /// A failure of the datapath's user space.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A pin is not there: no agent has loaded the datapath since the node booted.
-    #[error("the datapath is not loaded: {0} is missing; iocast-node must run on this node")]
+    /// A pin is missing: no agent has loaded the datapath since the node booted.
+    #[error("the datapath is not loaded: {0} is missing; is `iocast-node run` running on this node?")]
     NotLoaded(PathBuf),
     /// The directory for pins is not on a BPF file system.
     #[error(
@@ -24,7 +24,7 @@ pub enum Error {
     /// The kernel lacks something the programs call.
     #[error("this kernel lacks {}: iocast needs Linux 5.17 or newer, or a kernel with these backported", .0.join(", "))]
     MissingFeatures(Vec<&'static str>),
-    /// A map pinned by another version of iocast has another shape.
+    /// A map pinned by another version of iocast has another layout.
     #[error(
         "{path} does not have the layout that this version expects ({reason}); uninstall the version that pinned it"
     )]
@@ -34,7 +34,7 @@ pub enum Error {
         /// What aya found.
         reason: String,
     },
-    /// All places of a domain are taken.
+    /// All slots of a domain are taken.
     #[error("domain `{domain}` is full: it has {limit} members on this node, the maximum")]
     DomainFull {
         /// The domain.
@@ -42,7 +42,7 @@ pub enum Error {
         /// Its limit.
         limit: u32,
     },
-    /// A pod asks for an external port that another one has.
+    /// A pod pins an external port that another one has.
     #[error(
         "external port {protocol}/{port} is taken by pod {holder}: request another one, or delete that pod"
     )]
@@ -62,10 +62,10 @@ pub enum Error {
         /// The configured ones.
         known: String,
     },
-    /// The pod's network is of a kind that cannot be served.
+    /// The pod's network is of a kind that is not supported.
     #[error("{0}")]
     UnsuitedPod(String),
-    /// Another process holds the lock and does not let go.
+    /// Another process holds the lock and does not release it.
     #[error("another process keeps {0} locked; try again")]
     Busy(PathBuf),
     /// The ring of events has a reader already.
@@ -99,7 +99,7 @@ impl Error {
         }
     }
 
-    /// Whether the kernel refused for want of a capability.
+    /// Whether the kernel refused because a capability is missing.
     pub(crate) fn is_not_permitted(&self) -> bool {
         matches!(self, Self::NotPermitted(_))
     }
@@ -112,7 +112,7 @@ impl Error {
         while let Some(error) = cause {
             let errno =
                 error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
-            // The verifier says EACCES, too, of a program that it refuses.
+            // The verifier also returns EACCES for a program that it rejects.
             if errno == Some(Errno::EPERM) || (errno == Some(Errno::EACCES) && !reason.contains(VERIFIER)) {
                 return Self::NotPermitted(what);
             }
@@ -126,7 +126,7 @@ impl Error {
     }
 }
 
-/// The verifier logs its whole walk through a program: only the end of it says what is wrong.
+/// The verifier logs every step through a program; only the end says what is wrong.
 fn shortened(reason: &str) -> String {
     const LINES: usize = 8;
     let Some((before, log)) = reason.split_once(VERIFIER) else { return reason.into() };

@@ -1,4 +1,4 @@
-//! Events of the datapath, for whoever watches: the ring, and the switch that makes the programs fill it.
+//! Events of the datapath, for `iocast-node snoop`: the ring, and the switch that makes the programs fill it.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
     pinned::{MAPS, pin_directory},
 };
 
-/// The ring, while we are its reader.
+/// The ring, with this process as its reader.
 pub struct Events {
     ring: RingBuf<MapData>,
     switch: Array<MapData, Snoop>,
@@ -31,7 +31,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens the ring. What an earlier watcher left in it is thrown away. A ring has one reader: it is an error if there is
+    /// Opens the ring and discards what an earlier reader left in it. A ring has one reader: it is an error if there is
     /// another one.
     pub fn open(bpffs: &Path) -> Result<Self> {
         let maps = pin_directory(bpffs).join(MAPS);
@@ -47,7 +47,7 @@ impl Events {
         Ok(events)
     }
 
-    /// Makes the programs emit events for `time` from now; with `deliveries`, for the fan's copies as well.
+    /// Makes the programs emit events for `time` from now, with `deliveries` also for the fan's copies.
     pub fn watch(&mut self, time: Duration, deliveries: bool) -> Result<()> {
         let until = (kernel_clock()? + time).as_nanos();
         let until = u64::try_from(until).unwrap_or(u64::MAX);
@@ -74,14 +74,14 @@ impl Events {
     }
 }
 
-/// Becomes readable when there are events.
+/// Readable when there are events.
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
 }
 
-/// The right to read the ring, given up by the kernel when this process ends.
+/// The lock of the ring's reader, released by the kernel when this process ends.
 fn only_one(maps: &Path) -> Result<Flock<File>> {
     let fault = |error| Error::kernel(format!("cannot lock {}", maps.display()), error);
     match Flock::lock(File::open(maps).map_err(fault)?, FlockArg::LockExclusiveNonblock) {
@@ -95,7 +95,7 @@ fn sum(lost: &PerCpuArray<MapData, u64>) -> Result<u64> {
     Ok(values.iter().sum())
 }
 
-/// The kernel's monotonic clock, from which events have their time.
+/// The kernel's monotonic clock, which timestamps events.
 pub fn kernel_clock() -> Result<Duration> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC);
     Ok(time.map_err(|error| Error::kernel("cannot read the clock", error))?.into())
@@ -104,7 +104,7 @@ pub fn kernel_clock() -> Result<Duration> {
 /// The event and the payload in a record of the ring.
 fn split(record: &[u8]) -> Option<(Event, Vec<u8>)> {
     let (event, payload) = record.split_at_checked(size_of::<Event>())?;
-    // SAFETY: there are as many bytes as an event has, and any bytes are one.
+    // SAFETY: there are enough bytes for an event, and any bit pattern is valid.
     let event = unsafe { event.as_ptr().cast::<Event>().read_unaligned() };
     let length = usize::try_from(event.length).ok()?.min(LONG);
     Some((event, payload.get(..length)?.to_vec()))

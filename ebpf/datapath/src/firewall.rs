@@ -1,5 +1,5 @@
-//! The firewall chains that forwarded packets meet, read from nf_tables, which iptables writes to as well unless it is the
-//! legacy one. Nothing is ever changed here.
+//! The firewall chains that forwarded packets pass, read from nf_tables, which iptables also uses unless it is the legacy
+//! one. Nothing is changed here.
 
 use netlink_packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator,
@@ -29,7 +29,7 @@ const FORWARD: u32 = 2;
 /// `NF_DROP`.
 const DROP: u32 = 0;
 
-/// The chains at the forward hook of this network namespace, for IPv4; none where the kernel has no nf_tables.
+/// The IPv4 chains at the forward hook of this network namespace; none if the kernel has no nf_tables.
 pub fn forward_chains() -> Result<Vec<Chain>> {
     match netlink::dump_netfilter(Message(ALL_FAMILIES.to_vec())) {
         Ok(answers) => Ok(answers.iter().filter_map(|answer| parse(&answer.0)).collect()),
@@ -68,7 +68,7 @@ impl NetlinkDeserializable for Message {
     }
 }
 
-/// The chain in an answer, if it is one that forwarded IPv4 packets meet.
+/// The chain in an answer, if forwarded IPv4 packets pass it.
 fn parse(answer: &[u8]) -> Option<Chain> {
     let family = match answer.first()? {
         1 => "inet",

@@ -1,7 +1,7 @@
 //! The datapath from user space: build, load, pin, attach, typed maps, and the network devices they need.
 //!
-//! Mechanism only: `membership` decides who may join, and annotations, configuration files and Kubernetes are the
-//! business of `membership`, `plugin` and `installer`.
+//! Mechanism only: `membership` decides who may join, and annotations, configuration files and Kubernetes are handled by
+//! `membership`, `plugin` and `installer`.
 
 mod attach;
 mod error;

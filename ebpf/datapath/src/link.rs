@@ -1,4 +1,4 @@
-//! Network devices and addresses of the calling thread's network namespace, and, read only, of others that it has a number
+//! Network devices and addresses of the calling thread's network namespace, and, read only, of others that it has an id
 //! for.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,9 +28,9 @@ pub struct Link {
     pub kind: String,
     /// Interface index of its peer (veth) or lower device, in that one's namespace.
     pub peer: Option<u32>,
-    /// The peer's namespace as this one numbers it; `None` for this one.
+    /// The id of the peer's namespace in this one; `None` if the peer is in this one.
     pub peer_netns: Option<i32>,
-    /// The largest packet it takes, bytes.
+    /// MTU, bytes.
     pub mtu: u32,
     /// Whether it is administratively up.
     pub is_up: bool,
@@ -48,7 +48,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The broadcast address that fits the prefix: the network's, or the limited one where there is no network.
+    /// The broadcast address that matches the prefix: the network's, or the limited one if the prefix has none.
     pub fn natural_broadcast(&self) -> Ipv4Addr {
         let host_bits = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
         if self.prefix >= 31 {
@@ -64,7 +64,7 @@ pub fn by_name(name: &str) -> Result<Option<Link>> {
     named(name, None)
 }
 
-/// The device called `name` in the namespace that this one numbers `netns`; `None` if there is none.
+/// The device called `name` in the namespace with id `netns`; `None` if there is none.
 pub(crate) fn by_name_in(netns: i32, name: &str) -> Result<Option<Link>> {
     named(name, Some(netns))
 }
@@ -76,7 +76,7 @@ fn named(name: &str, netns: Option<i32>) -> Result<Option<Link>> {
     find(request).map_err(|error| Error::kernel(format!("cannot look up interface {name}"), error))
 }
 
-/// The device numbered `index`; `None` if there is none.
+/// The device with interface index `index`; `None` if there is none.
 pub fn by_index(index: u32) -> Result<Option<Link>> {
     let mut request = LinkMessage::default();
     request.header.index = index;
@@ -143,7 +143,7 @@ pub fn addresses(index: u32) -> Result<Vec<Address>> {
     addresses_of(index, None)
 }
 
-/// The IPv4 addresses of device `index` in the namespace that this one numbers `netns`, in the kernel's order.
+/// The IPv4 addresses of device `index` in the namespace with id `netns`, in the kernel's order.
 pub fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
     addresses_of(index, Some(netns))
 }
@@ -178,7 +178,7 @@ fn parse_address(message: &AddressMessage) -> Option<Address> {
     Some(Address { address: address?, prefix: message.header.prefix_len, broadcast })
 }
 
-/// The device by which this namespace sends packets to `address`; `None` if there is no route.
+/// The device through which this namespace sends packets to `address`; `None` if there is no route.
 pub fn towards(address: Ipv4Addr) -> Result<Option<u32>> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
@@ -201,8 +201,8 @@ pub fn towards(address: Ipv4Addr) -> Result<Option<u32>> {
 
 /// Gives `address` of device `index` a broadcast address if it has none, and returns the one it then has.
 ///
-/// The kernel cannot change the broadcast address of an address that is there. A twin of it with another prefix holds
-/// the place meanwhile, so that the device is never without the address and no route is lost with it.
+/// The kernel cannot change the broadcast address of an existing address. A twin with another prefix stands in meanwhile, so
+/// that the device never loses the address, nor a route with it.
 pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     if let Some(broadcast) = address.broadcast {
         return Ok(broadcast);
@@ -217,7 +217,7 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     ];
     for (number, (what, step)) in steps.into_iter().enumerate() {
         if let Err(error) = step() {
-            // Undo as far as possible: the first step, and the second if it was done.
+            // Undo as far as possible: the first step, and the second if it was carried out.
             if number == 2 {
                 let _ = add_address(index, address, false);
             }
@@ -297,7 +297,7 @@ pub(crate) fn set_up(index: u32) -> Result<()> {
         .map_err(|error| Error::kernel(format!("cannot bring interface number {index} up"), error))
 }
 
-/// A classic filter.
+/// A classic tc filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {
     pub(crate) priority: u32,
@@ -305,7 +305,7 @@ pub(crate) struct Filter {
     pub(crate) kind: String,
 }
 
-/// The filters on one side, `parent`, of device `index`; none where there is no device or no qdisc.
+/// The filters of device `index` under `parent` (ingress or egress); none if there is no device or no qdisc.
 pub(crate) fn filters(index: u32, parent: TcHandle) -> Result<Vec<Filter>> {
     let mut request = TcMessage::with_index(index.cast_signed());
     request.header.parent = parent;

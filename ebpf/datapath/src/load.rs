@@ -1,4 +1,4 @@
-//! Loads the object into the kernel, and pins its maps and programs so that they outlive every process.
+//! Loads the object into the kernel, and pins its maps and programs so that they outlive the process.
 
 use std::{fs, path::Path};
 
@@ -21,7 +21,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
-/// Helpers that came late into the kernel, by the name people know.
+/// Helpers that only recent kernels have, by name.
 const HELPERS: [(BpfHelper, &str); 5] = [
     (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp (4.20)"),
     (BpfHelper::BPF_FUNC_sk_lookup_tcp, "bpf_sk_lookup_tcp (4.20)"),
@@ -30,14 +30,14 @@ const HELPERS: [(BpfHelper, &str); 5] = [
     (BpfHelper::BPF_FUNC_loop, "bpf_loop (5.17)"),
 ];
 
-/// The fan device, the end that programs use and the end that nobody uses.
+/// The fan device: the end that the programs use, and the unused end.
 pub(crate) const FAN: (&str, &str) = (FAN_DEVICE, "iocast-fan-peer");
 /// The end of the fan device that programs use.
 pub const FAN_DEVICE: &str = "iocast-fan";
 
-/// Loads the programs and pins them, and the maps that are not there yet, under `bpffs`.
+/// Loads the programs and pins them, and maps that do not exist yet, under `bpffs`.
 ///
-/// Maps that are there are kept with all that is in them; programs are replaced.
+/// Existing maps are kept with their contents; programs are replaced.
 pub fn load(bpffs: &Path) -> Result<State> {
     let directory = prepare(bpffs)?;
     let fault = |what: &str, error: &dyn std::error::Error| Error::bpf(what, error);
@@ -50,9 +50,10 @@ pub fn load(bpffs: &Path) -> Result<State> {
     let called = PARSED.iter().flat_map(|parsed| parsed.from_pod.iter().chain(parsed.from_lan)).copied();
     for name in called.chain([FROM_POD_DESCRIBED]).chain(entered) {
         let what = format!("cannot load the program {name}");
-        let program = object
-            .program_mut(name)
-            .ok_or_else(|| Error::Bpf { what: what.clone(), reason: "not in the object".into() })?;
+        let program = object.program_mut(name).ok_or_else(|| Error::Bpf {
+            what: what.clone(),
+            reason: "missing from the eBPF object".into(),
+        })?;
         let program: &mut SchedClassifier = program.try_into().map_err(|error| fault(&what, &error))?;
         program.load().map_err(|error| fault(&what, &error))?;
         pin_program(&directory, name, program)?;
@@ -63,7 +64,7 @@ pub fn load(bpffs: &Path) -> Result<State> {
     State::open(bpffs)
 }
 
-/// Programs and their places in a program array: the first of each protocol at its number, then the one that it goes on with.
+/// Programs and their indexes in a program array: the first of each protocol at its number, then the one that it tail-calls.
 fn places(programs: fn(&Parsed) -> &'static [&'static str]) -> impl Iterator<Item = (&'static str, u32)> {
     PARSED.iter().flat_map(move |parsed| {
         programs(parsed).iter().copied().zip([parsed.protocol as u32, next_place(parsed.protocol)])
@@ -74,20 +75,20 @@ fn described() -> impl Iterator<Item = (&'static str, u32)> {
     (DESCRIBED..DESCRIBED + DESCRIPTORS).map(|place| (FROM_POD_DESCRIBED, place))
 }
 
-/// Pins `program` in place of the one that an earlier load pinned.
+/// Pins `program`, replacing the one that an earlier load pinned.
 fn pin_program(directory: &Path, name: &str, program: &mut SchedClassifier) -> Result<()> {
     let pin = directory.join(PROGRAMS).join(name);
-    let new = directory.join(PROGRAMS).join(format!("{name}_new")); // no dots: bpffs keeps them for itself
-    let _ = fs::remove_file(&new); // left by a load that was cut short
+    let new = directory.join(PROGRAMS).join(format!("{name}_new")); // no dots: bpffs reserves them
+    let _ = fs::remove_file(&new); // left by an interrupted load
     program.pin(&new).map_err(|error| Error::bpf(format!("cannot pin {}", new.display()), &error))?;
     fs::rename(&new, &pin).map_err(|error| Error::kernel(format!("cannot pin {}", pin.display()), error))
 }
 
-/// Puts the programs that another goes on with into its map.
+/// Puts the programs that another one tail-calls into its map.
 fn fill_program_array(object: &mut Ebpf, map: &str, programs: &[(&str, u32)]) -> Result<()> {
     let what = format!("cannot fill the map {map}");
     let fault = |error: &dyn std::error::Error| Error::bpf(&what, error);
-    let missing = || Error::Bpf { what: what.clone(), reason: "not in the object".into() };
+    let missing = || Error::Bpf { what: what.clone(), reason: "missing from the eBPF object".into() };
     let mut array =
         ProgramArray::try_from(object.take_map(map).ok_or_else(missing)?).map_err(|error| fault(&error))?;
     for (name, place) in programs {
@@ -99,7 +100,7 @@ fn fill_program_array(object: &mut Ebpf, map: &str, programs: &[(&str, u32)]) ->
     Ok(())
 }
 
-/// Checks what can be known beforehand and makes the pin directories.
+/// Checks the preconditions and creates the pin directories.
 fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
     check_bpffs(bpffs)?;
     check_kernel()?;
@@ -109,27 +110,27 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
         fs::create_dir_all(&path)
             .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;
     }
-    // aya takes a pinned map of any shape, so look before it does; it creates those that are missing.
+    // aya accepts a pinned map of any layout, so check first; it creates those that are missing.
     match State::open(bpffs) {
         Ok(_) | Err(Error::NotLoaded(_)) => Ok(directory),
         Err(error) => Err(error),
     }
 }
 
-/// Whether `bpffs` is a BPF file system.
+/// Checks that `bpffs` is a BPF file system.
 pub fn check_bpffs(bpffs: &Path) -> Result<()> {
     let found =
         statfs(bpffs).map_err(|error| Error::kernel(format!("cannot use {}", bpffs.display()), error))?;
     if found.filesystem_type() == BPF_FS_MAGIC { Ok(()) } else { Err(Error::NotBpffs(bpffs.into())) }
 }
 
-/// Whether the kernel has all that the programs call.
+/// Checks that the kernel has all helpers that the programs call.
 pub fn check_kernel() -> Result<()> {
     let missing = missing_helpers(|helper| is_helper_supported(ProgramType::SchedClassifier, helper))?;
     if missing.is_empty() { Ok(()) } else { Err(Error::MissingFeatures(missing)) }
 }
 
-/// The helpers that `probe` says the kernel does not have.
+/// The helpers that the kernel lacks according to `probe`.
 fn missing_helpers<E: std::error::Error>(
     probe: impl Fn(BpfHelper) -> Result<bool, E>,
 ) -> Result<Vec<&'static str>> {
@@ -148,7 +149,7 @@ pub fn ensure_fan(state: &mut State) -> Result<&'static str> {
     link::create_veth(name, peer)?;
     for end in [name, peer] {
         let device = link::by_name(end)?.ok_or_else(|| Error::Bpf {
-            what: format!("cannot set {end} up"),
+            what: format!("cannot bring {end} up"),
             reason: "it disappeared right after it was created".into(),
         })?;
         link::set_up(device.index)?;

@@ -1,4 +1,4 @@
-//! Opens, reads and changes pinned maps, with errors that name the map. What a map holds is not known here.
+//! Opens, reads and changes pinned maps, with errors that name the map. Knows nothing about their contents.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use aya::{
 
 use crate::{Error, Result};
 
-/// Flag of a map update: only if the key is not there (linux/bpf.h).
+/// Flag of a map update: only if the key does not exist (linux/bpf.h).
 pub(crate) const BPF_NOEXIST: u64 = 1;
 
 pub(crate) fn array<V: Pod>(maps: &Path, name: &str) -> Result<Array<MapData, V>> {
@@ -20,7 +20,7 @@ pub(crate) fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<Ma
     typed(maps, name, Map::HashMap)
 }
 
-/// A map that forgets what was least recently used: aya reads it through the same type.
+/// A map that evicts the least recently used entry: aya reads it through the same type.
 pub(crate) fn lru<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
     typed(maps, name, Map::LruHashMap)
 }
@@ -32,7 +32,7 @@ pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
 ) -> Result<T> {
     let path = maps.join(name);
     if !path.exists() {
-        return Err(Error::NotLoaded(path)); // or loaded only half: the agent makes it whole
+        return Err(Error::NotLoaded(path)); // or only partly loaded: the agent completes it
     }
     let data = MapData::from_pin(&path)
         .map_err(|error| Error::bpf(format!("cannot open {}", path.display()), &error))?;
@@ -40,7 +40,7 @@ pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
 }
 
 pub(crate) fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {
-    // The kernel starts over when the key it stands at is removed meanwhile: that must not go on for ever.
+    // The kernel starts over if the current key is removed concurrently: that must not go on forever.
     const MOST: usize = 4 * abi::FLOWS as usize;
     map.keys()
         .take(MOST)
@@ -48,7 +48,7 @@ pub(crate) fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> 
         .map_err(|error| Error::bpf(format!("cannot read {name}"), &error))
 }
 
-/// Every entry; those that vanish meanwhile are left out.
+/// Every entry, except those removed concurrently.
 pub(crate) fn all<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<(K, V)>> {
     let mut found = vec![];
     for key in keys(name, map)? {
@@ -59,7 +59,7 @@ pub(crate) fn all<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> R
     Ok(found)
 }
 
-/// Makes `entries` the map's only ones, without a moment in which one that stays is missing.
+/// Replaces all entries by `entries`; those that stay are never missing meanwhile.
 pub(crate) fn replace_all<K: Pod + PartialEq, V: Pod + PartialEq>(
     name: &str,
     map: &mut HashMap<MapData, K, V>,

@@ -1,4 +1,4 @@
-//! Makes a pod a member of a domain, and undoes it. Whether it may be one is up to a [`Policy`].
+//! Makes a pod a member of a domain, and undoes it. A [`Policy`] decides whether it may be one.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use abi::{Attachment, AttachmentKey, Claim, Endpoint, Member, NO_ADDRESS, Protoc
 
 use crate::{Error, Hook, Pod, Result, State, attach, detach, kernel_clock};
 
-/// Which attachment of which pod is to be a member.
+/// The attachment that joins, and its pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Joining<'a> {
     /// The domain's name.
@@ -26,17 +26,17 @@ pub struct Port {
     pub external: Endpoint,
     /// The pod's port, of the same transport.
     pub pod: u16,
-    /// The protocol of what comes there.
+    /// The protocol of datagrams to it.
     pub protocol: Protocol,
 }
 
 /// Who may be a member, and with which ports.
 pub trait Policy {
-    /// Why a pod is turned away.
+    /// Why a pod is rejected.
     type Error: From<Error>;
 
-    /// The external ports that the pod gets in `domain`; an error if it may not join. The caller holds the lock, so that
-    /// what the answer is made from is still so when it is carried out.
+    /// The external ports that the pod gets in `domain`; an error if it may not join. The caller holds the lock, so the
+    /// state that the answer depends on cannot change before it is applied.
     fn admit(&self, state: &State, domain: u16, joining: &Joining<'_>) -> Result<Vec<Port>, Self::Error>;
 }
 
@@ -46,7 +46,7 @@ pub fn key(container: &str, interface: &str) -> Option<AttachmentKey> {
     Some(AttachmentKey { container, interface })
 }
 
-/// The record of an attachment, without what is only known under the lock; `None` if one of the names is too long.
+/// The record of an attachment, except for what is only known under the lock; `None` if one of the names is too long.
 fn record(joining: &Joining<'_>, pod: &Pod) -> Option<Attachment> {
     Some(Attachment {
         member: pod.veth.index,
@@ -59,8 +59,8 @@ fn record(joining: &Joining<'_>, pod: &Pod) -> Option<Attachment> {
     })
 }
 
-/// A generation that no member of the same interface index had before: milliseconds since boot, as far as they go. Maps do
-/// not outlive a boot, and interface indexes are not given again at once.
+/// A generation that no earlier member with the same interface index had: milliseconds since boot, truncated. Maps do not
+/// survive a reboot, and interface indexes are not reused at once.
 fn generation() -> Result<u32> {
     Ok(kernel_clock()?.as_millis() as u32)
 }
@@ -81,7 +81,7 @@ pub fn join<P: Policy>(
     })?;
     let _lock = state.lock()?;
     if let Some(former) = state.attachment(key)? {
-        remove_locked(bpffs, state, key, &former)?; // or its place would never be free again
+        remove_locked(bpffs, state, key, &former)?; // or its slot would never be freed
     }
     let attachment = Attachment { domain: state.domain_number(joining.domain)?, ..attachment };
     let ports = policy.admit(state, attachment.domain, joining)?;
@@ -102,7 +102,7 @@ pub fn join<P: Policy>(
         .and_then(|()| ports.iter().try_for_each(|port| pin(state, port, attachment.member, &member)))
         .and_then(|()| attach(bpffs, Hook::FromPod, &pod.veth));
     if done.is_err() {
-        // The step that failed is what the caller must hear of; DEL, which follows, tries again.
+        // The caller needs the error of the step that failed; the DEL that follows tries to clean up again.
         let _ = remove_locked(bpffs, state, key, &attachment);
     }
     Ok(done?)
@@ -123,22 +123,22 @@ fn pin(state: &mut State, port: &Port, interface: u32, member: &Member) -> Resul
     state.pin(port.external, claim)
 }
 
-/// Removes everything of an attachment. If there is nothing, that is not an error, and needs no lock: DEL comes for every
-/// pod, most of which never were members.
+/// Removes everything that belongs to an attachment. If there is nothing, this is not an error and takes no lock: runtimes
+/// call DEL for every pod, and most were never members.
 pub fn remove(bpffs: &Path, state: &mut State, key: &AttachmentKey) -> Result<()> {
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
-    // While it is recorded whose they are: should this be cut off, the next DEL goes on.
+    // While the record still says whose they are: if this is interrupted, the next DEL continues.
     state.forget_circuits(attachment.address)?;
     let lock = state.lock()?;
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
     let removed = remove_locked(bpffs, state, key, &attachment);
     drop(lock);
-    state.forget_circuits(attachment.address)?; // opened meanwhile
+    state.forget_circuits(attachment.address)?; // those opened meanwhile
     removed
 }
 
-/// Removes the program first, so that nothing is learned any more, then the state. Goes on after a failure and reports the
-/// first one. The caller holds the lock.
+/// Detaches the program first, so that it adds no more state, then removes the state. Continues after a failure and reports
+/// the first one. The caller holds the lock.
 fn remove_locked(
     bpffs: &Path,
     state: &mut State,

@@ -1,4 +1,4 @@
-//! One request and its answers over a netlink socket of the calling thread's network namespace.
+//! Netlink requests in the calling thread's network namespace.
 
 use std::io;
 
@@ -12,29 +12,29 @@ use netlink_sys::{
     protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
 };
 
-/// Larger than any one answer of the kernel to the requests made here.
+/// Larger than any single answer of the kernel to these requests.
 const BUFFER: usize = 64 * 1024;
 
 /// A message that can be sent and received.
 pub(crate) trait Exchanged: NetlinkSerializable + NetlinkDeserializable {}
 impl<M: NetlinkSerializable + NetlinkDeserializable> Exchanged for M {}
 
-/// Asks for all objects that match `request`.
+/// Requests all objects that match `request`.
 pub(crate) fn dump(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     exchange(NETLINK_ROUTE, request, NLM_F_DUMP)
 }
 
-/// Asks for one object.
+/// Requests one object.
 pub(crate) fn get(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     exchange(NETLINK_ROUTE, request, NLM_F_ACK)
 }
 
-/// Asks for a change, with `flags` such as `NLM_F_CREATE`.
+/// Requests a change, with `flags` such as `NLM_F_CREATE`.
 pub(crate) fn change(request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     exchange(NETLINK_ROUTE, request, NLM_F_ACK | flags).map(|_| ())
 }
 
-/// Asks netfilter for all objects that match `request`.
+/// Requests all netfilter objects that match `request`.
 pub(crate) fn dump_netfilter<M: Exchanged>(request: M) -> io::Result<Vec<M>> {
     exchange(NETLINK_NETFILTER, request, NLM_F_DUMP)
 }
@@ -42,7 +42,7 @@ pub(crate) fn dump_netfilter<M: Exchanged>(request: M) -> io::Result<Vec<M>> {
 fn exchange<M: Exchanged>(protocol: isize, request: M, flags: u16) -> io::Result<Vec<M>> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
-    // Without it the kernel does not read what a dump of addresses is limited to, the namespace among it.
+    // Without it the kernel ignores the filters of an address dump, including the namespace.
     socket.set_netlink_get_strict_chk(true)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
@@ -55,7 +55,7 @@ fn exchange<M: Exchanged>(protocol: isize, request: M, flags: u16) -> io::Result
     collect(&socket)
 }
 
-/// Reads until the kernel says that it is done, or reports an error.
+/// Reads until the kernel signals the end, or an error.
 fn collect<M: Exchanged>(socket: &Socket) -> io::Result<Vec<M>> {
     let mut answers = vec![];
     let mut buffer = vec![0; BUFFER];

@@ -9,10 +9,10 @@ pub(crate) const PROGRAMS: &str = "programs";
 /// Directory of pinned links inside the pin directory.
 pub(crate) const LINKS: &str = "links";
 
-/// Where the BPF file system is mounted unless somebody says otherwise.
+/// The default mount point of the BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// Where everything of this ABI is pinned, under the BPF file system at `bpffs`.
+/// Where everything of this schema is pinned, under the BPF file system at `bpffs`.
 pub fn pin_directory(bpffs: &Path) -> PathBuf {
     bpffs.join("iocast").join(format!("v{}", abi::SCHEMA))
 }

@@ -1,7 +1,7 @@
 //! A pod as seen from the node: its interface, its address, and the device on the node at the other end.
 //!
-//! Nothing here enters the pod's namespace, which takes CAP_SYS_ADMIN: with CAP_NET_ADMIN the kernel answers
-//! questions about any namespace that one can name.
+//! Nothing here enters the pod's namespace, which requires CAP_SYS_ADMIN: with CAP_NET_ADMIN the kernel answers queries
+//! about any namespace that the caller can refer to.
 
 use std::{fs::File, net::Ipv4Addr, os::fd::AsRawFd, path::Path};
 
@@ -16,10 +16,10 @@ use crate::{
     netlink,
 };
 
-/// A namespace's number before it has one (`NETNSA_NSID_NOT_ASSIGNED`, linux/net_namespace.h).
+/// A namespace without an id yet (`NETNSA_NSID_NOT_ASSIGNED`, linux/net_namespace.h).
 const NO_NUMBER: i32 = -1;
 
-/// A pod's interface and the device on the node that it is paired with.
+/// A pod's interface and its peer device on the node.
 #[derive(Clone, Debug)]
 pub struct Pod {
     /// The interface in the pod.
@@ -28,7 +28,7 @@ pub struct Pod {
     pub address: Address,
     /// The host-side veth.
     pub veth: Link,
-    /// The pod's network namespace as the node's numbers it.
+    /// The id of the pod's network namespace in the node's.
     pub netns: i32,
 }
 
@@ -66,15 +66,15 @@ fn other_end(netns: i32, interface: &Link) -> Result<Link> {
         ))
     };
     if interface.kind != "veth" {
-        let kind = if interface.kind.is_empty() { "a physical device" } else { &interface.kind };
-        return Err(unsuited(&format!("it is of kind {kind}")));
+        let kind = if interface.kind.is_empty() { "physical" } else { &interface.kind };
+        return Err(unsuited(&format!("it is a device of type {kind}")));
     }
     let veth = interface.peer.map(link::by_index).transpose()?.flatten();
     let paired = |veth: &Link| veth.peer == Some(interface.index) && veth.peer_netns == Some(netns);
     veth.filter(paired).ok_or_else(|| unsuited("its other end is not in the node's namespace"))
 }
 
-/// The number that the calling thread's namespace has for the one at `path`; it gets one if it has none.
+/// The id of the namespace at `path` in the calling thread's namespace; assigns one if it has none.
 fn number(path: &Path) -> Result<i32> {
     let fault = |error| {
         Error::kernel(format!("cannot inspect the pod's network namespace {}", path.display()), error)

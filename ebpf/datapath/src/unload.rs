@@ -14,10 +14,10 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::{Error, Hook, Result, detach, link, load::FAN, pinned::pin_directory};
 
 /// Removes what is pinned under `bpffs`, as far as possible; not an error if there is nothing. Returns what could not be
-/// removed; it can be called again.
+/// removed; can be called again.
 ///
-/// A qdisc that was made for a program stays: others may use it by now. The caller makes sure that no plugin and no
-/// agent is running.
+/// A qdisc that was created for a program stays: others may use it by now. The caller ensures that no plugin and no agent is
+/// running.
 pub fn unload(bpffs: &Path) -> Vec<Error> {
     let mut failures = vec![];
     match link::names() {
@@ -31,13 +31,13 @@ pub fn unload(bpffs: &Path) -> Vec<Error> {
     failures
 }
 
-/// Takes our programs off the device called `name`.
+/// Detaches our programs from the device called `name`.
 fn release(bpffs: &Path, name: &str) -> Result<()> {
     let Some(device) = link::by_name(name)? else { return Ok(()) };
     Hook::ALL.iter().try_for_each(|hook| detach(bpffs, *hook, device.index))
 }
 
-/// Removes the pins. The directory's lock is taken, so that a plugin that was called before can end.
+/// Removes the pins. Takes the directory's lock first, so that a plugin called earlier can finish.
 fn unpin(bpffs: &Path) -> Result<()> {
     let directory = pin_directory(bpffs);
     let fault = |error: io::Error| Error::kernel(format!("cannot remove {}", directory.display()), error);
@@ -47,6 +47,6 @@ fn unpin(bpffs: &Path) -> Result<()> {
             .map_err(|(_, error)| fault(error.into()))?,
     };
     fs::remove_dir_all(&directory).map_err(fault)?;
-    let _ = fs::remove_dir(bpffs.join("iocast")); // stays if another version is there
+    let _ = fs::remove_dir(bpffs.join("iocast")); // stays if another version uses it
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! GigE Vision: cameras are told by registers where to stream to, and tell by themselves where they are.
+//! GigE Vision: clients write to a camera's registers where it should stream to, and cameras announce their own address.
 //!
-//! A pod that commands a camera on the LAN: its address and ports in registers become the uplink's and external ones, and what
-//! the camera tells of these registers becomes the pod's again. A camera in a pod: its address in answers to a discovery
-//! becomes the uplink's, whose GVCP port is then that pod's alone, since clients know no other; its stream leaves in the
-//! uplink's name.
+//! When a pod commands a camera on the LAN, its address and ports in register values become the uplink's address and
+//! external ports, and are translated back in the camera's acknowledgements. When a camera runs in a pod, its address in
+//! discovery acknowledgements becomes the uplink's, and the uplink's GVCP port then belongs to that pod alone, since clients
+//! use no other; its stream leaves with the uplink as source.
 //!
-//! These programs do what takes more than the format: `from_pod` and `from_lan` go on with them.
+//! `from_pod` and `from_lan` tail-call these programs for the work that GigE Vision needs beyond its format.
 
 use abi::{Claim, Endpoint, NO_ADDRESS, Protocol, UDP, Uplink, Verdict, lan, next_place, route, trouble};
 use aya_ebpf::programs::TcContext;
@@ -29,8 +29,7 @@ use crate::{
 const GVCP: u16 = Protocol::Gvcp as u16;
 const GVSP: u16 = Protocol::Gvsp as u16;
 
-/// `from_pod` for a message, as far as registers and addresses go. It is sent by the program after it, which has a stack of
-/// its own.
+/// Translates registers and addresses in a pod's message. The next program, with a stack of its own, sends it.
 #[inline(always)]
 pub fn from_pod(context: &TcContext) -> i32 {
     let Some(outgoing) = Outgoing::resume(Skb::new(context)) else { return NEXT };
@@ -43,7 +42,7 @@ pub fn from_pod(context: &TcContext) -> i32 {
     NEXT
 }
 
-/// Translates what a pod's message holds, or says why it must not be sent.
+/// Translates a pod's message, or returns why it must not be sent.
 #[inline(always)]
 fn translate(outgoing: &Outgoing) -> Result<(), Verdict> {
     let route = outgoing.route;
@@ -56,14 +55,14 @@ fn translate(outgoing: &Outgoing) -> Result<(), Verdict> {
     }
 }
 
-/// A command to one camera: its registers lead to external ports.
+/// A pod's command to one camera: makes its register values point to external ports.
 #[inline(always)]
 fn command_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     let holder = holder(outgoing)?;
     let packet = &outgoing.packet;
     let camera = packet.destination.address;
     if camera == holder.uplink {
-        return Err(Verdict::Foreign); // the node's own, if it has one
+        return Err(Verdict::Foreign); // the node's own camera, if it has one
     }
     if peers::on_lan(camera, outgoing.member().domain) & lan::CAMERAS == 0 {
         return Err(Verdict::Denied);
@@ -76,7 +75,7 @@ fn command_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     registers::direct_to(packet, &message, &holder)
 }
 
-/// A camera in a pod tells a client on the LAN where it is: at the uplink, whose GVCP port becomes its own.
+/// A camera in a pod answers a discovery from the LAN: it appears at the uplink's address, and gets its GVCP port.
 #[inline(always)]
 fn acknowledgement_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     let packet = &outgoing.packet;
@@ -90,7 +89,7 @@ fn acknowledgement_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     }
     let external = Endpoint { address: holder.uplink, port: gvcp::PORT, protocol: UDP as u16 };
     if !ports::claim(&holder, external, packet.source, GVCP) {
-        return Err(Verdict::NoPort); // another camera has it: this one could not be commanded
+        return Err(Verdict::NoPort); // another camera has the port: clients could not command this one
     }
     if packet.skb.load(PAYLOAD + gvcp::CURRENT_ADDRESS) == Some(holder.member.address) {
         packet.set_payload(gvcp::CURRENT_ADDRESS, holder.member.address, holder.uplink);
@@ -98,7 +97,7 @@ fn acknowledgement_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// Who takes ports for a message that is its sender's own, and where.
+/// Who would hold external ports for this message, and on which uplink; an error if its source is spoofed.
 #[inline(always)]
 fn holder(outgoing: &Outgoing) -> Result<Holder<'static>, Verdict> {
     if outgoing.is_spoofed() {
@@ -112,7 +111,7 @@ fn holder(outgoing: &Outgoing) -> Result<Holder<'static>, Verdict> {
     Ok(Holder { member: outgoing.member(), interface, domain, uplink: uplink.address })
 }
 
-/// `from_pod` for a packet of a stream. There are too many for events.
+/// `from_pod` for a stream packet. There are too many of them to emit events.
 #[inline(always)]
 pub fn send_stream(context: &TcContext) -> i32 {
     let Some(mut outgoing) = Outgoing::resume(Skb::new(context)) else { return NEXT };
@@ -125,7 +124,7 @@ pub fn send_stream(context: &TcContext) -> i32 {
     outgoing.finish(verdict)
 }
 
-/// What `from_lan` passed on: a datagram to an external port, and who holds that.
+/// What `from_lan` passed on: a datagram to an external port, and the port's claim.
 #[inline(always)]
 fn arriving(skb: Skb) -> Option<(Packet, Claim)> {
     let packet = Packet::with(skb, ARRIVING.get(0)?);
@@ -133,8 +132,8 @@ fn arriving(skb: Skb) -> Option<(Packet, Claim)> {
     Some((packet, claim))
 }
 
-/// `from_lan` for a datagram to an external port that is for a stream. What a camera sends from its port for commands is an
-/// answer, also to a socket that streams, too.
+/// `from_lan` for a datagram to an external port that was taken for a stream. What a camera sends from its GVCP port is an
+/// acknowledgement, even to a socket that also receives streams.
 #[inline(always)]
 pub fn receive_stream(context: &TcContext) -> i32 {
     let Some((mut packet, claim)) = arriving(Skb::new(context)) else { return NEXT };
@@ -147,7 +146,7 @@ pub fn receive_stream(context: &TcContext) -> i32 {
     NEXT
 }
 
-/// A packet of a camera's stream. That the pod cannot take it as it is, is noted for people to see: it would be lost silently.
+/// A packet of a camera's stream. If it cannot reach the pod, the claim records why: otherwise it would be lost silently.
 #[inline(always)]
 fn stream(packet: &mut Packet, claim: &Claim) {
     let mtu = lookup(&MEMBERS, claim.member).map_or(u32::MAX, |member| member.mtu);
@@ -161,7 +160,7 @@ fn stream(packet: &mut Packet, claim: &Claim) {
     if found != 0
         && let Some(claim) = EXTERNALS.get_ptr_mut(packet.destination)
     {
-        // SAFETY: the memory stays a claim; if the entry is removed meanwhile, the write is lost with it.
+        // SAFETY: the memory stays a claim; if the entry is removed concurrently, the write is lost with it.
         unsafe { (*claim).trouble |= found };
     }
     if verdict != Verdict::Fragment {
@@ -188,7 +187,7 @@ pub fn at_external_port(context: &TcContext) -> i32 {
     NEXT
 }
 
-/// A client on the LAN commands a camera in a pod: it wants answers, and perhaps a stream.
+/// A client on the LAN commands a camera in a pod: it expects acknowledgements, and perhaps a stream.
 #[inline(always)]
 fn commanded(packet: &Packet, claim: &Claim, message: &Message) -> Verdict {
     peers::learn_searcher(packet.source, claim.domain, GVCP);
@@ -196,7 +195,7 @@ fn commanded(packet: &Packet, claim: &Claim, message: &Message) -> Verdict {
     Verdict::TranslatedIn
 }
 
-/// A camera on the LAN answers a pod: what it tells of its registers becomes the pod's own again.
+/// A camera on the LAN answers a pod: register values are translated back to the pod's own.
 #[inline(always)]
 fn answered(packet: &Packet, claim: &Claim, message: &Message, uplink: &Uplink) -> Verdict {
     registers::restore(packet, claim, message, uplink.address);

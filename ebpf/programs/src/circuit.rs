@@ -1,9 +1,9 @@
-//! Circuits of PV Access name servers: they tell their own port inside the circuit, which must become the external one.
+//! Circuits of PV Access name servers: they name their own port inside the circuit, which must become the external one.
 //!
-//! Every circuit through an external port is followed from its first byte, message by message (`wire::circuit`); what turns
-//! out not to be PV Access is given up at once. A segment that is sent again is behind what was taken in: the places of the
-//! last ports are remembered for it. A port that is cut in two by the end of a segment stays as it is, and the client, which
-//! gets no connection there, asks again.
+//! Every circuit through an external port is followed from its first byte, message by message (`wire::circuit`), and dropped
+//! as soon as it turns out not to be PV Access. Retransmitted segments lie before the current position, so the positions of
+//! the last ports are remembered for them. A port split across two segments stays as it is: the client fails to connect
+//! there, and asks again.
 
 use core::ffi::c_void;
 
@@ -17,7 +17,7 @@ use crate::{
     packet::{Packet, Segment},
 };
 
-/// Messages and single bytes taken in of one segment, at most: as many as 64 KiB can hold.
+/// The most messages and single bytes read from one segment: as many as 64 KiB can hold.
 const STEPS: u32 = 1 << 16;
 /// A circuit before its first byte.
 static BEFORE: Followed = Followed { stream: Stream::UNKNOWN, replies: [0; REPLIES], big: 0, count: 0 };
@@ -33,8 +33,8 @@ struct Walk<'a> {
     domain: u16,
 }
 
-/// Translates the ports that search replies name in a segment from a pod, whose source is still the pod's own. False if the
-/// circuit need not be followed any more.
+/// Translates the ports in the search replies of a segment from a pod, whose source is still the pod's own. False if the
+/// circuit no longer needs to be followed.
 #[inline(always)]
 pub fn follow(packet: &Packet, key: &FlowKey, external: &Endpoint, domain: u16) -> bool {
     let Some(segment) = packet.segment() else { return false };
@@ -44,7 +44,7 @@ pub fn follow(packet: &Packet, key: &FlowKey, external: &Endpoint, domain: u16) 
         return false;
     }
     let Some(followed) = STREAMS.get_ptr_mut(key) else { return false };
-    // SAFETY: the memory stays a `Followed`; if the entry is given to another circuit meanwhile, one of both is given up.
+    // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its place.
     let followed = unsafe { &mut *followed };
     if segment.begins {
         followed.stream.begin(segment.sequence.wrapping_add(1));
@@ -54,7 +54,7 @@ pub fn follow(packet: &Packet, key: &FlowKey, external: &Endpoint, domain: u16) 
     let mut walk = Walk { packet, followed, segment, length, external: external.port, domain };
     let again = walk.followed.stream.next.wrapping_sub(walk.segment.sequence).cast_signed() > 0;
     let pointer = (&raw mut walk).cast();
-    // SAFETY: the callbacks have the type bpf_loop calls, and the state outlives both loops.
+    // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives both loops.
     unsafe {
         if again {
             bpf_loop(REPLIES as u32, repeat as *mut c_void, pointer, 0);
@@ -68,7 +68,7 @@ pub fn follow(packet: &Packet, key: &FlowKey, external: &Endpoint, domain: u16) 
     false
 }
 
-/// Takes in a header or a byte; returns 1 to stop.
+/// Reads a header or a byte; returns 1 to stop.
 extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `walk` is the state passed to bpf_loop, alive during the loop.
     let walk = unsafe { &mut *walk };
@@ -104,7 +104,7 @@ extern "C" fn repeat(index: u32, walk: *mut Walk) -> i64 {
 }
 
 impl Walk<'_> {
-    /// Translates a port seen for the first time, and remembers where it stands.
+    /// Translates a port seen for the first time, and remembers its position.
     #[inline(always)]
     fn found(&mut self, at: u32, big: bool) {
         if !self.translate(at, big) {

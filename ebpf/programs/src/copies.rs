@@ -1,7 +1,7 @@
 //! Copies of a packet for several receivers.
 //!
-//! The kernel copies a packet as it stands and gives no handle on the copy. So the packet itself becomes what each receiver
-//! is to see, straight from one to the next, and is restored once, after the last.
+//! The kernel copies a packet as it is and returns no handle to the copy. So the packet itself is rewritten for one receiver
+//! after another, directly from one to the next, and restored once all have their copies.
 
 use abi::{Endpoint, FanMark, Verdict};
 
@@ -22,7 +22,7 @@ pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -
     verdict
 }
 
-/// The same, but the packet stays as the copy is.
+/// The same, but leaves `packet` rewritten like the copy.
 #[inline(always)]
 pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
     let (Some(config), Some(&length)) = (CONFIG.get(0), ROSTER_LENGTH.get(domain as u32)) else {
@@ -33,7 +33,7 @@ pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) ->
     }
     content.set_unicast(packet, false);
     packet.set_destination(Endpoint { port, ..packet.destination });
-    packet.set_mac_destination(BROADCAST_MAC); // or the fan device would take it for another host's
+    packet.set_mac_destination(BROADCAST_MAC); // otherwise the fan device would treat it as another host's
     let mark = packet.skb.mark();
     let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
     packet.skb.set_mark(state.pack());

@@ -1,10 +1,10 @@
-//! Counting: every datagram that touches a relayed port or an external port leaves a number behind.
+//! Counters: every datagram to a relayed or external port is counted.
 
 use abi::{Protocol, Verdict, counter_index};
 
 use crate::maps::COUNTERS;
 
-/// Adds one to the counter of (domain, protocol, verdict).
+/// Increments the counter of (domain, protocol, verdict).
 #[inline(always)]
 pub fn count(domain: u16, protocol: u16, verdict: Verdict) {
     if let Some(counter) = COUNTERS.get_ptr_mut(counter_index(domain as u32, protocol as u32, verdict)) {
@@ -13,7 +13,7 @@ pub fn count(domain: u16, protocol: u16, verdict: Verdict) {
     }
 }
 
-/// Adds one to a counter of a packet that belongs to no protocol.
+/// Increments the domain's counter for packets that belong to no protocol.
 #[inline(always)]
 pub fn count_other(domain: u16, verdict: Verdict) {
     count(domain, Protocol::Other as u16, verdict);

@@ -1,6 +1,6 @@
-//! Events: while somebody watches, each datagram that a program decided about, with its payload, for `iocast-node snoop`.
+//! Events for `iocast-node snoop`: while it runs, the programs emit each datagram they decide on, with its payload.
 //!
-//! While nobody does, each costs a look into an array.
+//! While it does not, each datagram costs one array lookup.
 
 use core::mem::MaybeUninit;
 
@@ -15,9 +15,9 @@ use crate::{
 
 /// What was decided about a datagram.
 pub struct Seen {
-    /// Where.
+    /// Where it was seen.
     pub point: Point,
-    /// The member that sent it or gets it, by the interface index of its host-side veth; 0 if there is none.
+    /// The member that sent or receives it, by the interface index of its host-side veth; 0 if there is none.
     pub member: u32,
     /// Its sender, untranslated.
     pub source: Endpoint,
@@ -25,18 +25,18 @@ pub struct Seen {
     pub domain: u16,
     /// Its protocol.
     pub protocol: u16,
-    /// What became of it.
+    /// What the program did with it.
     pub verdict: Verdict,
 }
 
-/// An event with room for `N` bytes of payload, as it lies in the ring.
+/// An event with room for `N` bytes of payload, as stored in the ring.
 #[repr(C)]
 struct Record<const N: usize> {
     event: Event,
     payload: [MaybeUninit<u8>; N],
 }
 
-/// Emits `packet` as an event if somebody watches. Its destination is its own or that of the pod it goes on to.
+/// Emits `packet` as an event if `snoop` runs. The destination is the packet's, or the pod's that it is translated to.
 #[inline(always)]
 pub fn emit(packet: &Packet, seen: &Seen) {
     let Some(snoop) = SNOOP.get(0) else { return };
@@ -62,7 +62,7 @@ pub fn emit(packet: &Packet, seen: &Seen) {
     if length <= SHORT as u32 { write::<SHORT>(packet.skb, event) } else { write::<LONG>(packet.skb, event) }
 }
 
-/// Emits a unicast datagram of a member that is left alone, if it looks like an answer.
+/// Emits a member's unicast datagram that is passed unchanged, if it looks like an answer.
 #[inline(always)]
 pub fn emit_direct(skb: Skb, member: &Member) {
     if SNOOP.get(0).is_none_or(|snoop| snoop.until == 0) {
@@ -99,7 +99,7 @@ fn write<const N: usize>(skb: Skb, event: Event) {
         return;
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: the entry is memory for a record, and nobody else's until it is submitted.
+    // SAFETY: the entry is memory for a record, and exclusively ours until it is submitted.
     unsafe { (&raw mut (*record).event).write(event) };
     if event.length > 0 {
         // SAFETY: as above.

@@ -1,10 +1,10 @@
-//! Fan-out: one datagram to every member of a domain that listens, without losing any to a full queue.
+//! Fan-out: delivers one datagram to every listening member of a domain, without losing any to a full queue.
 //!
-//! A loop of clones to N interfaces would put N packets into this CPU's backlog, which holds 1000. Instead one copy
-//! circulates through the fan device: each run queues one copy of itself for the places that are left and then becomes
-//! the present member's own, entering the pod past the backlog. The queue is as long as datagrams are in flight,
-//! however many pods there are. State travels in the mark ([`FanMark`]); members without a socket on the port are
-//! passed over; the start is random, so that overload is shared fairly.
+//! Cloning to N interfaces in a loop would put N packets into this CPU's backlog, which holds 1000. Instead one copy
+//! circulates through the fan device: each run queues one copy for the remaining slots and then turns itself into the
+//! current member's packet, which enters the pod past the backlog. So the queue only grows with the datagrams in flight,
+//! not with the number of pods. The state travels in the mark ([`FanMark`]); members without a socket on the port are
+//! skipped; the start is random, so that overload is shared fairly.
 
 use core::ffi::c_void;
 
@@ -19,7 +19,7 @@ use crate::{
     skb::{DROP, Skb},
 };
 
-/// One run of the fan: deliver to the next member that listens.
+/// One run of the fan: delivers to the next member that listens.
 #[inline(always)]
 pub fn run(skb: Skb) -> i32 {
     let Some(state) = FanMark::unpack(skb.mark()) else { return DROP };
@@ -34,7 +34,7 @@ pub fn run(skb: Skb) -> i32 {
         found: 0,
     };
     let pointer = &raw mut visit;
-    // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
+    // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
     let visit = unsafe {
         bpf_loop(state.remaining, find_listener as *mut c_void, pointer.cast(), 0);
         pointer.read()
@@ -45,18 +45,18 @@ pub fn run(skb: Skb) -> i32 {
     }
 }
 
-/// A visit of the roster, passed through `bpf_loop`.
+/// A walk over the roster, passed through `bpf_loop`.
 struct Visit {
     skb: *mut __sk_buff,
     source: Endpoint,
     destination: Endpoint,
     state: FanMark,
     length: u32,
-    /// Interface index of the host-side veth of a member that listens; 0 while there is none.
+    /// Interface index of the host-side veth of the member found; 0 until then.
     found: u32,
 }
 
-/// Visits one place of the roster; returns 1 to stop.
+/// Visits one slot of the roster; returns 1 to stop.
 extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
     // SAFETY: `visit` is the state passed to bpf_loop, alive during the loop.
     let visit = unsafe { &mut *visit };
@@ -71,7 +71,7 @@ extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
     0
 }
 
-/// Whether the member behind `interface` did not send the datagram and has a socket for it.
+/// Whether the member behind `interface` has a socket for the datagram and did not send it.
 #[inline(always)]
 fn listens(visit: &Visit, interface: u32) -> bool {
     let Some(member) = lookup(&MEMBERS, interface) else { return false };
@@ -80,7 +80,7 @@ fn listens(visit: &Visit, interface: u32) -> bool {
         && Skb::from_raw(visit.skb).socket(&visit.source, &destination, member.netns)
 }
 
-/// Queues a copy for the places left, then turns the packet into the member's own.
+/// Turns the packet into the member's and delivers it.
 #[inline(always)]
 fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark, fan: u32) -> i32 {
     let protocol = protocol(member.domain, packet.destination.port);
@@ -91,8 +91,8 @@ fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark,
         }
     }
     packet.skb.set_mark(0);
-    // Only this form reaches every kind of server in the pod: one bound to the pod's broadcast address does not hear
-    // 255.255.255.255, and one of several on a port does not hear unicast.
+    // Only this address reaches every kind of server in the pod: one bound to the pod's broadcast address does not receive
+    // 255.255.255.255, and of several servers on a port only one receives unicast.
     packet.set_destination(Endpoint { address: member.broadcast, ..packet.destination });
     let (source, domain, verdict) = (packet.source, member.domain, Verdict::Delivered);
     count(domain, protocol, verdict);
@@ -101,7 +101,7 @@ fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark,
     packet.skb.redirect_to_peer(interface)
 }
 
-/// The protocol of what comes to `port` of the domain's pods.
+/// The protocol of datagrams to `port` of the domain's pods.
 #[inline(always)]
 fn protocol(domain: u16, port: u16) -> u16 {
     let key = RelayKey { scope: domain as u32, port, reserved: 0 };

@@ -1,7 +1,7 @@
-//! tc ingress of an uplink: what the LAN sends.
+//! tc ingress of an uplink: traffic from the LAN.
 //!
-//! A search, broadcast or to the uplink's address, goes to the members that listen and on to the node's own sockets.
-//! A packet to an external port becomes one to the pod it stands for, and goes on through the node's stack, where
+//! A search, broadcast or sent to the uplink's address, goes to the listening members and on to the node's own sockets.
+//! A packet to an external port is translated to the pod behind it, and continues through the node's stack, where
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
 use abi::{Circuit, Claim, Endpoint, FlowKey, Headers, Point, Relay, RelayKey, Uplink, Verdict, lan, paths};
@@ -35,10 +35,10 @@ pub fn run(context: &TcContext) -> i32 {
     if may_be_external && !done {
         count_other(uplink.domain, Verdict::Unowned);
     }
-    NEXT // the node's own sockets, and its stack, get all of it
+    NEXT // the node's stack and sockets get everything
 }
 
-/// A datagram of another host, to a port that may be relayed; false if it is not ours.
+/// Handles a datagram from another host, if its port is relayed or it is a broadcast; false otherwise.
 #[inline(always)]
 fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32) -> bool {
     let broadcast = peers::is_broadcast_of_lan(packet.destination.address, uplink);
@@ -59,7 +59,7 @@ fn may_be_external(port: u16) -> bool {
     EXTERNAL_PORTS.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
-/// A datagram to a relayed port: to all members that listen.
+/// Relays a datagram to all members that listen.
 #[inline(always)]
 fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
     let Relay { domain, protocol, flags, port } = *relay;
@@ -78,7 +78,7 @@ fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast:
     emit(packet, &seen);
 }
 
-/// What a datagram to a relayed port holds, or why it is not relayed.
+/// The content of a datagram to a relayed port, or why it is not relayed.
 #[inline(always)]
 fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> Result<Content, Verdict> {
     if !broadcast && packet.destination.address != uplink.address {
@@ -86,7 +86,7 @@ fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> 
     }
     let content = format::inspect(packet, relay.protocol, Direction::Announce)?;
     let cameras = relay.flags & paths::CAMERAS != 0;
-    // A camera's commands are for the one that has the port, and that is no external one.
+    // A command is for the camera that has the port, but here the port is not claimed as an external one.
     if content.is_directed() || cameras && !broadcast {
         return Err(Verdict::Unowned);
     }
@@ -97,10 +97,10 @@ fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> 
     Ok(content)
 }
 
-/// A packet to an external port: translates it to the pod it stands for; false if it stands for none.
+/// Translates a packet to an external port to the pod behind it; false if there is none.
 ///
-/// The node's NAT may have chosen the same port for a connection of any pod: it knows nothing of ours. So only what begins
-/// here, or goes on, is taken: circuits by their first segment, datagrams by what they say.
+/// The node's NAT does not know about external ports and may have chosen the same port for a pod's outgoing connection. So
+/// only traffic that starts or continues here is translated: circuits known by their first segment, datagrams by content.
 #[inline(always)]
 fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     let external = packet.destination;
@@ -123,18 +123,18 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     true
 }
 
-/// Goes on with the program of the protocol that an external port was taken for; comes back if there is none.
+/// Tail-calls the program of the protocol that an external port was taken for; returns if there is none.
 #[inline(always)]
 fn go_on(context: &TcContext, headers: Headers, protocol: u8) {
     if let Some(place) = ARRIVING.get_ptr_mut(0) {
-        // SAFETY: this processor's own entry, which only the program that is called next reads.
+        // SAFETY: this CPU's own entry, which only the tail-called program reads.
         unsafe { place.write(headers) };
     }
     // SAFETY: comes back only if there is no such program.
     unsafe { FROM_LAN.tail_call(context, protocol as u32) };
 }
 
-/// Whether a datagram to an external port is an answer, or a search; who searches wants its answer translated, too.
+/// Whether a datagram to an external port is an answer or a search. Remembers searchers, so that answers are translated.
 #[inline(always)]
 fn is_message(packet: &Packet, claim: &Claim) -> bool {
     let protocol = claim.protocol as u16;
@@ -154,9 +154,9 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
     true
 }
 
-/// Whether a segment opens a circuit through an external port, or belongs to one. Circuits are remembered, so that their
-/// answers are translated back at the uplink; flows to the pod's own address are not, and stay as they are. Looking one
-/// up keeps it from being forgotten.
+/// Whether a segment opens a circuit through an external port, or belongs to one. Circuits are remembered, so that the
+/// reverse direction is translated back at the uplink; flows to the pod's own address are not, and pass unchanged. Each
+/// lookup keeps the circuit from being evicted.
 #[inline(always)]
 fn is_circuit(packet: &Packet, claim: &Claim, external: &Endpoint) -> bool {
     let key = FlowKey::between(&packet.source, &claim.pod);

@@ -1,11 +1,11 @@
-//! tc ingress of a member's host-side veth: what a pod sends.
+//! tc ingress of a member's host-side veth: traffic from a pod.
 //!
-//! A broadcast to a relayed port goes to the other members, to the LAN in the uplink's name, and to the node's own
-//! sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN socket that searched, leave by the uplink,
-//! translated. All else passes.
+//! A broadcast to a relayed port goes to the other members, to the LAN with the uplink as source, and to the node's own
+//! sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN socket that searched, are translated and
+//! leave through the uplink. Everything else passes unchanged.
 //!
-//! `from_pod` itself only finds out what a datagram is, and goes on by a tail call to the program of its protocol: each has
-//! its own 512 bytes of stack, and its own share of the verifier's patience.
+//! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
+//! bytes of stack and its own budget with the verifier.
 
 use abi::{Endpoint, Member, Relay, RelayKey, Sending, Verdict, lan, paths, route};
 use aya_ebpf::programs::TcContext;
@@ -22,7 +22,7 @@ use crate::{
     skb::{NEXT, Skb},
 };
 
-/// What a datagram is, by its destination.
+/// How a datagram is handled, by its destination.
 struct Route {
     /// From [`route`].
     kind: u16,
@@ -33,7 +33,7 @@ struct Route {
     port: u16,
 }
 
-/// Goes on with the program of the datagram's protocol.
+/// Classifies a datagram and tail-calls the program of its protocol.
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
@@ -63,7 +63,7 @@ pub fn run(context: &TcContext) -> i32 {
     outgoing.finish(verdict)
 }
 
-/// Treats a datagram of the protocol whose payloads have format `F`.
+/// Handles a datagram of a protocol whose payloads have format `F`.
 #[inline(always)]
 pub fn process<F: Format>(context: &TcContext) -> i32 {
     let Some(mut outgoing) = Outgoing::resume(Skb::new(context)) else { return NEXT };
@@ -72,7 +72,7 @@ pub fn process<F: Format>(context: &TcContext) -> i32 {
     outgoing.finish(verdict)
 }
 
-/// What a datagram is; `None` if it is not ours to treat.
+/// The route of a datagram; `None` if it is not ours to handle.
 #[inline(always)]
 fn classify(packet: &Packet, member: &Member, broadcast: bool) -> Option<Route> {
     let Endpoint { address, port, .. } = packet.destination;
@@ -95,7 +95,7 @@ fn classify(packet: &Packet, member: &Member, broadcast: bool) -> Option<Route> 
 #[inline(always)]
 fn pass_on(sending: Sending) {
     if let Some(place) = SENDING.get_ptr_mut(0) {
-        // SAFETY: this processor's own entry, which only the program that is called next reads.
+        // SAFETY: this CPU's own entry, which only the tail-called program reads.
         unsafe { place.write(sending) };
     }
 }

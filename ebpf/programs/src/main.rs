@@ -1,6 +1,6 @@
-//! iocast's tc programs. One packet's way through them is told in ARCHITECTURE.md.
+//! iocast's tc programs. ARCHITECTURE.md follows one packet through them.
 //!
-//! Every program returns [`skb::NEXT`] for what is not ours, so that other programs on the hook still run.
+//! Every program returns [`skb::NEXT`] for packets that are not ours, so other programs on the hook still run.
 #![no_std]
 #![no_main]
 
@@ -32,7 +32,7 @@ pub fn from_pod(context: TcContext) -> i32 {
     from_pod::run(&context)
 }
 
-/// What `from_pod` goes on with for a datagram of a protocol that is described by configuration.
+/// Tail call of `from_pod` for protocols that the configuration describes.
 #[classifier]
 pub fn from_pod_described(context: TcContext) -> i32 {
     from_pod::process::<format::Described>(&context)
@@ -60,14 +60,14 @@ macro_rules! programs {
     ($($(#[$doc:meta])* $format:ident = $number:literal, $name:literal, $ports:expr,
         from_pod: [$($from_pod:ident: $run_from_pod:path),*], from_lan: [$($from_lan:ident: $run_from_lan:path),*];)*) => {
         $($(
-            #[doc = concat!("What `from_pod` goes on with for ", $name, ".")]
+            #[doc = concat!("Tail call of `from_pod` for ", $name, ".")]
             #[classifier]
             pub fn $from_pod(context: TcContext) -> i32 {
                 $run_from_pod(&context)
             }
         )*
         $(
-            #[doc = concat!("What `from_lan` goes on with for ", $name, " at an external port.")]
+            #[doc = concat!("Tail call of `from_lan` for ", $name, " at an external port.")]
             #[classifier]
             pub fn $from_lan(context: TcContext) -> i32 {
                 $run_from_lan(&context)

@@ -1,5 +1,5 @@
-//! A datagram of a member on its way: what `from_pod` found out about it, how it gets to the other members and to the LAN,
-//! and what becomes of the packet itself then.
+//! A member's outgoing datagram: what `from_pod` found out about it, how it reaches the other members and the LAN, and what
+//! happens to the packet itself.
 
 use abi::{
     Domain, Endpoint, Headers, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Sending, UDP, Uplink, Verdict,
@@ -18,15 +18,15 @@ use crate::{
     skb::{DROP, NEXT, Skb},
 };
 
-/// What stands for an uplink that is not there: an Option would leave the compiler registers to spill that were never
-/// written, which the verifier refuses.
+/// Stands for a missing uplink: with an Option the compiler would spill registers that were never written, which the
+/// verifier rejects.
 const NO_UPLINK: Uplink = Uplink { address: NO_ADDRESS, broadcast: NO_ADDRESS, mac: [0; 6], domain: 0 };
 
-/// A datagram of a member.
+/// A datagram sent by a member.
 pub struct Outgoing {
     /// The datagram.
     pub packet: Packet,
-    /// What is known of it and of its sender.
+    /// What `from_pod` found out about it and its sender.
     pub sending: &'static Sending,
     /// What it is, from [`route`].
     pub route: u16,
@@ -38,30 +38,30 @@ pub struct Outgoing {
     copied: bool,
 }
 
-/// The external endpoints of a datagram: what its receivers on the LAN are to see.
+/// The external endpoints of a datagram: what its receivers on the LAN see.
 struct Names {
-    /// What it names, in the pod.
+    /// The pod's endpoint that it names.
     own: Endpoint,
     /// The external endpoint that stands for it.
     external: Endpoint,
-    /// The one that stands for its source.
+    /// The external endpoint that stands for its source.
     source: Endpoint,
 }
 
-/// What becomes of the packet itself.
+/// What happens to the packet itself.
 enum Fate {
-    /// It goes on as if there were no iocast.
+    /// It continues as it would without iocast.
     Pass,
-    /// It goes on to the node's own sockets only: a bridge would flood it to pods that had their copy.
+    /// It goes to the node's own sockets only: a bridge would flood it to pods that already got a copy.
     KeepToNode,
-    /// It leaves by the uplink.
+    /// It leaves through the uplink.
     Leave,
-    /// Nobody gets it.
+    /// It is dropped.
     Drop,
 }
 
 impl Outgoing {
-    /// The datagram that the program before this one passed on.
+    /// The datagram that the previous program passed on.
     #[inline(always)]
     pub fn resume(skb: Skb) -> Option<Self> {
         let sending = SENDING.get(0).filter(|sending| sending.interface == skb.interface())?;
@@ -70,27 +70,27 @@ impl Outgoing {
         Some(Self { packet, sending, route: *route, flags: *flags, names: 0, copied: false })
     }
 
-    /// Who sent it.
+    /// The member that sent it.
     #[inline(always)]
     pub fn member(&self) -> &'static Member {
         &self.sending.member
     }
 
-    /// Whether it is in another's name.
+    /// Whether its source is not the member's address.
     #[inline(always)]
     pub fn is_spoofed(&self) -> bool {
         self.packet.source.address != self.member().address
     }
 
-    /// Its domain, and the domain's uplink, whose address is [`NO_ADDRESS`] while there is none.
+    /// Its domain and the domain's uplink; the uplink's address is [`NO_ADDRESS`] while there is none.
     #[inline(always)]
     pub fn domain(&self) -> Option<(&'static Domain, Uplink)> {
         let domain = DOMAINS.get(self.member().domain as u32)?;
         Some((domain, lookup(&UPLINKS, domain.uplink).unwrap_or(NO_UPLINK)))
     }
 
-    /// Gives copies to the other members, and makes the datagram one for the LAN; a broadcast is copied for that, too, and
-    /// stays as it is.
+    /// Gives copies to the other members, and turns the datagram into one for the LAN; of a broadcast the LAN gets a copy as
+    /// well, and the packet is left unchanged.
     #[inline(always)]
     pub fn forward<F: Format>(&mut self) -> Verdict {
         if self.is_spoofed() {
@@ -131,7 +131,7 @@ impl Outgoing {
         verdict
     }
 
-    /// A copy to the other members. The packet stays as the copy is.
+    /// Gives the other members a copy. Leaves the packet rewritten like the copy.
     #[inline(always)]
     fn copy_to_members(&mut self, content: &Content) -> Verdict {
         if self.flags & paths::POD_TO_PODS == 0 {
@@ -141,8 +141,8 @@ impl Outgoing {
         copies::to_fan(&mut self.packet, content, domain, port)
     }
 
-    /// Makes the datagram come from the uplink, payload included, by external ports that lead back; of a broadcast a copy,
-    /// and the packet's headers stay as the copy's are.
+    /// Makes the datagram, payload included, come from the uplink and from external ports that lead back to the pod. A
+    /// broadcast is copied for that, and its headers stay rewritten like the copy's.
     #[inline(always)]
     fn send<F: Format>(
         &mut self,
@@ -181,7 +181,7 @@ impl Outgoing {
         if self.names != 0 && own.port != 0 {
             external = self.external(domain, uplink, own).ok_or(Verdict::NoPort)?;
         }
-        // Nobody answers a beacon: it comes from the port that it names, and takes no other.
+        // Nobody answers a beacon: it is sent from the port that it names, and takes no other.
         let mut source = Endpoint { protocol: UDP as u16, ..external };
         if self.route == route::ANSWER || content.is_search() || own.port == 0 {
             source = self.external(domain, uplink, self.packet.source).ok_or(Verdict::NoPort)?;
@@ -209,7 +209,7 @@ impl Outgoing {
         count(self.member().domain, self.sending.protocol, verdict);
     }
 
-    /// Counts the datagram, and emits it as an event.
+    /// Counts the datagram and emits it as an event.
     #[inline(always)]
     pub fn report(&self, verdict: Verdict) {
         let Sending { headers, member, interface, protocol, .. } = self.sending;
@@ -223,7 +223,7 @@ impl Outgoing {
     /// The program's return code.
     #[inline(always)]
     pub fn finish(&self, verdict: Verdict) -> i32 {
-        // Not by the verdict, of which the verifier would follow each through all that comes after it.
+        // Not by verdict: the verifier would follow each one through all the code that comes after it.
         let fate = if self.copied { Fate::KeepToNode } else { fate(verdict, self.route == route::BROADCAST) };
         match fate {
             Fate::Pass => NEXT,
@@ -240,19 +240,19 @@ impl Outgoing {
     }
 }
 
-/// What becomes of a datagram after this verdict.
+/// What happens to a datagram after this verdict.
 #[inline(always)]
 const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
     use Verdict::*;
     match verdict {
-        // What is no message of the protocol, or not the pod's own, is not ours to decide about.
+        // Not a message of the protocol, or not the pod's own: not ours to decide on.
         Malformed | Fragment | Spoofed | Local | Unrelayed => Fate::Pass,
         Relayed | Overrun | NoUplink | Foreign => Fate::Pass,
         Sent | Answered => Fate::Leave,
         NoPort | Limited | Denied if broadcast => Fate::KeepToNode,
-        // It would leave for the LAN untranslated: nobody could come back, and nobody judged it.
+        // It would reach the LAN untranslated and unchecked, and no answer could come back.
         NoPort | Limited | Denied => Fate::Drop,
-        // Verdicts of other programs.
+        // Verdicts that only other programs give.
         Delivered | TranslatedIn | TranslatedOut | Unowned | Unrelated | Elsewhere | TooBig | OffLan
         | Direct => Fate::Pass,
     }

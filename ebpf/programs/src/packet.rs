@@ -1,8 +1,8 @@
-//! An IPv4 TCP or UDP packet: what the programs decide by, and rewriting with its checksums kept right.
+//! An IPv4 TCP or UDP packet: the headers that programs decide by, and rewriting that keeps checksums correct.
 //!
-//! Only headers of the plain shape are taken (no VLAN tag, no IP options, not a later fragment): everything else is
-//! somebody else's. Checksums are corrected whether or not the interface computes them, since a packet between
-//! namespaces carries an unfinished one (`CHECKSUM_PARTIAL`) and the helpers know how to treat it.
+//! Only plain headers are handled (no VLAN tag, no IP options, not a later fragment); all other packets are not ours.
+//! Checksums are updated whether or not the interface computes them: a packet between namespaces carries a partial one
+//! (`CHECKSUM_PARTIAL`), and the helpers handle that.
 
 use abi::{Endpoint, Headers, NO_PAYLOAD, TCP, UDP};
 
@@ -33,10 +33,10 @@ pub const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 const FRAGMENT: u16 = 0x3fff;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// Destination and source MAC address, as they stand. Words, because of bytes the compiler keeps each by itself.
+/// Destination and source MAC address, as in the packet. Words, because the compiler would spill bytes one by one.
 pub type Macs = [u32; 3];
 
-/// The headers of a packet, as they are in it now.
+/// A packet and its current headers.
 pub struct Packet {
     /// The packet in the kernel.
     pub skb: Skb,
@@ -46,23 +46,23 @@ pub struct Packet {
     pub destination: Endpoint,
     /// Whether it is the first fragment of several.
     pub fragment: bool,
-    /// Bytes of UDP payload; `None` where the headers promise more than there is.
+    /// Bytes of UDP payload; `None` if the headers claim more than the packet holds.
     pub payload: Option<u32>,
     checksummed: bool,
 }
 
-/// What a TCP header says besides the ports.
+/// The fields of a TCP header besides the ports.
 pub struct Segment {
     /// Sequence number of its first byte, or of the SYN.
     pub sequence: u32,
     /// Offset of the first byte from the Ethernet header.
     pub payload: u32,
-    /// Whether it is one side's first.
+    /// Whether it is the first in its direction.
     pub begins: bool,
 }
 
 impl Packet {
-    /// The packet's headers; `None` for anything but plain TCP or UDP over IPv4.
+    /// Parses the headers; `None` for anything but plain TCP or UDP over IPv4.
     #[inline(always)]
     pub fn parse(skb: Skb) -> Option<Self> {
         if !skb.is_untagged_ipv4() {
@@ -90,7 +90,7 @@ impl Packet {
         })
     }
 
-    /// The packet whose headers another program has read already.
+    /// The packet, with headers that another program has parsed.
     #[inline(always)]
     pub fn with(skb: Skb, headers: &Headers) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl Packet {
         }
     }
 
-    /// Its headers, for another program.
+    /// Its headers, to pass to another program.
     #[inline(always)]
     pub fn headers(&self) -> Headers {
         Headers {
@@ -115,20 +115,20 @@ impl Packet {
         }
     }
 
-    /// Whether it is UDP; TCP otherwise.
+    /// Whether it is UDP; otherwise it is TCP.
     #[inline(always)]
     pub fn is_udp(&self) -> bool {
         self.destination.protocol == UDP as u16
     }
 
-    /// Whether it is a TCP segment that asks for a connection.
+    /// Whether it is a TCP segment that opens a connection.
     #[inline(always)]
     pub fn opens_circuit(&self) -> bool {
         let flags = self.skb.load::<1>(TCP_FLAGS).map_or(0, |[flags]| flags);
         !self.fragment && flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
-    /// The sequence number, length of the header, and flags of a TCP segment.
+    /// The TCP header's fields; `None` if it is cut short.
     #[inline(always)]
     pub fn segment(&self) -> Option<Segment> {
         let [s0, s1, s2, s3, _, _, _, _, length, flags] = self.skb.load::<10>(TCP_SEQUENCE)?;
@@ -137,7 +137,7 @@ impl Packet {
         Some(Segment { sequence: u32::from_be_bytes([s0, s1, s2, s3]), payload, begins })
     }
 
-    /// Makes `source` its source.
+    /// Sets the source address and port.
     #[inline(always)]
     pub fn set_source(&mut self, source: Endpoint) {
         self.set_address(IP_SOURCE, self.source.address, source.address);
@@ -145,7 +145,7 @@ impl Packet {
         self.source = source;
     }
 
-    /// Makes `destination` its destination.
+    /// Sets the destination address and port.
     #[inline(always)]
     pub fn set_destination(&mut self, destination: Endpoint) {
         self.set_address(IP_DESTINATION, self.destination.address, destination.address);
@@ -159,19 +159,19 @@ impl Packet {
         self.skb.load_words(MAC_DESTINATION).unwrap_or_default()
     }
 
-    /// Makes `macs` the MAC addresses.
+    /// Sets both MAC addresses.
     #[inline(always)]
     pub fn set_macs(&self, macs: Macs) {
         self.skb.store_words(MAC_DESTINATION, macs);
     }
 
-    /// Makes `mac` the destination MAC address.
+    /// Sets the destination MAC address.
     #[inline(always)]
     pub fn set_mac_destination(&self, mac: [u8; 6]) {
         self.skb.store(MAC_DESTINATION, mac);
     }
 
-    /// Makes `mac` the source MAC address.
+    /// Sets the source MAC address.
     #[inline(always)]
     pub fn set_mac_source(&self, mac: [u8; 6]) {
         self.skb.store(MAC_SOURCE, mac);
@@ -232,13 +232,13 @@ impl Packet {
     }
 }
 
-/// Bytes of UDP payload, where frame, IP header and UDP header agree that they are there.
+/// Bytes of UDP payload, if frame, IP header and UDP header agree that the packet holds them.
 #[inline(always)]
 fn payload(frame: u32, ip: u32, udp: u32) -> Option<u32> {
     (udp >= 8 && udp + 20 <= ip && ip + IP <= frame).then(|| udp - 8)
 }
 
-/// `bytes` with the two of each pair exchanged, if `swap`.
+/// `bytes`, with each pair swapped if `swap`.
 #[inline(always)]
 fn swapped<const N: usize>(mut bytes: [u8; N], swap: bool) -> [u8; N] {
     if swap {

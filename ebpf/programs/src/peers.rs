@@ -1,4 +1,4 @@
-//! Who is who: which member sent a datagram, which address means everybody, who is on the LAN, and who searched there.
+//! Peers: which member sent a datagram, which addresses are broadcasts, who is on the LAN, and who searched there.
 
 use abi::{
     Address, Endpoint, LIMITED_BROADCAST, Member, SEARCHER_AGE_NS, Searcher, SearcherKey, Uplink, network,
@@ -11,8 +11,8 @@ use crate::{
     skb::{Skb, now},
 };
 
-/// A datagram of a member, the member, and the interface index of its host-side veth; `None` for all else. TCP is translated
-/// at the uplink only.
+/// A member's datagram, the member, and the interface index of its host-side veth; `None` for anything else. TCP is only
+/// translated at the uplink.
 #[inline(always)]
 pub fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
     let packet = Packet::parse(skb)?;
@@ -23,40 +23,40 @@ pub fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
     Some((packet, lookup(&MEMBERS, interface)?, interface))
 }
 
-/// Whether `address` means everybody on the member's network.
+/// Whether `address` is a broadcast address in the member's network.
 #[inline(always)]
 pub fn is_broadcast_of_pod(address: Address, member: &Member) -> bool {
     address == member.broadcast || address == LIMITED_BROADCAST
 }
 
-/// Whether `address` means every host on the uplink's network.
+/// Whether `address` is a broadcast address in the uplink's network.
 #[inline(always)]
 pub fn is_broadcast_of_lan(address: Address, uplink: &Uplink) -> bool {
     address == uplink.broadcast || address == LIMITED_BROADCAST
 }
 
-/// What `address` is for the domain, flags from [`abi::lan`]. What is not on its LAN, such as a pod on another node, keeps
-/// its peers' true addresses.
+/// What `address` is to the domain, flags from [`abi::lan`]. Peers that are not on its LAN, such as a pod on another node,
+/// are not translated.
 #[inline(always)]
 pub fn on_lan(address: Address, domain: u16) -> u32 {
     let (bits, key) = network(domain, address, 32);
     LAN.get(Key::new(bits, key)).copied().unwrap_or(0)
 }
 
-/// The protocol in which a LAN socket searched a short while ago.
+/// The protocol in which a LAN socket searched recently.
 #[inline(always)]
 pub fn searcher(address: Address, port: u16, domain: u16) -> Option<u16> {
     let searcher = lookup(&SEARCHERS, SearcherKey { address, port, domain })?;
     (searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()).then_some(searcher.protocol as u16)
 }
 
-/// Remembers where a search is to be answered to, so that such answers are translated.
+/// Remembers where a search expects its answers, so that these are translated.
 #[inline(always)]
 pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16) {
     remember_searcher(reply_to, domain, protocol, now());
 }
 
-/// Remembers a LAN socket to which a stream was directed: a stream may rest for as long as it likes.
+/// Remembers a LAN socket that a stream is sent to. It does not expire: a stream may pause for any time.
 #[inline(always)]
 pub fn learn_receiver(receiver: Endpoint, domain: u16, protocol: u16) {
     remember_searcher(receiver, domain, protocol, u64::MAX);

@@ -1,10 +1,10 @@
-//! External ports: finding the one that stands for a pod's endpoint, or taking one, before the answer that names it
-//! leaves the node.
+//! External ports: finds the one that stands for a pod's endpoint, or allocates one, before the answer that names it leaves
+//! the node.
 //!
-//! The claim in EXTERNALS is the truth, taken by a compare-and-insert; INTERNALS only finds it faster. A port is looked
-//! for from the place that the pod's identity and port prefer. Where none is free, one whose pod no longer has a socket
-//! behind it is taken over: this is how the ports of finished clients and restarted servers come back. A pod that has as
-//! many as it may takes over its own only.
+//! The claim in EXTERNALS is authoritative, and inserted only if absent; INTERNALS is an index for finding it faster. The
+//! search for a port starts at a position derived from the pod's identity and port. If none is free, a port whose pod has no
+//! socket behind it any more is taken over: this is how the ports of finished clients and restarted servers are reclaimed. A
+//! pod at its limit only takes over its own.
 
 use core::ffi::c_void;
 
@@ -19,7 +19,7 @@ use crate::{
     skb::{OWN_NETNS, Skb},
 };
 
-/// Nobody: the peer in a look-up of any socket on a port.
+/// No peer: for looking up any socket on a port.
 const ANYONE: Endpoint = Endpoint { address: [0; 4], port: 0, protocol: 0 };
 
 /// A search for a free external port, passed through `bpf_loop`.
@@ -31,11 +31,11 @@ struct Search {
     count: u32,
     start: u32,
     found: u32,
-    /// Not 0 if the member has all the ports that it may.
+    /// Not 0 if the member is at its limit of ports.
     full: u32,
 }
 
-/// Who takes an external port, and where.
+/// Who gets an external port, and on which uplink.
 pub struct Holder<'a> {
     /// The member.
     pub member: &'a Member,
@@ -48,7 +48,7 @@ pub struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// A claim to stand for `pod`, for datagrams of `protocol` from anybody.
+    /// A claim for `pod`, for datagrams of `protocol` from any peer.
     #[inline(always)]
     fn claim(&self, pod: Endpoint, protocol: u16) -> Claim {
         Claim {
@@ -64,8 +64,8 @@ impl Holder<'_> {
     }
 }
 
-/// The external endpoint on the uplink that stands for `pod`, an endpoint of the holder, and takes datagrams of `protocol`;
-/// `None` if none is left.
+/// The external endpoint on the uplink that stands for `pod`, an endpoint of the holder, for datagrams of `protocol`; `None`
+/// if no port is left.
 #[inline(always)]
 pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Option<Endpoint> {
     let first = holder.domain.first_port as u32;
@@ -85,7 +85,7 @@ pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Opti
     }
     search.full = (port_count(holder.interface) >= holder.domain.ports_per_pod) as u32;
     let pointer = &raw mut search;
-    // SAFETY: the callbacks have the type bpf_loop calls, and the state outlives both loops.
+    // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives both loops.
     let found = unsafe {
         if search.full == 0 {
             bpf_loop(count, take_free as *mut c_void, pointer.cast(), 0);
@@ -99,11 +99,11 @@ pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Opti
         return None;
     }
     let external = Endpoint { address: holder.uplink, port: found as u16, protocol: pod.protocol };
-    let _ = INTERNALS.insert(pod, external, 0); // full: found again by the search next time
+    let _ = INTERNALS.insert(pod, external, 0); // if full: the search finds the claim again next time
     Some(external)
 }
 
-/// The external endpoint that already stands for what `claim` is to stand for, if it is pinned, or still one of the domain's.
+/// The external endpoint that the pod's endpoint already has, if it is pinned or still in the domain's range.
 #[inline(always)]
 fn known(holder: &Holder, claim: &Claim) -> Option<Endpoint> {
     let external = lookup(&INTERNALS, claim.pod)?;
@@ -113,22 +113,22 @@ fn known(holder: &Holder, claim: &Claim) -> Option<Endpoint> {
     (ours && (in_range || known.pinned != 0)).then_some(external)
 }
 
-/// Makes a port one that takes datagrams of `protocol` from `peer` alone, whatever its socket was used for before.
+/// Restricts a port to datagrams of `protocol` from `peer`, whatever its socket was used for before.
 #[inline(always)]
 pub fn restrict(external: Endpoint, protocol: u16, peer: Address) {
     let Some(claim) = EXTERNALS.get_ptr_mut(external) else { return };
-    // SAFETY: the memory stays a claim; if the entry is removed meanwhile, the write is lost with it.
+    // SAFETY: the memory stays a claim; if the entry is removed concurrently, the write is lost with it.
     let claim = unsafe { &mut *claim };
     (claim.protocol, claim.peer, claim.trouble) = (protocol as u8, peer, 0);
 }
 
-/// Whether the member that took the port is still there.
+/// Whether the member that claimed the port still exists.
 #[inline(always)]
 pub fn is_current(claim: &Claim) -> bool {
     lookup(&MEMBERS, claim.member).is_some_and(|member| member.generation == claim.generation)
 }
 
-/// Gives the holder `external` itself, for good, if nobody has it who is still there.
+/// Gives the holder exactly `external`, pinned, unless an existing member has it.
 #[inline(always)]
 pub fn claim(holder: &Holder, external: Endpoint, pod: Endpoint, protocol: u16) -> bool {
     let wanted = Claim { pinned: 1, ..holder.claim(pod, protocol) };
@@ -153,7 +153,7 @@ impl Search {
         }
     }
 
-    /// Claims a port that nobody has; false if somebody was faster.
+    /// Claims a free port; false if another CPU was faster.
     #[inline(always)]
     fn insert(&self, candidate: Endpoint) -> bool {
         let inserted = EXTERNALS.insert(candidate, self.claim, BPF_NOEXIST as u64).is_ok();
@@ -171,7 +171,7 @@ extern "C" fn take_free(index: u32, search: *mut Search) -> i64 {
     let candidate = search.candidate(index);
     let taken = match lookup(&EXTERNALS, candidate) {
         Some(claim) => claim.is_same(&search.claim),
-        // A process of the node may have asked for this very port.
+        // A process on the node may have bound this very port.
         None => !Skb::from_raw(search.skb).socket(&ANYONE, &candidate, OWN_NETNS) && search.insert(candidate),
     };
     if taken {
@@ -205,19 +205,19 @@ fn port_count(interface: u32) -> u32 {
     lookup(&PORT_COUNTS, interface).unwrap_or(0)
 }
 
-/// Two processors at the same number may miss one of their changes: the limit is no exact number.
+/// If two CPUs change the same count at once, one change may be lost: the limit is approximate.
 #[inline(always)]
 fn add_port_count(interface: u32, change: i32) {
     if let Some(count) = PORT_COUNTS.get_ptr_mut(interface) {
-        // SAFETY: the memory stays a number; that of a member that is gone counts for nobody.
+        // SAFETY: the memory stays a number; the count of a removed member is not used.
         unsafe { *count = (*count).saturating_add_signed(change) };
     } else if change > 0 {
         let _ = PORT_COUNTS.insert(interface, 1, 0);
     }
 }
 
-/// Whether the claim is pinned, or its member still has a socket on the port. One that is connected to a single peer does
-/// not count.
+/// Whether the claim is pinned, or its member still has a socket on the port. A socket connected to a single peer does not
+/// count.
 #[inline(always)]
 fn is_alive(skb: *mut __sk_buff, claim: &Claim) -> bool {
     if claim.pinned != 0 {

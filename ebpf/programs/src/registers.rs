@@ -1,4 +1,4 @@
-//! Registers of cameras: where a message reads or writes one that holds a transport address, that address is translated.
+//! Camera registers: translates the transport addresses that a message reads from or writes to registers.
 
 use core::ffi::c_void;
 
@@ -20,7 +20,7 @@ use crate::{
 const GVSP: u16 = Protocol::Gvsp as u16;
 /// Bits of a [`Read`].
 const READ_BITS: u32 = 32;
-/// Ports that one message may write, at most: real ones write one.
+/// The most ports that one message may write: real ones write one.
 const MAX_PORTS: u32 = 4;
 
 /// A walk along the registers of a message; passed through `bpf_loop`.
@@ -49,14 +49,14 @@ fn register(packet: &Packet, layout: &Layout, index: u32) -> Register {
     gvcp::register(address.wrapping_add(add))
 }
 
-/// Makes what a pod writes into registers lead to the uplink's address and to external ports of the `holder`, which take
-/// packets of that camera alone.
+/// Replaces what a pod writes into registers by the uplink's address and external ports of the `holder`, which only accept
+/// packets from that camera.
 #[inline(always)]
 pub fn direct_to(packet: &Packet, message: &Message, holder: &Holder) -> Result<(), Verdict> {
     let layout = Layout::of(message, Direction::Announce);
     let addresses = [holder.member.address, holder.uplink];
     let mut written = Written { packet, layout, addresses, passed: 0, port_at: 0, port: 0 };
-    // External ports are taken here, not inside the walk: a callback has little stack left.
+    // External ports are allocated here, not inside the walk: a callback has little stack left.
     for _ in 0..MAX_PORTS {
         written.go_on();
         if written.port_at == 0 {
@@ -72,21 +72,21 @@ pub fn direct_to(packet: &Packet, message: &Message, holder: &Holder) -> Result<
     Err(Verdict::NoPort)
 }
 
-/// A walk along the registers that a pod writes, passed through `bpf_loop`: addresses are translated, and it stops at ports.
+/// A walk along the registers that a pod writes, passed through `bpf_loop`: translates addresses, and stops at ports.
 struct Written<'a> {
     packet: &'a Packet,
     layout: Layout,
     /// The pod's, and the uplink's.
     addresses: [Address; 2],
-    /// Registers that were looked at.
+    /// Registers visited so far.
     passed: u32,
-    /// Offset of a port that was found; 0 if there is none.
+    /// Offset of the port found; 0 if there is none.
     port_at: u32,
     port: u32,
 }
 
 impl Written<'_> {
-    /// Goes on to the next port.
+    /// Walks on to the next port.
     #[inline(always)]
     fn go_on(&mut self) {
         self.port_at = 0;
@@ -142,7 +142,7 @@ pub fn remember_read(packet: &Packet, message: &Message) {
     }
 }
 
-/// Notes what one register holds.
+/// Records whether one register holds a transport address.
 extern "C" fn ask(index: u32, asked: *mut Asked<'_>) -> i64 {
     // SAFETY: as in `written`.
     let asked = unsafe { &mut *asked };
@@ -158,13 +158,13 @@ fn read_key(camera: Address, pod: &Endpoint, id: u16) -> ReadKey {
     ReadKey { camera, pod: pod.address, port: pod.port, id }
 }
 
-/// Remembers where a camera in a pod is told to stream to.
+/// Remembers the sockets that a client directs the stream of a camera in a pod to.
 #[inline(always)]
 pub fn learn_streams(packet: &Packet, claim: &Claim, message: &Message) {
     Walk::run(packet, Layout::of(message, Direction::Announce), claim, learn_stream);
 }
 
-/// Remembers one place, if it is at the client itself.
+/// Remembers one socket, if it is on the client itself.
 extern "C" fn learn_stream(index: u32, walk: *mut Walk<'_, Claim>) -> i64 {
     // SAFETY: as in `written`.
     let walk = unsafe { &mut *walk };
@@ -177,14 +177,14 @@ extern "C" fn learn_stream(index: u32, walk: *mut Walk<'_, Claim>) -> i64 {
     0
 }
 
-/// An answer of a camera to a pod, with all that is known of it.
+/// A camera's answer to a pod, with what is needed to translate it back.
 struct Answer<'a> {
     claim: &'a Claim,
     uplink: Address,
     read: Read,
 }
 
-/// Makes what a camera tells of its registers the pod's own again.
+/// Translates register values in a camera's answer back to the pod's own.
 #[inline(always)]
 pub fn restore(packet: &Packet, claim: &Claim, message: &Message, uplink: Address) {
     let mut layout = Layout::of(message, Direction::Answer);

@@ -1,4 +1,4 @@
-//! The kernel's helpers, as safe calls on one packet: the only place that calls them.
+//! The kernel's helpers for packets, as safe calls: only this module calls them.
 
 use core::mem::MaybeUninit;
 
@@ -17,14 +17,14 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-/// Verdict: not ours, let the next program or the stack have it (`TC_ACT_UNSPEC`, the same number as `TCX_NEXT`).
+/// Verdict: not ours, pass it to the next program or the stack (`TC_ACT_UNSPEC`, the same number as `TCX_NEXT`).
 pub const NEXT: i32 = TC_ACT_UNSPEC;
 /// Verdict: drop.
 pub const DROP: i32 = TC_ACT_SHOT;
 /// The namespace the program runs in, for [`Skb::socket`].
 pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 
-/// Size of the IPv4 part of `bpf_sock_tuple`, by which the kernel knows that it is one.
+/// Size of the IPv4 part of `bpf_sock_tuple`, from which the kernel tells that it is IPv4.
 const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 
@@ -33,7 +33,7 @@ const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 pub struct Skb(*mut __sk_buff);
 
 impl Skb {
-    /// The packet a program was called for.
+    /// The packet that a program was called for.
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
         Self(context.as_ptr().cast())
@@ -46,15 +46,15 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
-    /// Bytes from the Ethernet header to the end.
+    /// Length in bytes, from the Ethernet header on.
     #[inline(always)]
     pub fn length(self) -> u32 {
         // SAFETY: as in `interface`.
         unsafe { (*self.0).len }
     }
 
-    /// Whether it is IPv4 without a VLAN tag. The tag is not in the bytes: a packet for a VLAN sub-interface passes the
-    /// hook of the parent looking like an untagged one.
+    /// Whether it is IPv4 without a VLAN tag. The tag is not in the packet's bytes: a packet for a VLAN
+    /// sub-interface looks untagged at the parent's hook.
     #[inline(always)]
     pub fn is_untagged_ipv4(self) -> bool {
         // SAFETY: as in `interface`.
@@ -86,7 +86,7 @@ impl Skb {
         }
     }
 
-    /// `N` words at `offset`, as they stand; `None` past the end.
+    /// `N` words at `offset`, without byte-order conversion; `None` past the end.
     #[inline(always)]
     pub fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
         let mut words = MaybeUninit::<[u32; N]>::uninit();
@@ -100,8 +100,8 @@ impl Skb {
     /// Loads `length` bytes at `offset`, not 0 and at most `N`, a power of two. Past the end nothing is written.
     #[inline(always)]
     pub fn load_some<const N: usize>(self, offset: u32, length: u32, bytes: &mut [MaybeUninit<u8>; N]) {
-        // The verifier must see the bounds in the very number that is passed: read again, it has none that the compiler knows
-        // of and would not repeat.
+        // The verifier must see the bounds on the very register that is passed: the compiler knows
+        // nothing about a volatile read, and cannot leave these out as redundant.
         // SAFETY: a local variable.
         let length = unsafe { core::ptr::read_volatile(&raw const length) };
         let length = (length.wrapping_sub(1) & (N as u32 - 1)) + 1;
@@ -116,14 +116,14 @@ impl Skb {
         unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0) };
     }
 
-    /// Writes `words` at `offset`, as they stand. Past the end nothing is written.
+    /// Writes `words` at `offset`, without byte-order conversion. Past the end nothing is written.
     #[inline(always)]
     pub fn store_words<const N: usize>(self, offset: u32, words: [u32; N]) {
         // SAFETY: as in `store`.
         unsafe { bpf_skb_store_bytes(self.0, offset, words.as_ptr().cast(), 4 * N as u32, 0) };
     }
 
-    /// Corrects the IPv4 header checksum at `offset` for four bytes that changed.
+    /// Updates the IPv4 header checksum at `offset` for four bytes that changed.
     #[inline(always)]
     pub fn fix_ip_checksum(self, offset: u32, old: [u8; 4], new: [u8; 4]) {
         let (old, new) = (u32::from_ne_bytes(old), u32::from_ne_bytes(new));
@@ -131,13 +131,13 @@ impl Skb {
         unsafe { bpf_l3_csum_replace(self.0, offset, old as u64, new as u64, 4) };
     }
 
-    /// Corrects the TCP or UDP checksum at `offset` for a change of an address in the pseudo header.
+    /// Updates the TCP or UDP checksum at `offset` for a changed address in the pseudo header.
     #[inline(always)]
     pub fn fix_checksum_address(self, offset: u32, protocol: u16, old: [u8; 4], new: [u8; 4]) {
         self.fix_l4_checksum(offset, protocol, old, new, BPF_F_PSEUDO_HDR as u64);
     }
 
-    /// Corrects the TCP or UDP checksum at `offset` for two or four bytes that changed, at an even offset.
+    /// Updates the TCP or UDP checksum at `offset` for two or four bytes that changed, at an even offset.
     #[inline(always)]
     pub fn fix_checksum<const N: usize>(self, offset: u32, protocol: u16, old: [u8; N], new: [u8; N]) {
         self.fix_l4_checksum(offset, protocol, old, new, 0);
@@ -157,14 +157,14 @@ impl Skb {
         unsafe { bpf_l4_csum_replace(self.0, offset, word(old), word(new), flags) };
     }
 
-    /// Sends a copy out of `interface`; false if its queue refused it.
+    /// Sends a copy out of `interface`; false if its queue was full.
     #[inline(always)]
     pub fn clone_out(self, interface: u32) -> bool {
         // SAFETY: only the packet is touched.
         unsafe { bpf_clone_redirect(self.0, interface, 0) == 0 }
     }
 
-    /// Lets a copy arrive at `interface`; false if the backlog refused it.
+    /// Makes a copy arrive at `interface`; false if the backlog was full.
     #[inline(always)]
     pub fn clone_in(self, interface: u32) -> bool {
         // SAFETY: only the packet is touched.
@@ -178,17 +178,17 @@ impl Skb {
         unsafe { bpf_redirect_peer(interface, 0) as i32 }
     }
 
-    /// Verdict: leave by `interface` towards the destination, the neighbour resolved by the kernel.
+    /// Verdict: leave through `interface` towards the destination; the kernel resolves the neighbour.
     #[inline(always)]
     pub fn redirect_to_neighbour(self, interface: u32) -> i32 {
         // SAFETY: a null parameter block means "look the route up".
         unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
     }
 
-    /// Whether `netns` has a socket that would take a datagram, or a connection request, `from` -> `to`.
+    /// Whether `netns` has a socket that would receive a datagram, or a connection request, `from` -> `to`.
     #[inline(always)]
     pub fn socket(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
-        // Not the whole union: stack is scarce, and the kernel reads no more than this.
+        // Not the whole union: stack is scarce, and the kernel only reads this much.
         let mut tuple = Ipv4Tuple {
             saddr: u32::from_ne_bytes(from.address),
             daddr: u32::from_ne_bytes(to.address),
@@ -196,9 +196,9 @@ impl Skb {
             dport: to.port.to_be(),
         };
         let tuple = (&raw mut tuple).cast();
-        // The id is passed as the unsigned 32-bit number that the kernel makes an int of.
+        // The kernel takes the lower 32 bits of the id as an int.
         let netns = netns as u32 as u64;
-        // SAFETY: the tuple outlives the call; a socket that was found is released at once.
+        // SAFETY: the tuple outlives the call; a socket that is found is released at once.
         unsafe {
             let found = if to.protocol == UDP as u16 {
                 bpf_sk_lookup_udp(self.0.cast(), tuple, TUPLE, netns, 0)
@@ -213,7 +213,7 @@ impl Skb {
         true
     }
 
-    /// The raw context, for callbacks that get it through a struct.
+    /// The raw context, for callbacks that receive it in a struct.
     #[inline(always)]
     pub fn raw(self) -> *mut __sk_buff {
         self.0

@@ -1,7 +1,7 @@
-//! tc egress of an uplink: what leaves for the LAN.
+//! tc egress of an uplink: traffic to the LAN.
 //!
-//! Segments of flows that came in through an external port get that port back, and the answers of PV Access name servers
-//! in them the port that they name. Searches and beacons that processes on the node broadcast are handed to the members,
+//! Segments of flows that were opened through an external port get that port as source again, and so do the ports that PV
+//! Access name servers name in them. Searches and beacons that processes on the node broadcast are relayed to the members,
 //! so that a client on the node finds pods.
 
 use abi::{Endpoint, FlowKey, Point, Relay, RelayKey, TCP, Uplink, Verdict, paths};
@@ -34,13 +34,13 @@ pub fn run(skb: Skb) -> i32 {
     NEXT
 }
 
-/// A segment from a pod: gives it the external source under which its peer knows it.
+/// Gives a segment from a pod the external source that its peer knows.
 #[inline(always)]
 fn restore_external(packet: &mut Packet, uplink: &Uplink) {
     let key = FlowKey::between(&packet.destination, &packet.source);
     let Some(flow) = FLOWS.get_ptr_mut(key) else { return };
-    // SAFETY: an entry that is removed meanwhile may be used again for another flow; a segment of a flow that ends then goes
-    // wrong, as it would without the entry.
+    // SAFETY: an entry that is removed concurrently may be reused for another flow; then a segment of the ending flow is
+    // mistranslated, and would have failed without the entry too.
     let flow = unsafe { &mut *flow };
     let external = flow.external;
     if flow.followed != 0 && !circuit::follow(packet, &key, &external, uplink.domain) {
@@ -50,7 +50,7 @@ fn restore_external(packet: &mut Packet, uplink: &Uplink) {
     count_other(uplink.domain, Verdict::TranslatedOut);
 }
 
-/// A broadcast in the node's name: hands it to the members, unless it is a member's own on its way out.
+/// Relays a broadcast from the node's address to the members, unless it is a member's on its way out.
 #[inline(always)]
 fn relay_to_pods(packet: &mut Packet, interface: u32) {
     let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
@@ -67,7 +67,7 @@ fn relay_to_pods(packet: &mut Packet, interface: u32) {
     emit(packet, &seen);
 }
 
-/// Whether `source` is an external endpoint, or the external port of a circuit, from which beacons come.
+/// Whether `source` is an external endpoint, or the external port of a circuit: beacons are sent from these.
 #[inline(always)]
 fn is_external(source: &Endpoint) -> bool {
     let circuit = Endpoint { protocol: TCP as u16, ..*source };

@@ -19,9 +19,9 @@ pub const MAX_MESSAGES: u32 = 128;
 pub(crate) const SEARCH: u16 = 6;
 /// `CA_PROTO_RSRV_IS_UP`, the command of beacons.
 const BEACON: u16 = 13;
-/// Address of a server in a search reply that leaves it to the datagram's source.
+/// The address in a search reply that leaves it to the datagram's source.
 const REPLY_FROM_SOURCE: [u8; 4] = [0xff; 4];
-/// Address of a server in a beacon that leaves it to the datagram's source.
+/// The address in a beacon that leaves it to the datagram's source.
 const BEACON_FROM_SOURCE: [u8; 4] = [0; 4];
 /// Payload size of a message with an extended header, which UDP never carries.
 pub(crate) const EXTENDED: u16 = 0xffff;
@@ -42,13 +42,13 @@ impl Chain {
         Self { offset: 0, end: length, found: 0 }
     }
 
-    /// Whether the next header lies wholly inside the datagram.
+    /// Whether the datagram holds another complete header.
     #[inline(always)]
     pub const fn has_next(&self) -> bool {
         self.offset < self.end && self.end - self.offset >= HEADER
     }
 
-    /// Moves past a message whose header is inside the datagram and whose body has `size` bytes.
+    /// Moves past a message whose header is in the datagram and whose body has `size` bytes.
     #[inline(always)]
     const fn pass(&mut self, size: u32) -> Result<(), Malformed> {
         if !self.has_next() || size > self.end - self.offset - HEADER {
@@ -58,7 +58,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Whether the chain ended exactly at the end of the datagram and held something that belongs there.
+    /// Checks that the chain ends exactly at the end of the datagram, and holds a message of its direction.
     #[inline(always)]
     pub const fn finish(&self) -> Result<(), Malformed> {
         if self.has_next() {
@@ -73,7 +73,7 @@ impl Chain {
     }
 }
 
-/// Takes the header at [`Chain::offset`] and moves past its message.
+/// Reads the header at [`Chain::offset`] and moves past its message.
 #[inline(always)]
 pub fn step(
     chain: &mut Chain,
@@ -98,7 +98,7 @@ pub fn step(
         }
         _ => return Ok(Step::Opaque),
     };
-    chain.found |= 1; // not a count: the kernel's verifier would follow every value of it
+    chain.found |= 1; // not a count: the verifier would follow every value of it
     Ok(step)
 }
 
@@ -122,7 +122,7 @@ fn server(
     }
 }
 
-/// Calls `visit` for every message of `datagram`, after the whole chain was found sound.
+/// Calls `visit` for every message of `datagram`, once the whole chain has been validated.
 pub fn walk(datagram: &[u8], direction: Direction, mut visit: impl FnMut(Step)) -> Result<(), Malformed> {
     each(datagram, direction, |_| ())?;
     each(datagram, direction, &mut visit)

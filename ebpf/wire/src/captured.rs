@@ -7,10 +7,10 @@ pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }
 
-/// PVXS asking for `H2:AO` and `H2:STR`, to be answered on port 33754 (captured).
+/// PVXS searching for `H2:AO` and `H2:STR`, with answers to port 33754 (captured).
 pub(crate) const PVXS_SEARCH: &str = "ca02800300000036 66696e64 00 000000 00000000000000000000000000000000 83da \
     01 03746370 0002 12345678 05 48323a414f 12345679 06 48323a535452";
-/// pvAccessCPP asking for `H2:AO`, little endian, to be answered on port 41277 (captured).
+/// pvAccessCPP searching for `H2:AO`, little endian, with answers to port 41277 (captured).
 pub(crate) const CPP_SEARCH: &str = "ca0200032b000000 01000000 80 000000 00000000000000000000ffff00000000 3da1 \
     01 03746370 0100 41302010 05 48323a414f";
 /// PVXS answering from TCP port 5075 (captured).
@@ -22,6 +22,6 @@ pub(crate) const CPP_REPLY: &str = "ca0240042d000000 59e0016b00000000e7b2412b 01
 /// PVXS's beacon (captured).
 pub(crate) const PVXS_BEACON: &str = "ca02c00000000027 a6fd40f2016b906abf6e34e9 00 00 0002 \
     00000000000000000000ffff00000000 13d3 03746370 ff";
-/// What PVXS passes on to others on its host (captured).
+/// What PVXS forwards to others on its host (captured).
 pub(crate) const FORWARDED: &str = "ca02801600000010 00000000000000000000ffff0a580005 \
     ca0280030000002b 00001234 00 000000 00000000000000000000ffff0a630009 9c40 01 03746370 0001 41302010 05 48323a414f";

@@ -1,51 +1,51 @@
-//! PV Access over TCP, as far as a name server's answers go: where in a server's half of a circuit a search reply names
-//! the port.
+//! PV Access over TCP, as far as name servers are concerned: where search replies in the server's direction of a circuit
+//! name the port.
 //!
-//! Messages follow each other without a gap, each with the header of [`crate::pva`], wherever segments begin and end. A
-//! search reply's first bytes, up to the first of the port, are gathered from as many segments as it takes, and say whether
-//! it names the server itself. Source: pvxs `src/clientconn.cpp` and `src/serverchan.cpp`, and a capture.
+//! Messages follow each other without gaps, each with the header of [`crate::pva`], regardless of segment boundaries. The
+//! first bytes of a search reply, up to the first one of the port, are collected from as many segments as needed; they show
+//! whether it names the server itself. Source: pvxs `src/clientconn.cpp` and `src/serverchan.cpp`, and a capture.
 
 use crate::pva::{self, HEADER};
 
-/// Bytes of a search reply up to and with the first of the port.
+/// Bytes of a search reply up to and including the first one of the port.
 const HEAD: u32 = 41;
 /// Room for them.
 const ROOM: usize = 44;
 /// Messages longer than this are not followed: sequence numbers are compared by their distance.
 const LONGEST: u32 = 1 << 30;
-/// In place of [`Stream::held`]: the messages cannot be told apart any more.
+/// In place of [`Stream::held`]: message boundaries are lost.
 const LOST: u32 = u32::MAX;
 
-/// A server's half of a circuit, followed from message to message.
+/// A server's direction of a circuit, followed from message to message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stream {
-    /// TCP sequence number of the first byte that was not taken in.
+    /// TCP sequence number of the first byte that has not been read.
     pub next: u32,
-    /// Bytes of the present message in `head`.
+    /// Bytes of the current message in `head`.
     held: u32,
-    /// What is there of the present message.
+    /// The first bytes of the current message.
     head: [u8; ROOM],
 }
 
 impl Stream {
-    /// A circuit of which nothing is known.
+    /// A circuit before its first byte is known.
     pub const UNKNOWN: Self = Self { next: 0, held: LOST, head: [0; ROOM] };
 
-    /// A circuit whose first byte has this sequence number.
+    /// Starts at the byte with this sequence number.
     #[inline(always)]
     pub const fn begin(&mut self, first: u32) {
         self.next = first;
         self.held = 0;
     }
 
-    /// Whether messages can be told apart.
+    /// Whether message boundaries are lost.
     #[inline(always)]
     pub const fn is_lost(&self) -> bool {
         self.held == LOST
     }
 
-    /// Byte order of the last message that was looked into.
+    /// Whether the last message read is big endian.
     #[inline(always)]
     pub const fn is_big_endian(&self) -> bool {
         pva::is_big_endian(self.head[2])
@@ -57,7 +57,7 @@ impl Stream {
         self.held == 0
     }
 
-    /// Takes in a whole header.
+    /// Reads a whole header.
     #[inline(always)]
     pub fn take_header(&mut self, header: &[u8; HEADER as usize]) {
         let [a, b, c, d, e, f, g, h, ..] = &mut self.head;
@@ -67,7 +67,7 @@ impl Stream {
         self.after_header();
     }
 
-    /// Takes in the next byte. True if it is the first one of the port in a search reply that names the server itself.
+    /// Reads the next byte. True if it is the first one of the port in a search reply that names the server itself.
     #[inline(always)]
     pub fn take(&mut self, byte: u8) -> bool {
         let Some(place) = self.head.get_mut(self.held as usize) else { return false };
@@ -82,7 +82,7 @@ impl Stream {
         false
     }
 
-    /// Passes over the message, unless it is a search reply.
+    /// Skips the message, unless it is a search reply.
     #[inline(always)]
     fn after_header(&mut self) {
         let message = pva::in_circuit(&self.header());
@@ -93,7 +93,7 @@ impl Stream {
         }
     }
 
-    /// Passes over the rest of a search reply; whether it leaves the address to the circuit.
+    /// Skips the rest of a search reply; true if it leaves the address to the circuit.
     #[inline(always)]
     fn after_head(&mut self) -> bool {
         let size = pva::in_circuit(&self.header()).size;
@@ -108,7 +108,7 @@ impl Stream {
         [a, b, c, d, e, f, g, h]
     }
 
-    /// Goes on to the next message.
+    /// Skips to the next message.
     #[inline(always)]
     fn skip(&mut self, bytes: u32) {
         self.next = self.next.wrapping_add(bytes);
@@ -140,7 +140,7 @@ mod tests {
         message(4, &body, big)
     }
 
-    /// Where ports of replies stand in `bytes`, taken in as segments of these lengths.
+    /// Offsets of the ports of replies in `bytes`, read as segments of these lengths.
     fn ports(bytes: &[u8], first: u32, mut lengths: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut stream = Stream::UNKNOWN;
         stream.begin(first);

@@ -1,17 +1,17 @@
-//! Protocols as data: a datagram of fixed shape, described by a few numbers instead of a parser.
+//! Protocols as data: datagrams of a fixed layout, described by a few numbers instead of a parser.
 //!
-//! A [`Descriptor`] says by which bytes a datagram is known, and where it names its sender's address and port. All that a
-//! datagram names is one transport address, as often as it likes. Numbers are in host order, offsets count from the start of
-//! the UDP payload.
+//! A [`Descriptor`] says which bytes identify a datagram, and where it names its sender's address and port. A datagram may
+//! name only one transport address, but repeatedly. Numbers are in host order, offsets count from the start of the UDP
+//! payload.
 
 use crate::Order;
 
-/// Fields of a descriptor, at most.
+/// The most fields that a descriptor can have.
 pub const FIELDS: usize = 8;
 
 /// What a field is, and flags of a port; the values of [`Field::kind`].
 pub mod kind {
-    /// The field is not there.
+    /// The field is unused.
     pub const NONE: u16 = 0;
     /// Four bytes of an IPv4 address.
     pub const ADDRESS: u16 = 1;
@@ -19,7 +19,7 @@ pub mod kind {
     pub const PORT: u16 = 2;
     /// The port is in little-endian order.
     pub const LITTLE: u16 = 4;
-    /// The port is one of UDP, not of TCP.
+    /// The port is a UDP port, not a TCP port.
     pub const UDP: u16 = 8;
     /// The port has four bytes, the two more significant ones zero.
     pub const WIDE: u16 = 16;
@@ -33,13 +33,13 @@ pub struct Bytes {
     pub at: u16,
     /// Zero.
     pub reserved: u16,
-    /// Which bits count; if none does, every datagram matches.
+    /// Which bits are compared; if none, every datagram matches.
     pub mask: u32,
-    /// What they are.
+    /// Their values.
     pub value: u32,
 }
 
-/// A place that holds an address or a port, if the bytes beside it match.
+/// A field that holds an address or a port, if its condition matches.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -47,19 +47,19 @@ pub struct Field {
     pub kind: u16,
     /// Offset of the address, or of the two less significant bytes of the port.
     pub at: u16,
-    /// When it holds one.
+    /// The condition.
     pub when: Bytes,
 }
 
-/// The shape of a protocol's datagrams.
+/// The layout of a protocol's datagrams.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// What a datagram of the protocol shows.
+    /// Identifies a datagram of the protocol.
     pub must: Bytes,
-    /// Not 0 if a datagram to the protocol's port may want an answer.
+    /// Not 0 if a datagram to the protocol's port may expect an answer.
     pub search: u32,
-    /// Where it names a transport address.
+    /// Where datagrams name a transport address.
     pub fields: [Field; FIELDS],
 }
 
@@ -71,20 +71,20 @@ pub const MISSING: u32 = u32::MAX;
 pub enum What {
     /// Nothing: its condition is not met.
     Nothing,
-    /// An address; zeros where it is left to the source, which zeros and 255.255.255.255 stand for.
+    /// An address; zeros where it is left to the source, which a datagram expresses as zeros or 255.255.255.255.
     Address,
     /// A port.
     Port,
-    /// Four bytes that are no port.
+    /// Four bytes that are not a port.
     Unsupported,
     /// It reaches past the end of the datagram.
     Truncated,
 }
 
-/// The same, with the number: a port, or an address as a big-endian word.
+/// What a field holds, with the number: a port, or an address as a big-endian word.
 ///
-/// Plain numbers, here and where bytes are loaded: of an enum with contents, or an option, the compiler keeps registers that
-/// were never written, which the kernel's verifier refuses.
+/// Plain numbers, here and where bytes are loaded: for an enum with contents, or an option, the compiler spills registers
+/// that were never written, which the kernel's verifier rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value {
     /// What it is.
@@ -97,7 +97,7 @@ impl Bytes {
     /// Matches every datagram.
     pub const ANY: Self = Self { at: 0, reserved: 0, mask: 0, value: 0 };
 
-    /// Whether they match in the datagram of which `load` gives the big-endian half word at an offset, or [`MISSING`].
+    /// Whether they match in a datagram; `load` returns its big-endian half word at an offset, or [`MISSING`].
     #[inline(always)]
     pub fn match_in(&self, load: impl Fn(u32) -> u32) -> bool {
         if self.mask == 0 {
@@ -109,10 +109,10 @@ impl Bytes {
 }
 
 impl Field {
-    /// A field that is not there.
+    /// An unused field.
     pub const NONE: Self = Self { kind: kind::NONE, at: 0, when: Bytes::ANY };
 
-    /// What it holds in the datagram of which `load` gives the big-endian half word at an offset, or [`MISSING`].
+    /// What it holds in a datagram; `load` returns its big-endian half word at an offset, or [`MISSING`].
     #[inline(always)]
     pub fn read(&self, load: impl Fn(u32) -> u32) -> Value {
         if self.kind == kind::NONE || !self.when.match_in(&load) {
@@ -139,7 +139,7 @@ impl Field {
         self.kind == kind::ADDRESS || self.kind & kind::WIDE != 0
     }
 
-    /// Where the other two of four bytes are: before the less significant ones of a port in big-endian order, behind otherwise.
+    /// Where the other two of four bytes are: before the less significant ones of a big-endian port, otherwise after `at`.
     #[inline(always)]
     fn other(&self) -> u32 {
         let at = u32::from(self.at);
@@ -152,7 +152,7 @@ impl Field {
         if self.is_little() { Order::Little } else { Order::Big }
     }
 
-    /// Whether the port is one of UDP.
+    /// Whether the port is a UDP port.
     #[inline(always)]
     pub const fn is_udp(&self) -> bool {
         self.kind & kind::UDP != 0
@@ -164,7 +164,7 @@ impl Field {
     }
 }
 
-/// An address; zeros for those that leave it to the source.
+/// The address; zeros if it is left to the source.
 #[inline(always)]
 const fn own(address: u32) -> u32 {
     if address == u32::MAX { 0 } else { address }
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(what(&forwarded[..3]), What::Nothing, "too short to match");
     }
 
-    /// Any field whatsoever, its condition beside it or on top of it.
+    /// An arbitrary field, with its condition next to it or overlapping it.
     fn any_field() -> impl Strategy<Value = Field> {
         let bytes = (0u16..40, any::<u32>(), any::<u32>());
         (0u16..32, 0u16..40, bytes, any::<bool>()).prop_map(|(flags, at, (when, mask, value), always)| {

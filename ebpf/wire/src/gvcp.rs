@@ -1,8 +1,8 @@
 //! GigE Vision control protocol (GVCP), UDP port 3956: an 8-byte header and a payload, all big endian.
 //!
 //! A command begins with `42`, flags u8, command u16, payload size u16, request id u16; an acknowledgement with status u16,
-//! command u16, payload size u16, request id u16. What names a transport address are values of a camera's registers: where
-//! it streams to, and where it sends messages. Source: "GigE Vision Specification" 2.0, aravis `src/arvgvcpprivate.h`, and
+//! command u16, payload size u16, request id u16. Transport addresses are values of a camera's registers: where it streams
+//! to, and where it sends messages. Source: "GigE Vision Specification" 2.0, aravis `src/arvgvcpprivate.h`, and
 //! captures of aravis.
 //!
 //! | message | register | value |
@@ -16,22 +16,22 @@ use crate::{Direction, Malformed};
 
 /// Bytes in a message header.
 pub const HEADER: u32 = 8;
-/// Cameras listen here.
+/// The port that cameras listen on.
 pub const PORT: u16 = 3956;
 /// Offset of the camera's address in the acknowledgement of a discovery.
 pub const CURRENT_ADDRESS: u32 = 44;
-/// Registers in the longest message (GigE Vision: 536 bytes of payload), and some.
+/// More registers than the longest message holds (GigE Vision: 536 bytes of payload).
 pub const MAX_REGISTERS: u32 = 192;
 
 const KEY: u8 = 0x42;
 
-/// Commands. An acknowledgement's is one more.
+/// Commands. The number of an acknowledgement is one higher.
 pub mod command {
-    /// Who is there? Broadcast.
+    /// Find cameras. Broadcast.
     pub const DISCOVERY: u16 = 0x0002;
     /// Set a camera's address. Broadcast.
     pub const FORCE_IP: u16 = 0x0004;
-    /// Send lost packets of a stream again; not acknowledged.
+    /// Resend lost packets of a stream; not acknowledged.
     pub const PACKET_RESEND: u16 = 0x0040;
     /// Read registers.
     pub const READ_REGISTERS: u16 = 0x0080;
@@ -43,9 +43,9 @@ pub mod command {
     pub const WRITE_MEMORY: u16 = 0x0086;
     /// In place of an acknowledgement: wait.
     pub const PENDING_ACK: u16 = 0x0089;
-    /// A camera tells of an event.
+    /// A camera reports an event.
     pub const EVENT: u16 = 0x00c0;
-    /// A camera tells of an event, with data.
+    /// A camera reports an event, with data.
     pub const EVENT_DATA: u16 = 0x00c2;
     /// Trigger cameras. Broadcast.
     pub const ACTION: u16 = 0x0100;
@@ -58,7 +58,7 @@ pub struct Message {
     pub command: u16,
     /// Bytes of payload.
     pub size: u32,
-    /// By which a request and its acknowledgement find each other.
+    /// The request id, which its acknowledgement repeats.
     pub id: u16,
 }
 
@@ -101,7 +101,7 @@ pub fn message(
     Ok(Message { command, size, id })
 }
 
-/// Whether there is such a command, and it may have a payload of `size` bytes.
+/// Whether the command exists and may have a payload of `size` bytes.
 #[inline(always)]
 const fn is_command(command: u16, size: u32) -> bool {
     match command {
@@ -116,7 +116,7 @@ const fn is_command(command: u16, size: u32) -> bool {
     }
 }
 
-/// Whether there is such an acknowledgement, and it may have a payload of `size` bytes. One that tells of an error has none.
+/// Whether the acknowledgement exists and may have a payload of `size` bytes. One that reports an error has none.
 #[inline(always)]
 const fn is_acknowledgement(command: u16, size: u32) -> bool {
     if command == command::PENDING_ACK {
@@ -143,21 +143,21 @@ pub const fn register(address: u32) -> Register {
     }
 }
 
-/// Where the registers of a message and their values stand.
+/// Where a message has its registers and their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// How many there are.
     pub count: u32,
-    /// Bytes from one value to the next.
+    /// Distance between two values, bytes.
     pub stride: u32,
     /// Offset of the first register's address.
     pub address_at: u32,
-    /// Whether each has its address before the value; else they count up from the first.
+    /// Whether each value has its address before it; otherwise addresses count up from the first.
     pub addressed: bool,
 }
 
 impl Layout {
-    /// Of a message that writes registers, or tells their values with their addresses; without a register for any other.
+    /// The layout of a message that writes registers, or reports values with their addresses; no registers for any other.
     #[inline(always)]
     pub const fn of(message: &Message, direction: Direction) -> Self {
         let announce = matches!(direction, Direction::Announce);
@@ -177,7 +177,7 @@ impl Layout {
         Self { count, stride: 4, address_at: HEADER, addressed: false }
     }
 
-    /// Offset at which the address of register `index` stands, and what must be added to it.
+    /// Offset of the address of register `index`, and what to add to the address.
     #[inline(always)]
     pub const fn address(&self, index: u32) -> (u32, u32) {
         if self.addressed { (self.address_at + 8 * index, 0) } else { (self.address_at, 4 * index) }

@@ -1,9 +1,9 @@
-//! Wire formats: which bytes of a datagram name a port or an address, and what they become.
+//! Wire formats: which bytes of a datagram name a port or an address, and how to rewrite them.
 //!
 //! Pure and `no_std`: the programs in the kernel walk packets with the same functions that the tests in user
 //! space run over byte slices. Nothing here reads a map, a socket or a clock, and nothing here changes a length.
 //!
-//! A protocol's module tells what a message is ([`Kind`]) and which transport address it names ([`Named`]).
+//! A protocol's module says what a message is ([`Kind`]) and which transport address it names ([`Named`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -25,16 +25,16 @@ pub enum Direction {
     Answer,
 }
 
-/// Why a datagram is not what the protocol's peers send.
+/// A datagram is not a valid message of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// A header or a payload reaches past the end of the datagram.
     Truncated,
-    /// A header that no UDP message has.
+    /// No UDP message has this header.
     Header,
     /// The chain has more messages than any peer sends.
     TooLong,
-    /// No message of the chain is of a kind that belongs here.
+    /// The chain has no message of its direction.
     NoMessage,
 }
 
@@ -45,7 +45,7 @@ pub enum Kind {
     Search,
     /// A server answers a search.
     Reply,
-    /// A server tells that it is there.
+    /// A server announces itself.
     Beacon,
 }
 
@@ -54,12 +54,12 @@ pub enum Kind {
 pub enum Order {
     /// Network byte order.
     Big,
-    /// The other.
+    /// Reversed byte order.
     Little,
 }
 
 impl Order {
-    /// A port as it stands in the datagram.
+    /// The bytes of a port in the datagram.
     #[inline(always)]
     pub const fn bytes(self, port: u16) -> [u8; 2] {
         match self {
@@ -68,7 +68,7 @@ impl Order {
         }
     }
 
-    /// The port that stands in the datagram.
+    /// The port of these bytes in the datagram.
     #[inline(always)]
     pub const fn port(self, bytes: [u8; 2]) -> u16 {
         match self {
@@ -78,7 +78,7 @@ impl Order {
     }
 }
 
-/// A transport address that a message names: a server's TCP port, or the UDP port to which a search is to be answered.
+/// A transport address that a message names: a server's TCP port, or the UDP port for answers to a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Named {
     /// Offset of the port, from the start of the UDP payload.
@@ -89,19 +89,19 @@ pub struct Named {
     pub port: u16,
     /// Its byte order.
     pub order: Order,
-    /// The address; zeros where it is left to the datagram's source, however the protocol says so.
+    /// The address; zeros if it is left to the datagram's source, however the protocol expresses that.
     pub address: [u8; 4],
-    /// Whether it is something that we cannot rename, such as an IPv6 address.
+    /// Whether it cannot be renamed, such as an IPv6 address.
     pub unsupported: bool,
 }
 
-/// What one message means for us.
+/// What one message contributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
     Opaque,
-    /// It is of this kind, and names nothing.
+    /// A message of this kind that names nothing.
     Plain(Kind),
-    /// It is of this kind, and names a transport address.
+    /// A message of this kind that names a transport address.
     Names(Kind, Named),
 }

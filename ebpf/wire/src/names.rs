@@ -1,8 +1,8 @@
-//! Who asks for what: the PV names in searches, and which of them a reply answers. For people who watch; the programs in
-//! the kernel only look at how a datagram begins.
+//! The PV names in a search, and which of them a reply answers. Used by `snoop`; the programs in the kernel only look at the
+//! first bytes of a datagram.
 //!
-//! A search gives each name an id of the client's own, and a reply repeats the ids of those that the server has. Reading
-//! ends where a datagram is not sound.
+//! A search gives each name an id that the client chooses, and a reply repeats the ids of the names that the server has.
+//! Reading stops where a datagram is malformed.
 
 use crate::{
     Direction, Order,
@@ -10,20 +10,20 @@ use crate::{
     pva::{self, Body, MAGIC, SEARCH_BODY, SEARCH_REPLY, SERVER_BODY},
 };
 
-/// Whether a datagram that begins so may be a search reply of Channel Access: the version message, or a reply itself.
+/// Whether these first bytes may be a search reply of Channel Access: the version message, or a reply itself.
 #[inline(always)]
 pub const fn begins_ca_reply(start: [u8; 4]) -> bool {
     matches!(start, [0, 0, 0, 0] | [0, 6, 0, 8])
 }
 
-/// Whether a datagram that begins so may be a search reply of PV Access.
+/// Whether these first bytes may be a search reply of PV Access.
 #[inline(always)]
 pub const fn begins_pva_reply(start: [u8; 4]) -> bool {
     start[0] == MAGIC && start[3] == SEARCH_REPLY
 }
 
-/// Data types of a search of Channel Access: whether the server is to say that it has not got the name. In a reply this is the
-/// server's TCP port.
+/// Data types in a search of Channel Access: whether the server should reply if it does not have the name. In a reply this
+/// field is the server's TCP port.
 const CA_SEARCHES: [u16; 2] = [5, 10];
 
 /// The ids and names in a search of Channel Access.
@@ -64,7 +64,7 @@ fn ca_messages(datagram: &[u8]) -> impl Iterator<Item = CaMessage<'_>> {
     messages.filter(|(command, _)| *command == ca::SEARCH).map(|(_, message)| message)
 }
 
-/// The ids and names in a search of PV Access; none in one that only looks for servers.
+/// The ids and names in a search of PV Access; none in one that only discovers servers.
 pub fn pva_search(datagram: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let (mut reader, mut left) = begin_pva_search(datagram).unwrap_or((Reader::EMPTY, 0));
     core::iter::from_fn(move || {
@@ -108,7 +108,7 @@ fn pva_body(datagram: &[u8], direction: Direction) -> Option<Body> {
     pva::message(datagram.first_chunk()?, u32::try_from(datagram.len()).ok()?, direction).ok()
 }
 
-/// What is left of a message, and its byte order.
+/// The unread part of a message, and its byte order.
 struct Reader<'a> {
     rest: &'a [u8],
     order: Order,
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A size: one byte, or 254 and four; 255 stands for nothing.
+    /// A size: one byte, or 254 and four bytes; 255 means null.
     fn size(&mut self) -> Option<usize> {
         match self.take()? {
             [255] => Some(0),

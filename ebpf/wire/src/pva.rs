@@ -1,16 +1,16 @@
 //! PV Access over UDP, versions 2 and 3: one message a datagram, an 8-byte header and a body.
 //!
-//! pvAccessCPP reads several messages of a datagram, but the only datagrams of two are those that begin with an origin
-//! tag, which never leave their host.
+//! pvAccessCPP accepts several messages in a datagram, but the only datagrams with two are those that begin with an origin
+//! tag, and these never leave their host.
 //!
-//! Header: magic `CA`, version u8, flags u8, command u8, body size u32. Flag 0x80: big endian, for this message alone;
-//! PVXS always sends so over UDP, pvAccessCPP in its machine's order. Flag 0x01: a control message without a body.
+//! Header: magic `CA`, version u8, flags u8, command u8, body size u32. Flag 0x80: this message is big endian;
+//! PVXS always sends big endian over UDP, pvAccessCPP its machine's byte order. Flag 0x01: a control message without a body.
 //! Addresses are 16 bytes, IPv4 mapped into IPv6; all zeros or `::ffff:0.0.0.0` leave it to the datagram's source.
 //! Sources: "pvAccess Protocol Messages" (epics-docs), pvxs `src/udp_collector.cpp`, and captures of both implementations.
 //!
 //! | message | named | address @ | port @ |
 //! |---|---|---|---|
-//! | search (3) | where to answer to, UDP | 16 | 32 |
+//! | search (3) | where to send answers, UDP | 16 | 32 |
 //! | search reply (4), beacon (0) | the server, TCP | 24 | 40 |
 
 use crate::{Direction, Kind, Malformed, Named, Order};
@@ -30,18 +30,18 @@ const CONTROL: u8 = 0x01;
 const BEACON: u8 = 0;
 const SEARCH: u8 = 3;
 pub(crate) const SEARCH_REPLY: u8 = 4;
-/// A search that a server passes on to others on its host; it must not leave it.
+/// Marks a search that a server forwards to others on its host; it must not leave the host.
 const ORIGIN_TAG: u8 = 22;
 
-/// Search flag: sent to one server. pvAccessCPP answers no unicast without it, and PVXS passes such a search on.
+/// Search flag: sent to one server. pvAccessCPP does not answer a unicast search without it; PVXS forwards one with it.
 pub const UNICAST: u8 = 0x80;
 /// Offset of the flags in a search.
 pub const SEARCH_FLAGS: u32 = 12;
 
-/// What must be read of a message's body to know what it names. The body begins at [`HEADER`].
+/// How much of a message's body must be read to know what it names. The body begins at [`HEADER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// It must not leave its host.
+    /// Nothing: the message must not leave its host.
     Local,
     /// The first [`SEARCH_BODY`] bytes, for [`search`].
     Search(Order),
@@ -49,7 +49,7 @@ pub enum Body {
     Server(Kind, Order),
 }
 
-/// What the message in a UDP payload of `length` bytes is. Its body has at least the bytes that the answer asks for.
+/// The body of the message in a UDP payload of `length` bytes, which holds at least the bytes that this requires.
 #[inline(always)]
 pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction) -> Result<Body, Malformed> {
     let [magic, version, flags, command, size @ ..] = *header;
@@ -71,7 +71,7 @@ pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction
     Ok(body)
 }
 
-/// Where a search is to be answered to, and whether it says that it is sent to one server.
+/// Where a search expects its answers, and whether it says that it is sent to one server.
 #[inline(always)]
 pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> (Named, bool) {
     let [_, _, _, _, flags, _, _, _, rest @ ..] = *body;
@@ -99,7 +99,7 @@ pub fn server(body: &[u8; SERVER_BODY as usize], order: Order) -> Named {
     }
 }
 
-/// The IPv4 address in a 16-byte field, zeros where it is left to the source, and whether it is something else.
+/// The IPv4 address in a 16-byte field, zeros if it is left to the source, and whether the field holds something else.
 #[inline(always)]
 fn mapped(field: &[u8; 16]) -> ([u8; 4], bool) {
     let [p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, f0, f1, a, b, c, d] = *field;
@@ -118,15 +118,15 @@ pub fn is_any(field: &[u8; 16]) -> bool {
 /// A message in a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InCircuit {
-    /// Whether it is one at all.
+    /// Whether it is a valid message.
     pub sound: bool,
-    /// Whether it is a search reply that has room for a port.
+    /// Whether it is a search reply long enough for a port.
     pub reply: bool,
     /// Bytes of its body.
     pub size: u32,
 }
 
-/// What the message in a circuit is whose header this is. The parts of a segmented one have headers of their own.
+/// Reads the header of a message in a circuit. Each part of a segmented message has its own header.
 #[inline(always)]
 pub fn in_circuit(header: &[u8; HEADER as usize]) -> InCircuit {
     let [magic, version, flags, command, size @ ..] = *header;
@@ -136,7 +136,7 @@ pub fn in_circuit(header: &[u8; HEADER as usize]) -> InCircuit {
     InCircuit { sound: magic == MAGIC && version != 0, reply, size: if control { 0 } else { size } }
 }
 
-/// Bytes of the body, as a header with these flags says.
+/// Length of the body according to a header with these flags, bytes.
 #[inline(always)]
 fn body_size(flags: u8, size: [u8; 4]) -> u32 {
     if is_big_endian(flags) { u32::from_be_bytes(size) } else { u32::from_le_bytes(size) }
@@ -148,7 +148,7 @@ pub const fn is_big_endian(flags: u8) -> bool {
     flags & BIG_ENDIAN != 0
 }
 
-/// What a whole datagram names: its kind, and the transport address. `None` where it must not leave its host.
+/// The kind of a whole datagram, and the transport address that it names. `None` if it must not leave its host.
 pub fn parse(datagram: &[u8], direction: Direction) -> Result<Option<(Kind, Named)>, Malformed> {
     let header = datagram.first_chunk().ok_or(Malformed::Truncated)?;
     let length = u32::try_from(datagram.len()).map_err(|_| Malformed::TooLong)?;

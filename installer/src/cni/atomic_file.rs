@@ -1,4 +1,4 @@
-//! Files that are replaced atomically: nobody ever reads half of one, not even after a power cut.
+//! Files that are replaced atomically: nobody ever reads a partial one, not even after a power cut.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, Permissions},
@@ -9,20 +9,20 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// A complete file under a name that no runtime reads, in the directory where it is to be: a rename from another one goes
-/// unnoticed by containerd, and is none across file systems. Removed when dropped.
+/// A complete file under a name that no runtime reads, in its target directory: containerd does not notice a rename from
+/// another directory, and a rename cannot cross file systems. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
     path: PathBuf,
 }
 
 impl AtomicFile {
-    /// Writes `content` for `name` in `directory`, and has it on the disk.
+    /// Writes `content` for `name` in `directory`, and syncs it to disk.
     pub(crate) fn new(directory: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<Self> {
         let this = Self { path: directory.join(temporary(name)) };
         let mut file = OpenOptions::new().write(true).create_new(true).open(&this.path)?;
         file.write_all(content)?;
-        file.set_permissions(Permissions::from_mode(mode & 0o7777))?; // past the umask
+        file.set_permissions(Permissions::from_mode(mode & 0o7777))?; // regardless of the umask
         file.sync_all()?;
         Ok(this)
     }
@@ -37,7 +37,7 @@ impl AtomicFile {
         let this = Self::new(directory, name, content, metadata.mode())?;
         let file = File::open(&this.path)?;
         let present = file.metadata()?;
-        // Only where it differs: it takes a capability of its own.
+        // Only if it differs: this requires a capability.
         if (present.uid(), present.gid()) != (metadata.uid(), metadata.gid()) {
             fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
         }
@@ -48,7 +48,7 @@ impl AtomicFile {
         &self.path
     }
 
-    /// Puts the file at `path`, in its own directory, in place of what is there.
+    /// Renames the file to `path`, in the same directory, replacing what is there.
     pub(crate) fn publish(self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
         sync_directory_of(path)
@@ -57,7 +57,7 @@ impl AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // not there any more if it was published
+        let _ = fs::remove_file(&self.path); // already renamed if it was published
     }
 }
 
@@ -71,7 +71,7 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// A name beside `name` that nobody uses: not another process of ours, nor a killed one whose number came again.
+/// A temporary name for `name` that is unique: even against our other processes, and killed ones whose pid was reused.
 fn temporary(name: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!(".{name}.{}-{}.tmp", process::id(), now.as_nanos())

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Writes within [`WINDOW`] that are no contention yet: installers write more than once while they start.
+/// Writes within [`WINDOW`] that are not yet contention: installers write more than once while they start.
 const MOST: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 /// How long to leave the file alone under contention.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
 
-/// Our latest writes, and whether somebody contends for the file.
+/// Our latest writes, and whether another program contends for the file.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     latest: VecDeque<Instant>,
@@ -24,7 +24,7 @@ impl Backoff {
         !self.contended || self.rested(now)
     }
 
-    /// Notes that we wrote at `now`.
+    /// Records that we wrote at `now`.
     pub(crate) fn wrote(&mut self, now: Instant) {
         self.latest.push_back(now);
         if self.latest.len() > MOST {
@@ -33,12 +33,12 @@ impl Backoff {
         }
     }
 
-    /// Notes that at `now` nobody had undone what we wrote: if that lasts, the contention is over.
+    /// Records that at `now` our last write was intact: if that lasts, the contention is over.
     pub(crate) fn undisturbed(&mut self, now: Instant) {
         self.contended &= !self.rested(now);
     }
 
-    /// Whether somebody keeps undoing what we write.
+    /// Whether another program keeps undoing our writes.
     pub(crate) fn is_contended(&self) -> bool {
         self.contended
     }
@@ -52,7 +52,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    /// What becomes of attempts at these seconds.
+    /// The outcome of attempts at these seconds.
     fn written(seconds: &[u64]) -> Vec<u64> {
         let (mut backoff, start) = (Backoff::default(), Instant::now());
         let mut written = vec![];

@@ -1,4 +1,4 @@
-//! The plugin's binary: installed atomically, and never before it has answered VERSION.
+//! The plugin's binary: installed atomically, and only after it has answered VERSION.
 
 use std::{
     fs::{self, Metadata},
@@ -17,20 +17,20 @@ use crate::error::Error;
 
 const MODE: u32 = 0o755;
 
-/// A plugin that is in place and has answered.
+/// A plugin that is installed and has answered VERSION.
 #[derive(Debug)]
 pub(crate) struct Installed {
-    /// CNI versions that it speaks.
+    /// CNI versions that it supports.
     pub(crate) versions: Vec<String>,
     path: PathBuf,
     stamp: Stamp,
 }
 
-/// Shows that a file is still the same, without reading it.
+/// Identifies a file's state without reading it.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp(u64, u64, i64, i64, u32);
 
-/// Its answer to VERSION, as far as it is needed.
+/// The part of its answer to VERSION that is needed.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(rename = "supportedVersions")]
@@ -38,7 +38,7 @@ struct Answer {
 }
 
 impl Installed {
-    /// Whether nobody has touched the binary since.
+    /// Whether the binary is unchanged.
     pub(crate) fn is_intact(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
     }
@@ -56,7 +56,7 @@ impl Stamp {
     }
 }
 
-/// Makes the binary at `source` the plugin in `directory`; nothing is written if it is there already.
+/// Installs the binary at `source` as the plugin in `directory`; writes nothing if it is already there.
 pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, Error> {
     let path = directory.join(PLUGIN);
     let content = fs::read(source).map_err(|error| Error::NoPlugin { path: source.into(), source: error })?;
@@ -67,7 +67,7 @@ pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, Erro
         ask(&path)?
     } else {
         let file = AtomicFile::new(directory, PLUGIN, &content, MODE).map_err(fault)?;
-        // Before it can be called for a pod: one that does not run here would fail every pod of the node.
+        // Before it can be called for a pod: one that does not run here would fail every pod on the node.
         let versions = ask(file.path())?;
         file.publish(&path).map_err(fault)?;
         versions
@@ -76,7 +76,7 @@ pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, Erro
     Ok(Installed { versions, path, stamp })
 }
 
-/// The CNI versions that the plugin at `path` says it speaks.
+/// The CNI versions that the plugin at `path` reports.
 fn ask(path: &Path) -> Result<Vec<String>, Error> {
     let fault =
         |found: &dyn std::fmt::Display| Error::NoAnswer { path: path.into(), found: found.to_string() };
@@ -88,8 +88,7 @@ fn ask(path: &Path) -> Result<Vec<String>, Error> {
 fn run(path: &Path) -> io::Result<Output> {
     let mut command = Command::new(path);
     command.env_clear().env("CNI_COMMAND", "VERSION").stdin(Stdio::null());
-    // A process that another thread starts has our descriptors until it becomes another program, that of the new binary
-    // among them.
+    // A process that another thread forks holds our descriptors until it calls exec, including that of the new binary.
     for _ in 0..20 {
         match command.output() {
             Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(10)),

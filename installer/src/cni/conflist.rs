@@ -1,6 +1,6 @@
-//! Which network configuration the runtime uses, and how we get into its chain. Pure, no I/O.
+//! Which network configuration the runtime uses, and how to chain the plugin into it. Pure, no I/O.
 //!
-//! A file is edited as a tree of JSON values: what others wrote keeps its order and its values. Edits are idempotent.
+//! A file is edited as a tree of JSON values: everything else in it keeps its order and values. Edits are idempotent.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 /// The plugin's name: its file in the binary directory, its `type` in a configuration.
 pub(crate) const PLUGIN: &str = "iocast";
-/// What a runtime reads in its configuration directory.
+/// The files that a runtime reads in its configuration directory.
 const SUFFIXES: [&str; 3] = [".conf", ".conflist", ".json"];
 /// Plugins that must be before us: they create the ingress qdisc, and fail if it is there.
 const BEFORE_US: [&str; 1] = ["bandwidth"];
@@ -22,17 +22,17 @@ pub(crate) struct File {
     pub(crate) text: String,
 }
 
-/// Why a network configuration cannot have us in its chain.
+/// Why the plugin cannot be chained into a network configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConflistError {
-    /// No runtime takes it.
+    /// No runtime accepts it.
     #[error("{0}")]
     Invalid(String),
-    /// The plugin does not speak its version.
+    /// The plugin does not support its version.
     #[error("its cniVersion is `{found}`, but {PLUGIN} supports {}; set one of these", .supported.join(", "))]
     Version { found: String, supported: Vec<String> },
-    /// The list that would take its place is there, and somebody else's.
-    #[error("it is not a list, and {0} exists beside it, unused; remove one of them")]
+    /// The list that would replace it already exists, and is not ours.
+    #[error("it is not a list, and {0} exists next to it, unused; remove one of them")]
     Taken(String),
     /// A list needs a name.
     #[error("it has no `name`, which a list needs; add one")]
@@ -43,18 +43,18 @@ pub(crate) enum ConflistError {
 #[derive(Clone, Debug)]
 pub(crate) struct Ours {
     pub(crate) entry: Value,
-    /// CNI versions that the installed plugin speaks: in a chain of another version it would fail every pod.
+    /// CNI versions that the installed plugin supports: in a chain of another version it would fail every pod.
     pub(crate) versions: Vec<String>,
 }
 
 /// What the runtime makes of a directory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Choice<'a> {
-    /// The configuration to be in; none while there is no primary plugin.
+    /// The configuration to chain into; none while there is no primary plugin.
     pub(crate) target: Option<&'a File>,
-    /// Files before it that are not valid, with the reason.
+    /// Invalid files before it, each with the reason.
     pub(crate) malformed: Vec<(&'a File, String)>,
-    /// The configuration of Multus, where it is what the runtime uses, and `target` what it delegates to.
+    /// The configuration of Multus, if the runtime uses that, and it delegates to `target`.
     pub(crate) multus: Option<&'a File>,
 }
 
@@ -72,8 +72,8 @@ pub(crate) fn is_configuration(name: &str) -> bool {
     SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// The configuration that the runtime uses: the first valid one in order of names. containerd does not go past an invalid
-/// one, CRI-O does.
+/// The configuration that the runtime uses: the first valid one in order of names. containerd stops at an invalid one, CRI-O
+/// skips it.
 pub(crate) fn choose(files: &[File]) -> Choice<'_> {
     let mut choice = Choice::default();
     let mut sorted: Vec<_> = files.iter().filter(|file| is_configuration(&file.name)).collect();
@@ -96,7 +96,7 @@ pub(crate) fn choose(files: &[File]) -> Choice<'_> {
     choice
 }
 
-/// Whether a configuration is Multus's own and not a list, in which we could be after it.
+/// Whether a configuration is Multus's own, and not a list in which we could come after it.
 fn is_multus(network: &Map<String, Value>) -> bool {
     !network.contains_key("plugins") && primary(network).starts_with("multus")
 }
@@ -123,7 +123,7 @@ pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option
         Some(_) => (file.name.clone(), network),
         None => (list_name(&file.name), wrapped(network)?),
     };
-    // One without us is none that we made of an earlier version of this one.
+    // A list without us is not one that we made from an earlier version of this file.
     if name != file.name && files.iter().any(|other| other.name == name && !has_us(other)) {
         return Err(ConflistError::Taken(name));
     }
@@ -135,7 +135,7 @@ pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option
     Ok(Some(File { name, text: text(list) }))
 }
 
-/// `file` without us; `None` if we are not in it, or alone in it: an empty list would be no valid configuration.
+/// `file` without us; `None` if we are not in it, or alone in it: an empty list is not a valid configuration.
 pub(crate) fn unchained(file: &File) -> Option<File> {
     let mut list = parse(file).ok()?;
     let others: Vec<_> = plugins(&list).iter().filter(|plugin| !is_ours(plugin)).cloned().collect();
@@ -150,13 +150,13 @@ fn has_us(file: &File) -> bool {
     parse(file).is_ok_and(|list| plugins(&list).iter().any(is_ours))
 }
 
-/// The name of the list that takes the place of a single configuration.
+/// The name of the list that replaces a single configuration.
 fn list_name(name: &str) -> String {
     let stem = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     format!("{stem}.conflist")
 }
 
-/// A single plugin's configuration as a list of its name and version.
+/// A single plugin's configuration as a list with its name and version.
 fn wrapped(mut network: Map<String, Value>) -> Result<Map<String, Value>, ConflistError> {
     let mut list = Map::new();
     for key in ["cniVersion", "name"] {
@@ -169,7 +169,7 @@ fn wrapped(mut network: Map<String, Value>) -> Result<Map<String, Value>, Confli
     Ok(list)
 }
 
-/// The chain with our entry in it once: where it was, unless that is too early, else last.
+/// The chain with our entry in it exactly once: where it was, or last if it was missing or too early.
 fn with_entry(plugins: &[Value], entry: &Value) -> Vec<Value> {
     let early =
         |place: usize| place == 0 || plugins[place..].iter().any(|plugin| BEFORE_US.contains(&kind(plugin)));
@@ -191,7 +191,7 @@ fn is_ours(plugin: &Value) -> bool {
     kind(plugin) == PLUGIN
 }
 
-/// The type of the plugin that makes the interface.
+/// The type of the plugin that creates the interface.
 fn primary(network: &Map<String, Value>) -> &str {
     match plugins(network).first() {
         Some(first) => kind(first),
@@ -203,7 +203,7 @@ fn text(list: Map<String, Value>) -> String {
     format!("{:#}\n", Value::from(list))
 }
 
-/// The configuration in `file`, if a runtime takes it (libcni, `ConfFromBytes` and `ConfListFromBytes`).
+/// The configuration in `file`, if a runtime accepts it (libcni, `ConfFromBytes` and `ConfListFromBytes`).
 fn parse(file: &File) -> Result<Map<String, Value>, ConflistError> {
     let invalid = |why: &str| Err(ConflistError::Invalid(why.into()));
     let network: Map<String, Value> =
@@ -452,7 +452,7 @@ mod tests {
         let single = file("10-a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"a"}"#);
         let theirs = list("10-a.conflist", &["a", "b"]);
         let error = chained(&single, &[single.clone(), theirs], &ours()).unwrap_err().to_string();
-        assert!(error.contains("10-a.conflist exists beside it"), "{error}");
+        assert!(error.contains("10-a.conflist exists next to it"), "{error}");
         let former = list("10-a.conflist", &["a", "iocast"]);
         assert!(chained(&single, &[single.clone(), former], &ours()).unwrap().is_some());
     }

@@ -1,4 +1,4 @@
-//! Keeps us in the chain of the network that the runtime uses, against installers that rewrite their file.
+//! Keeps the plugin in the chain of the network that the runtime uses, against installers that rewrite their file.
 
 use std::{
     os::fd::BorrowedFd,
@@ -17,9 +17,9 @@ use super::{
 };
 use crate::error::Error;
 
-/// How long a file must have been malformed to be called so: one that is being written in place is for a moment.
+/// How long a file must be malformed before it is reported: a file written in place is malformed for a moment.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Edits that are begun again at once because the file has changed meanwhile.
+/// How often an edit is retried at once because the file has changed meanwhile.
 const ATTEMPTS: usize = 3;
 
 /// Makes sure, pass by pass, that the plugin is installed and chained.
@@ -32,14 +32,14 @@ pub(crate) struct Keeper {
     backoff: Backoff,
     /// The files that are malformed, and since when.
     malformed: Option<(Vec<File>, Instant)>,
-    /// The configuration that we were last to be in.
+    /// The last configuration that we were to be chained into.
     target: Option<PathBuf>,
     chained: bool,
     writes: u64,
 }
 
 impl Keeper {
-    /// A keeper of the plugin where `options` say, for a datapath pinned under `bpffs`.
+    /// A keeper of the plugin, in the directories of `options`, for a datapath pinned under `bpffs`.
     pub(crate) fn new(options: &Options, bpffs: &Path) -> Self {
         Self {
             source: options.source(),
@@ -55,7 +55,7 @@ impl Keeper {
         }
     }
 
-    /// Whether the network that the runtime uses calls us for every pod, by what the last pass found.
+    /// Whether the runtime's network had the plugin in its chain in the last pass.
     pub(crate) fn is_chained(&self) -> bool {
         self.chained
     }
@@ -70,12 +70,12 @@ impl Keeper {
         self.writes
     }
 
-    /// Becomes readable when the next pass should not wait.
+    /// Readable when the next pass should not wait.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.watch.descriptor()
     }
 
-    /// Passes until we are chained, or it is clear that we shall not be for now. Returns what is in the way.
+    /// Passes until we are chained, or until that is unlikely to happen soon. Returns what is in the way.
     pub(crate) fn pass_until_settled(&mut self) -> Vec<String> {
         let start = Instant::now();
         loop {
@@ -91,7 +91,7 @@ impl Keeper {
     pub(crate) fn pass(&mut self) -> Vec<String> {
         self.chained = false;
         let mut problems = vec![];
-        // First, so that what happens from now on is heard.
+        // First, so that later changes are noticed.
         problems.extend(self.watch.renew(&self.options.cni_conf_dir).err().map(|error| error.to_string()));
         let done = self.install().and_then(|()| self.chain(&mut problems));
         problems.extend(done.err().map(|error| error.to_string()));
@@ -100,7 +100,7 @@ impl Keeper {
         problems
     }
 
-    /// Before chaining: a chain that names a plugin that is not there fails every pod.
+    /// Installs the plugin, before chaining: a chain that refers to a missing plugin fails every pod.
     fn install(&mut self) -> Result<(), Error> {
         if !self.installed.as_ref().is_some_and(Installed::is_intact) {
             self.installed = None;
@@ -119,7 +119,7 @@ impl Keeper {
             let files = net_d::read(&directory)?;
             let choice = choose(&files);
             if !self.is_settled(&choice) {
-                return Ok(()); // being written; the end of that wakes us
+                return Ok(()); // being written; when that ends, the watch wakes us
             }
             let outcome = match choice.target {
                 Some(target) => self.put_into(target, &files, &choice),
@@ -133,10 +133,10 @@ impl Keeper {
             problems.extend(obstacles);
             return outcome.map(drop);
         }
-        Ok(()) // changed again and again while we looked: the next change wakes us
+        Ok(()) // it kept changing meanwhile: the next change wakes us
     }
 
-    /// Whether the malformed files, if there are any, have been as they are for a while.
+    /// Whether all malformed files have been unchanged for a while.
     fn is_settled(&mut self, choice: &Choice<'_>) -> bool {
         let found: Vec<File> = choice.malformed.iter().map(|(file, _)| (*file).clone()).collect();
         match &self.malformed {
@@ -180,17 +180,17 @@ impl Keeper {
     }
 }
 
-/// What became of the wish to be in a chain.
+/// The outcome of an attempt to be in a chain.
 enum Put {
     /// We are in it.
     Chained,
-    /// Somebody else changed the file meanwhile.
+    /// Another program changed the file meanwhile.
     Changed,
-    /// Somebody else keeps taking us out of it, so that we wait.
+    /// Another program keeps removing us, so we wait.
     BackedOff,
 }
 
-/// What keeps the runtime from using `choice.target`, or us from being of use there.
+/// What keeps the runtime from using `choice.target`, or the plugin from working there.
 fn obstacles(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
     let path = |file: &File| directory.join(&file.name).display().to_string();
     let malformed = choice.malformed.iter().map(|(file, reason)| {

@@ -1,7 +1,7 @@
 //! The plugin on the node: its binary, and its place in the primary CNI's chain.
 //!
-//! Invariants: the binary is installed, and has answered, before a chain names it; no file is ever half written or missing;
-//! ending this process changes nothing, only `uninstall` does.
+//! Invariants: the binary is installed, and has answered VERSION, before a chain refers to it; no file is ever half written
+//! or missing; stopping this process changes nothing, only `uninstall` does.
 
 mod atomic_file;
 mod backoff;
@@ -19,10 +19,10 @@ use std::{error::Error, fs, io::ErrorKind, path::Path, thread::sleep, time::Dura
 
 use conflist::PLUGIN;
 
-/// A runtime has read a changed configuration by then.
+/// By then a runtime has read a changed configuration.
 const RELOAD: Duration = Duration::from_secs(2);
 
-/// `iocast-node install`: the plugin in place and chained, once.
+/// `iocast-node install`: installs the plugin and chains it, once.
 pub(crate) fn install(options: &Options, bpffs: &Path) -> Result<(), Box<dyn Error>> {
     let mut keeper = Keeper::new(options, bpffs);
     let problems = keeper.pass_until_settled();
@@ -33,8 +33,8 @@ pub(crate) fn install(options: &Options, bpffs: &Path) -> Result<(), Box<dyn Err
     Ok(())
 }
 
-/// `iocast-node uninstall`: out of every chain, then the datapath down, then, if asked, the binary away. In this order
-/// every pod can be created and deleted at any time; what cannot be done ends it where it is.
+/// `iocast-node uninstall`: removes the plugin from every chain, then the datapath, then the binary if requested. In this
+/// order pods can be created and deleted at any time; the first failure stops it.
 pub(crate) fn uninstall(options: &Options, bpffs: &Path, remove_plugin: bool) -> Result<(), Box<dyn Error>> {
     let directory = &options.cni_conf_dir;
     let changed = if directory.exists() { net_d::unchain(directory)? } else { vec![] };
@@ -52,7 +52,7 @@ pub(crate) fn uninstall(options: &Options, bpffs: &Path, remove_plugin: bool) ->
         return remove_binary(&plugin);
     }
     if plugin.exists() {
-        // CRI-O deletes a pod by the chain it was created with.
+        // CRI-O deletes a pod with the chain that it was created with.
         println!("iocast-node: kept {} for pods that were created with it", plugin.display());
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The runtime's configuration directory: reads it, and replaces a file in it so that the runtime never finds none or half
-//! of one.
+//! The runtime's configuration directory: reads it, and replaces a file in it so that the runtime never finds it missing or
+//! half written.
 
 use std::{fs, io, path::Path};
 
@@ -20,17 +20,17 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<File>, Error> {
             continue;
         }
         match fs::read(&path) {
-            // As Go decodes it, so that both take the same file for valid.
+            // Decoded as in Go, so that both accept the same files.
             Ok(bytes) => files.push(File { name, text: String::from_utf8_lossy(&bytes).into() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since we looked
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // removed meanwhile
             Err(error) => return Err(fault(&path, error)),
         }
     }
     Ok(files)
 }
 
-/// Replaces `before` with `after`. False, and nothing is done, if the file has changed meanwhile: whoever changed it must
-/// not lose the change.
+/// Replaces `before` with `after`. Does nothing and returns false if the file has changed meanwhile: that change must not be
+/// lost.
 pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<bool, Error> {
     try_replace(directory, before, after)
         .map_err(|source| Error::Write { path: directory.join(&after.name), source })
@@ -48,7 +48,7 @@ fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool
         return Ok(false);
     }
     file.publish(&new)?;
-    // A single configuration hides the list of its stem until it is gone, so that one of them is always in use.
+    // A single configuration hides the list with its stem until it is removed, so that one of them is always in use.
     if old != new {
         if !unchanged() {
             return Ok(false);
@@ -58,8 +58,7 @@ fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool
     Ok(true)
 }
 
-/// Takes us out of every chain in `directory`. Returns the names of the files that were changed; an error if we are
-/// still in one.
+/// Removes us from every chain in `directory`. Returns the names of the changed files; an error if we are still in one.
 pub(crate) fn unchain(directory: &Path) -> Result<Vec<String>, Error> {
     let mut changed = vec![];
     for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! Watches the configuration directory, so that a change is noticed at once.
+//! Watches the configuration directory, so that changes are noticed at once.
 
 use std::{
     fs, io,
@@ -13,19 +13,18 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::error::Error;
 
-/// A watch on a directory that may not be there yet, and may be replaced by another of its name.
+/// A watch on a directory that may not exist yet, and may be replaced by another one.
 #[derive(Default)]
 pub(crate) struct Watch {
     present: Option<(Inotify, u64)>,
 }
 
 impl Watch {
-    /// Makes sure that the directory now at `path` is watched, and forgets what happened up to now. That it is not there is
-    /// no error.
+    /// Watches the directory that is now at `path`, and forgets earlier events. Not an error if it does not exist.
     pub(crate) fn renew(&mut self, path: &Path) -> Result<(), Error> {
         let inode = fs::metadata(path).map(|metadata| metadata.ino()).ok();
         if self.present.as_ref().map(|(_, watched)| *watched) != inode {
-            self.present = None; // closed before another is opened: there are few for a user
+            self.present = None; // closed before another is opened: a user has few
             let watch = inode.map(|inode| Ok((begin(path)?, inode))).transpose();
             self.present = watch.map_err(|source| Error::Watch { path: path.into(), source })?;
         }
@@ -35,7 +34,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Becomes readable when something happens.
+    /// Readable when something changes.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.present.as_ref().map(|(inotify, _)| inotify.as_fd())
     }

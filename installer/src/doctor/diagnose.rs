@@ -13,7 +13,7 @@ const LEAST_MTU: u32 = 1024 + 28;
 /// The same for PVXS (1400 bytes).
 const GOOD_MTU: u32 = 1400 + 28;
 
-/// All findings, in the order in which a person would look.
+/// All findings, in the order in which a person would check.
 pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![
         kernel(facts),
@@ -44,7 +44,7 @@ fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>
     Finding { level: Level::Fail, check, found: found.into(), advice: Some(advice.into()) }
 }
 
-/// A failure whose message says itself what to do.
+/// A failure whose message already says what to do.
 fn passed_on(check: &'static str, error: &str) -> Finding {
     Finding { level: Level::Fail, check, found: error.into(), advice: None }
 }
@@ -63,7 +63,7 @@ fn plain<T>(check: &'static str, fact: &Fact<T>, good: &str) -> Finding {
 
 fn kernel(facts: &Facts) -> Finding {
     match &facts.kernel {
-        Ok(()) => ok("kernel", format!("{} has all BPF helpers", facts.release)),
+        Ok(()) => ok("kernel", format!("{} has all required BPF helpers", facts.release)),
         Err(error) => passed_on("kernel", &format!("{}: {error}", facts.release)),
     }
 }
@@ -73,7 +73,7 @@ fn datapath(facts: &Facts) -> Finding {
         Err(error) => passed_on("datapath", error),
         Ok(()) if !facts.other_schemas.is_empty() => warn(
             "datapath",
-            format!("schema {} is loaded, beside {}", abi::SCHEMA, facts.other_schemas.join(", ")),
+            format!("schema {} is loaded next to {}", abi::SCHEMA, facts.other_schemas.join(", ")),
             "pods that joined under another version leave it when they are recreated",
         ),
         Ok(()) => ok("datapath", format!("schema {} is loaded", abi::SCHEMA)),
@@ -85,7 +85,7 @@ fn fan(fan: &Fact<Option<(bool, bool)>>) -> Finding {
         |what: &str| fail("fan", format!("{FAN_DEVICE} {what}"), "iocast-node run repairs it within seconds");
     match fan {
         Err(error) => unknown("fan", error),
-        Ok(None) => broken("is not there"),
+        Ok(None) => broken("does not exist"),
         Ok(Some((false, _))) => broken("is down"),
         Ok(Some((_, false))) => broken("has no program"),
         Ok(Some((true, true))) => ok("fan", format!("{FAN_DEVICE} is up, program attached")),
@@ -98,7 +98,7 @@ fn uplink(uplink: &Uplink) -> Vec<Finding> {
     let set = "set `uplink` to the node's interface on that LAN";
     let interface = match found {
         Err(error) => return vec![unknown("uplink", &format!("{what}: {error}"))],
-        Ok(None) => return vec![fail("uplink", format!("{what} is not there"), set)],
+        Ok(None) => return vec![fail("uplink", format!("{what} does not exist"), set)],
         Ok(Some(interface)) => interface,
     };
     let state = match (interface.is_up, interface.address) {
@@ -116,7 +116,7 @@ fn uplink(uplink: &Uplink) -> Vec<Finding> {
 }
 
 fn program(what: &str, hook: Hook, attached: bool) -> Finding {
-    let said = format!("{what}, {hook}: our program");
+    let said = format!("{what}, {hook}: iocast's program");
     if attached {
         ok("programs", format!("{said} is attached"))
     } else {
@@ -124,7 +124,7 @@ fn program(what: &str, hook: Hook, attached: bool) -> Finding {
     }
 }
 
-/// Who else sits on a hook of an uplink. One before us may end the chain, so that we see nothing.
+/// What else is attached to a hook of an uplink. A program before ours may end the chain, so that ours sees nothing.
 fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<Finding> {
     let Some(occupants) = occupants else {
         return Some(warn(
@@ -140,15 +140,15 @@ fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<
     if before.is_empty() && after.is_empty() {
         return None;
     }
-    let found = format!("{what}, {hook}: before ours [{}], after ours [{}]", names(before), names(after));
+    let found = format!("{what}, {hook}: before iocast: [{}], after it: [{}]", names(before), names(after));
     Some(if before.is_empty() {
         ok("neighbours", found)
     } else {
-        warn("neighbours", found, "ours should come first: attach the other one after it")
+        warn("neighbours", found, "iocast should come first: attach the other program after it")
     })
 }
 
-/// Whether conntrack has seen a connection before it is translated: it fails then.
+/// Whether conntrack sees connections before they are translated: they would fail.
 fn tracked_bridge(what: &str, interface: &Interface) -> Option<Finding> {
     let found = || format!("{what} is a bridge, and conntrack sees packets at its ports");
     interface.tracked_bridge.then(|| {
@@ -160,7 +160,7 @@ fn tracked_bridge(what: &str, interface: &Interface) -> Option<Finding> {
     })
 }
 
-/// Whether answers to LAN clients go back the way the question came.
+/// Whether answers to LAN clients leave through the interface that the request came in on.
 fn return_path(what: &str, interface: &Interface) -> Finding {
     let mode = match &interface.rp_filter {
         Err(error) => return unknown("return path", error),
@@ -177,14 +177,14 @@ fn return_path(what: &str, interface: &Interface) -> Finding {
     warn(
         "return path",
         format!(
-            "{what}: {mode}, and answers would leave by another interface ({}){drops}",
+            "{what}: {mode}, but some answers would leave through another interface ({}){drops}",
             others.join(", ")
         ),
         "route these networks through the uplink, or remove them from `lan`",
     )
 }
 
-/// Whether the node's own sockets can be given external ports.
+/// Whether the kernel could assign external ports to the node's own sockets.
 fn ports(facts: &Facts) -> Vec<Finding> {
     let (Ok(config), Ok(local)) = (&facts.config, &facts.local_ports) else { return vec![] };
     let reserved = match &facts.reserved_ports {
@@ -225,7 +225,7 @@ fn forwarding(forwarding: &Fact<bool>) -> Finding {
     }
 }
 
-/// Circuits pass the node's FORWARD rules. Only policies are read: whether a rule accepts is for a person to see.
+/// Circuits pass the node's FORWARD rules. Only policies are read: a person has to check whether a rule accepts.
 fn forward_policy(facts: &Facts) -> Finding {
     const CHECK: &str = "firewall";
     let chains = match &facts.forward_chains {
@@ -240,7 +240,7 @@ fn forward_policy(facts: &Facts) -> Finding {
     if !dropping.is_empty() {
         return warn(
             CHECK,
-            format!("policy drop at the forward hook, read from nf_tables: {}", dropping.join(", ")),
+            format!("policy drop on the forward hook (nf_tables): {}", dropping.join(", ")),
             "make sure that a rule accepts connections from the LAN to pods",
         );
     }
@@ -251,7 +251,7 @@ fn forward_policy(facts: &Facts) -> Finding {
             "check `iptables-legacy -S FORWARD`: its policy should be ACCEPT, or a rule should accept connections from the LAN",
         );
     }
-    ok(CHECK, format!("no policy drops forwarded packets ({} chains read from nf_tables)", chains.len()))
+    ok(CHECK, format!("no policy drops forwarded packets ({} nf_tables chains checked)", chains.len()))
 }
 
 fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
@@ -284,9 +284,9 @@ fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
         return Some(warn(
             "members",
             format!(
-                "{pod}: it has no broadcast address, because it started before iocast: its clients cannot search"
+                "{pod}: no broadcast address, because it started before iocast: its clients cannot search"
             ),
-            "delete it to have it recreated",
+            "delete the pod to have it recreated",
         ));
     }
     let small = format!("{pod}: {veth} has an MTU of {mtu}");
@@ -294,12 +294,12 @@ fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
         0..LEAST_MTU => Some(fail(
             "mtu",
             format!("{small}: searches by libca ({LEAST_MTU} bytes) do not fit"),
-            format!("give pods an MTU of {GOOD_MTU} or more"),
+            format!("raise the pods' MTU to {GOOD_MTU} or more"),
         )),
         LEAST_MTU..GOOD_MTU => Some(warn(
             "mtu",
             format!("{small}: searches by PVXS ({GOOD_MTU} bytes) do not fit"),
-            format!("give pods an MTU of {GOOD_MTU} or more"),
+            format!("raise the pods' MTU to {GOOD_MTU} or more"),
         )),
         _ => None,
     }
@@ -309,7 +309,7 @@ fn chain(network: &Fact<Option<Network>>) -> Finding {
     const CHECK: &str = "chain";
     let network = match network {
         Err(error) => return fail(CHECK, error, "pass the runtime's directory with --cni-conf-dir"),
-        Ok(None) => return fail(CHECK, "there is no network configuration", "install the primary CNI"),
+        Ok(None) => return fail(CHECK, "no network configuration found", "install the primary CNI"),
         Ok(Some(network)) => network,
     };
     let found = format!("{} has the plugins {}", network.path.display(), network.plugins.join(", "));
@@ -326,7 +326,7 @@ fn chain(network: &Fact<Option<Network>>) -> Finding {
     match &network.multus {
         Some(multus) => warn(
             CHECK,
-            format!("{found}, but {multus} delegates to it without the pods' annotations"),
+            format!("{found}, but {multus} delegates to it without passing the pods' annotations"),
             "turn Multus's configuration into a list, so that iocast can come after it",
         ),
         None => ok(CHECK, found),
@@ -489,12 +489,12 @@ mod tests {
     #[test]
     fn another_schema_is_named() {
         let other = |facts: &mut Facts| facts.other_schemas = vec!["v0".into()];
-        complains(other, Level::Warn, "datapath", "beside v0");
+        complains(other, Level::Warn, "datapath", "next to v0");
     }
 
     #[test]
     fn a_fan_that_is_missing_down_or_bare_fails() {
-        complains(|facts| facts.fan = Ok(None), Level::Fail, "fan", "is not there");
+        complains(|facts| facts.fan = Ok(None), Level::Fail, "fan", "does not exist");
         complains(|facts| facts.fan = Ok(Some((false, true))), Level::Fail, "fan", "is down");
         complains(|facts| facts.fan = Ok(Some((true, false))), Level::Fail, "fan", "has no program");
     }
@@ -507,7 +507,7 @@ mod tests {
         let bare = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.address = None);
         complains(bare, Level::Fail, "uplink", "no IPv4 address");
         let detached = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.hooks[1].1 = false);
-        complains(detached, Level::Fail, "programs", "to_lan: our program is not attached");
+        complains(detached, Level::Fail, "programs", "to_lan: iocast's program is not attached");
     }
 
     #[test]
@@ -523,7 +523,7 @@ mod tests {
                 on(hook, [("cil", false), ("us", true)]),
                 Level::Warn,
                 "neighbours",
-                "before ours [cil]",
+                "before iocast: [cil]",
             );
             assert_eq!(complaints(on(hook, [("us", true), ("cil", false)])), []);
         }
@@ -550,7 +550,7 @@ mod tests {
             elsewhere(2),
             Level::Warn,
             "return path",
-            "rp_filter is loose, and answers would leave by another interface",
+            "rp_filter is loose, but some answers would leave through another interface",
         );
     }
 
@@ -580,7 +580,7 @@ mod tests {
     fn a_firewall_that_may_drop_is_a_warning_that_says_how_it_is_known() {
         let drop = Chain { table: "ip filter".into(), name: "FORWARD".into(), drops: true };
         let dropping = |facts: &mut Facts| facts.forward_chains = Ok(vec![drop]);
-        complains(dropping, Level::Warn, "firewall", "read from nf_tables: ip filter FORWARD");
+        complains(dropping, Level::Warn, "firewall", "(nf_tables): ip filter FORWARD");
         complains(|facts| facts.legacy_filter = true, Level::Warn, "firewall", "iptables-legacy -S FORWARD");
         let unreadable = |facts: &mut Facts| facts.forward_chains = Err("denied".into());
         complains(unreadable, Level::Warn, "firewall", "cannot be checked: denied");
@@ -594,7 +594,7 @@ mod tests {
         let silent = |facts: &mut Facts| {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
-        complains(silent, Level::Warn, "members", "delete it to have it recreated");
+        complains(silent, Level::Warn, "members", "delete the pod to have it recreated");
     }
 
     #[test]

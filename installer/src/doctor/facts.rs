@@ -1,4 +1,4 @@
-//! What the doctor checks: each fact is read on its own, so that one that cannot be read hides no other.
+//! What the doctor checks: each fact is read separately, so that one that cannot be read does not hide another.
 
 use std::{
     fs,
@@ -35,17 +35,17 @@ pub(crate) struct Places {
     cni: crate::cni::Options,
 }
 
-/// A fact, or a text that says why it cannot be known.
+/// A fact, or a text that says why it is unknown.
 pub(super) type Fact<T> = Result<T, String>;
 
-/// Everything that a diagnosis is made from.
+/// Everything that a diagnosis is based on.
 #[derive(Debug)]
 pub(super) struct Facts {
     /// The kernel's release.
     pub(super) release: String,
-    /// Whether it has the helpers.
+    /// Whether it has all required helpers.
     pub(super) kernel: Fact<()>,
-    /// Whether the BPF file system is one.
+    /// Whether the BPF file system is mounted.
     pub(super) bpffs: Fact<()>,
     /// Whether the datapath's maps can be opened.
     pub(super) datapath: Fact<()>,
@@ -56,9 +56,9 @@ pub(super) struct Facts {
     pub(super) config: Fact<Config>,
     /// The configured domains' uplinks.
     pub(super) uplinks: Vec<Uplink>,
-    /// The kernel's range of ports for sockets that name none.
+    /// The kernel's range of ports for sockets bound without one.
     pub(super) local_ports: Fact<Ports>,
-    /// Ports that are never chosen for such a socket, as the sysctl lists them.
+    /// Ports that are never assigned to such a socket, as the sysctl lists them.
     pub(super) reserved_ports: Fact<String>,
     /// Whether the node forwards IPv4.
     pub(super) forwarding: Fact<bool>,
@@ -71,7 +71,7 @@ pub(super) struct Facts {
     pub(super) network: Fact<Option<Network>>,
     /// Where the plugin should be.
     pub(super) plugin: PathBuf,
-    /// The version of the installed plugin, which answered VERSION.
+    /// The version of the installed plugin, if it answers VERSION.
     pub(super) plugin_version: Fact<String>,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Uplink {
     pub(super) domain: String,
     /// The configured interface.
     pub(super) name: String,
-    /// What is there; `None` if there is no such interface.
+    /// What was found; `None` if there is no such interface.
     pub(super) found: Fact<Option<Interface>>,
 }
 
@@ -90,13 +90,13 @@ pub(super) struct Uplink {
 pub(super) struct Interface {
     pub(super) is_up: bool,
     pub(super) address: Option<Ipv4Addr>,
-    /// For each hook whether our program is there, and what else, in its order, if that can be seen.
+    /// For each hook whether our program is attached, and everything attached, in order, if that is visible.
     pub(super) hooks: Vec<(Hook, bool, Option<Vec<Occupant>>)>,
-    /// The reverse path filter that is in force: 0 off, 1 strict, 2 loose.
+    /// The effective reverse path filter: 0 off, 1 strict, 2 loose.
     pub(super) rp_filter: Fact<u8>,
-    /// Whether it is a bridge whose packets conntrack sees at its ports.
+    /// Whether it is a bridge, and conntrack sees packets at its ports.
     pub(super) tracked_bridge: bool,
-    /// LAN addresses that the node would answer by another interface, with that one's name.
+    /// LAN addresses that the node would answer through another interface, with its name.
     pub(super) elsewhere: Vec<(Ipv4Addr, String)>,
 }
 
@@ -107,9 +107,9 @@ pub(super) struct Network {
     pub(super) path: PathBuf,
     /// The types of its plugins, in their order.
     pub(super) plugins: Vec<String>,
-    /// The file of Multus, where that delegates to it.
+    /// The configuration file of Multus, if that delegates to it.
     pub(super) multus: Option<String>,
-    /// Files that are not valid, because of which containerd uses none.
+    /// Invalid files, because of which containerd uses none.
     pub(super) malformed: Vec<String>,
 }
 
@@ -166,7 +166,7 @@ fn sysctl(name: &str) -> Fact<String> {
         .map_err(|error| format!("cannot read {path}: {error}"))
 }
 
-/// Two ports apart by white space.
+/// Two ports separated by whitespace.
 fn range(text: &str) -> Fact<Ports> {
     let mut ports = text.split_whitespace().map(str::parse);
     match (ports.next(), ports.next()) {
@@ -221,13 +221,13 @@ fn interface(bpffs: &Path, domain: &DomainConfig, device: &Link) -> datapath::Re
     })
 }
 
-/// An address in the middle of the network: what is sought is the way to its hosts.
+/// An address in the middle of the network, to look up the route to its hosts.
 fn some_host(address: [u8; 4], prefix: u8) -> Option<Ipv4Addr> {
     let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
     (hosts > 4).then(|| Ipv4Addr::from(u32::from_be_bytes(address) & !hosts | (hosts / 2)))
 }
 
-/// The kernel takes the larger of the interface's value and that for all.
+/// The kernel uses the larger of the interface's value and the one for all.
 fn rp_filter(device: &str) -> Fact<u8> {
     let value = |name: &str| {
         let text = sysctl(&format!("ipv4/conf/{name}/rp_filter"))?;
@@ -271,8 +271,8 @@ fn plugins(text: &str) -> Vec<String> {
     plugins.iter().filter_map(|plugin| plugin["type"].as_str()).map(str::to_owned).collect()
 }
 
-/// Asks the plugin as a runtime does at start, and then as a person does, because the answer to a runtime has no version
-/// of the plugin in it.
+/// Calls the plugin as a runtime does at start, and then as a person does, because the answer to a runtime does not include
+/// the plugin's version.
 fn plugin_version(plugin: &Path) -> Fact<String> {
     let ask = |command: &mut Command| {
         let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
@@ -281,9 +281,9 @@ fn plugin_version(plugin: &Path) -> Fact<String> {
     };
     let answer = ask(Command::new(plugin).env("CNI_COMMAND", "VERSION"))?;
     let versions: serde_json::Value =
-        serde_json::from_str(&answer).map_err(|_| format!("it answers `{answer}`"))?;
+        serde_json::from_str(&answer).map_err(|_| format!("it answered `{answer}`"))?;
     if !versions["supportedVersions"].is_array() {
-        return Err(format!("it answers `{answer}`"));
+        return Err(format!("it answered `{answer}`"));
     }
     let help = ask(Command::new(plugin).arg("--help"))?;
     let version = help.strip_prefix("iocast ").and_then(|rest| rest.split(':').next());

@@ -1,8 +1,8 @@
-//! What a check says.
+//! The result of a check.
 
 use serde::Serialize;
 
-/// How it stands with a thing.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Level {

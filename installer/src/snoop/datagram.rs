@@ -1,4 +1,4 @@
-//! Reads an event: what a datagram says, to whom, and what the datapath did with it.
+//! Reads an event: what a datagram says, to whom it goes, and what the datapath did with it.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -11,11 +11,11 @@ use wire::{Direction, Kind, Named, Step, ca, names, pva};
 /// What a datagram says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// A client asks for these names, by ids of its own.
+    /// A client searches for these names, each with an id that it chose.
     Search(Vec<(u32, String)>),
     /// A server has the names with these ids.
     Reply(Vec<u32>),
-    /// A server is there.
+    /// A server announces itself.
     Beacon,
     /// Something else.
     Other,
@@ -33,7 +33,7 @@ impl Message {
     }
 }
 
-/// A datagram that a program decided about.
+/// A datagram that a program decided on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Datagram {
     /// The kernel's monotonic clock.
@@ -48,14 +48,14 @@ pub(super) struct Datagram {
     pub(super) source: SocketAddrV4,
     pub(super) destination: SocketAddrV4,
     pub(super) message: Message,
-    /// The client's socket; `None` where there is no client in it.
+    /// The client's socket; `None` if no client is involved.
     pub(super) client: Option<SocketAddrV4>,
     /// The TCP port that a server names.
     pub(super) server_port: Option<u16>,
 }
 
 impl Datagram {
-    /// What an event says; `None` if its kind is unknown here.
+    /// Reads an event; `None` if its kind is unknown.
     pub(super) fn read(event: &Event, payload: &[u8]) -> Option<Self> {
         let protocol = Protocol::find(event.protocol)?;
         let point = *Point::ALL.get(usize::from(event.point))?;
@@ -66,7 +66,7 @@ impl Datagram {
         };
         let (source, destination) = (socket(event.source), socket(event.destination));
         let client = match message {
-            // What a pod names is translated already, and its clients name the sockets that they send from.
+            // The address that a pod names is already translated; its clients name the sockets that they send from.
             Message::Search(_) if point == Point::FromPod => Some(source),
             Message::Search(_) => Some(named.as_ref().map_or(source, |named| reply_to(source, named))),
             Message::Reply(_) => Some(destination),
@@ -88,7 +88,7 @@ impl Datagram {
         })
     }
 
-    /// Whether it is a copy that a member gets.
+    /// Whether it is a copy delivered to a member.
     pub(super) fn is_delivery(&self) -> bool {
         self.point == Point::ToPod
     }
@@ -98,7 +98,7 @@ fn socket(endpoint: Endpoint) -> SocketAddrV4 {
     SocketAddrV4::new(endpoint.address.into(), endpoint.port)
 }
 
-/// Where a search is to be answered to.
+/// Where a search expects its answers.
 fn reply_to(source: SocketAddrV4, named: &Named) -> SocketAddrV4 {
     let address = Ipv4Addr::from(named.address);
     match (named.unsupported, address.is_unspecified()) {
@@ -108,7 +108,7 @@ fn reply_to(source: SocketAddrV4, named: &Named) -> SocketAddrV4 {
     }
 }
 
-/// What a datagram of Channel Access says, and names.
+/// What a Channel Access datagram says and names.
 fn read_ca(payload: &[u8]) -> (Message, Option<Named>) {
     let searched = with_text(names::ca_search(payload));
     if !searched.is_empty() {
@@ -129,7 +129,7 @@ fn read_ca(payload: &[u8]) -> (Message, Option<Named>) {
     (if first.is_some() { message } else { Message::Other }, first)
 }
 
-/// What a datagram of PV Access says, and names.
+/// What a PV Access datagram says and names.
 fn read_pva(payload: &[u8]) -> (Message, Option<Named>) {
     let read = |direction| pva::parse(payload, direction).ok().flatten();
     match read(Direction::Announce).or_else(|| read(Direction::Answer)) {
@@ -231,7 +231,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_client_of_a_search_in_pv_access_is_the_socket_that_it_names() {
-        // PVXS, little endian for once, to be answered on port 33754 of its own address, and of another one.
+        // PVXS, but little endian, with answers to port 33754 of its own address, and of another one.
         let mut search = vec![0xca, 2, 0, 3, 43, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         search.extend_from_slice(&[0; 16]);
         search.extend_from_slice(b"\xda\x83\x01\x03tcp\x01\x00\x78\x56\x34\x12\x05H2:AO");

@@ -1,11 +1,11 @@
-//! Who is who on this node: the names of domains, protocols and pods.
+//! The names of domains, protocols and pods on this node.
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
 use abi::{Protocol, text};
 use datapath::State;
 
-/// Names, as of when they were read.
+/// The names as they were when read.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     /// By number.

@@ -36,12 +36,12 @@ impl Filter {
     }
 }
 
-/// Whether the pod `namespace/name` is the one wanted, with or without its namespace.
+/// Whether the pod `namespace/name` is `wanted`, which may lack the namespace.
 fn is_called(pod: &str, wanted: &str) -> bool {
     pod == wanted || pod.split_once('/').is_some_and(|(_, name)| name == wanted)
 }
 
-/// Whether `text` matches `glob`. Goes back to the last `*` at most, so that no glob takes long.
+/// Whether `text` matches `glob`. Only backtracks to the last `*`, so that no glob takes long.
 fn matches(glob: &[u8], text: &[u8]) -> bool {
     let (mut at, mut read, mut star) = (0, 0, None);
     while read < text.len() {

@@ -1,4 +1,4 @@
-//! What is shown: a line for a datagram, or for a PV that nobody answers; text for people, an object for programs.
+//! The output: a line for a datagram, or for a PV that nobody answers; text for people, an object for programs.
 
 use std::{
     fmt::{self, Display, Formatter, Write},
@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::{datagram::Datagram, directory::Directory, questions::Unanswered};
 
-/// A datagram, with the names of all that it concerns.
+/// A datagram, with the names of everything involved.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     /// Since the Unix epoch.
@@ -24,10 +24,10 @@ pub(super) struct Line {
     source_pod: Option<String>,
     destination: SocketAddrV4,
     destination_pod: Option<String>,
-    /// The PVs asked for, or answered where the question was seen.
+    /// The PVs searched for, or answered if the search was seen.
     pvs: Vec<String>,
     verdict: &'static str,
-    /// Of an answer, after the client asked last.
+    /// How long after the client's last search an answer came.
     #[serde(serialize_with = "milliseconds")]
     latency_ms: Option<Duration>,
     /// The TCP port that a server announces; the external one in an answer to the LAN.
@@ -35,7 +35,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// The line for a datagram that is about `pvs`; `boot` is when the kernel's clock began, since the Unix epoch.
+    /// The line for a datagram about `pvs`; `boot` is when the kernel's clock started, since the Unix epoch.
     pub(super) fn new(
         datagram: &Datagram,
         directory: &Directory,
@@ -60,7 +60,7 @@ impl Line {
     }
 }
 
-/// The pods that sent a datagram, and that get it.
+/// The pods that sent and that receive a datagram.
 pub(super) fn pods<'a>(datagram: &Datagram, directory: &'a Directory) -> [Option<&'a str>; 2] {
     let at = |socket: SocketAddrV4| directory.at(*socket.ip());
     let member = directory.behind(datagram.member);
@@ -88,12 +88,12 @@ impl Display for Line {
     }
 }
 
-/// A socket, and whose it is.
+/// A socket and its pod.
 fn party(socket: SocketAddrV4, pod: Option<&str>) -> String {
     pod.map_or_else(|| socket.to_string(), |pod| format!("{pod} ({socket})"))
 }
 
-/// Text without characters that would make a terminal do something: anybody on the LAN may send a name.
+/// Text without control characters for a terminal: anybody on the LAN can send a name.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -113,7 +113,7 @@ fn milliseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result
     time.map(|time| time.as_secs_f64() * 1e3).serialize(serializer)
 }
 
-/// A PV that a client keeps asking for.
+/// A PV that a client keeps searching for.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     domain: String,
@@ -122,9 +122,9 @@ pub(super) struct Row {
     client: Ipv4Addr,
     client_pod: Option<String>,
     asked: u32,
-    /// Since it began to ask.
+    /// Since its first search.
     seconds: u64,
-    /// Since it asked last.
+    /// Since its last search.
     seconds_since_last: u64,
 }
 

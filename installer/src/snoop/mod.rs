@@ -1,7 +1,7 @@
-//! `iocast-node snoop`: who asks for what, and who answers, as it happens.
+//! `iocast-node snoop`: who searches for what, and who answers, live.
 //!
-//! The programs emit events only until a deadline in the kernel, which is renewed here every second, so that events end with
-//! this process, however it ends.
+//! The programs emit events only until a deadline in a map. It is extended every second, so that events stop with this
+//! process, however it ends.
 
 mod datagram;
 mod directory;
@@ -33,14 +33,14 @@ use self::{
 };
 use crate::run::stop_signals;
 
-/// How far ahead the deadline is set, and how often.
+/// How far ahead the deadline is set, and how often it is extended.
 const LEASE: Duration = Duration::from_secs(3);
 const RENEWAL: Duration = Duration::from_secs(1);
-/// Events taken at once, at most, before anything else has its turn.
+/// The most events read at once before anything else gets its turn.
 const BATCH: usize = 1024;
-/// Renewals from one list of the unanswered to the next, where it is not a terminal that shows it.
+/// Extensions between two lists of unanswered PVs, if the output is not a terminal.
 const LISTING: u64 = 10;
-/// What a terminal takes for: clear, and begin at the top.
+/// Clears a terminal and moves the cursor to the top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// What to show, and how.
@@ -62,7 +62,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// Shows what happens until a signal to stop, or the end of the time given.
+/// Shows events until a signal, or until the given time is over.
 pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let state = State::open(bpffs)?;
     let stop = stop_signals()?;
@@ -73,19 +73,19 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let outcome = outcome.and_then(|()| watcher.end(&mut events));
     let lost = events.lost()?;
     match outcome {
-        Err(error) if is_closed(error.as_ref()) => return Ok(()), // `| head` has seen enough
+        Err(error) if is_closed(error.as_ref()) => return Ok(()), // as by `| head`
         outcome => outcome?,
     }
     eprintln!("iocast-node: {}", watcher.tally.summary(watcher.began.elapsed(), lost));
     Ok(())
 }
 
-/// Whether nobody reads the output any more.
+/// Whether the reader of the output has closed it.
 fn is_closed(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// One who watches.
+/// The state of a running `snoop`.
 struct Watcher<'a> {
     options: &'a Options,
     directory: Directory,
@@ -93,7 +93,7 @@ struct Watcher<'a> {
     tally: Tally,
     out: BufWriter<io::StdoutLock<'static>>,
     began: Instant,
-    /// When the kernel's clock began, since the Unix epoch.
+    /// When the kernel's clock started, since the Unix epoch.
     boot: Duration,
 }
 
@@ -110,7 +110,7 @@ impl<'a> Watcher<'a> {
         })
     }
 
-    /// Takes in events until it is time to end, and renews the deadline meanwhile.
+    /// Reads events until it is time to stop, and extends the deadline meanwhile.
     fn watch(&mut self, state: &State, events: &mut Events, stop: &SignalFd) -> Result<(), Box<dyn Error>> {
         let deliveries = self.options.deliveries || self.options.filter.pod.is_some();
         let end =
@@ -139,7 +139,7 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Takes in the pending events, at most `most`.
+    /// Reads the pending events, at most `most`.
     fn take_in(&mut self, events: &mut Events, most: usize) -> Result<(), Box<dyn Error>> {
         for _ in 0..most {
             let Some((event, payload)) = events.take() else { break };
@@ -167,7 +167,7 @@ impl<'a> Watcher<'a> {
         if self.options.json { self.print_json(&line) } else { Ok(writeln!(self.out, "{line}")?) }
     }
 
-    /// Lists the unanswered again, if it is time for that.
+    /// Lists the unanswered PVs again, if it is time.
     fn refresh(&mut self, passes: u64) -> Result<(), Box<dyn Error>> {
         let Options { unanswered, json, seconds, .. } = self.options;
         if !unanswered || *json || seconds.is_some() {
@@ -180,13 +180,13 @@ impl<'a> Watcher<'a> {
         if terminal || passes.is_multiple_of(LISTING) { self.list() } else { Ok(()) }
     }
 
-    /// What is said last, of events that are all there.
+    /// Prints what remains when no more events come.
     fn end(&mut self, events: &mut Events) -> Result<(), Box<dyn Error>> {
         self.take_in(events, usize::MAX)?;
         if self.options.unanswered { self.list() } else { Ok(()) }
     }
 
-    /// Lists the unanswered.
+    /// Lists the unanswered PVs.
     fn list(&mut self) -> Result<(), Box<dyn Error>> {
         let now = kernel_clock()?;
         let filter = &self.options.filter;
@@ -211,8 +211,8 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// Waits for events, until `due`; true if it is time to stop, because of a signal or because nobody reads the output any
-/// more: `kubectl exec` that is interrupted leaves it at that.
+/// Waits for events, until `due`; true if it is time to stop, because of a signal or because the output was closed: an
+/// interrupted `kubectl exec` does nothing else.
 fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
     let left = due.saturating_duration_since(Instant::now()).as_millis() + 1; // rounded up
     let out = io::stdout();
@@ -225,7 +225,7 @@ fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
     Ok(ready[..2].iter().any(|ready| ready.any().unwrap_or(false)))
 }
 
-/// Reports how many events were lost, if more were than was reported before; returns how many have been reported now.
+/// Reports how many events were lost, if that has grown; returns how many have been reported.
 fn report_lost(reported: u64, lost: u64) -> u64 {
     if lost > reported {
         eprintln!("iocast-node: {lost} events lost so far: there is more traffic than can be shown");
@@ -233,7 +233,7 @@ fn report_lost(reported: u64, lost: u64) -> u64 {
     lost
 }
 
-/// How much was seen, shown or not.
+/// Counts of all events, shown or not.
 #[derive(Default)]
 struct Tally {
     searches: u64,

@@ -1,7 +1,7 @@
-//! Who is waiting for an answer to what: replies are matched to searches by the client's socket and its id for the name.
+//! Which clients wait for which PVs: replies are matched to searches by the client's socket and its id for the name.
 //!
-//! Not every answer is seen here: one from a host on the LAN to another, or from a process on this node, is not. So a name
-//! counts as unanswered only while its client keeps asking for it.
+//! Not every answer is seen here: those between hosts on the LAN, or from a process on this node, are not. So a name counts
+//! as unanswered only while its client keeps searching for it.
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,11 @@ use abi::Protocol;
 
 use super::datagram::{Datagram, Message};
 
-/// Names remembered, at most, some 130 bytes each.
+/// The most names remembered, some 130 bytes each.
 const MOST: usize = 100_000;
-/// How long one is remembered after it was last asked for. Clients of Channel Access ask every 5 minutes at least.
+/// How long a name is remembered after its last search. Channel Access clients search at least every 5 minutes.
 const AGE: Duration = Duration::from_secs(600);
-/// How long a client must have asked without an answer to be listed: longer than any takes to receive one.
+/// How long a client must search without an answer to be listed: longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A client's name for a PV.
@@ -29,11 +29,11 @@ struct Key {
     id: u32,
 }
 
-/// A PV that a client asked for.
+/// A PV that a client searched for.
 #[derive(Debug)]
 struct Question {
     name: String,
-    /// How often it asked since the last answer.
+    /// How often it searched since the last answer.
     times: u32,
     /// When it began to.
     first: Duration,
@@ -41,14 +41,14 @@ struct Question {
     last: Duration,
 }
 
-/// A PV that a client keeps asking for.
+/// A PV that a client keeps searching for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unanswered {
     pub(super) domain: u16,
     pub(super) protocol: Protocol,
     pub(super) name: String,
     pub(super) client: Ipv4Addr,
-    /// How often it asked.
+    /// How often it searched.
     pub(super) times: u32,
     /// When it began to.
     pub(super) first: Duration,
@@ -56,14 +56,14 @@ pub(super) struct Unanswered {
     pub(super) last: Duration,
 }
 
-/// All that was asked.
+/// All searches that are remembered.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     known: HashMap<Key, Question>,
 }
 
 impl Questions {
-    /// Takes in a datagram. The PVs that it is about, and how long after the question an answer came.
+    /// Records a datagram. Returns the PVs that it is about, and how long after the search an answer came.
     pub(super) fn take_in(&mut self, datagram: &Datagram) -> (Vec<String>, Option<Duration>) {
         let key = |id| {
             let Datagram { domain, protocol, client, .. } = *datagram;
@@ -93,25 +93,25 @@ impl Questions {
         let new = || Question { name: name.into(), times: 0, first: time, last: time };
         let question = self.known.entry(key).or_insert_with(new);
         if question.times == 0 || question.name != name {
-            *question = new(); // the client has given the id to another name
+            *question = new(); // the client has reused the id for another name
         }
         question.times += 1;
         question.last = time;
     }
 
-    /// The name asked for, and how long ago.
+    /// The name searched for, and how long ago.
     fn answer(&mut self, key: &Key, time: Duration) -> Option<(String, Duration)> {
         let question = self.known.get_mut(key)?;
         question.times = 0;
         Some((question.name.clone(), time.saturating_sub(question.last)))
     }
 
-    /// Forgets what nobody asks for any more.
+    /// Forgets names that nobody searches for any more.
     pub(super) fn forget(&mut self, now: Duration) {
         self.known.retain(|_, question| now.saturating_sub(question.last) < AGE);
     }
 
-    /// The PVs that clients keep asking for, each host's sockets together, the most wanted first.
+    /// The PVs that clients keep searching for, combined over the sockets of a host, the most frequent first.
     pub(super) fn unanswered(&self) -> Vec<Unanswered> {
         let mut found: HashMap<_, Unanswered> = HashMap::new();
         for (key, question) in self.known.iter().filter(|(_, question)| question.is_in_vain()) {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl State {
-    /// Sets what all programs need to know.
+    /// Sets the settings for all programs.
     pub fn set_config(&mut self, config: Config) -> Result<()> {
         wrote("CONFIG", self.config.set(0, config, 0))
     }
@@ -55,12 +55,12 @@ impl State {
         all("UPLINKS", &self.uplinks)
     }
 
-    /// Makes `uplinks`, by interface index, the only ones.
+    /// Replaces all uplinks by these, keyed by interface index.
     pub fn set_uplinks(&mut self, uplinks: &[(u32, Uplink)]) -> Result<()> {
         replace_all("UPLINKS", &mut self.uplinks, uplinks)
     }
 
-    /// Makes these the only networks that programs know: domain, address, prefix length, and flags from [`abi::lan`].
+    /// Replaces all LAN networks by these: domain, address, prefix length, and flags from [`abi::lan`].
     pub fn set_networks(&mut self, networks: &[(u16, [u8; 4], u8, u32)]) -> Result<()> {
         let present: Result<Vec<_>, _> = self.lan.iter().collect();
         let present = present.map_err(|error| Error::bpf("cannot read LAN", &error))?;
@@ -84,15 +84,15 @@ impl State {
         Ok(())
     }
 
-    /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. What they mean is
-    /// up to a [`Policy`](crate::member::Policy).
+    /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. A [`Policy`](crate::member::Policy)
+    /// interprets them.
     pub fn namespaces(&self, domain: u16) -> Result<Vec<String>> {
         let keys = keys("NAMESPACES", &self.namespaces)?;
         let of_domain = keys.iter().filter(|key| key.domain == u32::from(domain));
         Ok(of_domain.map(|key| abi::text(&key.pattern).to_owned()).collect())
     }
 
-    /// Makes these the only namespaces that domains have.
+    /// Replaces the namespaces of all domains by these.
     pub fn set_namespaces(&mut self, namespaces: &[(u16, String)]) -> Result<()> {
         let entry = |(domain, pattern): &(u16, String)| {
             Some((NamespaceKey { pattern: abi::field(pattern)?, domain: u32::from(*domain) }, 1))
@@ -101,30 +101,30 @@ impl State {
         replace_all("NAMESPACES", &mut self.namespaces, &entries)
     }
 
-    /// Makes these the only relayed ports, as the LAN and as pods see them.
+    /// Replaces all relayed ports by these, as the LAN and as pods see them.
     pub fn set_relays(&mut self, lan: &[(RelayKey, Relay)], pods: &[(RelayKey, Relay)]) -> Result<()> {
         replace_all("LAN_RELAYS", &mut self.lan_relays, lan)?;
         replace_all("POD_RELAYS", &mut self.pod_relays, pods)
     }
 
-    /// How a UDP port of pods in `domain` is relayed; `None` if it is not.
+    /// How a UDP port in the pods of `domain` is relayed; `None` if it is not.
     pub fn pod_relay(&self, domain: u16, port: u16) -> Result<Option<Relay>> {
         let key = RelayKey { scope: u32::from(domain), port, reserved: 0 };
         absent_is_none("POD_RELAYS", self.pod_relays.get(&key, 0))
     }
 
-    /// How a UDP port is relayed that the LAN sees on the uplink with this interface index; `None` if it is not.
+    /// How a UDP port on the LAN of the uplink with this interface index is relayed; `None` if it is not.
     pub fn lan_relay(&self, uplink: u32, port: u16) -> Result<Option<Relay>> {
         absent_is_none("LAN_RELAYS", self.lan_relays.get(&RelayKey { scope: uplink, port, reserved: 0 }, 0))
     }
 
-    /// What the numbers of described protocols stand for, in their order.
+    /// The described protocols, in order of their numbers.
     pub fn described(&self) -> Result<Vec<Described>> {
         let read = self.descriptors.iter().collect::<Result<_, _>>();
         read.map_err(|error| Error::bpf("cannot read DESCRIPTORS", &error))
     }
 
-    /// Sets what they stand for. The counters of a number that stands for another protocol than before are reset.
+    /// Sets the described protocols. Resets the counters of a number whose protocol changes.
     pub fn set_described(&mut self, described: &[Described]) -> Result<()> {
         for ((number, wanted), present) in (0..).zip(described).zip(self.described()?) {
             if *wanted == present {
@@ -149,7 +149,7 @@ impl State {
     }
 }
 
-/// Whether two keys of a trie are the same in their first `bits` bits, which is all that the kernel keeps of them.
+/// Whether two keys of a trie have the same first `bits` bits, which is all that the kernel keeps.
 fn covers(a: [u8; 6], b: [u8; 6], bits: u32) -> bool {
     let number = |bytes: [u8; 6]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     (number(a) ^ number(b)) >> (48 - bits) == 0

@@ -1,4 +1,4 @@
-//! Packet counters: the programs write them; user space resets those of a protocol number that is reused. Map `COUNTERS`.
+//! Packet counters: the programs write them, user space resets those of a reused protocol number. Map `COUNTERS`.
 
 use abi::{Protocol, Verdict, counter_index};
 use aya::{maps::PerCpuValues, util::nr_cpus};
@@ -13,9 +13,9 @@ pub struct Counter {
     pub domain: u16,
     /// The protocol.
     pub protocol: Protocol,
-    /// What became of the packets.
+    /// What the programs did with the packets.
     pub verdict: Verdict,
-    /// How many, on all CPUs together.
+    /// How many, summed over all CPUs.
     pub packets: u64,
 }
 

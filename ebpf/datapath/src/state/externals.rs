@@ -1,4 +1,4 @@
-//! External ports: the programs allocate them, the plugin pins and releases them, the agent configures which exist. Maps
+//! External ports: the programs allocate them, the plugin pins and releases them, the agent configures their ranges. Maps
 //! `EXTERNALS`, `INTERNALS`, `EXTERNAL_PORTS`, `PORT_COUNTS`.
 
 use std::{collections::BTreeMap, io::ErrorKind, net::Ipv4Addr, ops::RangeInclusive};
@@ -42,8 +42,7 @@ impl State {
             .collect())
     }
 
-    /// Makes these ranges, both ends inclusive, and all pinned ports the only ones that may be external. The caller
-    /// holds the lock.
+    /// Sets which ports may be external: these ranges, both ends inclusive, and all pinned ports. The caller holds the lock.
     pub fn set_external_ports(&mut self, ranges: &[(u16, u16)]) -> Result<()> {
         let mut words = vec![0u64; abi::PORT_WORDS as usize];
         let pinned: Vec<_> = self.pins()?.iter().map(|pin| pin.external.port).collect();
@@ -65,8 +64,8 @@ impl State {
         wrote("EXTERNAL_PORTS", self.external_ports.set(index, change(old), 0))
     }
 
-    /// Pins an external port for a member. An error names who else has it. The caller holds the lock and has joined the
-    /// member.
+    /// Pins an external port for a member. If another pod has it, the error names that pod. The caller holds the lock and
+    /// has joined the member.
     pub fn pin(&mut self, external: Endpoint, claim: Claim) -> Result<()> {
         match self.externals.insert(external, claim, BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::AlreadyExists => {
@@ -93,9 +92,9 @@ impl State {
         Ok(Error::PortTaken { protocol, port: external.port, holder })
     }
 
-    /// Lets the external ports of a domain follow its uplink to this address: pinned ones move there, others that are elsewhere
-    /// are given back. Recounts how many of `range` each member has: a port of a former range keeps working, but does not
-    /// count. An error names who else has a pinned port. The caller holds the lock.
+    /// Moves a domain's external ports to its uplink's address: pinned ones move, others on another address are released.
+    /// Recounts how many ports in `range` each member has: a port of an earlier range keeps working, but does not count. If
+    /// another pod has a pinned port, the error names that pod. The caller holds the lock.
     pub fn follow_uplink(&mut self, domain: u16, address: [u8; 4], range: RangeInclusive<u16>) -> Result<()> {
         let (mut pins, mut counts) = (vec![], BTreeMap::<u32, u32>::new());
         for External { external, claim } in self.externals()? {
@@ -139,7 +138,7 @@ impl State {
         Ok(found)
     }
 
-    /// Gives back all external ports of the member with this interface index. The caller holds the lock.
+    /// Releases all external ports of the member with this interface index. The caller holds the lock.
     pub(super) fn release_ports(&mut self, member: u32) -> Result<()> {
         removed("PORT_COUNTS", self.port_counts.remove(&member))?;
         for External { external, claim } in self.externals()? {

@@ -1,5 +1,5 @@
-//! Members: the plugin writes them, and the agent for pods that it adopts. Maps `ATTACHMENTS`, `MEMBERS`, `ROSTER`,
-//! `ROSTER_LENGTH`; and removes the circuits of pods that are gone from `FLOWS` and `STREAMS`, which the programs write.
+//! Members: written by the plugin, and by the agent for pods that it adopts. Maps `ATTACHMENTS`, `MEMBERS`, `ROSTER`,
+//! `ROSTER_LENGTH`; also removes circuits of deleted pods from `FLOWS` and `STREAMS`, which the programs write.
 
 use abi::{Attachment, AttachmentKey, Member, roster_index};
 
@@ -25,7 +25,7 @@ impl State {
         absent_is_none("MEMBERS", self.members.get(&interface, 0))
     }
 
-    /// How many places of all rosters are taken.
+    /// How many slots of all rosters are taken.
     pub fn roster_entries(&self) -> Result<usize> {
         let mut taken = 0;
         for place in 0..self.roster.len() {
@@ -41,8 +41,8 @@ impl State {
         Ok(keys("FLOWS", &self.flows)?.len())
     }
 
-    /// Makes a pod a member: records the attachment, then lets the programs see the member.
-    /// The caller holds the lock.
+    /// Makes a pod a member: records the attachment, then makes the member visible to the programs. The caller holds the
+    /// lock.
     pub fn join(&mut self, key: AttachmentKey, mut attachment: Attachment, member: Member) -> Result<()> {
         let domain = u32::from(member.domain);
         let slot = self.free_slot(domain)?;
@@ -56,8 +56,8 @@ impl State {
         Ok(())
     }
 
-    /// Undoes [`State::join`], and gives back all the pod's external ports. The caller holds the lock. Not an error if
-    /// parts of it are gone already.
+    /// Undoes [`State::join`], and releases all the pod's external ports. Not an error if parts are already gone. The caller
+    /// holds the lock.
     pub fn leave(&mut self, key: &AttachmentKey, attachment: &Attachment) -> Result<()> {
         let place = roster_index(u32::from(attachment.domain), u32::from(attachment.slot));
         if self.roster.get(&place, 0).is_ok_and(|interface| interface == attachment.member) {
@@ -68,8 +68,8 @@ impl State {
         removed("ATTACHMENTS", self.attachments.remove(key))
     }
 
-    /// Forgets the circuits of the pod at `address`, so that another pod that gets it later is not taken for this one. Takes
-    /// a while where there are many, so the caller holds no lock.
+    /// Removes the circuits of the pod at `address`, so that a pod that gets the address later does not inherit them. Takes
+    /// a while if there are many, so the caller holds no lock.
     pub fn forget_circuits(&mut self, address: [u8; 4]) -> Result<()> {
         for flow in keys("FLOWS", &self.flows)? {
             if flow.pod == address {

@@ -1,7 +1,7 @@
-//! The pinned maps, typed, and the changes that user space makes to them; a file for each writer.
+//! The pinned maps, typed, and the changes that user space makes to them; one file per writer.
 //!
-//! They are the only truth. Whoever changes several of them holds the lock; if it dies half-way, the attachment record lets
-//! DEL and GC find the rest.
+//! They are the only source of truth. A process that changes several of them holds the lock; if it dies half-way, DEL and GC
+//! find the rest through the attachment record.
 
 mod configured;
 mod counters;
@@ -34,12 +34,12 @@ use crate::{
     pinned::{MAPS, pin_directory},
 };
 
-/// How long to wait for the lock; kubelet retries an ADD that gave up.
+/// How long to wait for the lock; kubelet retries an ADD that timed out.
 const LOCK_PATIENCE: Duration = Duration::from_secs(4);
 /// Holders keep the lock for well under a millisecond.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// The right to change several maps at once; given up when dropped.
+/// The lock for changing several maps at once; released when dropped.
 #[derive(Debug)]
 pub struct Lock {
     _directory: Flock<File>,
@@ -102,7 +102,7 @@ impl State {
         })
     }
 
-    /// Waits for the right to change several maps at once, a few seconds at most.
+    /// Takes the lock for changing several maps at once; waits a few seconds at most.
     pub fn lock(&self) -> Result<Lock> {
         let what = || format!("cannot lock {}", self.directory.display());
         let mut file = File::open(&self.directory).map_err(|error| Error::kernel(what(), error))?;

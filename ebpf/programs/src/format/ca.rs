@@ -1,4 +1,4 @@
-//! Channel Access: a chain of messages, walked once to learn what it holds and once to rewrite it.
+//! Channel Access: a chain of messages, walked once to read and once to rewrite it.
 
 use core::ffi::c_void;
 
@@ -21,7 +21,7 @@ impl Format for Ca {
         let chain = ca::Chain::new(length(packet)?);
         let mut scan = Scan { skb: packet.skb.raw(), chain, content: Content::new(direction), sound: true };
         let pointer = &raw mut scan;
-        // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
+        // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
         let scan = unsafe {
             bpf_loop(ca::MAX_MESSAGES, read_message as *mut c_void, pointer.cast(), 0);
             pointer.read()
@@ -39,7 +39,7 @@ impl Format for Ca {
     }
 }
 
-/// A first walk along the messages, which learns what they hold; passed through `bpf_loop`.
+/// The first walk along the messages, which reads them; passed through `bpf_loop`.
 struct Scan {
     skb: *mut __sk_buff,
     chain: ca::Chain,
@@ -72,7 +72,7 @@ extern "C" fn read_message(_index: u32, scan: *mut Scan) -> i64 {
     }
 }
 
-/// A second walk, which rewrites what they name; passed through `bpf_loop`.
+/// The second walk, which rewrites them; passed through `bpf_loop`.
 struct Rewrite<'a> {
     packet: &'a Packet,
     chain: ca::Chain,

@@ -1,4 +1,4 @@
-//! What a datagram holds, and what a format must be able to do with it. Knows no format.
+//! The content of a datagram, and the trait that every format implements. Knows no format.
 
 use abi::{Endpoint, TCP, UDP, Verdict};
 use wire::{Direction, Kind, Named};
@@ -6,53 +6,53 @@ use wire::{Direction, Kind, Named};
 use crate::packet::{PAYLOAD, Packet};
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
-/// One entry: what the datagram at hand holds, while one program runs. On the stack the verifier would follow every
-/// combination of what it knows of it.
+/// One entry: the content of the current datagram, while one program runs. On the stack the verifier would follow every
+/// combination of its values.
 #[map]
 static CONTENT: PerCpuArray<Content> = PerCpuArray::with_max_entries(1, 0);
 
-/// A protocol's way to read a payload, and to rewrite it.
+/// How to read a protocol's payloads, and to rewrite them.
 pub trait Format {
-    /// What `packet`, a datagram of `protocol`, holds; an error if that is not for others to see.
+    /// The content of `packet`, a datagram of `protocol`; an error if it must not be relayed.
     fn inspect(packet: &Packet, direction: Direction, protocol: u16) -> Result<Content, Verdict>;
 
-    /// Makes `packet` name the transport address `to` where it names `from`; an address left to the source stays so. With
-    /// both exchanged it is undone.
+    /// Replaces the transport address `from` by `to` where `packet` names it; an address left to the source stays so.
+    /// Swapping the two undoes it.
     fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint);
 }
 
-/// What a datagram holds.
+/// The content of a datagram.
 ///
 /// Plain numbers, combined without branches: the verifier would follow every combination of flags through every step of a
 /// walk.
 #[derive(Clone, Copy)]
 pub struct Content {
-    /// Which way it travels.
+    /// Whether it is an announcement or an answer.
     pub direction: Direction,
-    /// Number of its protocol, where its format needs it.
+    /// Its protocol's number, if its format needs it.
     pub protocol: u16,
-    /// Not 0 if it searches; it announces or answers otherwise.
+    /// Not 0 if it is a search; otherwise it is an announcement or an answer.
     search: u32,
     /// All ones if it names a transport address, 0 otherwise.
     names: u32,
     /// The port named.
     port: u32,
-    /// Not 0 if that is a port of UDP.
+    /// Not 0 if that is a UDP port.
     udp: u32,
-    /// The address named, as it stands; 0 where it is left to the source.
+    /// The address named, in network order; 0 if it is left to the source.
     address: u32,
     /// Not 0 if it names several addresses, or one that is not IPv4.
     unsupported: u32,
-    /// Offset of the flags of a search that say "sent to one server"; 0 where it does not say so.
+    /// Offset of a search's flags, if they say "sent to one server"; otherwise 0.
     unicast_at: u32,
     /// The flag that says it.
     unicast: u32,
-    /// Not 0 if it is for one server alone, never for all.
+    /// Not 0 if it is for a single server, never for all.
     directed: u32,
 }
 
 impl Content {
-    /// A datagram of which nothing is known yet.
+    /// A datagram whose content is not known yet.
     #[inline(always)]
     pub const fn new(direction: Direction) -> Self {
         Self {
@@ -76,37 +76,37 @@ impl Content {
         Self { protocol, search: search as u32, ..Self::new(direction) }
     }
 
-    /// A datagram that names nothing: one that wants an answer, or is one.
+    /// A datagram that names nothing: a search or an answer.
     #[inline(always)]
     pub const fn plain(direction: Direction, directed: bool) -> Self {
         let search = matches!(direction, Direction::Announce) as u32;
         Self { search, directed: directed as u32, ..Self::new(direction) }
     }
 
-    /// The same in a map; `None` does not happen.
+    /// Moves it into a map; never `None`.
     #[inline(always)]
     pub fn put_aside(self) -> Option<&'static Self> {
         let place = CONTENT.get_ptr_mut(0)?;
-        // SAFETY: this processor's own entry, which only the program at hand writes, once.
+        // SAFETY: this CPU's own entry, which only the running program writes, once.
         unsafe {
             place.write(self);
             Some(&*place)
         }
     }
 
-    /// Whether it is for one server alone, never for all.
+    /// Whether it is for a single server, never for all.
     #[inline(always)]
     pub fn is_directed(&self) -> bool {
         self.directed != 0
     }
 
-    /// Whether it searches; it announces or answers otherwise.
+    /// Whether it is a search; otherwise it is an announcement or an answer.
     #[inline(always)]
     pub fn is_search(&self) -> bool {
         self.search != 0
     }
 
-    /// What is named, if `sender` names itself, with port 0 if nothing is; `None` if it speaks for another host.
+    /// The endpoint that it names, with port 0 if it names none; `None` if that is not on `sender` itself.
     #[inline(always)]
     pub fn own(&self, sender: [u8; 4]) -> Option<Endpoint> {
         let foreign = self.address != 0 && self.address != u32::from_ne_bytes(sender);
@@ -117,7 +117,7 @@ impl Content {
         Some(Endpoint { address: sender, port: self.port as u16, protocol })
     }
 
-    /// Where a search from `source` is to be answered to.
+    /// Where a search from `source` expects its answers.
     #[inline(always)]
     pub fn reply_to(&self, source: Endpoint) -> Endpoint {
         if self.names == 0 || self.unsupported != 0 {
@@ -133,13 +133,13 @@ impl Content {
         self.port | self.address
     }
 
-    /// Notes that it searches, if `kind` says so.
+    /// Records that it is a search, if `kind` says so.
     #[inline(always)]
     pub fn add_kind(&mut self, kind: Kind) {
         self.search |= matches!(kind, Kind::Search) as u32;
     }
 
-    /// Notes that it names an address, zeros if that is left to the source.
+    /// Records that it names an address, zeros if that is left to the source.
     #[inline(always)]
     pub fn add_address(&mut self, address: [u8; 4]) {
         let address = u32::from_ne_bytes(address);
@@ -148,7 +148,7 @@ impl Content {
         self.address |= address;
     }
 
-    /// Notes that it names a port.
+    /// Records that it names a port.
     #[inline(always)]
     pub fn add_port(&mut self, port: u16, udp: bool) {
         let (port, udp) = (port as u32, udp as u32);
@@ -158,13 +158,13 @@ impl Content {
         self.udp = udp;
     }
 
-    /// Notes that it names what is no transport address.
+    /// Records that it names something that is not supported.
     #[inline(always)]
     pub fn add_unsupported(&mut self) {
         self.unsupported = 1;
     }
 
-    /// Notes what a message names. Real datagrams name one address, however often: another beside it is not supported.
+    /// Records what a message names. Real datagrams name one address, perhaps repeatedly: another one is not supported.
     #[inline(always)]
     pub fn add(&mut self, kind: Kind, named: &Named) {
         let address = u32::from_ne_bytes(named.address);
@@ -179,15 +179,14 @@ impl Content {
         self.address = address;
     }
 
-    /// Notes that the byte at `at` has the bit `flag` set, which says "sent to one server".
+    /// Records that the byte at `at` has the bit `flag` set, which says "sent to one server".
     #[inline(always)]
     pub fn add_unicast(&mut self, at: u32, flag: u8) {
         self.unicast_at = at;
         self.unicast = flag as u32;
     }
 
-    /// Sets or clears the flag "sent to one server" in a search that has it set: a copy that is broadcast in a pod must not
-    /// say so.
+    /// Sets or clears the flag "sent to one server" in a search that had it set: a copy broadcast to pods must not have it.
     #[inline(always)]
     pub fn set_unicast(&self, packet: &Packet, unicast: bool) {
         if self.unicast_at == 0 {
@@ -200,13 +199,13 @@ impl Content {
     }
 }
 
-/// Bytes of payload, where the packet is whole.
+/// Bytes of payload, if the packet is complete.
 #[inline(always)]
 pub fn length(packet: &Packet) -> Result<u32, Verdict> {
     if packet.fragment { Err(Verdict::Fragment) } else { packet.payload.ok_or(Verdict::Malformed) }
 }
 
-/// Puts `to` where a message names `from`.
+/// Writes `to` where a message names `from`.
 #[inline(always)]
 pub fn put(packet: &Packet, named: &Named, from: &Endpoint, to: &Endpoint) {
     packet.set_payload(named.port_at, named.order.bytes(from.port), named.order.bytes(to.port));

@@ -1,4 +1,4 @@
-//! Protocols that are described by configuration: reading and rewriting their fields, which `wire::data` finds.
+//! Protocols that the configuration describes: reads and rewrites their fields, which `wire::data` finds.
 
 use core::ffi::c_void;
 
@@ -16,7 +16,7 @@ use crate::{
     skb::Skb,
 };
 
-/// All of them.
+/// All described protocols.
 pub struct Described;
 
 impl Format for Described {
@@ -30,7 +30,7 @@ impl Format for Described {
         let search = descriptor.search != 0 && matches!(direction, Direction::Announce);
         let mut scan = Scan { payload, content: Content::of(protocol, direction, search), sound: true };
         let pointer = &raw mut scan;
-        // SAFETY: the callback has the type bpf_loop calls, and the state outlives the loop.
+        // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
         let scan = unsafe {
             bpf_loop(wire::data::FIELDS as u32, read_field as *mut c_void, pointer.cast(), 0);
             pointer.read()
@@ -59,7 +59,7 @@ fn field(protocol: u16, index: u32) -> Option<&'static Field> {
     described(protocol)?.descriptor.fields.get(index as usize)
 }
 
-/// The payload of a datagram, without what the frame has behind it.
+/// The payload of a datagram, without the frame's padding.
 #[derive(Clone, Copy)]
 struct Payload {
     skb: Skb,
@@ -76,7 +76,7 @@ impl Payload {
     }
 }
 
-/// A walk along the fields, which learns what they hold; passed through `bpf_loop`.
+/// The first walk along the fields, which reads them; passed through `bpf_loop`.
 struct Scan {
     payload: Payload,
     content: Content,
@@ -100,7 +100,7 @@ extern "C" fn read_field(index: u32, scan: *mut Scan) -> i64 {
     0
 }
 
-/// A second walk, which rewrites what they hold; passed through `bpf_loop`.
+/// The second walk, which rewrites them; passed through `bpf_loop`.
 struct Rewrite<'a> {
     packet: &'a Packet,
     payload: Payload,

@@ -1,5 +1,5 @@
-//! GigE Vision: messages and packets of streams name nothing that is renamed here. What a camera's registers hold is
-//! translated by `registers`.
+//! GigE Vision: nothing in messages and stream packets is renamed here; `registers` translates the values of a camera's
+//! registers.
 
 use abi::{Endpoint, Verdict};
 use wire::{
@@ -36,7 +36,7 @@ impl Format for Gvsp {
     fn rename(_: &Packet, _: &Content, _: &Endpoint, _: &Endpoint) {}
 }
 
-/// The header of a message that has no more registers than a message can have.
+/// The header of a message, if it has no more registers than a message can hold.
 #[inline(always)]
 pub fn message(packet: &Packet, direction: Direction) -> Result<Message, Verdict> {
     let header = packet.skb.load(PAYLOAD).ok_or(Verdict::Malformed)?;
@@ -44,7 +44,7 @@ pub fn message(packet: &Packet, direction: Direction) -> Result<Message, Verdict
     if Layout::of(&message, direction).count > MAX_REGISTERS { Err(Verdict::Malformed) } else { Ok(message) }
 }
 
-/// Whether a command is for one camera alone, never for all.
+/// Whether a command is for a single camera, never for all.
 #[inline(always)]
 fn is_directed(command: u16) -> bool {
     !matches!(command, command::DISCOVERY | command::FORCE_IP | command::ACTION)

@@ -1,7 +1,7 @@
-//! Payload formats: what a datagram of a protocol names, and making it name something else. The bytes are `wire`'s
-//! business; here they are read from a packet in the kernel.
+//! Payload formats: reads the addresses that a datagram names, and rewrites them. `wire` knows the bytes; the formats load
+//! them from a packet in the kernel.
 //!
-//! A format is a file with an implementation of [`Format`]. This module alone knows which protocol has which.
+//! A format is a file with an implementation of [`Format`]. Only this module knows which protocol has which format.
 
 mod ca;
 mod content;
@@ -23,7 +23,7 @@ use crate::packet::Packet;
 macro_rules! dispatcher {
     ($($(#[$doc:meta])* $format:ident = $number:literal, $name:literal, $ports:expr,
         from_pod: [$($from_pod:ident: $_from_pod:path),*], from_lan: [$($from_lan:ident: $_from_lan:path),*];)*) => {
-        /// What `packet`, a datagram of `protocol`, holds.
+        /// The content of `packet`, a datagram of `protocol`.
         #[inline(always)]
         pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<Content, Verdict> {
             $(if protocol == Protocol::$format as u16 {

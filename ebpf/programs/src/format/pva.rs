@@ -32,7 +32,7 @@ impl Format for Pva {
     }
 }
 
-/// What the message in a datagram is and names, and whether it is a search sent to one server.
+/// The kind of a message, the address it names, and whether it is a search sent to one server.
 #[inline(always)]
 fn message(skb: Skb, length: u32, direction: Direction) -> Result<(Kind, Named, bool), Verdict> {
     const BODY: u32 = PAYLOAD + pva::HEADER;

@@ -49,6 +49,13 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
+fn the_diff_of_a_new_protocol_applies() {
+    let check = ["apply", "--check", "docs/toy-protocol.diff"];
+    let output = lab::program("git", &check).unwrap().current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn every_link_leads_to_a_file_and_a_heading() {
     for (page, text) in documents() {
         for link in between(&text, "](", ')').into_iter().filter(|link| !link.contains("://")) {

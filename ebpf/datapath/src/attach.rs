@@ -132,7 +132,10 @@ pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
     if !link::filters(index, hook.parent())?.iter().any(is_ours) {
         return Ok(());
     }
-    detach_filter(hook, &device)
+    match detach_filter(hook, &device) {
+        Err(_) if link::by_index(index)?.is_none() => Ok(()), // the device is gone meanwhile, and its filters with it
+        outcome => outcome,
+    }
 }
 
 fn detach_filter(hook: Hook, device: &Link) -> Result<()> {

@@ -46,7 +46,7 @@ const PORT: u16 = 61000;
 /// An interface index that no device has.
 const NOWHERE: u32 = 0x7fff;
 /// Relayed ports: in pods, on the LAN.
-const RELAYS: [(u16, u16, Protocol, u16); 7] = [
+const RELAYS: &[(u16, u16, Protocol, u16)] = &[
     (5000, 5000, Protocol::Other, paths::SEARCH), // a number that no program knows
     (5049, 5049, Protocol::Described1, paths::ANNOUNCE),
     (5064, 5064, Protocol::Ca, paths::SEARCH),
@@ -157,11 +157,12 @@ fn fill(state: &mut State, setup: &Setup) {
     state.set_uplinks(&[(uplink, entry)]).unwrap();
     state.set_networks(&[(0, NETWORK, 24, abi::lan::HOSTS | setup.cameras)]).unwrap();
     let relays = |scope: u32, lan: bool| {
-        RELAYS.map(|(in_pods, on_lan, protocol, flags)| {
+        let relay = |&(in_pods, on_lan, protocol, flags): &(u16, u16, Protocol, u16)| {
             let (from, to) = if lan { (on_lan, in_pods) } else { (in_pods, on_lan) };
             let key = RelayKey { scope, port: from, reserved: 0 };
             (key, Relay { domain: 0, port: to, protocol: protocol as u16, flags })
-        })
+        };
+        RELAYS.iter().map(relay).collect::<Vec<_>>()
     };
     state.set_described(&[described()]).unwrap();
     state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();

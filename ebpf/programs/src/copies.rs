@@ -16,6 +16,9 @@ use crate::{
 /// port; the packet itself stays as it is.
 #[inline(always)]
 pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
+    if members(domain) == 0 {
+        return Verdict::Relayed;
+    }
     let (macs, source, destination) = (packet.macs(), packet.source, packet.destination);
     let verdict = to_fan(packet, content, domain, port);
     restore(packet, content, macs, source, destination);
@@ -25,12 +28,8 @@ pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -
 /// The same, but leaves `packet` rewritten like the copy.
 #[inline(always)]
 pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
-    let (Some(config), Some(&length)) = (CONFIG.get(0), ROSTER_LENGTH.get(domain as u32)) else {
-        return Verdict::Relayed;
-    };
-    if length == 0 {
-        return Verdict::Relayed;
-    }
+    let length = members(domain);
+    let Some(config) = CONFIG.get(0).filter(|_| length > 0) else { return Verdict::Relayed };
     content.set_unicast(packet, false);
     packet.set_destination(Endpoint { port, ..packet.destination });
     packet.set_mac_destination(BROADCAST_MAC); // otherwise the fan device would treat it as another host's
@@ -40,6 +39,12 @@ pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) ->
     let queued = packet.skb.clone_in(config.fan);
     packet.skb.set_mark(mark);
     if queued { Verdict::Relayed } else { Verdict::Overrun }
+}
+
+/// The length of the domain's roster: 0 if it never had a member.
+#[inline(always)]
+fn members(domain: u16) -> u32 {
+    ROSTER_LENGTH.get(domain as u32).copied().unwrap_or(0)
 }
 
 /// Sends a copy of `packet` to everybody on the uplink's network, from the uplink's `mac`; the packet stays as the copy is.

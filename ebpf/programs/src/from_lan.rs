@@ -107,7 +107,7 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
     let Some(claim) = lookup(&EXTERNALS, external).filter(ports::is_current) else { return false };
     let udp = packet.is_udp();
     if udp {
-        go_on(context, packet.headers(), claim.protocol);
+        tail_call(context, packet.headers(), claim.protocol);
     }
     let ours = if udp { is_message(packet, &claim) } else { is_circuit(packet, &claim, &external) };
     if ours {
@@ -125,7 +125,7 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
 
 /// Tail-calls the program of the protocol that an external port was taken for; returns if there is none.
 #[inline(always)]
-fn go_on(context: &TcContext, headers: Headers, protocol: u8) {
+fn tail_call(context: &TcContext, headers: Headers, protocol: u8) {
     if let Some(place) = ARRIVING.get_ptr_mut(0) {
         // SAFETY: this CPU's own entry, which only the tail-called program reads.
         unsafe { place.write(headers) };

@@ -13,7 +13,7 @@ use crate::{
     event::{Seen, emit},
     format::{Content, Format},
     maps::{DOMAINS, SENDING, UPLINKS, lookup},
-    packet::Packet,
+    packet::{Macs, Packet},
     ports::{self, Holder},
     skb::{DROP, NEXT, Skb},
 };
@@ -33,13 +33,13 @@ pub struct Outgoing {
     /// Directions of the relayed port, from [`paths`].
     flags: u16,
     /// Not 0 if it names anything.
-    names: u32,
+    named: u32,
     /// Whether it is a broadcast of which everybody has a copy who is to have one.
     copied: bool,
 }
 
 /// The external endpoints of a datagram: what its receivers on the LAN see.
-struct Names {
+struct Externals {
     /// The pod's endpoint that it names.
     own: Endpoint,
     /// The external endpoint that stands for it.
@@ -67,7 +67,7 @@ impl Outgoing {
         let sending = SENDING.get(0).filter(|sending| sending.interface == skb.interface())?;
         let Sending { headers, route, flags, .. } = sending;
         let packet = Packet::with(skb, headers);
-        Some(Self { packet, sending, route: *route, flags: *flags, names: 0, copied: false })
+        Some(Self { packet, sending, route: *route, flags: *flags, named: 0, copied: false })
     }
 
     /// The member that sent it.
@@ -102,9 +102,9 @@ impl Outgoing {
             Ok(content) => content,
             Err(fault) => return fault,
         };
-        let names = content.named();
-        let Some(content) = content.put_aside() else { return Verdict::Malformed };
-        self.names = names & content.named(); // 0 at compile time for a format that names nothing
+        let named = content.named();
+        let Some(content) = content.store() else { return Verdict::Malformed };
+        self.named = named & content.named(); // 0 at compile time for a format that names nothing
         let Some((domain, uplink)) = self.domain() else { return Verdict::NoUplink };
         let broadcast = self.route == route::BROADCAST;
         if broadcast && content.is_directed() {
@@ -113,9 +113,10 @@ impl Outgoing {
         let to_node = self.packet.destination.address == uplink.address;
         let stays = broadcast || to_node; // for the node's own sockets
         self.copied = broadcast;
-        let macs = self.packet.macs();
+        let mut macs = Macs::default();
         let mut verdict = Verdict::Relayed;
         if stays {
+            macs = self.packet.macs();
             verdict = self.copy_to_members(content);
         }
         if !to_node && self.flags & paths::POD_TO_LAN != 0 {
@@ -151,12 +152,12 @@ impl Outgoing {
         uplink: &Uplink,
         broadcast: bool,
     ) -> Verdict {
-        let names = match self.names(content, domain, uplink) {
-            Ok(names) => names,
+        let ends = match self.externals(content, domain, uplink) {
+            Ok(ends) => ends,
             Err(fault) => return fault,
         };
-        self.rename::<F>(content, &names.own, &names.external);
-        self.packet.set_source(names.source);
+        self.rename::<F>(content, &ends.own, &ends.external);
+        self.packet.set_source(ends.source);
         let port = self.sending.port;
         if !broadcast {
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
@@ -166,19 +167,19 @@ impl Outgoing {
         self.packet.set_destination(Endpoint { address, port, protocol: UDP as u16 });
         let verdict = copies::to_lan(&self.packet, content, domain.uplink, uplink.mac);
         // At once: to remember what the packet names now is more than the verifier can follow.
-        self.rename::<F>(content, &names.external, &names.own);
+        self.rename::<F>(content, &ends.external, &ends.own);
         verdict
     }
 
     /// External endpoints for what the datagram names and for its source.
     #[inline(always)]
-    fn names(&self, content: &Content, domain: &Domain, uplink: &Uplink) -> Result<Names, Verdict> {
+    fn externals(&self, content: &Content, domain: &Domain, uplink: &Uplink) -> Result<Externals, Verdict> {
         if uplink.address == NO_ADDRESS {
             return Err(Verdict::NoUplink);
         }
         let own = content.own(self.packet.source.address).ok_or(Verdict::Foreign)?;
         let mut external = Endpoint { address: uplink.address, ..own };
-        if self.names != 0 && own.port != 0 {
+        if self.named != 0 && own.port != 0 {
             external = self.external(domain, uplink, own).ok_or(Verdict::NoPort)?;
         }
         // Nobody answers a beacon: it is sent from the port that it names, and takes no other.
@@ -186,12 +187,12 @@ impl Outgoing {
         if self.route == route::ANSWER || content.is_search() || own.port == 0 {
             source = self.external(domain, uplink, self.packet.source).ok_or(Verdict::NoPort)?;
         }
-        Ok(Names { own, external, source })
+        Ok(Externals { own, external, source })
     }
 
     #[inline(always)]
     fn rename<F: Format>(&self, content: &Content, from: &Endpoint, to: &Endpoint) {
-        if self.names != 0 {
+        if self.named != 0 {
             F::rename(&self.packet, content, from, to);
         }
     }

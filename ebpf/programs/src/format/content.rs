@@ -85,7 +85,7 @@ impl Content {
 
     /// Moves it into a map; never `None`.
     #[inline(always)]
-    pub fn put_aside(self) -> Option<&'static Self> {
+    pub fn store(self) -> Option<&'static Self> {
         let place = CONTENT.get_ptr_mut(0)?;
         // SAFETY: this CPU's own entry, which only the running program writes, once.
         unsafe {

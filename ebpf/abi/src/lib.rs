@@ -367,7 +367,13 @@ impl Claim {
     /// Whether both are the same member's, for the same endpoint.
     #[inline(always)]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.pod == other.pod && self.member == other.member && self.generation == other.generation
+        self.is_of(other.pod, other.member, other.generation)
+    }
+
+    /// Whether it is this member's, for this endpoint of its pod.
+    #[inline(always)]
+    pub fn is_of(&self, pod: Endpoint, member: u32, generation: u32) -> bool {
+        self.pod == pod && self.member == member && self.generation == generation
     }
 }
 

@@ -1,14 +1,15 @@
 //! Copies of a packet for several receivers.
 //!
-//! The kernel copies a packet as it is and returns no handle to the copy. So the packet itself is rewritten for one receiver
-//! after another, directly from one to the next, and restored once all have their copies.
+//! The kernel copies a packet as it is and returns no handle to the copy. So the packet itself is rewritten for each receiver,
+//! and restored before the next: to go straight from one to the next and restore once, after the last, is more than the
+//! verifier of Linux 6.1 follows (a million instructions).
 
 use abi::{Endpoint, FanMark, Verdict};
 
 use crate::{
     format::Content,
     maps::{CONFIG, ROSTER_LENGTH},
-    packet::{BROADCAST_MAC, Macs, Packet},
+    packet::{BROADCAST_MAC, Packet},
     skb::random_below,
 };
 
@@ -16,28 +17,19 @@ use crate::{
 /// port; the packet itself stays as it is.
 #[inline(always)]
 pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
-    if members(domain) == 0 {
-        return Verdict::Relayed;
-    }
-    let (macs, source, destination) = (packet.macs(), packet.source, packet.destination);
-    let verdict = to_fan(packet, content, domain, port);
-    restore(packet, content, macs, source, destination);
-    verdict
-}
-
-/// The same, but leaves `packet` rewritten like the copy.
-#[inline(always)]
-pub fn to_fan(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
     let length = members(domain);
     let Some(config) = CONFIG.get(0).filter(|_| length > 0) else { return Verdict::Relayed };
+    let (mark, mac, destination) = (packet.skb.mark(), packet.mac_destination(), packet.destination);
     content.set_unicast(packet, false);
-    packet.set_destination(Endpoint { port, ..packet.destination });
+    packet.set_destination(Endpoint { port, ..destination });
     packet.set_mac_destination(BROADCAST_MAC); // otherwise the fan device would treat it as another host's
-    let mark = packet.skb.mark();
     let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
     packet.skb.set_mark(state.pack());
     let queued = packet.skb.clone_in(config.fan);
     packet.skb.set_mark(mark);
+    packet.set_mac_destination(mac);
+    packet.set_destination(destination);
+    content.set_unicast(packet, true);
     if queued { Verdict::Relayed } else { Verdict::Overrun }
 }
 
@@ -47,20 +39,18 @@ fn members(domain: u16) -> u32 {
     ROSTER_LENGTH.get(domain as u32).copied().unwrap_or(0)
 }
 
-/// Sends a copy of `packet` to everybody on the uplink's network, from the uplink's `mac`; the packet stays as the copy is.
+/// Sends a copy of `packet` to everybody on the uplink's network, from the uplink's `mac` and with these `ends`; of the packet
+/// itself only the destination MAC address changes.
 #[inline(always)]
-pub fn to_lan(packet: &Packet, content: &Content, uplink: u32, mac: [u8; 6]) -> Verdict {
-    content.set_unicast(packet, true);
+pub fn send(packet: &mut Packet, uplink: u32, mac: [u8; 6], (from, to): (Endpoint, Endpoint)) -> Verdict {
+    let (source, destination, own_mac) = (packet.source, packet.destination, packet.mac_source());
+    packet.set_source(from);
+    packet.set_destination(to);
     packet.set_mac_source(mac);
     packet.set_mac_destination(BROADCAST_MAC);
-    if packet.skb.clone_out(uplink) { Verdict::Sent } else { Verdict::Overrun }
-}
-
-/// Makes `packet` what it was before the copies: its MAC addresses, source, destination, and the flag "sent to one server".
-#[inline(always)]
-pub fn restore(packet: &mut Packet, content: &Content, macs: Macs, source: Endpoint, destination: Endpoint) {
-    packet.set_macs(macs);
+    let sent = packet.skb.clone_out(uplink);
+    packet.set_mac_source(own_mac); // or a bridge would learn the uplink's at the pod's port
     packet.set_source(source);
     packet.set_destination(destination);
-    content.set_unicast(packet, true);
+    if sent { Verdict::Sent } else { Verdict::Overrun }
 }

@@ -2,8 +2,8 @@
 //! happens to the packet itself.
 
 use abi::{
-    Domain, Endpoint, Headers, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Sending, UDP, Uplink, Verdict,
-    paths, route,
+    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Sending, UDP, Uplink, Verdict, paths,
+    route,
 };
 use wire::Direction;
 
@@ -13,7 +13,7 @@ use crate::{
     event::{Seen, emit},
     format::{Content, Format},
     maps::{DOMAINS, SENDING, UPLINKS, lookup},
-    packet::{Macs, Packet},
+    packet::Packet,
     ports::{self, Holder},
     skb::{DROP, NEXT, Skb},
 };
@@ -32,8 +32,6 @@ pub struct Outgoing {
     pub route: u16,
     /// Directions of the relayed port, from [`paths`].
     flags: u16,
-    /// Not 0 if it names anything.
-    named: u32,
     /// Whether it is a broadcast of which everybody has a copy who is to have one.
     copied: bool,
 }
@@ -67,7 +65,7 @@ impl Outgoing {
         let sending = SENDING.get(0).filter(|sending| sending.interface == skb.interface())?;
         let Sending { headers, route, flags, .. } = sending;
         let packet = Packet::with(skb, headers);
-        Some(Self { packet, sending, route: *route, flags: *flags, named: 0, copied: false })
+        Some(Self { packet, sending, route: *route, flags: *flags, copied: false })
     }
 
     /// The member that sent it.
@@ -102,71 +100,51 @@ impl Outgoing {
             Ok(content) => content,
             Err(fault) => return fault,
         };
-        let named = content.named();
-        let Some(content) = content.store() else { return Verdict::Malformed };
-        self.named = named & content.named(); // 0 at compile time for a format that names nothing
         let Some((domain, uplink)) = self.domain() else { return Verdict::NoUplink };
         let broadcast = self.route == route::BROADCAST;
         if broadcast && content.is_directed() {
             return Verdict::Malformed;
         }
         let to_node = self.packet.destination.address == uplink.address;
-        let stays = broadcast || to_node; // for the node's own sockets
         self.copied = broadcast;
-        let mut macs = Macs::default();
-        let mut verdict = Verdict::Relayed;
-        if stays {
-            macs = self.packet.macs();
-            verdict = self.copy_to_members(content);
-        }
-        if !to_node && self.flags & paths::POD_TO_LAN != 0 {
-            if stays {
-                self.count(verdict);
+        if broadcast || to_node {
+            let verdict = self.copy_to_members(&content);
+            if to_node || self.flags & paths::POD_TO_LAN == 0 {
+                return verdict; // the original is for the node's own sockets
             }
-            verdict = self.send::<F>(content, domain, &uplink, stays);
+            self.count(verdict);
         }
-        if stays {
-            let Headers { source, destination, .. } = self.sending.headers;
-            copies::restore(&mut self.packet, content, macs, source, destination);
-        }
-        verdict
+        self.send::<F>(&content, domain, &uplink)
     }
 
-    /// Gives the other members a copy. Leaves the packet rewritten like the copy.
+    /// Gives the other members a copy.
     #[inline(always)]
     fn copy_to_members(&mut self, content: &Content) -> Verdict {
         if self.flags & paths::POD_TO_PODS == 0 {
             return Verdict::Relayed;
         }
         let (domain, port) = (self.member().domain, self.packet.destination.port);
-        copies::to_fan(&mut self.packet, content, domain, port)
+        copies::enqueue(&mut self.packet, content, domain, port)
     }
 
-    /// Makes the datagram, payload included, come from the uplink and from external ports that lead back to the pod. A
-    /// broadcast is copied for that, and its headers stay rewritten like the copy's.
+    /// Makes the datagram, payload included, come from the uplink and from external ports that lead back to the pod. Of a
+    /// broadcast, it sends such a copy.
     #[inline(always)]
-    fn send<F: Format>(
-        &mut self,
-        content: &Content,
-        domain: &Domain,
-        uplink: &Uplink,
-        broadcast: bool,
-    ) -> Verdict {
+    fn send<F: Format>(&mut self, content: &Content, domain: &Domain, uplink: &Uplink) -> Verdict {
         let ends = match self.externals(content, domain, uplink) {
             Ok(ends) => ends,
             Err(fault) => return fault,
         };
         self.rename::<F>(content, &ends.own, &ends.external);
-        self.packet.set_source(ends.source);
         let port = self.sending.port;
-        if !broadcast {
+        if self.route != route::BROADCAST {
+            self.packet.set_source(ends.source);
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
             return if self.route == route::ANSWER { Verdict::Answered } else { Verdict::Sent };
         }
         let address = if self.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
-        self.packet.set_destination(Endpoint { address, port, protocol: UDP as u16 });
-        let verdict = copies::to_lan(&self.packet, content, domain.uplink, uplink.mac);
-        // At once: to remember what the packet names now is more than the verifier can follow.
+        let to = Endpoint { address, port, protocol: UDP as u16 };
+        let verdict = copies::send(&mut self.packet, domain.uplink, uplink.mac, (ends.source, to));
         self.rename::<F>(content, &ends.external, &ends.own);
         verdict
     }
@@ -179,7 +157,7 @@ impl Outgoing {
         }
         let own = content.own(self.packet.source.address).ok_or(Verdict::Foreign)?;
         let mut external = Endpoint { address: uplink.address, ..own };
-        if self.named != 0 && own.port != 0 {
+        if own.port != 0 {
             external = self.external(domain, uplink, own).ok_or(Verdict::NoPort)?;
         }
         // Nobody answers a beacon: it is sent from the port that it names, and takes no other.
@@ -192,7 +170,7 @@ impl Outgoing {
 
     #[inline(always)]
     fn rename<F: Format>(&self, content: &Content, from: &Endpoint, to: &Endpoint) {
-        if self.named != 0 {
+        if content.is_named() {
             F::rename(&self.packet, content, from, to);
         }
     }

@@ -33,9 +33,6 @@ pub const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 const FRAGMENT: u16 = 0x3fff;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// Destination and source MAC address, as in the packet. Words, because the compiler would spill bytes one by one.
-pub type Macs = [u32; 3];
-
 /// A packet and its current headers.
 pub struct Packet {
     /// The packet in the kernel.
@@ -153,16 +150,16 @@ impl Packet {
         self.destination = destination;
     }
 
-    /// The MAC addresses.
+    /// The destination MAC address.
     #[inline(always)]
-    pub fn macs(&self) -> Macs {
-        self.skb.load_words(MAC_DESTINATION).unwrap_or_default()
+    pub fn mac_destination(&self) -> [u8; 6] {
+        self.skb.load(MAC_DESTINATION).unwrap_or_default()
     }
 
-    /// Sets both MAC addresses.
+    /// The source MAC address.
     #[inline(always)]
-    pub fn set_macs(&self, macs: Macs) {
-        self.skb.store_words(MAC_DESTINATION, macs);
+    pub fn mac_source(&self) -> [u8; 6] {
+        self.skb.load(MAC_SOURCE).unwrap_or_default()
     }
 
     /// Sets the destination MAC address.

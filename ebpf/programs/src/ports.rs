@@ -68,8 +68,11 @@ impl Holder<'_> {
 /// if no port is left.
 #[inline(always)]
 pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Option<Endpoint> {
+    if let Some(known) = known(holder, pod) {
+        return Some(known);
+    }
     let first = holder.domain.first_port as u32;
-    let count = (holder.domain.last_port as u32 + 1).saturating_sub(first);
+    let count = (holder.domain.last_port as u32).checked_sub(first)? + 1;
     let mut search = Search {
         skb: skb.raw(),
         claim: holder.claim(pod, protocol),
@@ -78,12 +81,8 @@ pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Opti
         count,
         start: preferred_port(holder.member.identity, pod.port, count),
         found: 0,
-        full: 0,
+        full: (port_count(holder.interface) >= holder.domain.ports_per_pod) as u32,
     };
-    if let Some(known) = known(holder, &search.claim) {
-        return Some(known);
-    }
-    search.full = (port_count(holder.interface) >= holder.domain.ports_per_pod) as u32;
     let pointer = &raw mut search;
     // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives both loops.
     let found = unsafe {
@@ -105,10 +104,11 @@ pub fn external(skb: Skb, holder: &Holder, pod: Endpoint, protocol: u16) -> Opti
 
 /// The external endpoint that the pod's endpoint already has, if it is pinned or still in the domain's range.
 #[inline(always)]
-fn known(holder: &Holder, claim: &Claim) -> Option<Endpoint> {
-    let external = lookup(&INTERNALS, claim.pod)?;
+fn known(holder: &Holder, pod: Endpoint) -> Option<Endpoint> {
+    let external = lookup(&INTERNALS, pod)?;
     let known = lookup(&EXTERNALS, external)?;
-    let ours = known.is_same(claim) && external.address == holder.uplink;
+    let ours =
+        known.is_of(pod, holder.interface, holder.member.generation) && external.address == holder.uplink;
     let in_range = holder.domain.first_port <= external.port && external.port <= holder.domain.last_port;
     (ours && (in_range || known.pinned != 0)).then_some(external)
 }

@@ -86,17 +86,6 @@ impl Skb {
         }
     }
 
-    /// `N` words at `offset`, without byte-order conversion; `None` past the end.
-    #[inline(always)]
-    pub fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
-        let mut words = MaybeUninit::<[u32; N]>::uninit();
-        // SAFETY: as in `load`.
-        unsafe {
-            let result = bpf_skb_load_bytes(self.0.cast(), offset, words.as_mut_ptr().cast(), 4 * N as u32);
-            (result == 0).then(|| words.assume_init())
-        }
-    }
-
     /// Loads `length` bytes at `offset`, not 0 and at most `N`, a power of two. Past the end nothing is written.
     #[inline(always)]
     pub fn load_some<const N: usize>(self, offset: u32, length: u32, bytes: &mut [MaybeUninit<u8>; N]) {
@@ -114,13 +103,6 @@ impl Skb {
     pub fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) {
         // SAFETY: the helper reads N bytes from a buffer of N bytes.
         unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0) };
-    }
-
-    /// Writes `words` at `offset`, without byte-order conversion. Past the end nothing is written.
-    #[inline(always)]
-    pub fn store_words<const N: usize>(self, offset: u32, words: [u32; N]) {
-        // SAFETY: as in `store`.
-        unsafe { bpf_skb_store_bytes(self.0, offset, words.as_ptr().cast(), 4 * N as u32, 0) };
     }
 
     /// Updates the IPv4 header checksum at `offset` for four bytes that changed.

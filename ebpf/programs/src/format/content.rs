@@ -4,12 +4,6 @@ use abi::{Endpoint, TCP, UDP, Verdict};
 use wire::{Direction, Kind, Named};
 
 use crate::packet::{PAYLOAD, Packet};
-use aya_ebpf::{macros::map, maps::PerCpuArray};
-
-/// One entry: the content of the current datagram, while one program runs. On the stack the verifier would follow every
-/// combination of its values.
-#[map]
-static CONTENT: PerCpuArray<Content> = PerCpuArray::with_max_entries(1, 0);
 
 /// How to read a protocol's payloads, and to rewrite them.
 pub trait Format {
@@ -83,17 +77,6 @@ impl Content {
         Self { search, directed: directed as u32, ..Self::new(direction) }
     }
 
-    /// Moves it into a map; never `None`.
-    #[inline(always)]
-    pub fn store(self) -> Option<&'static Self> {
-        let place = CONTENT.get_ptr_mut(0)?;
-        // SAFETY: this CPU's own entry, which only the running program writes, once.
-        unsafe {
-            place.write(self);
-            Some(&*place)
-        }
-    }
-
     /// Whether it is for a single server, never for all.
     #[inline(always)]
     pub fn is_directed(&self) -> bool {
@@ -127,10 +110,10 @@ impl Content {
         Endpoint { address, port: self.port as u16, protocol: source.protocol }
     }
 
-    /// Not 0 if it names a port, or an address other than its source.
+    /// Whether it names a port, or an address other than its source.
     #[inline(always)]
-    pub fn named(&self) -> u32 {
-        self.port | self.address
+    pub fn is_named(&self) -> bool {
+        (self.port | self.address) != 0
     }
 
     /// Records that it is a search, if `kind` says so.

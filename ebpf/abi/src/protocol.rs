@@ -23,9 +23,9 @@ pub const FROM_POD_DESCRIBED: &str = "from_pod_described";
 /// Passes the table to the macro `$with`.
 ///
 /// A row has: the name of its [`Protocol`] and of its format in `ebpf/programs`; its number; its name in configuration and
-/// metrics; its UDP ports, each with flags of [`paths`]; and its programs with the functions of `ebpf/programs` that they
-/// run: those that `from_pod` tail-calls one after the other, and the one that `from_lan` tail-calls for a datagram to an
-/// external port, if the format alone is not enough.
+/// metrics; its UDP ports, that for searches first, each with flags of [`paths`]; and its programs with the functions of
+/// `ebpf/programs` that they run: those that `from_pod` tail-calls one after the other, and the one that `from_lan`
+/// tail-calls for a datagram to an external port, if the format alone is not enough.
 #[macro_export]
 macro_rules! protocols {
     ($with:ident) => {

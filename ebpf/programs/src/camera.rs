@@ -45,7 +45,7 @@ pub fn from_pod(context: &TcContext) -> i32 {
 /// Translates a pod's message, or returns why it must not be sent.
 #[inline(always)]
 fn translate(outgoing: &Outgoing) -> Result<(), Verdict> {
-    let route = outgoing.route;
+    let route = outgoing.sending.route;
     if route != route::BROADCAST && outgoing.packet.destination.port == gvcp::PORT {
         command_of_pod(outgoing)
     } else if route == route::ANSWER {

@@ -1,8 +1,8 @@
 //! Copies of a packet for several receivers.
 //!
-//! The kernel copies a packet as it is and returns no handle to the copy. So the packet itself is rewritten for each receiver,
-//! and restored before the next: to go straight from one to the next and restore once, after the last, is more than the
-//! verifier of Linux 6.1 follows (a million instructions).
+//! The kernel copies a packet as it is and returns no handle to the copy. So the packet itself is rewritten for each
+//! receiver, and restored before the next: going straight from one to the next and restoring once, after the last, took
+//! the verifier of Linux 6.1 past its limit of a million instructions.
 
 use abi::{Endpoint, FanMark, Verdict};
 
@@ -39,8 +39,8 @@ fn members(domain: u16) -> u32 {
     ROSTER_LENGTH.get(domain as u32).copied().unwrap_or(0)
 }
 
-/// Sends a copy of `packet` to everybody on the uplink's network, from the uplink's `mac` and with these `ends`; of the packet
-/// itself only the destination MAC address changes.
+/// Sends a copy of `packet` to everybody on the uplink's network, `from` and `to` these endpoints and from the uplink's
+/// `mac`; of the packet itself only the destination MAC address changes.
 #[inline(always)]
 pub fn send(packet: &mut Packet, uplink: u32, mac: [u8; 6], (from, to): (Endpoint, Endpoint)) -> Verdict {
     let (source, destination, own_mac) = (packet.source, packet.destination, packet.mac_source());

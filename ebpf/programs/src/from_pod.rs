@@ -22,24 +22,13 @@ use crate::{
     skb::{NEXT, Skb},
 };
 
-/// How a datagram is handled, by its destination.
-struct Route {
-    /// From [`route`].
-    kind: u16,
-    protocol: u16,
-    /// Directions of the relayed port, from [`paths`].
-    flags: u16,
-    /// Its destination port on the LAN.
-    port: u16,
-}
-
 /// Classifies a datagram and tail-calls the program of its protocol.
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some((packet, member, interface)) = peers::datagram(skb) else { return NEXT };
     let broadcast = peers::is_broadcast_of_pod(packet.destination.address, &member);
-    let Some(found) = classify(&packet, &member, broadcast) else {
+    let Some(sending) = classify(&packet, member, interface, broadcast) else {
         if broadcast {
             count_other(member.domain, Verdict::Unrelayed);
         } else {
@@ -47,10 +36,9 @@ pub fn run(context: &TcContext) -> i32 {
         }
         return NEXT;
     };
-    let admitted = found.kind == route::ANSWER || limit::admits_pod(member.domain, interface);
-    let Route { kind, protocol, flags, port } = found;
-    let headers = packet.headers();
-    pass_on(Sending { headers, member, interface, route: kind, protocol, flags, port });
+    let admitted = sending.route == route::ANSWER || limit::admits_pod(member.domain, interface);
+    let protocol = sending.protocol;
+    pass_on(sending);
     let verdict = if admitted {
         // SAFETY: comes back only if there is no such program.
         unsafe { FROM_POD.tail_call(context, protocol as u32) };
@@ -72,12 +60,21 @@ pub fn process<F: Format>(context: &TcContext) -> i32 {
     outgoing.finish(verdict)
 }
 
-/// The route of a datagram; `None` if it is not ours to handle.
+/// What the program of its protocol needs to know of a datagram; `None` if it is not ours to handle.
 #[inline(always)]
-fn classify(packet: &Packet, member: &Member, broadcast: bool) -> Option<Route> {
+fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) -> Option<Sending> {
     let Endpoint { address, port, .. } = packet.destination;
+    let sending = |route, protocol, flags, port| Sending {
+        headers: packet.headers(),
+        member,
+        interface,
+        route,
+        protocol,
+        flags,
+        port,
+    };
     if !broadcast && let Some(protocol) = peers::searcher(address, port, member.domain) {
-        return Some(Route { kind: route::ANSWER, protocol, flags: paths::POD_TO_LAN, port });
+        return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN, port));
     }
     let key = RelayKey { scope: member.domain as u32, port, reserved: 0 };
     let relay = lookup(&POD_RELAYS, key)?;
@@ -86,9 +83,9 @@ fn classify(packet: &Packet, member: &Member, broadcast: bool) -> Option<Route> 
     }
     let Relay { protocol, flags, port, .. } = relay;
     Some(if broadcast {
-        Route { kind: route::BROADCAST, protocol, flags, port }
+        sending(route::BROADCAST, protocol, flags, port)
     } else {
-        Route { kind: route::UNICAST, protocol, flags: flags | paths::POD_TO_LAN, port }
+        sending(route::UNICAST, protocol, flags | paths::POD_TO_LAN, port)
     })
 }
 

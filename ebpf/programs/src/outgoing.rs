@@ -28,12 +28,6 @@ pub struct Outgoing {
     pub packet: Packet,
     /// What `from_pod` found out about it and its sender.
     pub sending: &'static Sending,
-    /// What it is, from [`route`].
-    pub route: u16,
-    /// Directions of the relayed port, from [`paths`].
-    flags: u16,
-    /// Whether it is a broadcast of which everybody has a copy who is to have one.
-    copied: bool,
 }
 
 /// The external endpoints of a datagram: what its receivers on the LAN see.
@@ -63,9 +57,7 @@ impl Outgoing {
     #[inline(always)]
     pub fn resume(skb: Skb) -> Option<Self> {
         let sending = SENDING.get(0).filter(|sending| sending.interface == skb.interface())?;
-        let Sending { headers, route, flags, .. } = sending;
-        let packet = Packet::with(skb, headers);
-        Some(Self { packet, sending, route: *route, flags: *flags, copied: false })
+        Some(Self { packet: Packet::with(skb, &sending.headers), sending })
     }
 
     /// The member that sent it.
@@ -94,22 +86,21 @@ impl Outgoing {
         if self.is_spoofed() {
             return Verdict::Spoofed;
         }
-        let answers = self.route == route::ANSWER;
+        let answers = self.sending.route == route::ANSWER;
         let direction = if answers { Direction::Answer } else { Direction::Announce };
         let content = match F::inspect(&self.packet, direction, self.sending.protocol) {
             Ok(content) => content,
             Err(fault) => return fault,
         };
         let Some((domain, uplink)) = self.domain() else { return Verdict::NoUplink };
-        let broadcast = self.route == route::BROADCAST;
+        let broadcast = self.sending.route == route::BROADCAST;
         if broadcast && content.is_directed() {
             return Verdict::Malformed;
         }
         let to_node = self.packet.destination.address == uplink.address;
-        self.copied = broadcast;
         if broadcast || to_node {
             let verdict = self.copy_to_members(&content);
-            if to_node || self.flags & paths::POD_TO_LAN == 0 {
+            if to_node || self.sending.flags & paths::POD_TO_LAN == 0 {
                 return verdict; // the original is for the node's own sockets
             }
             self.count(verdict);
@@ -120,7 +111,7 @@ impl Outgoing {
     /// Gives the other members a copy.
     #[inline(always)]
     fn copy_to_members(&mut self, content: &Content) -> Verdict {
-        if self.flags & paths::POD_TO_PODS == 0 {
+        if self.sending.flags & paths::POD_TO_PODS == 0 {
             return Verdict::Relayed;
         }
         let (domain, port) = (self.member().domain, self.packet.destination.port);
@@ -137,12 +128,13 @@ impl Outgoing {
         };
         self.rename::<F>(content, &ends.own, &ends.external);
         let port = self.sending.port;
-        if self.route != route::BROADCAST {
+        if self.sending.route != route::BROADCAST {
             self.packet.set_source(ends.source);
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
-            return if self.route == route::ANSWER { Verdict::Answered } else { Verdict::Sent };
+            return if self.sending.route == route::ANSWER { Verdict::Answered } else { Verdict::Sent };
         }
-        let address = if self.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
+        let address =
+            if self.sending.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
         let to = Endpoint { address, port, protocol: UDP as u16 };
         let verdict = copies::send(&mut self.packet, domain.uplink, uplink.mac, (ends.source, to));
         self.rename::<F>(content, &ends.external, &ends.own);
@@ -162,7 +154,7 @@ impl Outgoing {
         }
         // Nobody answers a beacon: it is sent from the port that it names, and takes no other.
         let mut source = Endpoint { protocol: UDP as u16, ..external };
-        if self.route == route::ANSWER || content.is_search() || own.port == 0 {
+        if self.sending.route == route::ANSWER || content.is_search() || own.port == 0 {
             source = self.external(domain, uplink, self.packet.source).ok_or(Verdict::NoPort)?;
         }
         Ok(Externals { own, external, source })
@@ -202,9 +194,7 @@ impl Outgoing {
     /// The program's return code.
     #[inline(always)]
     pub fn finish(&self, verdict: Verdict) -> i32 {
-        // Not by verdict: the verifier would follow each one through all the code that comes after it.
-        let fate = if self.copied { Fate::KeepToNode } else { fate(verdict, self.route == route::BROADCAST) };
-        match fate {
+        match fate(verdict, self.sending.route == route::BROADCAST) {
             Fate::Pass => NEXT,
             Fate::KeepToNode => {
                 self.packet.set_mac_destination(self.member().mac);
@@ -226,9 +216,11 @@ const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
     match verdict {
         // Not a message of the protocol, or not the pod's own: not ours to decide on.
         Malformed | Fragment | Spoofed | Local | Unrelayed => Fate::Pass,
+        Relayed | Overrun | NoUplink | Foreign | Sent | NoPort | Limited | Denied if broadcast => {
+            Fate::KeepToNode
+        }
         Relayed | Overrun | NoUplink | Foreign => Fate::Pass,
         Sent | Answered => Fate::Leave,
-        NoPort | Limited | Denied if broadcast => Fate::KeepToNode,
         // It would reach the LAN untranslated and unchecked, and no answer could come back.
         NoPort | Limited | Denied => Fate::Drop,
         // Verdicts that only other programs give.

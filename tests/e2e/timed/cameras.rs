@@ -60,8 +60,34 @@ fn stream(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) 
     lab.sandbox.spawn(netns, lab::program("arv-camera-test-0.8", &arguments)?)
 }
 
-/// Waits for the end of a client of [`stream`]; the numbers of its last report: complete images, failures, and missing packets.
-fn result(mut client: Process, seconds: u32) -> Result<(u32, u32, u32)> {
+/// What a client says of its stream at the end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    /// Complete images.
+    complete: u32,
+    /// Images that were not.
+    failures: u32,
+    /// Packets that an image lacked when the client gave it up.
+    missing: u32,
+    /// Packets that came when their image had been given up: to a client that did not get the processor for its 200 ms of
+    /// patience, all packets since are late.
+    late: u32,
+}
+
+impl Stream {
+    /// Packets that never came.
+    fn lost(&self) -> u32 {
+        self.missing.saturating_sub(self.late)
+    }
+
+    /// Whether all packets came, and images at this rate or faster.
+    fn is_whole(&self, seconds: u32, rate: u32) -> bool {
+        self.complete > rate * seconds && self.lost() == 0
+    }
+}
+
+/// Waits for the end of a client of [`stream`].
+fn result(mut client: Process, seconds: u32) -> Result<Stream> {
     let patience = Duration::from_secs(u64::from(seconds)) + PATIENCE;
     client.wait_for("end of the stream", patience, |output| output.contains("n_ignored_bytes"))?;
     let output = client.finish()?.success()?;
@@ -71,18 +97,23 @@ fn result(mut client: Process, seconds: u32) -> Result<(u32, u32, u32)> {
         found.unwrap_or_else(|| panic!("no `{key}` in {output}"))
     };
     println!("{output}"); // shown if the test fails
-    Ok((number("n_completed_buffers"), number("n_failures"), number("n_missing_packets")))
+    Ok(Stream {
+        complete: number("n_completed_buffers"),
+        failures: number("n_failures"),
+        missing: number("n_missing_packets"),
+        late: number("n_ignored_packets"),
+    })
 }
 
 /// A stream that is to be as the camera sends it, but for what came to a plain socket of the client that had no room for it.
 fn watch(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) -> Result<()> {
     let before = lab.full_buffers(netns)?;
-    let (complete, failures, missing) = result(stream(lab, netns, camera, seconds, options)?, seconds)?;
+    let stream = result(stream(lab, netns, camera, seconds, options)?, seconds)?;
     let refused = u32::try_from(lab.full_buffers(netns)? - before).unwrap_or(u32::MAX);
-    assert!(complete > 20 * seconds, "{complete} images in {seconds} s");
+    assert!(stream.complete > 20 * seconds, "{stream:?} in {seconds} s");
     assert!(
-        missing <= refused && failures <= missing,
-        "{failures} failures, {missing} missing packets, of which the client's buffer had no room for {refused}; {complete} images"
+        stream.lost() <= refused && stream.failures <= stream.missing,
+        "{stream:?}; the client's buffer had no room for {refused} packets"
     );
     Ok(())
 }
@@ -95,12 +126,13 @@ fn a_client_in_a_pod_finds_a_camera_on_the_lan_and_gets_its_stream(topology: Top
     assert!(found.contains("LAN1") && found.contains("172.23.0.3"), "{found}");
     const SECONDS: u32 = 60;
     let client = stream(&lab, &pod.netns, "Aravis-Fake-LAN1", SECONDS, &[])?;
-    let (complete, failures, missing) = result(client, SECONDS)?;
+    let stream = result(client, SECONDS)?;
+    let Stream { complete, failures, missing, late } = stream;
     lab::report(
         &format!("a camera's stream into a pod, {SECONDS} s at 25 Hz ({topology:?})"),
-        &format!("{complete} images, {failures} failures, {missing} missing packets"),
+        &format!("{complete} images, {failures} failures, {missing} missing packets, {late} late"),
     );
-    assert!(complete > 20 * SECONDS && failures == 0 && missing == 0);
+    assert!(stream.is_whole(SECONDS, 20), "{stream:?}");
     Ok(())
 }
 
@@ -126,8 +158,8 @@ fn two_clients_in_pods_have_a_camera_each(topology: Topology) -> Result<()> {
         stream(&lab, &b.netns, "Aravis-Fake-LAN2", 5, &[])?,
     ];
     for client in clients {
-        let (complete, failures, missing) = result(client, 5)?;
-        assert!(complete > 100 && failures == 0 && missing == 0, "{complete} {failures} {missing}");
+        let stream = result(client, 5)?;
+        assert!(stream.is_whole(5, 20), "{stream:?}");
     }
     Ok(())
 }
@@ -137,16 +169,16 @@ fn two_clients_in_pods_have_a_camera_each(topology: Topology) -> Result<()> {
 /// the next one opens its socket can lack its beginning.
 fn inherit(lab: &Lab, netns: &str, from: &str) -> Result<()> {
     std::thread::sleep(FREED);
-    let mut got: Vec<(u32, u32, u32)> = vec![];
-    while got.len() < 3 && got.last().is_none_or(|(complete, ..)| *complete <= 60) {
+    let mut got: Vec<Stream> = vec![];
+    while got.len() < 3 && got.last().is_none_or(|stream| stream.complete <= 60) {
         got.push(result(stream(lab, netns, "Aravis-Fake-LAN1", 3, &[])?, 3)?);
     }
     lab::report(
         &format!("starts of a client until it has the stream {from} ({:?})", lab.options.topology),
         &got.len().to_string(),
     );
-    let (complete, failures, missing) = got.last().copied().unwrap_or_default();
-    assert!(complete > 60 && failures <= 1 && missing <= failures * PACKETS, "{got:?}");
+    let last = got.last().copied().unwrap_or_default();
+    assert!(last.complete > 60 && last.lost() <= PACKETS, "{got:?}");
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod agent;
 mod chain;
 mod channel_access;
 mod churn;
+mod circuits;
 mod cluster;
 mod cni;
 mod containers;

@@ -300,6 +300,8 @@ plain! {
     pub struct Opening {
         /// The external endpoint that the client connects to.
         pub external: Endpoint,
+        /// The member, by the interface index of its host-side veth.
+        pub member: u32,
         /// The [`Member::generation`] of the pod.
         pub generation: u32,
         /// The sequence number after the client's SYN, which the pod acknowledges.
@@ -314,6 +316,8 @@ plain! {
     pub struct Circuit {
         /// The external endpoint that the client connected to.
         pub external: Endpoint,
+        /// 1 while it counts as one of its domain, host and pod.
+        pub counted: u64,
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
         /// The [`Member::generation`] of the pod.
@@ -334,6 +338,8 @@ plain! {
         pub reset: u16,
         /// Not 0 while its server may be a name server: then its messages are followed in a [`Followed`].
         pub followed: u16,
+        /// Zero.
+        pub reserved: u32,
     }
 
     /// The server's direction of a PV Access circuit.
@@ -426,7 +432,7 @@ impl Claim {
 }
 
 impl Circuit {
-    /// Seconds without a segment after which a circuit is over that ended in order, or by the pod's RST.
+    /// Seconds without a segment after which a circuit is over that has ended.
     const LINGER: u32 = 10;
     /// The same after a client's RST: it may be forged, and then the client goes on.
     const DOUBT: u32 = 300;
@@ -437,13 +443,17 @@ impl Circuit {
         self.external == *external && self.generation == generation
     }
 
+    /// Whether it has ended in order, or by the pod's RST. What is on its way is still translated.
+    #[inline(always)]
+    pub fn has_ended(&self) -> bool {
+        self.client_finished & self.pod_finished != 0 || self.reset == reset::POD
+    }
+
     /// Whether its place may be given to another at `now`, in seconds, if a circuit may be idle for so many.
     #[inline(always)]
     pub fn is_over(&self, now: u32, idle: u32) -> bool {
-        let ended = self.client_finished & self.pod_finished != 0;
         let patience = match self.reset {
-            reset::POD => Self::LINGER,
-            _ if ended => Self::LINGER,
+            _ if self.has_ended() => Self::LINGER,
             reset::CLIENT => Self::DOUBT,
             _ => idle,
         };

@@ -23,11 +23,13 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
 /// Helpers that only recent kernels have, by name.
-const HELPERS: [(BpfHelper, &str); 5] = [
+const HELPERS: [(BpfHelper, &str); 7] = [
     (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp (4.20)"),
     (BpfHelper::BPF_FUNC_sk_lookup_tcp, "bpf_sk_lookup_tcp (4.20)"),
+    (BpfHelper::BPF_FUNC_skc_lookup_tcp, "bpf_skc_lookup_tcp (5.2)"),
     (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh (5.10)"),
     (BpfHelper::BPF_FUNC_redirect_peer, "bpf_redirect_peer (5.10)"),
+    (BpfHelper::BPF_FUNC_ktime_get_coarse_ns, "bpf_ktime_get_coarse_ns (5.11)"),
     (BpfHelper::BPF_FUNC_loop, "bpf_loop (5.17)"),
 ];
 

@@ -49,7 +49,7 @@ pub fn arrive(packet: &Packet, claim: &Claim) -> Verdict {
         // SAFETY: the memory stays a circuit; if the entry is removed concurrently, what is noted is lost with it.
         let circuit = unsafe { &mut *circuit };
         if circuit.is_through(&external, claim.generation) {
-            note(circuit, &segment, reset::CLIENT);
+            note(&key, circuit, &segment, reset::CLIENT);
             return Verdict::TranslatedIn;
         }
     }
@@ -66,14 +66,13 @@ pub fn depart(packet: &Packet, domain: u16) -> Option<Endpoint> {
         // SAFETY: as in `arrive`.
         let circuit = unsafe { &mut *circuit };
         if !segment.begins() || segment.answers() && segment.next() == circuit.first {
-            note(circuit, &segment, reset::POD);
+            note(&key, circuit, &segment, reset::POD);
             if circuit.followed != 0 && !name_server::follow(packet, &segment, &key, circuit, domain) {
                 circuit.followed = 0;
             }
             return Some(circuit.external);
         }
-        let over = *circuit;
-        remove(&key, &over);
+        remove(&key);
     }
     answer(packet, &key)
 }
@@ -92,6 +91,7 @@ fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Ver
     }
     let mut opening = Opening {
         external: packet.destination,
+        member: claim.member,
         generation: claim.generation,
         client: segment.next(),
         pod: 0,
@@ -110,11 +110,14 @@ fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Ver
 /// The external endpoint of a pod's answer to a connection that a client begins.
 #[inline(always)]
 fn answer(packet: &Packet, key: &FlowKey) -> Option<Endpoint> {
-    if !packet.opens_or_resets() {
+    let segment = packet.segment()?;
+    if segment.finishes() || !segment.begins() && packet.skb.length() > segment.payload {
         return None;
     }
-    let segment = packet.segment()?;
     let opening = lookup(&OPENINGS, *key)?;
+    if segment.is_bare() {
+        return doubts(packet, &opening).then_some(opening.external);
+    }
     if !segment.acknowledges(opening.client) {
         return None; // it answers a connection to the pod's own address
     }
@@ -125,6 +128,16 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<Endpoint> {
     Some(opening.external)
 }
 
+/// Whether a pod asks a client if it really means to connect, as a forged SYN from the same port came before (RFC 5961). The
+/// client's RST clears the way. A connection to the pod's own address may have the same port: the pod's socket knows.
+#[inline(always)]
+fn doubts(packet: &Packet, opening: &Opening) -> bool {
+    lookup(&MEMBERS, opening.member).is_some_and(|member| {
+        member.generation == opening.generation
+            && packet.skb.is_half_open(&packet.destination, &packet.source, member.netns)
+    })
+}
+
 /// The rest of a client's handshake: what acknowledges the pod's answer establishes the circuit.
 #[inline(always)]
 fn handshake(key: &FlowKey, segment: &Segment, claim: &Claim, external: &Endpoint) -> Verdict {
@@ -133,8 +146,7 @@ fn handshake(key: &FlowKey, segment: &Segment, claim: &Claim, external: &Endpoin
         return Verdict::Unrelated;
     }
     if segment.resets() {
-        let gives_up = segment.sequence == opening.client;
-        return if gives_up { Verdict::TranslatedIn } else { Verdict::Unrelated };
+        return Verdict::TranslatedIn; // the pod knows whether to believe it
     }
     if opening.answered == 0 || !segment.acknowledges(opening.pod) {
         return Verdict::Unrelated;
@@ -145,9 +157,7 @@ fn handshake(key: &FlowKey, segment: &Segment, claim: &Claim, external: &Endpoin
 /// Makes a circuit of a connection; false if there is no room.
 #[inline(always)]
 fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
-    if let Some(over) = lookup(&CIRCUITS, *key) {
-        remove(key, &over); // of the same port of the client, through another external port
-    }
+    remove(key); // of the same port of the client, through another external port
     let now = seconds();
     let place = look(now);
     if place == NO_PLACE || !admits(key, claim) {
@@ -155,6 +165,7 @@ fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
     }
     let circuit = Circuit {
         external: opening.external,
+        counted: 1,
         member: claim.member,
         generation: claim.generation,
         first: opening.pod,
@@ -165,6 +176,7 @@ fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
         pod_finished: 0,
         reset: reset::NOBODY,
         followed: 1,
+        reserved: 0,
     };
     if CIRCUITS.insert(key, circuit, BPF_NOEXIST as u64).is_err() {
         return contains(&CIRCUITS, *key); // another CPU was faster
@@ -176,10 +188,20 @@ fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
     true
 }
 
-/// Removes a circuit that is over.
+/// Removes a circuit that is over, if there is one.
 #[inline(always)]
-fn remove(key: &FlowKey, circuit: &Circuit) {
-    if CIRCUITS.remove(key).is_ok() {
+fn remove(key: &FlowKey) {
+    if let Some(circuit) = CIRCUITS.get_ptr_mut(key) {
+        // SAFETY: as in `arrive`.
+        uncount(key, unsafe { &mut *circuit });
+        let _ = CIRCUITS.remove(key);
+    }
+}
+
+/// Counts a circuit no longer; once, whoever finds out that it has ended.
+#[inline(always)]
+fn uncount(key: &FlowKey, circuit: &mut Circuit) {
+    if atomic::take(&raw mut circuit.counted) != 0 {
         add(key, circuit, -1);
     }
 }
@@ -187,7 +209,7 @@ fn remove(key: &FlowKey, circuit: &Circuit) {
 /// Notes that a segment came, and what it ends. One that does not reset the connection shows that the other side did not
 /// believe an earlier RST.
 #[inline(always)]
-fn note(circuit: &mut Circuit, segment: &Segment, side: u16) {
+fn note(key: &FlowKey, circuit: &mut Circuit, segment: &Segment, side: u16) {
     let now = seconds();
     if circuit.seen != now {
         circuit.seen = now;
@@ -202,6 +224,9 @@ fn note(circuit: &mut Circuit, segment: &Segment, side: u16) {
         } else {
             circuit.pod_finished = 1;
         }
+    }
+    if circuit.counted != 0 && circuit.has_ended() {
+        uncount(key, circuit);
     }
 }
 
@@ -276,7 +301,7 @@ extern "C" fn look_at(index: u32, look: *mut Look) -> i64 {
         if !circuit.is_over(look.now, look.idle) && exists(&circuit) {
             return 0;
         }
-        remove(&key, &circuit);
+        remove(&key);
     }
     look.free = place;
     0

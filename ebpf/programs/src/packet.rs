@@ -21,7 +21,6 @@ const PORT_DESTINATION: u32 = L4 + 2;
 const UDP_CHECKSUM: u32 = L4 + 6;
 const TCP_CHECKSUM: u32 = L4 + 16;
 const TCP_SEQUENCE: u32 = L4 + 4;
-const TCP_FLAGS: u32 = L4 + 13;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
@@ -89,6 +88,12 @@ impl Segment {
     #[inline(always)]
     pub const fn finishes(&self) -> bool {
         self.flags & TCP_FIN != 0
+    }
+
+    /// Whether it neither begins nor ends anything.
+    #[inline(always)]
+    pub const fn is_bare(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_FIN | TCP_RST) == 0
     }
 
     /// Whether it acknowledges everything before `next`, and no more.
@@ -162,12 +167,6 @@ impl Packet {
     #[inline(always)]
     pub fn is_udp(&self) -> bool {
         self.destination.protocol == UDP as u16
-    }
-
-    /// Whether it is a TCP segment with SYN or RST: for the few that others than circuits need.
-    #[inline(always)]
-    pub fn opens_or_resets(&self) -> bool {
-        self.skb.load::<1>(TCP_FLAGS).is_some_and(|[flags]| flags & (TCP_SYN | TCP_RST) != 0)
     }
 
     /// The TCP header's fields; `None` if it is cut short.

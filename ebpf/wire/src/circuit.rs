@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn what_begins_like_a_servers_message_is_followed_after_a_gap() {
         let resumes = |header: [u8; 4]| {
-            let [a, b, c, d] = header;
-            Stream::UNKNOWN.resume(1000, &[a, b, c, d, 0, 0, 0, 9])
+            let ([a, b, c, d], mut stream) = (header, Stream::UNKNOWN);
+            stream.resume(1000, &[a, b, c, d, 0, 0, 0, 9])
         };
         assert!(resumes([0xca, 2, 0xc0, 4]) && resumes([0xca, 1, 0x41, 2]));
         let others = [

@@ -4,5 +4,6 @@
 mod all_troubles;
 mod arrays;
 mod cameras;
+mod circuits;
 mod cost;
 mod thousand;

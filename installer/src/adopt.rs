@@ -13,12 +13,13 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Pod, State, link, member};
+use datapath::{Netns, Pod, State, link, member};
 use membership::{Admission, pins};
 
 use crate::{
     cri::{Cri, Sandbox},
     error::Error,
+    say::say,
 };
 
 /// Time between two queries of the runtime.
@@ -171,7 +172,7 @@ impl Adopter {
     fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, Error> {
         let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
-        let found = Pod::find(&netns, INTERFACE)?;
+        let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
         let pins = pins::parse(&sandbox.ports)?;
         let joining = member::Joining {
             domain: sandbox.domain.as_deref().unwrap_or_default(),
@@ -180,7 +181,7 @@ impl Adopter {
             pod: &sandbox.name,
         };
         member::join(&self.bpffs, state, &key, &joining, &found, &Admission { ports: &pins })?;
-        println!("iocast-node: adopted {} into domain `{}`", pod(sandbox), joining.domain);
+        say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
         Ok(true)
     }
 }

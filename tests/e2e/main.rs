@@ -21,6 +21,7 @@ mod matrix;
 mod neighbours;
 mod nodes;
 mod ports;
+mod probes;
 mod programs;
 mod protocols;
 mod pv_access;

@@ -4,6 +4,7 @@
 mod absence;
 mod adopt;
 mod agent;
+mod arguments;
 mod chain;
 mod channel_access;
 mod churn;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Netns, Pod, State, link, member};
+use datapath::{Netns, Pod, State, link, member, printable};
 use membership::{Admission, pins};
 
 use crate::{
@@ -151,7 +151,7 @@ impl Adopter {
         for sandbox in adopt {
             match self.adopt(&cri, &mut state, sandbox) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
-                Err(error) => problems.push(format!("cannot adopt {}: {error}", pod(sandbox))),
+                Err(error) => problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox)))),
             }
         }
         for key in collect {
@@ -192,7 +192,7 @@ fn pod(sandbox: &Sandbox) -> String {
 
 /// The problem of a member without a broadcast address: only ADD can add one, because that requires entering the pod.
 fn silent(state: &State, attachment: &Attachment) -> Option<String> {
-    let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+    let [namespace, pod] = [&attachment.namespace[..], &attachment.pod].map(|name| printable(text(name)));
     lacks_broadcast(state, attachment).then(|| {
         format!(
             "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found but send no \

@@ -1,4 +1,4 @@
-//! What the agent says: the only place that writes to stdout and stderr. What others chose in it, such as names, leaves it
+//! What the agent says: the only place that prints, but for `snoop`. What others chose in it, such as names, leaves it
 //! [printable].
 
 use std::{
@@ -6,21 +6,20 @@ use std::{
     io::{self, ErrorKind, Write, stderr, stdout},
 };
 
-use datapath::printable::{json, message};
+use datapath::{
+    printable,
+    printable::{json, message},
+};
 use serde::Serialize;
 
 /// Says what happened, on a line of its own.
 pub(crate) fn say(what: impl Display) {
-    let _ = write!(stdout(), "{}", line(&what)); // whether or not anybody listens
+    let _ = writeln!(stdout(), "iocast-node: {}", printable(&what.to_string())); // whether or not anybody listens
 }
 
-/// Says what is wrong, on stderr.
+/// Says what is wrong, on stderr; in several lines if it has them.
 pub(crate) fn complain(what: impl Display) {
-    let _ = write!(stderr(), "{}", line(&what));
-}
-
-fn line(what: &impl Display) -> String {
-    format!("iocast-node: {}\n", message(&what.to_string()))
+    let _ = writeln!(stderr(), "iocast-node: {}", message(&what.to_string()));
 }
 
 /// Prints the answer to a command, whose names the caller has made printable.

@@ -1,6 +1,6 @@
 //! Errors as the CNI specification requires them: a code and a message, as JSON on stdout.
 
-use datapath::{Error, printable::message};
+use datapath::{Error, printable};
 use membership::annotation::DOMAIN;
 
 /// A failure to report to the runtime.
@@ -64,7 +64,7 @@ impl CniError {
 
     /// The error as the specification's JSON object. `kubectl describe` shows the message.
     pub(crate) fn to_json(&self, version: &str) -> String {
-        serde_json::json!({ "cniVersion": version, "code": self.code, "msg": message(&self.message) })
+        serde_json::json!({ "cniVersion": version, "code": self.code, "msg": printable(&self.message) })
             .to_string()
     }
 }

@@ -22,6 +22,8 @@ mod matrix;
 mod neighbours;
 mod nodes;
 mod ports;
+mod printing;
+mod private;
 mod probes;
 mod programs;
 mod protocols;

@@ -19,9 +19,10 @@ pub fn printable(text: &str) -> String {
     format!("{} [...] {}", escaped(start), escaped(end))
 }
 
-/// A message of several lines, all but the first indented, so that none looks like a message of its own.
+/// A message that has line breaks of our own, as between several faults; all lines but the first are indented, so that none
+/// looks like a message of its own. What others chose in it is [`printable`] already, or it could break lines, too.
 pub fn message(text: &str) -> String {
-    let lines: Vec<_> = text.split('\n').map(|line| printable(line.trim_start())).collect();
+    let lines: Vec<_> = text.split('\n').map(printable).collect();
     lines.join("\n  ")
 }
 
@@ -113,6 +114,9 @@ mod tests {
 
     #[test]
     fn a_message_in_a_message_does_not_look_like_one_of_its_own() {
-        assert_eq!(message("2 faults\n  one\nready\r\u{2028}x"), "2 faults\n  one\n  ready\\r\\u{2028}x",);
+        assert_eq!(
+            message("1 fault\n^ here\n  ready\r\u{2028}x"),
+            "1 fault\n  ^ here\n    ready\\r\\u{2028}x"
+        );
     }
 }

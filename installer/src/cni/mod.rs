@@ -29,7 +29,7 @@ pub(crate) fn install(options: &Options, bpffs: &Path) -> Result<(), Box<dyn Err
     let mut keeper = Keeper::new(options, bpffs);
     let problems = keeper.pass_until_settled();
     if !keeper.is_chained() {
-        return Err(problems.join("\n  ").into());
+        return Err(problems.join("\n").into());
     }
     say(format!("the plugin is chained in {}", options.cni_conf_dir.display()));
     Ok(())
@@ -46,7 +46,7 @@ pub(crate) fn uninstall(options: &Options, bpffs: &Path, remove_plugin: bool) ->
     }
     let faults: Vec<_> = datapath::unload(bpffs).iter().map(ToString::to_string).collect();
     if !faults.is_empty() {
-        return Err(faults.join("\n  ").into());
+        return Err(faults.join("\n").into());
     }
     say("removed the datapath");
     let plugin = options.cni_bin_dir.join(PLUGIN);

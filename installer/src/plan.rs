@@ -49,6 +49,7 @@ const NO_DOMAIN: Domain = Domain {
     first_pin: 0,
     last_pin: 0,
     ports_per_pod: 0,
+    circuits: 0,
     limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
     name: [0; 64],
 };
@@ -73,11 +74,12 @@ pub(crate) fn plan(
 ) -> Plan {
     let mut plan = Plan { described: described(config, present.described), ..Plan::default() };
     let numbers = numbers(config, present);
+    let circuits = abi::CIRCUITS / config.domains.len().max(1) as u32;
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
         let found = interface(domain);
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
-        plan.domains.push((number, entry(domain, uplink)));
+        plan.domains.push((number, entry(domain, uplink, circuits)));
         plan.external_ports.push((domain.ports.first, domain.ports.last));
         let cameras = domain.relayed().filter(|relayed| relayed.flags & paths::CAMERAS != 0);
         plan.external_ports.extend(cameras.map(|relayed| (relayed.on_lan, relayed.on_lan))); // of one in a pod
@@ -151,7 +153,7 @@ fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     }
 }
 
-fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
+fn entry(domain: &DomainConfig, uplink: u32, circuits: u32) -> Domain {
     Domain {
         uplink,
         first_port: domain.ports.first,
@@ -159,6 +161,7 @@ fn entry(domain: &DomainConfig, uplink: u32) -> Domain {
         first_pin: domain.pins.first,
         last_pin: domain.pins.last,
         ports_per_pod: domain.ports_per_pod,
+        circuits,
         limits: domain.rates.map(limit),
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }

@@ -48,8 +48,9 @@ pub(crate) fn reconcile(
     let mut pass = Pass { bpffs, state, programs, problems: vec![] };
     let ranges: Vec<Ports> = config.domains.iter().map(|domain| domain.ports).collect();
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
-    let fan = ensure_fan(pass.state)?;
-    pass.attach(fan, &[Hook::Fan]);
+    let fan = ensure_fan()?;
+    pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;
+    pass.attach(&fan.name, &[Hook::Fan]);
     pass.follow_uplinks(config)?;
     pass.follow_members()?;
     pass.look_at_streams()?;
@@ -131,10 +132,7 @@ impl Pass<'_> {
         for (key, attachment) in self.state.attachments()? {
             match link::by_index(attachment.member)? {
                 Some(veth) => self.attach(&veth.name, &[Hook::FromPod]),
-                None => {
-                    self.state.leave(&key, &attachment)?;
-                    self.state.forget_circuits(attachment.address)?;
-                }
+                None => self.state.leave(&key, &attachment)?,
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! What the agent says: the only place that prints, but for `snoop`. What others chose in it, such as names, leaves it
-//! [printable].
+//! [`printable`](mod@datapath::printable).
 
 use std::{
     fmt::Display,

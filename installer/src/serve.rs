@@ -35,7 +35,7 @@ use tokio::{
 
 use crate::{
     error::Error,
-    metrics::{Domain, Domains, Progress, not_alive, not_ready, render},
+    metrics::{Conntrack, Domain, Domains, Progress, not_alive, not_ready, render},
 };
 
 /// The most clients at the same time.
@@ -142,7 +142,8 @@ struct View {
 impl View {
     fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
         let domains = domains(bpffs);
-        let metrics = render(&progress.clone().unwrap_or_default(), domains.as_ref().ok()).into();
+        let metrics =
+            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack()).into();
         let reasons = match (progress, domains) {
             (None, _) => vec!["the first pass is not complete".into()],
             (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
@@ -230,7 +231,9 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
         });
         // An alert on growth needs to see the 0: a counter that only appears later has not grown.
         let none = Protocol::ALL.iter().filter(|protocol| protocol.described().is_none());
-        let none = none.map(|protocol| Ok((protocol.name().into(), Verdict::NoPort.name(), 0)));
+        let none =
+            none.map(|protocol| (*protocol, Verdict::NoPort)).chain([(Protocol::Other, Verdict::NoCircuit)]);
+        let none = none.map(|(protocol, verdict)| Ok((protocol.name().into(), verdict.name(), 0)));
         found.insert(
             abi::text(&domain.name).into(),
             Domain {
@@ -238,11 +241,22 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
                 ports: tcp.max(ports.count() - tcp),
                 ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
+                circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
+                circuits_limit: domain.circuits as usize,
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,
             },
         );
     }
     Ok(found)
+}
+
+/// How full the node's conntrack table is; none if there is none.
+fn conntrack() -> Option<Conntrack> {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(Conntrack { entries: read("count")?, limit: read("max")? })
 }
 
 /// Whether the uplink with this interface index, 0 for none, exists and has our programs attached.

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use abi::{Config, DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
+use abi::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
@@ -20,7 +20,8 @@ use nix::{
 };
 
 use crate::{
-    Error, Result, State, link,
+    Error, Result, State,
+    link::{self, Link},
     pinned::{LINKS, MAPS, PARENT, PROGRAMS, pin_directory},
 };
 
@@ -176,21 +177,21 @@ fn missing_helpers<E: std::error::Error>(
     Ok(missing)
 }
 
-/// Creates the fan device if it is missing, and configures it for the programs. Returns its name.
-pub fn ensure_fan(state: &mut State) -> Result<&'static str> {
+/// Creates the fan device if it is missing, and brings it up. Returns the end that the programs use.
+pub fn ensure_fan() -> Result<Link> {
     let (name, peer) = FAN;
     link::create_veth(name, peer)?;
-    for end in [name, peer] {
-        let device = link::by_name(end)?.ok_or_else(|| Error::Bpf {
-            what: format!("cannot bring {end} up"),
-            reason: "it disappeared right after it was created".into(),
-        })?;
-        link::set_up(device.index)?;
-        if end == name {
-            state.set_config(Config { fan: device.index })?;
-        }
-    }
-    Ok(name)
+    bring_up(peer)?;
+    bring_up(name)
+}
+
+fn bring_up(name: &str) -> Result<Link> {
+    let device = link::by_name(name)?.ok_or_else(|| Error::Bpf {
+        what: format!("cannot bring {name} up"),
+        reason: "it disappeared right after it was created".into(),
+    })?;
+    link::set_up(device.index)?;
+    Ok(device)
 }
 
 #[cfg(test)]

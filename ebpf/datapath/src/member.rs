@@ -138,15 +138,12 @@ fn pin(state: &mut State, port: &Port, interface: u32, member: &Member) -> Resul
 /// Removes everything that belongs to an attachment. If there is nothing, this is not an error and takes no lock: runtimes
 /// call DEL for every pod, and most were never members.
 pub fn remove(bpffs: &Path, state: &mut State, key: &AttachmentKey) -> Result<()> {
+    if state.attachment(key)?.is_none() {
+        return Ok(());
+    }
+    let _lock = state.lock()?;
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
-    // While the record still says whose they are: if this is interrupted, the next DEL continues.
-    state.forget_circuits(attachment.address)?;
-    let lock = state.lock()?;
-    let Some(attachment) = state.attachment(key)? else { return Ok(()) };
-    let removed = remove_locked(bpffs, state, key, &attachment);
-    drop(lock);
-    state.forget_circuits(attachment.address)?; // those opened meanwhile
-    removed
+    remove_locked(bpffs, state, key, &attachment)
 }
 
 /// Detaches the program first, so that it adds no more state, then removes the state. Continues after a failure and reports

@@ -20,7 +20,7 @@ use abi::{
 };
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::SchedClassifier,
 };
 use datapath::{State, link, pin_directory};
@@ -93,8 +93,8 @@ impl Rig {
             }
         }
         sandbox.run_in(NODE, || {
-            let mut state = datapath::load(Path::new(BPFFS)).unwrap();
-            datapath::ensure_fan(&mut state).unwrap();
+            datapath::load(Path::new(BPFFS)).unwrap();
+            datapath::ensure_fan().unwrap();
         })?;
         Ok(Self { sandbox, _sockets: sockets })
     }
@@ -149,6 +149,7 @@ fn fill(state: &mut State, setup: &Setup) {
         first_pin: 0,
         last_pin: 0,
         ports_per_pod: setup.ports_per_pod,
+        circuits: setup.circuits,
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
     };
@@ -168,10 +169,10 @@ fn fill(state: &mut State, setup: &Setup) {
     state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();
     for (key, attachment) in state.attachments().unwrap() {
         state.leave(&key, &attachment).unwrap();
-        state.forget_circuits(attachment.address).unwrap();
     }
-    forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS");
-    forget::<abi::BucketKey, u64>("BUCKETS");
+    forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
+    forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
+    forget_circuits();
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
@@ -188,7 +189,7 @@ fn described() -> Described {
 }
 
 fn set_fan(state: &mut State, fan: u32) {
-    state.set_config(Config { fan }).unwrap();
+    state.set_config(Config { fan, circuit_idle: 180 * 60 }).unwrap();
 }
 
 fn join(state: &mut State, number: u8, pod: &str) {
@@ -219,15 +220,26 @@ fn join(state: &mut State, number: u8, pod: &str) {
     state.join(key, attachment, member).unwrap();
 }
 
-/// Empties a map of which the datapath forgets entries by itself.
-fn forget<K: aya::Pod, V: aya::Pod>(name: &str) {
-    let pin = pin_directory(Path::new(BPFFS)).join("maps").join(name);
-    let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
-    let mut map: HashMap<_, K, V> = map.try_into().unwrap();
+/// Empties a map that the programs fill by themselves.
+fn forget<K: aya::Pod, V: aya::Pod>(name: &str, kind: fn(MapData) -> Map) {
+    let mut map: HashMap<_, K, V> = kind(pinned(name)).try_into().unwrap();
     let keys: Vec<_> = map.keys().map(std::result::Result::unwrap).collect();
     for key in keys {
         map.remove(&key).unwrap();
     }
+}
+
+fn forget_circuits() {
+    forget::<abi::FlowKey, abi::Opening>("OPENINGS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Followed>("STREAMS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Circuit>("CIRCUITS", Map::HashMap);
+    forget::<abi::BucketKey, i64>("SHARES", Map::LruHashMap);
+    let mut counts: Array<_, i64> = Map::Array(pinned("CIRCUIT_COUNTS")).try_into().unwrap();
+    counts.set(0, 0, 0).unwrap();
+}
+
+fn pinned(name: &str) -> MapData {
+    MapData::from_pin(pin_directory(Path::new(BPFFS)).join("maps").join(name)).unwrap()
 }
 
 /// The index of an interface of the sandbox.

@@ -20,8 +20,8 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
-    Member, NamespaceKey, Relay, RelayKey, Uplink,
+    Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, Member, NamespaceKey, Relay,
+    RelayKey, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
@@ -32,7 +32,7 @@ use nix::{
 
 use crate::{
     Error, Result,
-    maps::{array, hash, lru, typed},
+    maps::{array, hash, typed},
     pinned::{MAPS, pin_directory},
 };
 
@@ -64,8 +64,6 @@ pub struct State {
     members: HashMap<MapData, u32, Member>,
     roster: Array<MapData, u32>,
     roster_length: Array<MapData, u32>,
-    flows: HashMap<MapData, FlowKey, Circuit>,
-    streams: HashMap<MapData, FlowKey, Followed>,
     // externals
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Endpoint, Endpoint>,
@@ -73,6 +71,7 @@ pub struct State {
     port_counts: HashMap<MapData, u32, u32>,
     // counters
     counters: PerCpuArray<MapData, u64>,
+    circuit_counts: Array<MapData, i64>,
 }
 
 impl State {
@@ -93,13 +92,12 @@ impl State {
             members: hash(&maps, "MEMBERS")?,
             roster: array(&maps, "ROSTER")?,
             roster_length: array(&maps, "ROSTER_LENGTH")?,
-            flows: lru(&maps, "FLOWS")?,
-            streams: lru(&maps, "STREAMS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             port_counts: hash(&maps, "PORT_COUNTS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
+            circuit_counts: array(&maps, "CIRCUIT_COUNTS")?,
             directory,
         })
     }

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -95,9 +95,13 @@ fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<TcpListener> {
 async fn accept(listener: TcpListener, source: Arc<Source>) {
     let mut clients: Vec<(IpAddr, JoinHandle<()>)> = vec![]; // the oldest first
     loop {
-        let Ok((client, address)) = listener.accept().await else {
-            sleep(Duration::from_millis(100)).await; // out of descriptors, for example
-            continue;
+        let (client, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue, // its client has gone
+            Err(_) => {
+                sleep(Duration::from_millis(100)).await; // out of descriptors, for example
+                continue;
+            }
         };
         clients.retain(|(_, task)| !task.is_finished());
         if clients.len() >= CLIENTS {

@@ -14,8 +14,11 @@ use std::{
 
 use lab::{Lab, NODE, Options, Process, Result, Topology, turn};
 use nix::{
+    libc::linger,
     sched::{CloneFlags, setns},
-    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket},
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    },
 };
 
 /// What a kubelet grants a probe unless told otherwise.
@@ -44,12 +47,21 @@ struct Crowd {
     half_closes: bool,
     /// Whether they do not stay, but make way for new ones without a pause.
     hurries: bool,
+    /// Whether each ends with a reset.
+    resets: bool,
 }
 
-const SILENT: Crowd =
-    Crowd { name: "silent", hosts: true, says: b"", drips: b"", half_closes: false, hurries: false };
+const SILENT: Crowd = Crowd {
+    name: "silent",
+    hosts: true,
+    says: b"",
+    drips: b"",
+    half_closes: false,
+    hurries: false,
+    resets: false,
+};
 
-const CROWDS: [Crowd; 10] = [
+const CROWDS: [Crowd; 11] = [
     Crowd { hosts: false, name: "silent, on one host", ..SILENT },
     SILENT,
     Crowd { name: "a head byte by byte", drips: REQUEST, ..SILENT },
@@ -59,6 +71,7 @@ const CROWDS: [Crowd; 10] = [
     Crowd { name: "half closed, silent", half_closes: true, ..SILENT },
     Crowd { name: "half a head, half closed", says: b"GET /", half_closes: true, ..SILENT },
     Crowd { name: "silent, ever new ones", hurries: true, ..SILENT },
+    Crowd { name: "silent, ever new ones, reset", hurries: true, resets: true, ..SILENT },
     Crowd { name: "requests, ever new ones", says: REQUEST, hurries: true, ..SILENT },
 ];
 
@@ -95,6 +108,8 @@ impl Crowd {
         let host = if self.hosts { number } else { 0 };
         let mut client = connect_from([127, 1, (host / 250) as u8, (host % 250 + 1) as u8]).ok()?;
         client.set_nonblocking(true).ok()?;
+        let reset = linger { l_onoff: i32::from(self.resets), l_linger: 0 };
+        setsockopt(&client, sockopt::Linger, &reset).ok()?;
         client.write_all(self.says).ok()?;
         if self.half_closes {
             client.shutdown(Shutdown::Write).ok()?;

@@ -51,7 +51,7 @@ pub(crate) enum ConfigError {
     #[error("{path}: {reason}")]
     Form { path: String, reason: String },
     /// The content is invalid; reports all faults at once.
-    #[error("{path}: {}", .faults.join("\n  "))]
+    #[error("{path}: {}", .faults.join("\n"))]
     Faults { path: String, faults: Vec<String> },
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
 
+use datapath::printable;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
@@ -158,7 +159,8 @@ fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Doma
     );
     for (domain, uplink) in &progress.uplinks {
         let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_up);
-        up.get_or_create(&OfUplink { domain: domain.clone(), uplink: uplink.clone() }).set(is_up.into());
+        up.get_or_create(&OfUplink { domain: printable(domain), uplink: printable(uplink) })
+            .set(is_up.into());
     }
 }
 
@@ -178,13 +180,13 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
     let packets = Family::<OfPackets, Counter>::default();
     registry.register("packets", "Packets by verdict: what the datapath did with them", packets.clone());
     for (name, found) in domains {
-        let label = OfDomain { domain: name.clone() };
+        let label = OfDomain { domain: printable(name) };
         let values = [found.members, found.ports, found.ports_limit, found.circuits, found.circuits_limit];
         for (family, value) in families.iter().zip(values) {
             family.get_or_create(&label).set(value.cast_signed() as i64);
         }
         for (protocol, verdict, number) in &found.packets {
-            let label = OfPackets { domain: name.clone(), protocol: protocol.clone(), verdict };
+            let label = OfPackets { domain: printable(name), protocol: printable(protocol), verdict };
             packets.get_or_create(&label).inc_by(*number);
         }
     }

@@ -9,6 +9,7 @@ use abi::{Uplink, text};
 use datapath::{
     External, Hook, State, attach, detach, ensure_fan, is_attached,
     link::{self, Link},
+    printable,
 };
 
 use crate::{
@@ -143,7 +144,8 @@ impl Pass<'_> {
         for External { claim, .. } in self.state.externals()? {
             let holder = attachments.iter().find(|(_, attachment)| attachment.member == claim.member);
             if let (Some(trouble), Some((_, attachment))) = (status::trouble(&claim), holder) {
-                let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+                let [namespace, pod] =
+                    [&attachment.namespace[..], &attachment.pod].map(|name| printable(text(name)));
                 let camera = Ipv4Addr::from(claim.peer);
                 self.problems.push(format!(
                     "pod {namespace}/{pod}: the stream from camera {camera} does not arrive: its packets are {trouble}; \

@@ -4,6 +4,7 @@
 mod absence;
 mod adopt;
 mod agent;
+mod arguments;
 mod chain;
 mod channel_access;
 mod churn;
@@ -22,6 +23,9 @@ mod matrix;
 mod neighbours;
 mod nodes;
 mod ports;
+mod printing;
+mod private;
+mod probes;
 mod programs;
 mod protocols;
 mod pv_access;

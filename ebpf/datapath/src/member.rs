@@ -67,6 +67,9 @@ fn generation() -> Result<u32> {
 
 /// Makes `pod` a member if `policy` admits it: records the attachment, lets the programs see it, gives it its ports,
 /// attaches to its veth. All of it is undone if a step fails.
+///
+/// It replaces the attachment that had the key, and the one that had the veth: a namespace with another container id, or a
+/// veth with the index of one that is gone, means that no DEL came for the former. When it comes, it finds nothing.
 pub fn join<P: Policy>(
     bpffs: &Path,
     state: &mut State,
@@ -80,8 +83,8 @@ pub fn join<P: Policy>(
         Error::UnsuitedPod(format!("one of the names is too long: network {network}, pod {namespace}/{pod}"))
     })?;
     let _lock = state.lock()?;
-    if let Some(former) = state.attachment(key)? {
-        remove_locked(bpffs, state, key, &former)?; // or its slot would never be freed
+    for (former, attachment) in formers(state, key, pod.veth.index)? {
+        remove_locked(bpffs, state, &former, &attachment)?; // or its slot would never be freed
     }
     let attachment = Attachment { domain: state.domain_number(joining.domain)?, ..attachment };
     let ports = policy.admit(state, attachment.domain, joining)?;
@@ -106,6 +109,15 @@ pub fn join<P: Policy>(
         let _ = remove_locked(bpffs, state, key, &attachment);
     }
     Ok(done?)
+}
+
+/// The attachments that have this key or this veth.
+fn formers(state: &State, key: &AttachmentKey, veth: u32) -> Result<Vec<(AttachmentKey, Attachment)>> {
+    if state.member(veth)?.is_none() {
+        return Ok(state.attachment(key)?.map(|former| (*key, former)).into_iter().collect());
+    }
+    let all = state.attachments()?.into_iter(); // takes a while, but is seldom needed
+    Ok(all.filter(|(other, former)| other == key || former.member == veth).collect())
 }
 
 /// Gives a member a port.

@@ -12,7 +12,8 @@ pub use counters::Counter;
 pub use externals::External;
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::stat::{major, minor},
 };
 
 use crate::{
@@ -108,13 +110,49 @@ impl State {
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(directory) => return Ok(Lock { _directory: directory }),
-                Err((_, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
-                    return Err(Error::Busy(self.directory.clone()));
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
+                    return Err(Error::Busy { path: self.directory.clone(), holder: holder(&file) });
                 }
                 Err((back, Errno::EWOULDBLOCK)) => file = back,
                 Err((_, error)) => return Err(Error::kernel(what(), error)),
             }
             sleep(LOCK_PAUSE);
         }
+    }
+}
+
+/// Who keeps `file` locked, as far as /proc says: the name and the number of a process.
+fn holder(file: &File) -> String {
+    let look = || {
+        let metadata = file.metadata().ok()?;
+        let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+        let id = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+        let process = holder_of(&id, &fs::read_to_string("/proc/locks").ok()?)?;
+        let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+        Some(format!("process {process} ({})", name.trim_end()))
+    };
+    look().unwrap_or_else(|| "another process".into())
+}
+
+/// The process that holds the flock of a file, from the text of /proc/locks (proc_locks(5)).
+fn holder_of(id: &str, locks: &str) -> Option<u32> {
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, process, file, ..] if file == id => process.parse().ok(),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_the_lock_is_found_among_other_locks_and_those_who_wait() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:1f:99 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:1f:9 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 00:1f:99 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 14 00:1f:99 0 EOF\n";
+        assert_eq!(holder_of("00:1f:99", locks), Some(13));
+        assert_eq!(holder_of("00:1e:99", locks), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Every program returns [`skb::NEXT`] for packets that are not ours, so other programs on the hook still run.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)] // for `atomic`
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // for `atomic`
 
 mod atomic;
 mod camera;

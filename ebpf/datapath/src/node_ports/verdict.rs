@@ -1,0 +1,39 @@
+//! What a condition says of a packet of which not everything is known.
+
+/// The outcome of a condition, or of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Whether it holds; `None` if that depends on what is not known.
+    pub(super) holds: Option<bool>,
+    /// Whether it asks for the packet's destination port, and that one is right.
+    pub(super) names_port: bool,
+}
+
+impl Verdict {
+    pub(super) const MATCHES: Self = Self { holds: Some(true), names_port: false };
+    pub(super) const DIFFERS: Self = Self { holds: Some(false), names_port: false };
+    pub(super) const UNKNOWN: Self = Self { holds: None, names_port: false };
+
+    /// That of a condition about the destination port, unless it fails.
+    pub(super) fn names_port(holds: Option<bool>) -> Self {
+        Self { holds, names_port: holds != Some(false) }
+    }
+
+    /// Both.
+    pub(super) fn and(self, other: Self) -> Self {
+        let holds = match (self.holds, other.holds) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        };
+        Self { holds, names_port: self.names_port || other.names_port }
+    }
+
+    pub(super) fn fails(self) -> bool {
+        self.holds == Some(false)
+    }
+
+    pub(super) fn is_certain(self) -> bool {
+        self.holds == Some(true)
+    }
+}

@@ -45,7 +45,7 @@ pub(crate) fn reconcile(
     programs: Programs,
 ) -> Result<Vec<String>, Error> {
     let mut pass = Pass { bpffs, state, programs, problems: vec![] };
-    let ranges: Vec<Ports> = config.domains.iter().map(|domain| domain.ports).collect();
+    let ranges: Vec<Ports> = config.domains.iter().flat_map(DomainConfig::ranges).collect();
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
     let fan = ensure_fan(pass.state)?;
     pass.attach(fan, &[Hook::Fan]);

@@ -22,7 +22,7 @@ const CIRCUITS: u16 = 4000;
 
 #[test]
 fn a_del_that_is_cut_off_among_circuits_is_finished_by_the_next() -> Result<()> {
-    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let lab = Lab::up(Options::with_pins(Topology::Bridge))?;
     let pod = lab.plain_pod("pod-0")?;
     let mut worker =
         Worker { lab: &lab, pod: &pod, number: 0, dice: Dice(1), usual: Duration::from_millis(20) };
@@ -65,7 +65,7 @@ fn kills_of_the_plugin_at_any_moment_leave_nothing(topology: Topology) -> Result
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed = std::env::var("SEED").map_or(seed, |seed| seed.parse().unwrap());
     println!("SEED={seed} kills at about the same moments");
-    let mut lab = Lab::up(Options::new(topology))?;
+    let mut lab = Lab::up(Options::with_pins(topology))?;
     let (pins, veths) = (pins(&lab)?, veths(&lab)?);
     let pods: Vec<_> =
         (0..PODS).map(|number| lab.plain_pod(&format!("pod-{number}"))).collect::<Result<_>>()?;

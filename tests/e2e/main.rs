@@ -20,6 +20,7 @@ mod manifests;
 mod matrix;
 mod neighbours;
 mod nodes;
+mod pins;
 mod ports;
 mod programs;
 mod protocols;

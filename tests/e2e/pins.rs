@@ -2,12 +2,13 @@
 //! them, and what comes later is noticed.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
-use std::{fmt::Debug, net::SocketAddr};
+use std::{fmt::Debug, net::SocketAddr, process::Command};
 
 use lab::{DOMAIN, Lab, NODE, Options, Pod, Result, Topology};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
+use serde_json::json;
 
 /// The pins of a pod that asks for one port.
 const TCP: &str = "tcp/5064=15064";
@@ -129,28 +130,48 @@ const RULES: &[Rules] = &[
     rules(
         "a range",
         &["i -A PREROUTING -p tcp --dport 15000:15100 -j DNAT --to 10.244.1.9:80"],
-        "PREROUTING",
+        "ip nat, chain PREROUTING",
     ),
     rules(
         "the match tcp",
         &["i -A PREROUTING -p tcp -m tcp --dport 15000:15100 --tcp-option 2 -j DNAT --to 10.244.1.9:80"],
-        "PREROUTING",
+        "ip nat, chain PREROUTING",
     ),
     rules(
         "all but a port",
         &["i -A PREROUTING -p tcp ! --dport 22 -j DNAT --to 10.244.1.9:80"],
-        "PREROUTING",
+        "ip nat, chain PREROUTING",
     ),
-    rules("several", &["i -A PREROUTING -p tcp -m multiport --dports 80,15064 -j REDIRECT"], "PREROUTING"),
+    rules(
+        "several",
+        &["i -A PREROUTING -p tcp -m multiport --dports 80,15064 -j REDIRECT"],
+        "ip nat, chain PREROUTING",
+    ),
     rules(
         "ranges",
         &["i -A PREROUTING -p tcp -m multiport --dports 80,15000:15100,22 -j REDIRECT"],
-        "PREROUTING",
+        "ip nat, chain PREROUTING",
     ),
-    rules("not several", &["i -A PREROUTING -p tcp -m multiport ! --dports 80,22 -j REDIRECT"], "PREROUTING"),
-    rules("any port", &["i -A PREROUTING -d 172.23.0.10/32 -j DNAT --to 10.244.1.9"], "PREROUTING"),
-    rules("a network", &["i -A PREROUTING -d 172.16.0.0/12 -p tcp --dport 15064 -j REDIRECT"], "PREROUTING"),
-    rules("the uplink", &["i -A PREROUTING -i eth+ -p tcp --dport 15064 -j REDIRECT"], "PREROUTING"),
+    rules(
+        "not several",
+        &["i -A PREROUTING -p tcp -m multiport ! --dports 80,22 -j REDIRECT"],
+        "ip nat, chain PREROUTING",
+    ),
+    rules(
+        "any port",
+        &["i -A PREROUTING -d 172.23.0.10/32 -j DNAT --to 10.244.1.9"],
+        "ip nat, chain PREROUTING",
+    ),
+    rules(
+        "a network",
+        &["i -A PREROUTING -d 172.16.0.0/12 -p tcp --dport 15064 -j REDIRECT"],
+        "ip nat, chain PREROUTING",
+    ),
+    rules(
+        "the uplink",
+        &["i -A PREROUTING -i eth+ -p tcp --dport 15064 -j REDIRECT"],
+        "ip nat, chain PREROUTING",
+    ),
     rules(
         "a hostPort",
         &[
@@ -179,15 +200,27 @@ const RULES: &[Rules] = &[
         name: "udp",
         ports: UDP,
         lines: &["i -A PREROUTING -p udp --dport 15064 -j DNAT --to 10.244.1.9:80"],
-        chain: Some("PREROUTING"),
+        chain: Some("ip nat, chain PREROUTING"),
     },
     rules("nft", &[PRE, "rule P tcp dport 15064 dnat to 10.244.1.9:80"], "ip t, chain P"),
-    rules("nft, a range", &[PRE, "rule P tcp dport 15000-15100 redirect to :80"], "P"),
-    rules("nft, ports", &[PRE, "rule P tcp dport { 80, 15064 } redirect to :80"], "P"),
-    rules("nft, ranges", &[PRE, "rule P tcp dport { 80, 15000-15100, 60000-65535 } redirect to :80"], "P"),
-    rules("nft, other ports", &[PRE, "rule P tcp dport != { 22, 80 } redirect to :80"], "P"),
-    rules("nft, the uplink", &[PRE, "rule P iif eth0 iifname eth0 tcp dport 15064 redirect to :80"], "P"),
-    rules("nft, any port", &[PRE, "rule P ip daddr 172.23.0.0/24 counter dnat to 10.244.1.9"], "P"),
+    rules("nft, a range", &[PRE, "rule P tcp dport 15000-15100 redirect to :80"], "ip t, chain P"),
+    rules("nft, ports", &[PRE, "rule P tcp dport { 80, 15064 } redirect to :80"], "ip t, chain P"),
+    rules(
+        "nft, ranges",
+        &[PRE, "rule P tcp dport { 80, 15000-15100, 60000-65535 } redirect to :80"],
+        "ip t, chain P",
+    ),
+    rules("nft, other ports", &[PRE, "rule P tcp dport != { 22, 80 } redirect to :80"], "ip t, chain P"),
+    rules(
+        "nft, the uplink",
+        &[PRE, "rule P iif eth0 iifname eth0 tcp dport 15064 redirect to :80"],
+        "ip t, chain P",
+    ),
+    rules(
+        "nft, any port",
+        &[PRE, "rule P ip daddr 172.23.0.0/24 counter dnat to 10.244.1.9"],
+        "ip t, chain P",
+    ),
     rules(
         "nft, a set",
         &[
@@ -195,14 +228,14 @@ const RULES: &[Rules] = &[
             "set S { type inet_service ; flags interval ; elements = { 15000-15100 } ; }",
             "rule P tcp dport @S dnat to 10.244.1.9",
         ],
-        "P",
+        "ip t, chain P",
     ),
-    rules("nft, a map", &[PRE, "rule P dnat to tcp dport map { 15064 : 10.244.1.9 }"], "P"),
-    rules("nft, verdicts", &[PRE, "chain X", "rule P tcp dport vmap { 15064 : jump X }"], "P"),
+    rules("nft, a map", &[PRE, "rule P dnat to tcp dport map { 15064 : 10.244.1.9 }"], "ip t, chain P"),
+    rules("nft, verdicts", &[PRE, "chain X", "rule P tcp dport vmap { 15064 : jump X }"], "ip t, chain P"),
     rules(
         "nft, addresses",
         &[PRE, "chain X", "rule X redirect", "rule P ip daddr vmap { 172.23.0.10 : goto X }"],
-        "X",
+        "ip t, chain X",
     ),
     rules(
         "nft, a NodePort",
@@ -222,7 +255,7 @@ const RULES: &[Rules] = &[
             "set S { typeof ip daddr . tcp dport ; flags interval ; elements = { 172.23.0.0/24 . 15000-15100 } ; }",
             "rule P ip daddr . tcp dport @S redirect",
         ],
-        "P",
+        "ip t, chain P",
     ),
     harmless("another port", &["i -A PREROUTING -p tcp --dport 15065 -j DNAT --to 10.244.1.9:80"]),
     harmless("another protocol", &["i -A PREROUTING -p udp --dport 15064 -j DNAT --to 10.244.1.9:80"]),
@@ -259,11 +292,11 @@ const RULES: &[Rules] = &[
 ];
 
 /// Adds the rules.
-fn add(lab: &Lab, lines: &[&str]) {
+fn add(lab: &Lab, iptables: &str, lines: &[&str]) {
     lab.sandbox.sh(NODE, "nft add table ip t").unwrap();
     for line in lines {
         let command = match line.split_once(' ') {
-            Some(("i", rest)) => format!("iptables-nft -t nat {rest}"),
+            Some(("i", rest)) => format!("{iptables} -t nat {rest}"),
             Some((what, rest)) => format!("nft add {what} ip t {rest}"),
             None => unreachable!("{line}"),
         };
@@ -272,26 +305,70 @@ fn add(lab: &Lab, lines: &[&str]) {
 }
 
 /// Removes all of them.
-fn remove(lab: &Lab) {
+fn remove(lab: &Lab, iptables: &str) {
     lab.sandbox.sh(NODE, "nft delete table ip t").unwrap();
-    lab.sandbox.sh(NODE, "iptables-nft -t nat -F").unwrap();
-    lab.sandbox.sh(NODE, "iptables-nft -t nat -X").unwrap();
+    lab.sandbox.sh(NODE, &format!("{iptables} -t nat -F")).unwrap();
+    lab.sandbox.sh(NODE, &format!("{iptables} -t nat -X")).unwrap();
+}
+
+/// Tries all rules that `program` can add, or that are nft's.
+fn try_rules(program: &str) -> Result<()> {
+    let lab = Lab::up(Options::with_pins(Topology::Bridge))?;
+    lab.sandbox.sh(NODE, "nft delete table ip nat")?; // iptables makes its own
+    let is_nft = program == "iptables-nft";
+    for Rules { name, ports, lines, chain } in
+        RULES.iter().filter(|rules| is_nft || rules.lines[0].starts_with("i "))
+    {
+        let (begin, end) = (|| add(&lab, program, lines), |()| remove(&lab, program));
+        if let Some(chain) = chain {
+            let table = if is_nft { "ip nat" } else { "nat of legacy iptables" };
+            let says = format!("table {}) already forwards it", chain.replace("ip nat", table));
+            keeps_the_port(&lab, name, ports, &says, begin, end);
+        } else {
+            begin();
+            assert_eq!(refusal(&lab, ports), "no refusal", "{name}");
+            end(());
+        }
+    }
+    Ok(())
 }
 
 #[test]
 fn a_pin_takes_no_port_that_the_node_forwards() -> Result<()> {
+    try_rules("iptables-nft")
+}
+
+#[test]
+fn a_pin_takes_no_port_that_the_node_forwards_by_legacy_iptables() -> Result<()> {
+    try_rules("iptables-legacy")
+}
+
+/// Gives a pod a hostPort, or takes it, by the plugin that does it in clusters.
+fn portmap(lab: &Lab, pod: &Pod, verb: &str, port: u16) -> Result<()> {
+    let mapping = json!([{ "hostPort": port, "containerPort": 80, "protocol": "tcp" }]);
+    let configuration = json!({ "cniVersion": "1.0.0", "name": "lab", "type": "portmap", "snat": true,
+                                "runtimeConfig": { "portMappings": mapping }, "prevResult": pod.result });
+    let mut command = Command::new("/usr/lib/cni/portmap");
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("CNI_PATH", "/usr/lib/cni").envs([
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", &pod.attachment.container),
+        ("CNI_NETNS", &pod.attachment.netns),
+        ("CNI_IFNAME", &pod.attachment.interface),
+    ]);
+    let ran = lab.sandbox.run_in(NODE, move || lab::cni_pipe(command, &configuration.to_string()))?;
+    let (success, output) = lab::tried("run portmap", ran)?;
+    if success { Ok(()) } else { Err(lab::Error::Command { command: format!("portmap {verb}"), output }) }
+}
+
+#[test]
+fn a_pin_takes_no_port_from_another_pods_host_port() -> Result<()> {
     let lab = Lab::up(Options::with_pins(Topology::Bridge))?;
-    lab.sandbox.sh(NODE, "nft delete table ip nat")?; // iptables makes its own
-    for Rules { name, ports, lines, chain } in RULES {
-        if let Some(chain) = chain {
-            let says = format!("chain {}) already forwards it", chain.rsplit(' ').next().unwrap());
-            keeps_the_port(&lab, name, ports, &says, || add(&lab, lines), |()| remove(&lab));
-        } else {
-            add(&lab, lines);
-            assert_eq!(refusal(&lab, ports), "no refusal", "{name}");
-            remove(&lab);
-        }
-    }
+    let other = lab.pod("other")?;
+    let (begin, end) =
+        (|| portmap(&lab, &other, "ADD", 15064).unwrap(), |()| portmap(&lab, &other, "DEL", 15064).unwrap());
+    keeps_the_port(&lab, "portmap", TCP, "CNI-HOSTPORT-DNAT) already forwards it", begin, end);
+    portmap(&lab, &other, "ADD", 15065)?;
+    assert_eq!(refusal(&lab, TCP), "no refusal", "beside another hostPort");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What of the node itself receives what comes from the LAN: sockets, and rules that forward. The programs see a packet
 //! before all of these, so a port that is given to a pod is taken from them. Nothing is changed here.
 
+mod legacy;
 mod packet;
 mod rule;
 mod set;
@@ -15,6 +16,7 @@ pub use tables::NatChain;
 use std::{fmt, net::SocketAddr};
 
 use crate::Result;
+use legacy::Legacy;
 use sockets::Sockets;
 use tables::Tables;
 
@@ -44,6 +46,7 @@ impl fmt::Display for Receiver {
 pub struct NodePorts {
     sockets: Sockets,
     tables: Tables,
+    legacy: Option<Legacy>,
 }
 
 impl NodePorts {
@@ -53,14 +56,27 @@ impl NodePorts {
         if sockets::is_taken(arrival.at) {
             return Ok(self.receiver(arrival)?.or(Some(Receiver::Process)));
         }
-        Ok(self.tables.forwards(arrival)?.map(Receiver::Nat))
+        self.rule(arrival)
     }
 
     /// What receives what arrives, found without touching it; `None` if nothing of the node does.
     pub fn receiver(&mut self, arrival: Arrival<'_>) -> Result<Option<Receiver>> {
         Ok(match self.sockets.at(arrival.at)? {
             Some(address) => Some(Receiver::Socket(address)),
-            None => self.tables.forwards(arrival)?.map(Receiver::Nat),
+            None => self.rule(arrival)?,
         })
+    }
+
+    /// The rule that forwards what arrives.
+    fn rule(&mut self, arrival: Arrival<'_>) -> Result<Option<Receiver>> {
+        if let Some(chain) = self.tables.forwards(arrival)? {
+            return Ok(Some(Receiver::Nat(chain)));
+        }
+        let legacy = match &mut self.legacy {
+            Some(known) => known,
+            new => new.insert(Legacy::read()?),
+        };
+        let chain = legacy.forwards(arrival);
+        Ok(chain.map(|chain| Receiver::Nat(NatChain { table: "nat of legacy iptables".into(), chain })))
     }
 }

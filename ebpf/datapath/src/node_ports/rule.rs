@@ -3,23 +3,10 @@
 use super::{
     packet::{Arrival, Byte},
     set::{Set, named, values},
-    verdict::Verdict,
+    verdict::{Step, Verdict, conclude},
     xt,
 };
 use crate::{Result, nftables::Attributes};
-
-/// What becomes of a packet at a rule.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// It goes on to the next rule, or may.
-    Next,
-    /// The rule is about its port, or about all, and forwards it.
-    Forwards,
-    /// It may go to one of these chains.
-    Chains(Vec<String>),
-    /// It goes to none of the rules after this one.
-    Ends,
-}
 
 /// Where sets are found by their names.
 pub(super) trait Sets {
@@ -34,11 +21,15 @@ struct Run<'a> {
     arrival: Arrival<'a>,
     registers: [Byte; REGISTERS],
     verdict: Verdict,
-    step: Step,
+    step: Step<String>,
 }
 
 /// What `rule` does with a packet that arrives.
-pub(super) fn evaluate(rule: Attributes<'_>, arrival: Arrival<'_>, sets: &mut impl Sets) -> Result<Step> {
+pub(super) fn evaluate(
+    rule: Attributes<'_>,
+    arrival: Arrival<'_>,
+    sets: &mut impl Sets,
+) -> Result<Step<String>> {
     let registers = [Byte::UNKNOWN; REGISTERS];
     let mut run = Run { arrival, registers, verdict: Verdict::MATCHES, step: Step::Next };
     for (_, expression) in rule.get(4).into_iter().flatten() {
@@ -50,21 +41,10 @@ pub(super) fn evaluate(rule: Attributes<'_>, arrival: Arrival<'_>, sets: &mut im
             return Ok(Step::Next);
         }
     }
-    Ok(run.conclusion())
+    Ok(conclude(run.verdict, run.step))
 }
 
 impl Run<'_> {
-    fn conclusion(self) -> Step {
-        let Verdict { names_port, .. } = self.verdict;
-        match self.step {
-            Step::Forwards if names_port || self.verdict.is_certain() => Step::Forwards,
-            Step::Chains(_) if names_port => Step::Forwards,
-            Step::Chains(chains) => Step::Chains(chains),
-            Step::Ends if self.verdict.is_certain() => Step::Ends,
-            _ => Step::Next,
-        }
-    }
-
     fn express(&mut self, name: &str, data: Attributes<'_>, sets: &mut impl Sets) -> Result<Verdict> {
         Ok(match name {
             "lookup" => self.look_up(data, sets)?,
@@ -86,7 +66,7 @@ impl Run<'_> {
             "bitwise" => self.combine(data),
             "immediate" => self.immediate(data),
             "nat" if data.number(1) == Some(1) => self.step = Step::Forwards, // NFTA_NAT_TYPE, NFT_NAT_DNAT
-            "redir" | "tproxy" => self.step = Step::Forwards,
+            "redir" => self.step = Step::Forwards,
             "target" if data.text(1).is_some_and(xt::forwards) => self.step = Step::Forwards, // NFTA_TARGET_NAME
             "byteorder" | "socket" | "tunnel" | "hash" => self.forget(data.number(2)),        // their _DREG
             _ => self.forget(data.number(1)),

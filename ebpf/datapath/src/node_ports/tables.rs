@@ -8,8 +8,9 @@ use std::{
 
 use super::{
     packet::Arrival,
-    rule::{Sets, Step, evaluate},
+    rule::{Sets, evaluate},
     set::Set,
+    verdict::Step,
 };
 use crate::{
     Result,
@@ -22,7 +23,7 @@ const PREROUTING: u32 = 0;
 /// A chain of a table that has NAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatChain {
-    /// Family and name of its table, such as `ip nat`.
+    /// Family and name of its table, such as `ip nat`, or which other table it is.
     pub table: String,
     /// Its name.
     pub chain: String,

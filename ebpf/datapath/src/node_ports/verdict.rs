@@ -1,4 +1,4 @@
-//! What a condition says of a packet of which not everything is known.
+//! What conditions say of a packet of which not everything is known, and what a rule then does with it.
 
 /// The outcome of a condition, or of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,5 +35,31 @@ impl Verdict {
 
     pub(super) fn is_certain(self) -> bool {
         self.holds == Some(true)
+    }
+}
+
+/// What becomes of a packet at a rule. `C` stands for a chain.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step<C> {
+    /// It goes on to the next rule, or may.
+    Next,
+    /// It gets another destination.
+    Forwards,
+    /// It may go to one of these chains.
+    Chains(Vec<C>),
+    /// It goes to none of the rules after this one.
+    Ends,
+}
+
+/// What becomes of a packet at a rule with this verdict, which would do `step` with it. A rule forwards if it is about the
+/// packet's port, or certainly about the packet. Whoever asks for the port and goes on elsewhere is about to forward.
+pub(super) fn conclude<C>(verdict: Verdict, step: Step<C>) -> Step<C> {
+    match step {
+        _ if verdict.fails() => Step::Next,
+        Step::Forwards if verdict.names_port || verdict.is_certain() => Step::Forwards,
+        Step::Chains(_) if verdict.names_port => Step::Forwards,
+        Step::Chains(chains) => Step::Chains(chains),
+        Step::Ends if verdict.is_certain() => Step::Ends,
+        _ => Step::Next,
     }
 }

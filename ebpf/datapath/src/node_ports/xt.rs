@@ -5,7 +5,7 @@ use abi::{TCP, UDP};
 use super::{packet::Arrival, verdict::Verdict};
 
 /// Targets that give a packet another destination.
-const FORWARDING: [&str; 4] = ["DNAT", "REDIRECT", "NETMAP", "TPROXY"];
+const FORWARDING: [&str; 3] = ["DNAT", "REDIRECT", "NETMAP"];
 
 pub(super) fn forwards(target: &str) -> bool {
     FORWARDING.contains(&target)
@@ -24,16 +24,17 @@ pub(super) fn judge(name: &str, info: &[u8], arrival: Arrival<'_>) -> Verdict {
     known.unwrap_or(Verdict::UNKNOWN)
 }
 
-/// Two source ports, two destination ports, and at `inverted` which of them are negated.
+/// Two source ports, two destination ports, what else is asked for, and at `inverted` what of all that is negated.
 fn header(info: &[u8], inverted: usize, port: u16) -> Option<Verdict> {
-    let (first, last) = (number(info, 4)?, number(info, 6)?);
-    let negated = info.get(inverted)? & 2 != 0;
-    let is_any = (first, last, negated) == (0, u16::MAX, false);
-    Some(match (first..=last).contains(&port) != negated {
-        false => Verdict::DIFFERS,
-        true if is_any => Verdict::UNKNOWN, // other conditions may be there
-        true => Verdict::names_port(None),
-    })
+    const NEGATED: u8 = 2;
+    const ANY: (u16, u16) = (0, u16::MAX);
+    let range = |at: usize| Some((number(info, at)?, number(info, at + 2)?));
+    let (from, to, flags) = (range(0)?, range(4)?, *info.get(inverted)?);
+    let is_alone =
+        from == ANY && flags & !NEGATED == 0 && info.get(8..inverted)?.iter().all(|byte| *byte == 0);
+    let fits = (to.0..=to.1).contains(&port) != (flags & NEGATED != 0);
+    let holds = if fits { is_alone.then_some(true) } else { Some(false) };
+    Some(if to == ANY { Verdict { holds, names_port: false } } else { Verdict::names_port(holds) })
 }
 
 /// Which ports, how many, the ports, which of them begin a range, and whether all of it is negated.

@@ -173,6 +173,11 @@ const RULES: &[Rules] = &[
         "ip nat, chain PREROUTING",
     ),
     rules(
+        "all interfaces but one",
+        &["i -A PREROUTING ! -i docker0 -p tcp -m tcp --dport 15064 -j DNAT --to 10.244.1.9:80"],
+        "ip nat, chain PREROUTING",
+    ),
+    rules(
         "a hostPort",
         &[
             "i -N CNI-DN-1",
@@ -238,6 +243,11 @@ const RULES: &[Rules] = &[
         "ip t, chain X",
     ),
     rules(
+        "nft, the rest",
+        &[PRE, "chain X", "rule X redirect", "rule P tcp dport vmap { 80-90 : return , * : jump X }"],
+        "ip t, chain X",
+    ),
+    rules(
         "nft, a NodePort",
         &[
             PRE,
@@ -256,6 +266,10 @@ const RULES: &[Rules] = &[
             "rule P ip daddr . tcp dport @S redirect",
         ],
         "ip t, chain P",
+    ),
+    harmless(
+        "nft, not the rest",
+        &[PRE, "chain X", "rule X redirect", "rule P tcp dport vmap { 15000-15999 : return , * : jump X }"],
     ),
     harmless("another port", &["i -A PREROUTING -p tcp --dport 15065 -j DNAT --to 10.244.1.9:80"]),
     harmless("another protocol", &["i -A PREROUTING -p udp --dport 15064 -j DNAT --to 10.244.1.9:80"]),

@@ -15,12 +15,14 @@ pub(super) struct Set {
     /// Whether elements are where intervals begin and end, in ascending order.
     is_interval: bool,
     elements: Vec<Element>,
+    /// The element without a key: it matches what no other one does.
+    rest: Option<Element>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Element {
-    /// None: it matches everything that no other one does.
-    key: Option<Vec<u8>>,
+    /// Nothing in the element for the rest.
+    key: Vec<u8>,
     /// Whether an interval begins here, otherwise one ends.
     begins: bool,
     /// The last key of a range, word by word.
@@ -32,17 +34,21 @@ struct Element {
 impl Set {
     pub(super) fn new(flags: u32, answers: &[Message]) -> Self {
         let lists = answers.iter().filter_map(|answer| answer.attributes().get(3)); // NFTA_SET_ELEM_LIST_ELEMENTS
-        let mut elements: Vec<_> = lists.flatten().map(|(_, element)| Element::parse(element)).collect();
+        let all = lists.flatten().map(|(_, element)| Element::parse(element));
+        let (mut elements, rest): (Vec<_>, Vec<_>) = all.partition(|element| !element.key.is_empty());
         let is_interval = flags & (INTERVAL | CONCAT) == INTERVAL;
         if is_interval {
             elements.sort_unstable(); // the end of one interval before the beginning of the next
         }
-        Self { is_interval, elements }
+        Self { is_interval, elements, rest: rest.into_iter().next() }
     }
 
     /// Whether it has what the registers hold, and the chains to which that may lead.
     pub(super) fn look_up(&self, registers: &[Byte]) -> (Verdict, Vec<&str>) {
-        let found = if self.is_interval { self.around(registers) } else { self.equal(registers) };
+        let mut found = if self.is_interval { self.around(registers) } else { self.equal(registers) };
+        if !found.iter().any(|(_, verdict)| verdict.is_certain()) {
+            found.extend(self.rest.as_ref().map(|rest| (rest, Verdict::MATCHES)));
+        }
         let verdict = found.iter().fold(Verdict::DIFFERS, |any, (_, verdict)| Verdict {
             holds: if any.is_certain() || verdict.is_certain() { Some(true) } else { None },
             names_port: any.names_port || verdict.names_port,
@@ -52,16 +58,12 @@ impl Set {
 
     /// The interval that the registers are in.
     fn around(&self, registers: &[Byte]) -> Vec<(&Element, Verdict)> {
-        let Some(length) = self.elements.iter().find_map(|element| Some(element.key.as_ref()?.len())) else {
-            return vec![];
-        };
+        let length = self.elements.first().map_or(0, |element| element.key.len());
         let registers = &registers[..length.min(registers.len())];
         let Some(value) = values(registers) else {
             return self.elements.iter().map(|element| (element, Verdict::UNKNOWN)).collect();
         };
-        let after = self
-            .elements
-            .partition_point(|element| element.key.as_deref().is_none_or(|key| key <= &value[..]));
+        let after = self.elements.partition_point(|element| element.key <= value);
         let found = after.checked_sub(1).map(|at| &self.elements[at]).filter(|element| element.begins);
         found.map(|element| (element, named(registers, Some(true)))).into_iter().collect()
     }
@@ -77,7 +79,7 @@ impl Element {
         // NFTA_SET_ELEM_KEY, _KEY_END, _FLAGS, _DATA; NFTA_DATA_VALUE, _VERDICT; NFTA_VERDICT_CHAIN
         let key = |kind| element.at(&[kind, 1]).map(|value| value.0.to_vec());
         Self {
-            key: key(1),
+            key: key(1).unwrap_or_default(),
             begins: element.number(3).unwrap_or(0) & INTERVAL_END == 0,
             last: key(10),
             chain: element.at(&[2, 2]).and_then(|verdict| verdict.text(2)).map(str::to_owned),
@@ -85,7 +87,7 @@ impl Element {
     }
 
     fn judge(&self, registers: &[Byte]) -> Verdict {
-        let Some(first) = &self.key else { return Verdict::MATCHES };
+        let first = &self.key;
         let registers = &registers[..first.len().min(registers.len())];
         let last = self.last.as_ref().unwrap_or(first);
         // Each field of a concatenation has registers of its own, of four bytes each.

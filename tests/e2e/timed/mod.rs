@@ -6,4 +6,5 @@ mod arrays;
 mod cameras;
 mod circuits;
 mod cost;
+mod services;
 mod thousand;

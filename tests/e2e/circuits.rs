@@ -34,7 +34,7 @@ pub(crate) fn server(lab: &Lab, name: &str) -> Result<(Pod, SocketAddrV4)> {
 }
 
 /// What a client is told that asks the pod.
-fn external(lab: &Lab, pod: &Pod) -> Result<SocketAddrV4> {
+pub(crate) fn external(lab: &Lab, pod: &Pod) -> Result<SocketAddrV4> {
     let ioc = Socket::bind(&lab.sandbox, &pod.netns, "0.0.0.0:5064")?;
     let client = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
     client.send(&ca::search(&["A:NAME"]), "172.23.0.255:5064")?;

@@ -176,7 +176,12 @@ impl Process {
 
     /// Sends it SIGTERM.
     pub fn terminate(&self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
     }
 
     /// Kills it and waits for its end.

@@ -1,6 +1,6 @@
 //! Circuits under attack: what a stranger can send neither ends nor holds what others live on.
 //!
-//! `CIRCUITS=50000` tries the size of a large facility.
+//! `cargo test -p iocast-tests --test e2e fifty_thousand -- --ignored --nocapture` tries the size of a large facility.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
 use std::{
@@ -9,13 +9,14 @@ use std::{
 };
 
 use lab::{
-    DOMAIN, Dice, Lab, NATIVE, NODE, Options, Pod, Result, Topology, WORKSTATION,
+    DOMAIN, Dice, Lab, NATIVE, NODE, Options, Pod, Process, Result, Topology, WORKSTATION,
     epics::Server,
     tcp::{self, Forger, flag},
     turn,
 };
+use nix::sys::signal::Signal;
 
-use crate::circuits::server;
+use crate::circuits::{external, server};
 
 lab::in_both_topologies! {
     idle_circuits_outlive_every_flood
@@ -143,25 +144,20 @@ fn sixteen_domains() -> String {
 fn a_host_with_many_circuits_locks_nobody_out(topology: Topology) -> Result<()> {
     turn::take(turn::Kind::Alone);
     tcp::raise_descriptors()?;
-    let all: Option<usize> = std::env::var("CIRCUITS").ok().map(|number| number.parse().unwrap());
     let mut lab = Lab::without_agent(Options::new(topology))?;
-    if all.is_none() {
-        lab.start_agent_with(&sixteen_domains())?;
-    } else {
-        lab.start_agent()?;
-    }
+    lab.start_agent_with(&sixteen_domains())?;
     let (_pod, external) = server(&lab, "echo")?;
     let bystanders: Vec<_> =
         (0..10).map(|number| lab.pod(&format!("pod-{number}"))).collect::<Result<_>>()?;
     let clients = clients(&lab)?;
-    let each = all.unwrap_or(3000) / clients.len();
+    let each = 3000 / clients.len();
     let mut held = tcp::connect(&lab.sandbox, WORKSTATION, &clients, each, external, PROMPT)?;
     assert_eq!(held.len(), each * clients.len());
 
     let greedy = [Ipv4Addr::new(172, 23, 0, 3)];
     widen_ports(&lab, NATIVE)?;
     let mut taken = tcp::connect(&lab.sandbox, NATIVE, &greedy, usize::from(u16::MAX), external, PROMPT)?;
-    let domain = abi::CIRCUITS as usize / if all.is_some() { 1 } else { 16 };
+    let domain = abi::CIRCUITS as usize / 16;
     assert!(taken.len() <= domain / abi::HOST_PART as usize, "{} of {domain}", taken.len());
     assert!(taken.len() > domain / abi::HOST_PART as usize / 2, "{} of {domain}", taken.len());
     assert!(lab.counter("other", "no_circuit")? > 0);
@@ -195,5 +191,74 @@ fn members_come_and_go(lab: &Lab, dead: &[Pod]) -> Result<()> {
         "ADD and DEL of 10 pods beside these circuits",
         &format!("{:.1} s", begin.elapsed().as_secs_f32()),
     );
+    Ok(())
+}
+
+/// Connections that one process of the lab may have, with room for its other descriptors.
+const OF_A_PROCESS: usize = 15_000;
+
+/// Processes with so many connections in all, from these addresses of `netns`.
+fn crowd(lab: &Lab, netns: &str, to: SocketAddrV4, count: usize, from: &[Ipv4Addr]) -> Result<Vec<Process>> {
+    let from: Vec<_> = from.iter().map(ToString::to_string).collect();
+    let (host, port, from) = (to.ip(), to.port(), from.join(" "));
+    let mut crowd = vec![];
+    for begin in (0..count).step_by(OF_A_PROCESS) {
+        let each = OF_A_PROCESS.min(count - begin);
+        crowd.push(lab.python(netns, "circuits.py", &format!("connect {host} {port} {each} {from}"))?);
+    }
+    for process in &mut crowd {
+        process.wait_for("connections", Duration::from_secs(300), |output| output.contains("connected"))?;
+    }
+    Ok(crowd)
+}
+
+/// The sum of the numbers before or after this word.
+fn sum(crowd: &[Process], word: &str) -> usize {
+    let number = |output: String| -> usize {
+        let mut lines = output.lines().filter(|line| line.contains(word));
+        lines.next_back().and_then(|line| line.replace(word, "").trim().parse().ok()).unwrap_or(0)
+    };
+    crowd.iter().map(|process| number(process.output())).sum()
+}
+
+/// How many connections of a crowd do not answer.
+fn silent(crowd: &mut [Process]) -> Result<usize> {
+    for process in &mut *crowd {
+        process.signal(Signal::SIGUSR1);
+        process.wait_for("what is silent", Duration::from_secs(300), |output| output.contains("silent"))?;
+    }
+    Ok(sum(crowd, "silent"))
+}
+
+#[test]
+#[ignore = "takes a minute, and memory for 200 000 sockets"]
+fn fifty_thousand_circuits_are_held_beside_a_host_that_opens_as_many_as_it_can() -> Result<()> {
+    turn::take(turn::Kind::Alone);
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let pod = lab.pod("echo")?;
+    let servers = (0..8).map(|_| lab.python(&pod.netns, "circuits.py", "serve 5064"));
+    let _servers = servers.collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(PROMPT);
+    let external = external(&lab, &pod)?;
+    let clients = clients(&lab)?;
+    let mut held = crowd(&lab, WORKSTATION, external, 50_000, &clients)?;
+    assert_eq!(sum(&held, "connected"), 50_000);
+    widen_ports(&lab, NATIVE)?;
+    let mut greedy = crowd(&lab, NATIVE, external, 63_000, &[Ipv4Addr::new(172, 23, 0, 3)])?;
+    let taken = sum(&greedy, "connected");
+    let mut more = crowd(&lab, WORKSTATION, external, 1000, &clients)?;
+    assert_eq!(sum(&more, "connected"), 1000, "others still connect");
+    let lost = [silent(&mut held)?, silent(&mut more)?, silent(&mut greedy)?];
+    let begin = Instant::now();
+    lab.delete_pod(&lab.pod("another")?)?;
+    lab::report(
+        "50 000 circuits beside a host that opens as many as it can",
+        &format!(
+            "lost {lost:?}; the host has {taken}; ADD and DEL of a pod {:.2} s",
+            begin.elapsed().as_secs_f32()
+        ),
+    );
+    assert_eq!(lost, [0; 3]);
+    assert!(taken <= abi::CIRCUITS as usize / abi::HOST_PART as usize, "{taken}");
     Ok(())
 }

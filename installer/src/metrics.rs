@@ -1,6 +1,10 @@
 //! What monitoring sees: the node's state as metrics, and the reasons why it is not ready. Pure, no I/O.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::AtomicU64,
+    time::{Duration, Instant},
+};
 
 use datapath::printable;
 use prometheus_client::{
@@ -17,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Progress {
     /// What it could not do.
     pub(crate) problems: Vec<String>,
+    /// Why passes over the datapath fail, and since when.
+    pub(crate) failing: Option<(Instant, String)>,
     /// The state of the CNI configuration; none with `--no-cni`.
     pub(crate) chain: Option<Chain>,
     /// Pods that were adopted since the agent started.
@@ -84,9 +90,14 @@ pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
     reasons
 }
 
-/// Why the agent counts as dead; `None` while it makes passes.
-pub(crate) fn not_alive(since_last_pass: Duration) -> Option<String> {
-    (since_last_pass >= PATIENCE).then(|| format!("the last pass was {} s ago", since_last_pass.as_secs()))
+/// Why the agent counts as dead; `None` while it makes passes that succeed now and then.
+pub(crate) fn not_alive(since_last_pass: Duration, progress: Option<&Progress>) -> Option<String> {
+    if since_last_pass >= PATIENCE {
+        return Some(format!("the last pass was {} s ago", since_last_pass.as_secs()));
+    }
+    let (since, error) = progress?.failing.as_ref()?;
+    let time = since.elapsed();
+    (time >= PATIENCE).then(|| format!("passes have failed for {} s: {error}", time.as_secs()))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -199,6 +210,7 @@ mod tests {
     fn progress() -> Progress {
         Progress {
             problems: vec!["a".into(), "b".into()],
+            failing: None,
             chain: Some(Chain { installed: true, chained: true, writes: 3 }),
             adopted: 4,
             uplinks: vec![("bl07".into(), "eth0".into())],
@@ -276,7 +288,18 @@ mod tests {
 
     #[test]
     fn an_agent_that_makes_no_passes_is_dead() {
-        assert_eq!(not_alive(Duration::from_secs(29)), None);
-        assert!(not_alive(Duration::from_secs(31)).is_some_and(|reason| reason.contains("31 s")));
+        assert_eq!(not_alive(Duration::from_secs(29), None), None);
+        assert!(not_alive(Duration::from_secs(31), None).is_some_and(|reason| reason.contains("31 s")));
+    }
+
+    #[test]
+    fn an_agent_whose_passes_fail_for_long_is_dead_and_says_why() {
+        let failing = |seconds| {
+            let since = Instant::now().checked_sub(Duration::from_secs(seconds));
+            Progress { failing: since.map(|since| (since, "no lock".to_owned())), ..progress() }
+        };
+        assert_eq!(not_alive(Duration::ZERO, Some(&failing(29))), None);
+        let reason = not_alive(Duration::ZERO, Some(&failing(31)));
+        assert_eq!(reason.as_deref(), Some("passes have failed for 31 s: no lock"));
     }
 }

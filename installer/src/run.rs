@@ -10,7 +10,7 @@ use std::{
 };
 
 use abi::Verdict;
-use datapath::{Counter, State, load};
+use datapath::{Counter, Held, Pins, State, load, pin_directory};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -68,10 +68,23 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let mut conflicts = Conflicts::new();
     let mut problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
     problems.extend_from_slice(conflicts.pass(&state));
+    let held = Held::open(bpffs)?; // what has just been attached, too
     let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
     let adoption =
         options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
-    let mut agent = Agent { bpffs, live, state, keeper, adoption, conflicts, shared, reporter, problems };
+    let mut agent = Agent {
+        bpffs,
+        live,
+        state,
+        held,
+        failing: None,
+        keeper,
+        adoption,
+        conflicts,
+        shared,
+        reporter,
+        problems,
+    };
     // The datapath first: without it the plugin rejects members.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     say(format!("ready, {} attached", names(&agent.live.config)));
@@ -83,6 +96,9 @@ struct Agent<'a> {
     bpffs: &'a Path,
     live: Live,
     state: State,
+    held: Held,
+    /// Why passes fail, and since when.
+    failing: Option<(Instant, String)>,
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
     conflicts: Conflicts,
@@ -112,14 +128,43 @@ impl Agent<'_> {
     /// Reconciles the node with the current configuration. A failed pass is retried: interfaces and namespaces come and go.
     fn pass(&mut self) {
         let changed = self.live.refresh();
-        match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
-            Ok(problems) => self.problems = problems,
-            Err(error) => self.problems = vec![format!("{error}; will retry")],
-        }
-        self.problems.extend_from_slice(self.conflicts.pass(&self.state));
+        // An agent that is started anew holds nothing, so what keeps us from pinning is no failure of this one.
+        self.problems = match self.keep_pinned() {
+            Ok(()) => self.reconcile(),
+            Err(error) => vec![format!("{error}; will retry, and holds what was pinned meanwhile")],
+        };
         // Only once it is in effect: whoever waits for this line may rely on it.
         if changed {
             say(format!("the configuration has changed: {}", names(&self.live.config)));
+        }
+    }
+
+    /// Makes sure that everything is pinned, and that it is what we work with.
+    fn keep_pinned(&mut self) -> Result<(), datapath::Error> {
+        let place = || pin_directory(self.bpffs).display().to_string();
+        match self.held.keep()? {
+            Pins::Intact => {}
+            Pins::Restored => complain(format!("{} had lost pins: all is pinned again", place())),
+            Pins::Replaced => {
+                self.state = State::open(self.bpffs)?;
+                complain(format!("something else is pinned in {}: continuing with that", place()));
+            }
+        }
+        Ok(())
+    }
+
+    fn reconcile(&mut self) -> Vec<String> {
+        match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
+            Ok(mut problems) => {
+                self.failing = None;
+                problems.extend_from_slice(self.conflicts.pass(&self.state));
+                problems
+            }
+            Err(error) => {
+                let since = self.failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                self.failing = Some((since, error.to_string()));
+                vec![format!("{error}; will retry")]
+            }
         }
     }
 
@@ -148,7 +193,13 @@ impl Agent<'_> {
             writes: keeper.writes(),
         });
         let adopted = self.adoption.as_ref().map_or(0, |adoption| adoption.outcome().adopted);
-        Progress { problems: self.reporter.reported.clone(), chain, adopted, uplinks: uplinks.collect() }
+        Progress {
+            problems: self.reporter.reported.clone(),
+            failing: self.failing.clone(),
+            chain,
+            adopted,
+            uplinks: uplinks.collect(),
+        }
     }
 }
 

@@ -179,7 +179,10 @@ impl Source {
         }
         match path {
             "/metrics" => response(StatusCode::OK, OPENMETRICS, self.view().await.metrics),
-            "/healthz" => verdict(not_alive(self.progress.read().0).as_slice()),
+            "/healthz" => {
+                let (since, progress) = self.progress.read();
+                verdict(not_alive(since, progress.as_ref()).as_slice())
+            }
             "/readyz" => verdict(&self.view().await.reasons),
             _ => response(
                 StatusCode::NOT_FOUND,

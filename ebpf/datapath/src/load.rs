@@ -4,7 +4,7 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use abi::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
@@ -114,21 +114,27 @@ fn fill_program_array(object: &mut Ebpf, map: &str, programs: &[(&str, u32)]) ->
     Ok(())
 }
 
-/// Checks the preconditions and creates the pin directories.
-fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
-    check_bpffs(bpffs)?;
+/// Checks the preconditions, and creates the pin directories.
+fn prepare(bpffs: &Path) -> Result<PathBuf> {
     check_kernel()?;
+    let directory = make_directories(bpffs)?;
+    // aya accepts a pinned map of any layout, so check first; it creates those that are missing.
+    match State::open(bpffs) {
+        Ok(_) | Err(Error::NotLoaded(_)) => Ok(directory),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates the pin directories that are missing, and returns the one that has the others.
+pub(crate) fn make_directories(bpffs: &Path) -> Result<PathBuf> {
+    check_bpffs(bpffs)?;
     let directory = pin_directory(bpffs);
     make_private(&bpffs.join(PARENT))?;
     make_private(&directory)?;
     for part in [MAPS, PROGRAMS, LINKS] {
         make_private(&directory.join(part))?;
     }
-    // aya accepts a pinned map of any layout, so check first; it creates those that are missing.
-    match State::open(bpffs) {
-        Ok(_) | Err(Error::NotLoaded(_)) => Ok(directory),
-        Err(error) => Err(error),
-    }
+    Ok(directory)
 }
 
 /// Makes sure that `path` is a directory of ours that nobody else can enter or open: whoever opens the pin directory can lock

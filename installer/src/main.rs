@@ -10,9 +10,11 @@ mod conflicts;
 mod cri;
 mod doctor;
 mod error;
+mod exhausted;
 mod metrics;
 mod plan;
 mod protocol;
+mod ready;
 mod reconcile;
 mod reload;
 mod reserve;
@@ -65,6 +67,11 @@ enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
         rates: Option<u16>,
     },
+    /// Ask the running agent whether the node is ready: exits with 1 and says why if it is not, for probes.
+    Ready(ready::Options),
+    /// Do nothing until SIGTERM: keeps the pod of a node where iocast was uninstalled.
+    #[command(hide = true)]
+    Idle,
     /// Check everything iocast depends on: what is healthy, what is not, and what to do about it.
     Doctor {
         #[command(flatten)]
@@ -87,6 +94,8 @@ fn main() -> ExitCode {
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json, rates } => status::run(&arguments.bpffs, *json, *rates),
+        Command::Ready(options) => ready::run(options),
+        Command::Idle => run::idle(),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
     };

@@ -13,6 +13,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
+/// Why a node is not ready at first.
+pub(crate) const STARTING: &str = "the agent has not completed a pass yet";
+
 /// How long after its last pass the agent counts as alive.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,8 +48,8 @@ pub(crate) struct Chain {
 /// What the maps say of a domain.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Domain {
-    /// Whether it has an uplink with our programs.
-    pub(crate) uplink_up: bool,
+    /// Why it has no LAN through its uplink; none if it has.
+    pub(crate) uplink_trouble: Option<String>,
     pub(crate) members: usize,
     /// External ports in use, TCP or UDP, whichever is more: each has the whole range.
     pub(crate) ports: usize,
@@ -73,7 +76,7 @@ pub(crate) struct Conntrack {
 /// Why the node cannot serve pods as configured; empty if it can.
 pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
     if progress.uplinks.is_empty() {
-        return vec!["the agent has not completed a pass yet".into()]; // a valid configuration has a domain
+        return vec![STARTING.into()]; // a valid configuration has a domain
     }
     let mut reasons = vec![];
     if progress.chain.is_some_and(|chain| !chain.installed) {
@@ -83,9 +86,9 @@ pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
         reasons.push("the runtime's network does not have iocast in its chain".to_owned());
     }
     for (domain, uplink) in &progress.uplinks {
-        if !domains.get(domain).is_some_and(|domain| domain.uplink_up) {
-            reasons.push(format!("domain `{domain}`: uplink {uplink} is not attached"));
-        }
+        let trouble =
+            domains.get(domain).map_or(Some("is not attached"), |domain| domain.uplink_trouble.as_deref());
+        reasons.extend(trouble.map(|trouble| format!("domain `{domain}`: uplink {uplink} {trouble}")));
     }
     reasons
 }
@@ -165,11 +168,11 @@ fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Doma
     let up = Family::<OfUplink, Gauge>::default();
     registry.register(
         "uplink_up",
-        "Whether the domain's uplink exists and has our programs attached",
+        "Whether the domain's uplink is up, with carrier and address, and has our programs attached",
         up.clone(),
     );
     for (domain, uplink) in &progress.uplinks {
-        let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_up);
+        let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_trouble.is_none());
         up.get_or_create(&OfUplink { domain: printable(domain), uplink: printable(uplink) })
             .set(is_up.into());
     }
@@ -219,7 +222,7 @@ mod tests {
 
     fn domains() -> Domains {
         let domain = Domain {
-            uplink_up: true,
+            uplink_trouble: None,
             members: 2,
             ports: 5,
             ports_limit: 4000,

@@ -17,7 +17,8 @@ use crate::{
     error::Error,
     plan::{Interface, Plan, Present, plan},
     reserve::reserve,
-    status, uplink,
+    status,
+    uplink::{self, Fault},
 };
 
 /// Whether a pass replaces programs that are already attached.
@@ -64,7 +65,10 @@ impl Pass<'_> {
         let mut interfaces = vec![];
         for domain in &config.domains {
             match interface(domain, &before) {
-                Ok((name, interface)) => interfaces.push((domain.uplink.as_str(), name, interface)),
+                Ok((name, interface, fault)) => {
+                    self.problems.extend(fault.map(|fault| cut_off(&domain.name, &name, fault)));
+                    interfaces.push((domain.uplink.as_str(), name, interface));
+                }
                 Err(error @ Error::NoUplink { .. }) => self.problems.push(error.to_string()),
                 Err(error) => return Err(error),
             }
@@ -173,11 +177,14 @@ impl Pass<'_> {
 
 /// The uplink of `domain` as it is now, or what is wrong with it. If it has no address at the moment, as while a DHCP client
 /// renews it, it keeps the one it had `before`: otherwise its circuits would be reset.
-fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<(String, Interface), Error> {
+fn interface(
+    domain: &DomainConfig,
+    before: &[(u32, Uplink)],
+) -> Result<(String, Interface, Option<Fault>), Error> {
     let DomainConfig { name, uplink, .. } = domain;
     let absent = |what: String| Error::NoUplink { domain: name.clone(), what };
     let Some(device) = uplink::find(uplink)? else {
-        let names = link::names()?.join(", ");
+        let names = uplink::candidates()?.join(", ");
         return Err(absent(format!("{} (interfaces: {names})", uplink::absence(uplink))));
     };
     let addresses = link::addresses(device.index)?;
@@ -192,6 +199,15 @@ fn interface(domain: &DomainConfig, before: &[(u32, Uplink)]) -> Result<(String,
     let (address, broadcast) = now
         .or_else(|| kept.map(|(_, uplink)| (uplink.address, uplink.broadcast)))
         .ok_or_else(|| absent(format!("interface `{}` has no IPv4 address", device.name)))?;
+    let fault = Fault::of(&device, now.is_some());
     let Link { index, mac, name, .. } = device;
-    Ok((name, Interface { index, mac, address, broadcast, networks }))
+    Ok((name, Interface { index, mac, address, broadcast, networks }, fault))
+}
+
+/// The problem that a domain's uplink carries nothing.
+fn cut_off(domain: &str, uplink: &str, fault: Fault) -> String {
+    let advice = fault.advice(uplink);
+    format!(
+        "domain `{domain}`: uplink {uplink} {fault}, so its members here are cut off from the LAN; {advice}"
+    )
 }

@@ -1,7 +1,6 @@
 //! `iocast-node run`: loads the datapath, then reconciles the node with the configuration until a signal stops it.
 
 use std::{
-    collections::HashMap,
     error::Error,
     net::SocketAddr,
     os::fd::AsFd,
@@ -9,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::Verdict;
-use datapath::{Counter, Held, Pins, State, load, pin_directory};
+use abi::text;
+use datapath::{Held, Pins, State, load, pin_directory};
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{SigSet, Signal},
@@ -22,13 +22,14 @@ use nix::{
 use crate::{
     adopt::Adoption,
     cni::{self, Keeper},
-    config::{Config, DomainConfig},
     conflicts::Conflicts,
+    exhausted::Exhausted,
     metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
     say::{complain, say},
     serve::{self, SharedProgress},
+    uplink::{self, Uplinks},
 };
 
 /// Time between two passes.
@@ -64,7 +65,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let shared = SharedProgress::new();
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let mut state = load(bpffs)?;
-    let reporter = Reporter { reported: vec![], dropped: dropped(&state)? };
+    let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
     let mut problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
     problems.extend_from_slice(conflicts.pass(&state));
@@ -81,13 +82,18 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
         keeper,
         adoption,
         conflicts,
+        exhausted,
         shared,
-        reporter,
+        reporter: Reporter::default(),
+        uplinks: Uplinks::default(),
         problems,
     };
+    agent
+        .problems
+        .extend(agent.uplinks.look(&agent.live.config, &agent.state).err().map(|error| error.to_string()));
     // The datapath first: without it the plugin rejects members.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
-    say(format!("ready, {} attached", names(&agent.live.config)));
+    say(agent.readiness()?);
     if options.once { Ok(()) } else { agent.keep(&stop) }
 }
 
@@ -102,13 +108,34 @@ struct Agent<'a> {
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
     conflicts: Conflicts,
+    exhausted: Exhausted,
     shared: SharedProgress,
     reporter: Reporter,
+    uplinks: Uplinks,
     /// The problems of the last pass over the datapath.
     problems: Vec<String>,
 }
 
 impl Agent<'_> {
+    /// That the first pass is over, and which domains have a LAN.
+    fn readiness(&self) -> Result<String, datapath::Error> {
+        let (mut attached, mut others) = (vec![], vec![]);
+        for (_, domain) in self.state.domains()? {
+            let list = if uplink::trouble(self.bpffs, domain.uplink)?.is_none() {
+                &mut attached
+            } else {
+                &mut others
+            };
+            list.push(text(&domain.name).to_owned());
+        }
+        let but = |others: &[String]| format!("not attached: {}", names(others));
+        Ok(match (attached.is_empty(), others.is_empty()) {
+            (_, true) => format!("ready, {} attached", names(&attached)),
+            (true, _) => format!("ready, but {}", but(&others)),
+            _ => format!("ready, {} attached, but {}", names(&attached), but(&others)),
+        })
+    }
+
     fn keep(&mut self, stop: &SignalFd) -> Result<(), Box<dyn Error>> {
         let mut due = Instant::now() + PERIOD;
         loop {
@@ -117,7 +144,6 @@ impl Agent<'_> {
                 Wake::Conflist => {}
                 Wake::Period => {
                     self.pass();
-                    self.reporter.exhausted_ports(&self.live.config, &self.state)?;
                     due = Instant::now() + PERIOD;
                 }
             }
@@ -135,7 +161,8 @@ impl Agent<'_> {
         };
         // Only once it is in effect: whoever waits for this line may rely on it.
         if changed {
-            say(format!("the configuration has changed: {}", names(&self.live.config)));
+            let domains: Vec<_> = self.live.config.domains.iter().map(|domain| domain.name.clone()).collect();
+            say(format!("the configuration has changed: {}", names(&domains)));
         }
     }
 
@@ -158,6 +185,7 @@ impl Agent<'_> {
             Ok(mut problems) => {
                 self.failing = None;
                 problems.extend_from_slice(self.conflicts.pass(&self.state));
+                problems.extend(self.tell().err().map(|error| error.to_string()));
                 problems
             }
             Err(error) => {
@@ -166,6 +194,13 @@ impl Agent<'_> {
                 vec![format!("{error}; will retry")]
             }
         }
+    }
+
+    /// Says what has happened to uplinks and ports since the last pass.
+    fn tell(&mut self) -> Result<(), datapath::Error> {
+        self.uplinks.look(&self.live.config, &self.state)?.iter().for_each(say);
+        self.exhausted.pass(&self.state)?.iter().for_each(complain);
+        Ok(())
     }
 
     /// Keeps the plugin chained, then reports all problems.
@@ -203,17 +238,28 @@ impl Agent<'_> {
     }
 }
 
-fn names(config: &Config) -> String {
-    let names: Vec<_> = config.domains.iter().map(|domain| domain.name.as_str()).collect();
+/// Domains by their names.
+fn names(names: &[String]) -> String {
     format!("{} {}", if names.len() == 1 { "domain" } else { "domains" }, names.join(", "))
 }
 
 pub(crate) fn stop_signals() -> nix::Result<SignalFd> {
+    SignalFd::new(&blocked_signals()?)
+}
+
+/// The signals to stop, which from now on are only waited for.
+fn blocked_signals() -> nix::Result<SigSet> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
-    SignalFd::new(&signals)
+    Ok(signals)
+}
+
+/// Waits for a signal to stop.
+pub(crate) fn idle() -> Result<(), Box<dyn Error>> {
+    blocked_signals()?.wait()?;
+    Ok(())
 }
 
 /// Why the loop woke up.
@@ -233,7 +279,10 @@ fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Resul
     let conflist = keeper.and_then(Keeper::descriptor);
     let mut ready = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     ready.extend(conflist.map(|watch| PollFd::new(watch, PollFlags::POLLIN)));
-    poll(&mut ready, timeout)?;
+    match poll(&mut ready, timeout) {
+        Err(Errno::EINTR) => {}
+        polled => drop(polled?),
+    }
     let came = |index: usize| ready.get(index).and_then(PollFd::any).unwrap_or(false);
     Ok(match (came(0), Instant::now() >= due, came(1)) {
         (true, _, _) => Wake::Stop,
@@ -242,21 +291,10 @@ fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Resul
     })
 }
 
-/// Packets dropped for lack of an external port since the datapath was loaded, by domain.
-fn dropped(state: &State) -> Result<HashMap<u16, u64>, datapath::Error> {
-    let mut dropped = HashMap::new();
-    for Counter { domain, verdict, packets, .. } in state.counters()? {
-        if verdict == Verdict::NoPort {
-            *dropped.entry(domain).or_default() += packets;
-        }
-    }
-    Ok(dropped)
-}
-
 /// Logs each problem once when it appears, and once when it is resolved.
+#[derive(Default)]
 struct Reporter {
     reported: Vec<String>,
-    dropped: HashMap<u16, u64>,
 }
 
 impl Reporter {
@@ -268,26 +306,5 @@ impl Reporter {
             complain(format!("resolved: {gone}"));
         }
         self.reported = problems;
-    }
-
-    /// Logs how many packets were dropped since the last call for lack of an external port.
-    fn exhausted_ports(&mut self, config: &Config, state: &State) -> Result<(), datapath::Error> {
-        let dropped = dropped(state)?;
-        for (number, domain) in state.domains()? {
-            let name = abi::text(&domain.name);
-            let new =
-                dropped.get(&number).copied().unwrap_or(0) - self.dropped.get(&number).copied().unwrap_or(0);
-            if let (true, Some(DomainConfig { ports, .. })) =
-                (new > 0, config.domains.iter().find(|domain| domain.name == name))
-            {
-                complain(format!(
-                    "domain `{name}`: dropped {new} packets: all external ports {}-{} are taken, or a pod has \
-                     reached `ports_per_pod`; widen `ports`, or raise `ports_per_pod`",
-                    ports.first, ports.last
-                ));
-            }
-        }
-        self.dropped = dropped;
-        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use abi::{Protocol, TCP, Verdict};
-use datapath::{Hook, State, is_attached, link, printable};
+use datapath::{State, printable};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -35,7 +35,8 @@ use tokio::{
 
 use crate::{
     error::Error,
-    metrics::{Conntrack, Domain, Domains, Progress, not_alive, not_ready, render},
+    metrics::{Conntrack, Domain, Domains, Progress, STARTING, not_alive, not_ready, render},
+    uplink,
 };
 
 /// The most clients at the same time.
@@ -149,7 +150,7 @@ impl View {
         let metrics =
             render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack()).into();
         let reasons = match (progress, domains) {
-            (None, _) => vec!["the first pass is not complete".into()],
+            (None, _) => vec![STARTING.into()],
             (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
             (_, Err(error)) => vec![error.to_string()],
         };
@@ -244,7 +245,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
         found.insert(
             abi::text(&domain.name).into(),
             Domain {
-                uplink_up: is_up(bpffs, domain.uplink)?,
+                uplink_trouble: uplink::trouble(bpffs, domain.uplink)?,
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
                 ports: tcp.max(ports.count() - tcp),
                 ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
@@ -264,13 +265,6 @@ fn conntrack() -> Option<Conntrack> {
         text.trim().parse().ok()
     };
     Some(Conntrack { entries: read("count")?, limit: read("max")? })
-}
-
-/// Whether the uplink with this interface index, 0 for none, exists and has our programs attached.
-fn is_up(bpffs: &Path, index: u32) -> datapath::Result<bool> {
-    let device = if index == 0 { None } else { link::by_index(index)? };
-    let Some(device) = device else { return Ok(false) };
-    Ok(is_attached(bpffs, Hook::FromLan, &device)? && is_attached(bpffs, Hook::ToLan, &device)?)
 }
 
 #[cfg(test)]

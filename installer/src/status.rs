@@ -6,7 +6,10 @@ use abi::{Claim, TCP, text, trouble};
 use datapath::{External, State, link, printable};
 use serde::Serialize;
 
-use crate::say::{print, print_json};
+use crate::{
+    say::{print, print_json},
+    uplink,
+};
 
 /// A domain on this node.
 #[derive(Debug, Serialize)]
@@ -16,6 +19,9 @@ struct DomainStatus {
     uplink: Option<String>,
     /// The uplink's address; null while there is none.
     address: Option<Ipv4Addr>,
+    /// Why the domain has no LAN through it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
     first_port: u16,
     last_port: u16,
     members: Vec<MemberStatus>,
@@ -58,11 +64,11 @@ struct CounterStatus {
 
 pub(crate) fn run(bpffs: &Path, json: bool, seconds: Option<u16>) -> Result<(), Box<dyn Error>> {
     let state = State::open(bpffs)?;
-    let mut domains = read(&state)?;
+    let mut domains = read(bpffs, &state)?;
     if let Some(seconds) = seconds {
         sleep(Duration::from_secs(seconds.into()));
         let before = domains;
-        domains = read(&state)?;
+        domains = read(bpffs, &state)?;
         add_rates(&mut domains, &before, seconds);
     }
     if json {
@@ -87,7 +93,7 @@ fn add_rates(domains: &mut [DomainStatus], before: &[DomainStatus], seconds: u16
     }
 }
 
-fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
+fn read(bpffs: &Path, state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
     let mut found = vec![];
     let (counters, externals) = (state.counters()?, state.externals()?);
     for (number, domain) in state.domains()? {
@@ -108,6 +114,7 @@ fn read(state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
             name: text(&domain.name).into(),
             uplink: uplink.map(|uplink| uplink.name),
             address,
+            problem: uplink::trouble(bpffs, domain.uplink)?,
             first_port: domain.first_port,
             last_port: domain.last_port,
             members: members(state, number, &externals)?,
@@ -165,13 +172,15 @@ fn table(domains: &[DomainStatus]) -> String {
 fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
     let uplink = match (&domain.uplink, domain.address) {
         (Some(name), Some(address)) => format!("{} {address}", printable(name)),
-        (Some(name), None) => format!("{} (no address)", printable(name)),
+        (Some(name), None) => printable(name),
         _ => "none".into(),
     };
+    let problem = domain.problem.as_ref().filter(|_| domain.uplink.is_some());
+    let problem = problem.map(|problem| format!(" ({problem})")).unwrap_or_default();
     let DomainStatus { name, first_port, last_port, members, counters, .. } = domain;
     writeln!(
         out,
-        "domain {}: uplink {uplink}, external ports {first_port}-{last_port}, {} members",
+        "domain {}: uplink {uplink}{problem}, external ports {first_port}-{last_port}, {} members",
         printable(name),
         members.len()
     )?;
@@ -216,6 +225,7 @@ mod tests {
             name: "bl07".into(),
             uplink: None,
             address: None,
+            problem: None,
             first_port: 61000,
             last_port: 64999,
             members: vec![],

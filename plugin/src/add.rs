@@ -1,6 +1,12 @@
 //! ADD: makes a pod that requests it a member.
 
-use datapath::{Netns, Pod, State, member};
+use std::{
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use datapath::{Error, Netns, Pod, State, member};
 use membership::Admission;
 
 use crate::{
@@ -8,6 +14,11 @@ use crate::{
     inside::inside,
     request::{Environment, Request},
 };
+
+/// How long to wait for the agent to load the datapath, as after a reboot: the runtime would take longer to try again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes the pod a member if it requests it, and returns the previous result.
 pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String, CniError> {
@@ -27,7 +38,7 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let bpffs = request.bpffs()?;
     let key = environment.key()?;
     let pins = request.pins()?;
-    let mut state = State::open(&bpffs)?;
+    let mut state = loaded(&bpffs)?;
     let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
     let netns = Netns::open(&environment.netns)?;
     let pod = Pod::find(&netns, &environment.interface)?;
@@ -42,6 +53,22 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     ensure_broadcast(&netns, &pod).inspect_err(|_| {
         let _ = member::remove(&bpffs, &mut state, &key); // the runtime needs the error of the step that failed
     })
+}
+
+/// The state, once the agent has loaded the datapath and configured its domains.
+fn loaded(bpffs: &Path) -> Result<State, Error> {
+    let begin = Instant::now();
+    loop {
+        let state = State::open(bpffs);
+        let is_loading = match &state {
+            Ok(state) => state.domains()?.is_empty(),
+            Err(error) => matches!(error, Error::NotLoaded(_)),
+        };
+        if !is_loading || begin.elapsed() >= PATIENCE {
+            return state;
+        }
+        sleep(PAUSE);
+    }
 }
 
 /// Gives the pod's address a broadcast address if it has none: without one its clients have no address to search, and its

@@ -77,7 +77,7 @@ fn version(request: &Request) -> String {
 
 /// Runtimes use the environment and stdin: only a person passes arguments.
 fn help() -> ExitCode {
-    println!(
+    let text = format!(
         "iocast {}: chained CNI plugin, broadcast for annotated pods (CNI {})\n\n\
          The container runtime runs it. To try it by hand, set CNI_COMMAND and the other CNI_* variables as the CNI\n\
          specification describes, and pass the network configuration on stdin, for example:\n\n    \
@@ -86,12 +86,13 @@ fn help() -> ExitCode {
          {{\"type\": \"iocast\", \"capabilities\": {{\"io.kubernetes.cri.pod-annotations\": true}}}}\n\n\
          Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
          A pod joins a domain with the annotation {}: <domain>, and requests external ports with\n\
-         {}: tcp/5064=15064, udp/5064=15064.",
+         {}: tcp/5064=15064, udp/5064=15064.\n",
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
         datapath::BPFFS,
         membership::annotation::DOMAIN,
         membership::annotation::PORTS,
     );
+    let _ = stdout().write_all(text.as_bytes()); // whether or not anybody reads on
     ExitCode::SUCCESS
 }

@@ -7,9 +7,10 @@ use std::{
 };
 
 use lab::{
-    Lab, NODE, Options, Process, Result, Topology, WORKSTATION,
+    Lab, NODE, Options, Process, Result, SWITCH, Topology, WORKSTATION, ca,
     epics::Server,
     monitors::{assert_unbroken, wait_for_values},
+    udp::Socket,
 };
 
 /// How long the agent may take to notice and to mend.
@@ -107,4 +108,144 @@ fn wait_until(test: impl Fn() -> bool) {
     while !test() && start.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// How an uplink that exists may carry nothing: what happens, what becomes well again, and what is said.
+const FAULTS: [([&str; 2], [&str; 2], &str); 3] = [
+    ([NODE, "ip link set eth0 down"], [NODE, "ip link set eth0 up"], "is down"),
+    ([SWITCH, "ip link set node down"], [SWITCH, "ip link set node up"], "has no carrier"),
+    (
+        [NODE, "ip address flush dev eth0"],
+        [NODE, "ip address add 172.23.0.10/24 broadcast + dev eth0"],
+        "has no IPv4 address",
+    ),
+];
+
+#[test]
+fn an_uplink_that_carries_nothing_is_named_by_log_probe_metric_status_and_doctor() -> Result<()> {
+    let (lab, mut agent) = node()?;
+    let up = "iocast_uplink_up{domain=\"lab\",uplink=\"eth0\"}";
+    for ([host, line], [healer, cure], fault) in FAULTS {
+        lab.sandbox.sh(host, line)?;
+        let problem = format!("domain `lab`: uplink eth0 {fault}, so its members here are cut off");
+        let noticed = agent.wait_for("the fault", PATIENCE, |said| said.contains(&problem))?;
+        let ready = ask(&lab, "/readyz")?;
+        let reason = format!("\r\n\r\ndomain `lab`: uplink eth0 {fault}\n");
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with(&reason), "{ready}");
+        assert!(ask(&lab, "/metrics")?.contains(&format!("\n{up} 0\n")), "{fault}");
+        let status = lab.agent_command("status")?.finish()?.output;
+        assert!(status.lines().any(|line| line.contains("uplink eth0") && line.contains(fault)), "{status}");
+        assert_eq!(lab.status()?["problem"], fault);
+        let doctor = lab.agent_command("doctor --config /run/iocast/config.toml")?.finish()?.output;
+        let said = format!("domain `lab`: uplink eth0 {fault}; ");
+        assert!(
+            doctor.lines().any(|line| line.starts_with("FAIL  uplink") && line.contains(&said)),
+            "{doctor}"
+        );
+        lab.sandbox.sh(healer, cure)?;
+        agent.wait_for("its end", PATIENCE, |said| said.contains(&format!("resolved: {problem}")))?;
+        wait_until(|| ask(&lab, "/readyz").is_ok_and(|ready| ready.starts_with("HTTP/1.1 200")));
+        assert!(ask(&lab, "/metrics")?.contains(&format!("\n{up} 1\n")), "{fault}");
+        lab::report(
+            &format!("until an uplink that {fault} is named"),
+            &format!("{:.1} s", noticed.as_secs_f32()),
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_domain_without_a_lan_is_not_said_to_be_attached() -> Result<()> {
+    for ([host, line], _, _) in FAULTS {
+        let lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+        lab.sandbox.sh(host, line)?;
+        lab.configure("[domain.lab]\nuplink = \"eth0\"\n")?;
+        let said =
+            lab.agent_command("run --no-cni --once --config /run/iocast/config.toml")?.finish()?.output;
+        assert!(said.contains("ready, but not attached: domain lab\n"), "{line}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_uplink_that_becomes_another_is_announced() -> Result<()> {
+    let (lab, mut agent) = node()?;
+    for (line, said) in [
+        (
+            "ip link set eth0 address 02:00:00:00:00:99",
+            "02:00:00:00:00:99, 172.23.0.10); it was eth0 (number",
+        ),
+        ("ip address flush dev eth0", "has no IPv4 address"),
+        (
+            "ip address add 172.23.0.77/24 broadcast + dev eth0",
+            "02:00:00:00:00:99, 172.23.0.77); it was eth0",
+        ),
+    ] {
+        lab.sandbox.sh(NODE, line)?;
+        agent.wait_for("the change", PATIENCE, |output| output.contains(said))?;
+    }
+    Ok(())
+}
+
+/// A search of each workstation port, to a domain's counters.
+fn search(lab: &Lab) -> Result<()> {
+    let client = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    (0..7).try_for_each(|_| client.send(&ca::search(&["A:NAME"]), "172.23.0.255:5064"))?;
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(())
+}
+
+#[test]
+fn a_domain_with_the_number_of_a_former_one_begins_to_count_at_nothing() -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+    lab.start_agent_with("[domain.old]\nuplink = \"eth0\"\n")?;
+    search(&lab)?;
+    let counters = |lab: &Lab| lab.state(|state| state.counters().map(|counters| counters.len()).ok());
+    assert_ne!(counters(&lab)?, Some(0));
+    for name in ["new", "third"] {
+        lab.configure(&format!("[domain.{name}]\nuplink = \"eth0\"\n"))?;
+        lab.wait_for_agent("change", |said| said.contains(&format!("changed: domain {name}")))?;
+    }
+    assert_eq!(counters(&lab)?, Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_count_that_begins_anew_is_not_taken_for_a_huge_one() -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+    let text = |protocols: &str| {
+        format!("[domain.lab]\nuplink = \"eth0\"\nports_per_pod = 1\nprotocols = [{protocols}]\n")
+    };
+    lab.start_agent_with(&text("\"ca\", \"ads\""))?;
+    let pod = lab.pod("ads")?;
+    let ads = [3, 0x66, 0x14, 0x71, 0, 0, 0, 0, 1, 0, 0, 0, 10, 88, 0, 5, 1, 1, 0x10, 0x27, 0, 0, 0, 0];
+    let mut sockets = vec![];
+    for _ in 0..3 {
+        let socket = Socket::bind(&lab.sandbox, &pod.netns, "0.0.0.0:0")?;
+        socket.send(&ads, "10.244.1.255:48899")?;
+        sockets.push(socket);
+    }
+    lab.wait_for_agent("the loss", |said| {
+        said.contains("dropped 2 packets: each of these pods has its 1 external ports: beamline/ads; raise")
+    })?;
+    assert!(!lab.agent_output().contains("61000-64999"), "the range is innocent: {}", lab.agent_output());
+    lab.configure(&text("\"ca\""))?;
+    lab.wait_for_agent("change", |said| said.contains("has changed"))?;
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(lab.agent_output().matches("dropped").count(), 1, "{}", lab.agent_output());
+    Ok(())
+}
+
+#[test]
+fn a_problem_is_said_once_however_many_pods_come_and_go() -> Result<()> {
+    let lab = Lab::without_agent(Options::new(Topology::Routed))?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\n[domain.b]\nuplink = \"lan9\"\n")?;
+    let mut agent = lab.agent_command(LISTENING)?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    for number in 0..3 {
+        lab.pod(&format!("pod-{number}"))?;
+        std::thread::sleep(Duration::from_millis(2500)); // the agent looks every two seconds
+    }
+    assert_eq!(agent.output().matches("there is no interface `lan9`").count(), 1, "{}", agent.output());
+    Ok(())
 }

@@ -7,7 +7,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoBond, InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    },
     route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
@@ -34,6 +36,12 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub is_up: bool,
+    /// Whether there is a link below it: a cable, a peer that is up, a port that is.
+    pub has_carrier: bool,
+    /// The tag of a VLAN device.
+    pub vlan: Option<u16>,
+    /// Interface index of the port that a bond uses, if it uses one at a time.
+    pub active_port: Option<u32>,
 }
 
 /// An IPv4 address of a device.
@@ -117,6 +125,9 @@ fn parse_link(message: &LinkMessage) -> Link {
         peer_netns: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        vlan: None,
+        active_port: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -124,7 +135,7 @@ fn parse_link(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
-            LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+            LinkAttribute::LinkInfo(info) => info.iter().for_each(|info| link.take_in(info)),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             _ => {}
         }
@@ -132,10 +143,22 @@ fn parse_link(message: &LinkMessage) -> Link {
     link
 }
 
-fn kind(info: &[LinkInfo]) -> String {
-    info.iter()
-        .find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None })
-        .unwrap_or_default()
+impl Link {
+    fn take_in(&mut self, info: &LinkInfo) {
+        match info {
+            LinkInfo::Kind(kind) => self.kind = kind.to_string(),
+            LinkInfo::Data(InfoData::Vlan(data)) => {
+                self.vlan =
+                    data.iter().find_map(|of| if let InfoVlan::Id(id) = of { Some(*id) } else { None });
+            }
+            LinkInfo::Data(InfoData::Bond(data)) => {
+                let port =
+                    |of: &InfoBond| if let InfoBond::ActivePort(port) = of { Some(*port) } else { None };
+                self.active_port = data.iter().find_map(port).filter(|port| *port != 0);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The IPv4 addresses of device `index`, in the kernel's order.
@@ -334,6 +357,22 @@ fn is_one_of(error: &std::io::Error, codes: &[Errno]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bonds_active_port_and_a_vlans_tag_are_read() {
+        let read = |data| {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Data(data)]));
+            let link = parse_link(&message);
+            (link.active_port, link.vlan)
+        };
+        assert_eq!(
+            read(InfoData::Bond(vec![InfoBond::MiiMon(100), InfoBond::ActivePort(4)])),
+            (Some(4), None)
+        );
+        assert_eq!(read(InfoData::Bond(vec![InfoBond::ActivePort(0)])), (None, None), "it has none");
+        assert_eq!(read(InfoData::Vlan(vec![InfoVlan::Id(7)])), (None, Some(7)));
+    }
 
     #[test]
     fn the_natural_broadcast_address_is_the_networks_or_the_limited_one() {

@@ -1,5 +1,7 @@
 //! From facts to findings: pure, no I/O. Every finding says what was found; one that is not OK says what to do.
 
+use std::net::Ipv4Addr;
+
 use datapath::{FAN_DEVICE, Hook, Occupant};
 
 use super::{
@@ -12,6 +14,8 @@ use crate::{cni::conflist::PLUGIN, config::Ports, reserve};
 const LEAST_MTU: u32 = 1024 + 28;
 /// The same for PVXS (1400 bytes).
 const GOOD_MTU: u32 = 1400 + 28;
+/// How the finding begins that something could not be checked.
+const UNKNOWN: &str = "cannot be checked";
 /// The ports of NodePort Services, unless kube-apiserver is told others.
 const NODE_PORTS: Ports = Ports { first: 30000, last: 32767 };
 
@@ -32,6 +36,15 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.extend(members(&facts.members));
     findings.push(chain(&facts.network));
     findings.push(plugin(facts));
+    if facts.uplinks.iter().any(has_hidden_neighbours) {
+        findings.push(ok(
+            "neighbours",
+            "programs of others on the uplinks are hidden without CAP_SYS_ADMIN: root on the node sees them",
+        ));
+    }
+    if findings.iter().any(is_unknown) {
+        findings.push(warn("rights", "not everything could be checked", "run doctor as root on the node"));
+    }
     findings
 }
 
@@ -54,7 +67,11 @@ fn passed_on(check: &'static str, error: &str) -> Finding {
 
 /// What could not be checked.
 fn unknown(check: &'static str, error: &str) -> Finding {
-    warn(check, format!("cannot be checked: {error}"), "run doctor as root")
+    Finding { level: Level::Warn, check, found: format!("{UNKNOWN}: {error}"), advice: None }
+}
+
+fn is_unknown(finding: &Finding) -> bool {
+    finding.level == Level::Warn && finding.found.starts_with(UNKNOWN)
 }
 
 fn plain<T>(check: &'static str, fact: &Fact<T>, good: &str) -> Finding {
@@ -104,12 +121,9 @@ fn uplink(uplink: &Uplink) -> Vec<Finding> {
         Ok(None) => return vec![fail("uplink", format!("{what} does not exist"), set)],
         Ok(Some(interface)) => interface,
     };
-    let state = match (interface.is_up, interface.address) {
-        (false, _) => {
-            fail("uplink", format!("{what} is down"), format!("bring it up: ip link set {name} up"))
-        }
-        (_, None) => fail("uplink", format!("{what} has no IPv4 address"), set),
-        (_, Some(address)) => ok("uplink", format!("{what} has {address}")),
+    let state = match (interface.fault, interface.address) {
+        (Some(fault), _) => fail("uplink", format!("{what} {fault}"), fault.advice(&interface.name)),
+        (_, address) => ok("uplink", format!("{what} has {}", address.unwrap_or(Ipv4Addr::UNSPECIFIED))),
     };
     let hooks = interface.hooks.iter().flat_map(|(hook, attached, occupants)| {
         [program(&what, *hook, *attached)].into_iter().chain(neighbours(&what, *hook, occupants.as_deref()))
@@ -129,13 +143,7 @@ fn program(what: &str, hook: Hook, attached: bool) -> Finding {
 
 /// What else is attached to a hook of an uplink. A program before ours may end the chain, so that ours sees nothing.
 fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<Finding> {
-    let Some(occupants) = occupants else {
-        return Some(warn(
-            "neighbours",
-            format!("{what}, {hook}: what else is attached there is visible only with CAP_SYS_ADMIN"),
-            "run doctor as root on the node",
-        ));
-    };
+    let occupants = occupants?;
     let names =
         |list: &[Occupant]| list.iter().map(|other| other.name.as_str()).collect::<Vec<_>>().join(", ");
     let ours = occupants.iter().position(|occupant| occupant.ours)?;
@@ -149,6 +157,11 @@ fn neighbours(what: &str, hook: Hook, occupants: Option<&[Occupant]>) -> Option<
     } else {
         warn("neighbours", found, "iocast should come first: attach the other program after it")
     })
+}
+
+fn has_hidden_neighbours(uplink: &Uplink) -> bool {
+    let Ok(Some(interface)) = &uplink.found else { return false };
+    interface.hooks.iter().any(|(.., occupants)| occupants.is_none())
 }
 
 /// Whether conntrack sees connections before they are translated: they would fail.
@@ -206,11 +219,7 @@ fn ports(facts: &Facts) -> Vec<Finding> {
                 "reserve them in net.ipv4.ip_local_reserved_ports (iocast-node run does, where it is allowed to)",
             )
         } else {
-            warn(
-                "ports",
-                format!("{found} are not reserved"),
-                "reserve them in net.ipv4.ip_local_reserved_ports, as iocast-node run does",
-            )
+            ok("ports", format!("{found} are none that the node's own connections use"))
         }
     };
     let all: Vec<_> = config
@@ -385,12 +394,10 @@ fn plugin(facts: &Facts) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use datapath::firewall::Chain;
 
     use super::*;
-    use crate::config::Config;
+    use crate::{config::Config, uplink::Fault};
 
     fn occupant(name: &str, ours: bool) -> Occupant {
         Occupant { name: name.into(), ours }
@@ -399,7 +406,8 @@ mod tests {
     fn interface() -> Interface {
         let hook = |hook: Hook| (hook, true, Some(vec![occupant("ours", true)]));
         Interface {
-            is_up: true,
+            name: "eth0".into(),
+            fault: None,
             address: Some([172, 23, 0, 10].into()),
             hooks: vec![hook(Hook::FromLan), hook(Hook::ToLan)],
             rp_filter: Ok(1),
@@ -536,10 +544,10 @@ mod tests {
     #[test]
     fn an_uplink_that_cannot_serve_fails() {
         complains(|facts| facts.uplinks[0].found = Ok(None), Level::Fail, "uplink", "set `uplink`");
-        let down = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.is_up = false);
-        complains(down, Level::Fail, "uplink", "ip link set eth0 up");
-        let bare = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.address = None);
-        complains(bare, Level::Fail, "uplink", "no IPv4 address");
+        let has = |fault| move |facts: &mut Facts| change_uplink(facts, |uplink| uplink.fault = Some(fault));
+        complains(has(Fault::Down), Level::Fail, "uplink", "is down; bring it up: ip link set eth0 up");
+        complains(has(Fault::NoCarrier), Level::Fail, "uplink", "has no carrier; check its cable");
+        complains(has(Fault::NoAddress), Level::Fail, "uplink", "has no IPv4 address; give it one");
         let detached = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.hooks[1].1 = false);
         complains(detached, Level::Fail, "programs", "to_lan: iocast's program is not attached");
     }
@@ -566,7 +574,11 @@ mod tests {
     #[test]
     fn hidden_neighbours_are_not_said_to_be_absent() {
         let hidden = |facts: &mut Facts| change_uplink(facts, |uplink| uplink.hooks[0].2 = None);
-        complains(hidden, Level::Warn, "neighbours", "CAP_SYS_ADMIN");
+        assert_eq!(complaints(hidden), [], "an agent that is healthy has no right to see them");
+        let mut facts = healthy();
+        hidden(&mut facts);
+        let told = diagnose(&facts).into_iter().filter(|finding| finding.found.contains("CAP_SYS_ADMIN"));
+        assert_eq!(told.count(), 1);
     }
 
     #[test]
@@ -597,7 +609,7 @@ mod tests {
     #[test]
     fn ports_that_the_node_may_take_itself_fail() {
         let unreserved = |facts: &mut Facts| facts.reserved_ports = Ok("8080".into());
-        complains(unreserved, Level::Warn, "ports", "61000-64999 are not reserved");
+        assert_eq!(complaints(unreserved), [], "the node uses others");
         let wide = |facts: &mut Facts| {
             facts.reserved_ports = Ok(String::new());
             facts.local_ports = Ok(Ports { first: 1024, last: 65535 });
@@ -622,7 +634,6 @@ mod tests {
             "ports",
             "32000-33000 overlap those of NodePort Services",
         );
-        complains(pins("16000-16009"), Level::Warn, "ports", "16000-16009 are not reserved");
     }
 
     #[test]
@@ -644,7 +655,14 @@ mod tests {
         complains(dropping, Level::Warn, "firewall", "(nf_tables): ip filter FORWARD");
         complains(|facts| facts.legacy_filter = true, Level::Warn, "firewall", "iptables-legacy -S FORWARD");
         let unreadable = |facts: &mut Facts| facts.forward_chains = Err("denied".into());
-        complains(unreadable, Level::Warn, "firewall", "cannot be checked: denied");
+        let found = complaints(unreadable);
+        let found: Vec<_> =
+            found.iter().map(|(level, check, text)| (*level, *check, text.as_str())).collect();
+        let expected = [
+            (Level::Warn, "firewall", "cannot be checked: denied; "),
+            (Level::Warn, "rights", "not everything could be checked; run doctor as root on the node"),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

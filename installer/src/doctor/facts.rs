@@ -24,6 +24,7 @@ use crate::{
     },
     config::{Config, DomainConfig, Ports},
     conflicts,
+    uplink::Fault,
 };
 
 /// Where to look.
@@ -91,7 +92,9 @@ pub(super) struct Uplink {
 /// An interface that is an uplink.
 #[derive(Debug)]
 pub(super) struct Interface {
-    pub(super) is_up: bool,
+    pub(super) name: String,
+    /// Why it carries nothing.
+    pub(super) fault: Option<Fault>,
     pub(super) address: Option<Ipv4Addr>,
     /// For each hook whether our program is attached, and everything attached, in order, if that is visible.
     pub(super) hooks: Vec<(Hook, bool, Option<Vec<Occupant>>)>,
@@ -213,7 +216,8 @@ fn interface(bpffs: &Path, domain: &DomainConfig, device: &Link) -> datapath::Re
         }
     }
     Ok(Interface {
-        is_up: device.is_up,
+        name: device.name.clone(),
+        fault: Fault::of(device, !addresses.is_empty()),
         address: addresses.first().map(|address| address.address),
         hooks,
         rp_filter: rp_filter(&device.name),

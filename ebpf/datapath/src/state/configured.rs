@@ -42,10 +42,15 @@ impl State {
         }
     }
 
-    /// Sets domain `number`.
+    /// Sets domain `number`. Resets its counters if another one had the number.
     pub fn set_domain(&mut self, number: u16, domain: Domain) -> Result<()> {
-        if self.domains.get(&u32::from(number), 0).is_ok_and(|present| present == domain) {
+        let present = self.domains.get(&u32::from(number), 0);
+        let present = present.map_err(|error| Error::bpf("cannot read DOMAINS", &error))?;
+        if present == domain {
             return Ok(());
+        }
+        if present.name != domain.name {
+            self.clear_counters(&[u32::from(number)], Protocol::ALL)?;
         }
         wrote("DOMAINS", self.domains.set(u32::from(number), domain, 0))
     }
@@ -131,7 +136,9 @@ impl State {
                 continue;
             }
             if wanted.name != present.name {
-                self.clear_counters(abi::DESCRIBED + number)?;
+                let of_number = |protocol: &&Protocol| **protocol as u32 == abi::DESCRIBED + number;
+                let protocol: Vec<_> = Protocol::ALL.iter().filter(of_number).copied().collect();
+                self.clear_counters(&(0..abi::DOMAINS).collect::<Vec<_>>(), &protocol)?;
             }
             wrote("DESCRIPTORS", self.descriptors.set(number, wanted, 0))?;
         }

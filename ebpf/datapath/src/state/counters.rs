@@ -49,15 +49,18 @@ impl State {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Sets all counters of a protocol to zero.
-    pub(super) fn clear_counters(&mut self, protocol: u32) -> Result<()> {
+    /// Sets the counters of these protocols in these domains to zero.
+    pub(super) fn clear_counters(&mut self, domains: &[u32], protocols: &[Protocol]) -> Result<()> {
         let fault = |error: &dyn std::error::Error| Error::bpf("cannot clear COUNTERS", error);
         let cpus = nr_cpus().map_err(|(_, error)| fault(&error))?;
-        for (domain, verdict) in
-            (0..abi::DOMAINS).flat_map(|domain| Verdict::ALL.iter().map(move |v| (domain, *v)))
+        for (domain, protocol) in
+            domains.iter().flat_map(|domain| protocols.iter().map(move |p| (*domain, *p)))
         {
-            let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(|error| fault(&error))?;
-            wrote("COUNTERS", self.counters.set(counter_index(domain, protocol, verdict), zeros, 0))?;
+            for &verdict in Verdict::ALL {
+                let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(|error| fault(&error))?;
+                let index = counter_index(domain, protocol as u32, verdict);
+                wrote("COUNTERS", self.counters.set(index, zeros, 0))?;
+            }
         }
         Ok(())
     }

@@ -159,16 +159,73 @@ fn the_daemonset_needs_no_more_privileges_than_its_manifest_says(runtime: Runtim
     let cluster = Cluster::with(runtime, 1)?;
     cluster.load_daemonset_image(0)?;
     let start = Instant::now();
-    cluster.daemonset(0)?;
+    let (_, container) = cluster.daemonset(0)?;
     let ready = start.elapsed().as_secs_f32();
     let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
     assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
     let all = start.elapsed().as_secs_f32();
     let what = format!("from the DaemonSet's start to the first value of a new pod ({})", runtime.name);
     lab::report(&what, &format!("{all:.2} s, {ready:.2} s of it until the DaemonSet is ready"));
+    let (code, said) = cluster.execute(0, &container, "/iocast-node doctor")?;
+    assert!(code == 0 && said.lines().all(|line| line.starts_with("OK ")), "{said}");
     cluster.delete(&pod)?;
     assert_eq!(our_leftovers(&cluster)?, [""; 0]);
     Ok(())
+}
+
+/// With the manifest's privileges and mounts.
+#[test]
+fn the_daemonset_pins_again_what_a_remount_on_the_node_hid_and_its_probe_says_what_is_wrong() -> Result<()> {
+    let cluster = Cluster::up(1)?;
+    cluster.load_daemonset_image(0)?;
+    let (_, container) = cluster.daemonset(0)?;
+    let pod = cluster.ioc_pod(0, "ioc-a", "A")?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    let status = || cluster.iocast_node(0, "status").unwrap_or_default();
+    let port = |status: &str| {
+        let line = status.lines().find(|line| line.contains("ioc-a"));
+        line.and_then(|line| line.split("tcp ").nth(1)).map(str::to_owned)
+    };
+    let before = port(&status());
+    assert!(before.is_some());
+    cluster.exec(0, "umount /sys/fs/bpf")?;
+    wait_until("a reason", || {
+        let (code, said) = cluster.probe(0, &container)?;
+        Ok(code != 0 && said.contains("the datapath is not loaded"))
+    })?;
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n", "members do not notice");
+    cluster.exec(0, "mount -t bpf bpf /sys/fs/bpf")?;
+    let start = Instant::now();
+    wait_until("pins", || Ok(port(&status()).is_some()))?;
+    let took = start.elapsed().as_secs_f32();
+    assert_eq!(port(&status()), before);
+    assert_eq!(cluster.probe(0, &container)?.0, 0);
+    assert_eq!(caget(&cluster, "A:NAME")?, "A\n");
+    lab::report("until the DaemonSet has pinned all again after a remount of bpffs", &format!("{took:.1} s"));
+    let other = cluster.pod(0, &Wanted::member("ioc-b"))?;
+    cluster.delete(&other)?;
+    cluster.delete(&pod)
+}
+
+#[test]
+fn the_first_member_of_a_node_that_boots_waits_for_the_datapath() -> Result<()> {
+    let cluster = Cluster::up(1)?;
+    cluster.iocast_node(0, "install")?;
+    let (created, ready) = scope(|scope| -> Result<_> {
+        let pod = scope.spawn(|| cluster.pod(0, &Wanted::member("ioc-a")).map(|pod| (pod, Instant::now())));
+        sleep(Duration::from_secs(3)); // it waits for the datapath by now
+        cluster.start_agent(0)?;
+        let ready = Instant::now();
+        Ok((pod.join().map_err(|_| lab::Error::Missing("a panic".into()))??, ready))
+    })?;
+    let took = created.1.saturating_duration_since(ready);
+    assert_eq!(members(&cluster, 0)?, ["ioc-a"]);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    lab::report(
+        "from the agent's load to the first member of a booting node",
+        &format!("{:.2} s", took.as_secs_f32()),
+    );
+    cluster.delete(&created.0)
 }
 
 fn a_pod_that_started_before_iocast_was_installed_is_adopted(runtime: Runtime) -> Result<()> {

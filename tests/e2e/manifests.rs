@@ -270,11 +270,34 @@ fn the_agent_runs_on_every_node_first_and_never_through_the_network_it_makes() {
     assert_eq!(spec["priorityClassName"], "system-node-critical");
     assert_eq!(spec["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
     let container = &spec["containers"][0];
-    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
-        assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "metrics"}));
-    }
+    assert_eq!(container["livenessProbe"]["httpGet"], json!({"path": "/healthz", "port": "metrics"}));
+    let ready = &container["readinessProbe"]["exec"]["command"];
+    assert_eq!(strings(ready), ["/iocast-node", "ready", "--listen=0.0.0.0:9402"]);
+    assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError");
     assert_eq!(container["ports"], json!([{"name": "metrics", "containerPort": 9402, "protocol": "TCP"}]));
     assert!(container["resources"]["limits"]["cpu"].is_null(), "a limit of CPU only delays an agent");
+}
+
+#[test]
+fn a_node_that_cannot_become_ready_holds_up_no_other() {
+    for objects in [kustomize("overlays/kubeadm"), chart("kubeadm", &json!({})).unwrap()] {
+        let strategy = &find(&objects, "DaemonSet")["spec"]["updateStrategy"];
+        assert_eq!(strategy, &json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}));
+    }
+    let document = text("docs/admin.md");
+    assert!(document.contains("kubectl label node") && document.contains("iocast.io/lan=true"));
+}
+
+#[test]
+fn a_bpf_file_system_that_is_mounted_later_is_seen() {
+    let overlay = kustomize("overlays/kubeadm");
+    let mounts = list(&pod(&overlay)["containers"][0]["volumeMounts"]);
+    let mount = mounts.iter().find(|mount| mount["name"] == "bpffs").unwrap();
+    assert_eq!(
+        (&mount["mountPath"], &mount["mountPropagation"]),
+        (&json!("/sys/fs"), &json!("HostToContainer"))
+    );
+    assert_eq!(host_paths(&overlay)["bpffs"], "/sys/fs");
 }
 
 #[test]
@@ -302,7 +325,11 @@ fn the_uninstaller_replaces_the_agent_with_the_same_rights_on_the_same_files() {
         }
         assert_eq!(after["volumes"], before["volumes"]);
         assert_eq!(find(&remover, "DaemonSet")["metadata"], find(&agent, "DaemonSet")["metadata"]);
-        assert!(list(&after["containers"]).iter().all(|container| container["name"] == "done"));
+        let [done] = list(&after["containers"]) else { panic!("{overlay}: one container is left") };
+        assert_eq!(done["image"], run["image"], "{overlay}: an image that is there");
+        assert_eq!((&done["name"], strings(&done["args"])), (&json!("done"), vec!["idle"]));
+        assert_eq!(done["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
+        assert!(done["volumeMounts"].is_null(), "{overlay}");
     }
 }
 

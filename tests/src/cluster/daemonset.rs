@@ -17,9 +17,9 @@ use super::{
         Namespaces, Number, Profile, Resources,
     },
     pod::default_security,
-    project, wait_until,
+    project,
 };
-use crate::{Error, Result, node::NODES, node::binary, start, tried};
+use crate::{AGENT_CAPABILITIES, Error, Result, node::NODES, node::binary, start, tried};
 
 /// Where the agent answers.
 const ADDRESS: &str = "127.0.0.1:9402";
@@ -48,21 +48,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// Creates the DaemonSet's pod on a node that has its image, and waits until it is ready.
-    pub fn daemonset(&self, node: usize) -> Result<RunningPod> {
+    /// Creates the DaemonSet's pod on a node that has its image, and probes once, as kubelet does, whether it is ready.
+    /// Returns the pod and its container's id.
+    pub fn daemonset(&self, node: usize) -> Result<(RunningPod, String)> {
         let manifest = manifest()?;
         let spec = &manifest["spec"]["template"]["spec"];
         let host_network = spec["hostNetwork"] == true;
         let pod = self.pod(node, &Wanted { host_network, ..Wanted::plain("iocast") })?;
-        self.run_container(&pod, container(spec)?)?;
-        let ready =
-            wait_until("a ready DaemonSet", || Ok(self.get(node, "/readyz")?.starts_with("HTTP/1.1 200")));
-        let why = |error| {
-            let answer = self.get(node, "/readyz").unwrap_or_default();
-            let log = self.log(&pod, "iocast");
-            Error::Timeout(format!("{error}; it answered:\n{answer}\nand printed:\n{log}"))
-        };
-        ready.map_err(why).map(|()| pod)
+        let id = self.run_container(&pod, container(spec)?)?;
+        match self.probe(node, &id)? {
+            (0, _) => Ok((pod, id)),
+            (_, said) => {
+                let log = self.log(&pod, "iocast");
+                Err(Error::Timeout(format!("not ready; the probe printed:\n{said}\nand the agent:\n{log}")))
+            }
+        }
     }
 
     /// What the agent on a node answers to a GET, with its head; nothing while it does not listen.
@@ -74,6 +74,25 @@ impl Cluster {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n");
         let read = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
         tried(format!("GET {path}"), read).map(|_| answer)
+    }
+
+    /// The DaemonSet's readiness probe, in its container: its exit code, and what it printed.
+    pub fn probe(&self, node: usize, container: &str) -> Result<(i32, String)> {
+        let manifest = manifest()?;
+        let probe = &manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"];
+        self.execute(node, container, &texts(&probe["exec"]["command"]).join(" "))
+    }
+
+    /// Runs a program in the container of the DaemonSet's pod, with its privileges: its exit code, and what it printed.
+    /// The runtime could not: it enters the root of the mount namespace, which in the lab is the machine's.
+    pub fn execute(&self, node: usize, container: &str, line: &str) -> Result<(i32, String)> {
+        let tasks = self.exec(node, "ctr --namespace k8s.io task list")?;
+        let task = tasks.lines().find_map(|line| line.strip_prefix(container)?.split_whitespace().next());
+        let first = task.ok_or_else(|| Error::Missing(format!("no container {container}:\n{tasks}")))?;
+        let privileges = format!("--bounding-set={AGENT_CAPABILITIES},+sys_chroot --no-new-privs");
+        let line = format!("setpriv {privileges} chroot /proc/{first}/root {line}");
+        let finished = self.spawn(node, &line)?.finish()?;
+        Ok((finished.status.code().unwrap_or(-1), finished.output))
     }
 }
 

@@ -1,10 +1,14 @@
-{{/* What the agent and the uninstaller share: image, privileges, mounts. */}}
-{{- define "iocast.container" -}}
+{{- define "iocast.image" -}}
 {{- $image := .Values.image -}}
 image: {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Chart.AppVersion }}{{ end }}
 {{- with $image.pullPolicy }}
 imagePullPolicy: {{ . }}
 {{- end }}
+{{- end }}
+{{/* What the agent and the uninstaller share: image, privileges, mounts. */}}
+{{- define "iocast.container" -}}
+{{ include "iocast.image" . }}
+terminationMessagePolicy: FallbackToLogsOnError
 resources: {{ toYaml .Values.resources | nindent 2 }}
 securityContext:
   runAsUser: 0
@@ -36,8 +40,11 @@ volumeMounts:
     mountPath: /opt/cni/bin
   - name: cni-conf
     mountPath: /etc/cni/net.d
+  # The directory above the BPF file system, so that one that is mounted later is seen. That stays writable.
   - name: bpffs
-    mountPath: /sys/fs/bpf
+    mountPath: /sys/fs
+    readOnly: true
+    mountPropagation: HostToContainer
   - name: netns
     mountPath: /run/netns
     readOnly: true

@@ -19,11 +19,12 @@
 //!
 //! Sections `[protocol.NAME]` describe more protocols, see [`crate::protocol`].
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, ops::Range, path::Path};
 
 use abi::{Protocol, limited};
 use membership::namespace::is_pattern;
 use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
 use wire::gvcp::PORT as GVCP_PORT;
 
 use crate::protocol::{self, Described, DomainProtocol, Registry};
@@ -215,9 +216,8 @@ impl Config {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, Faults> {
-        let file: File =
-            toml::from_str(text).map_err(|error| Faults::Form(error.to_string().trim_end().into()))?;
         let mut faults = vec![];
+        let file = read_file(text, &mut faults)?;
         if file.domain.is_empty() {
             faults.push("no domain is configured; add a section [domain.NAME] with an `uplink`".into());
         }
@@ -258,6 +258,46 @@ impl Config {
             DomainProtocol::BuiltIn(_) => None,
         });
         described.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+}
+
+/// What the file says. An unknown key becomes a fault, so that all the others are still judged.
+fn read_file(text: &str, faults: &mut Vec<String>) -> Result<File, Faults> {
+    let form = |error: toml::de::Error| Faults::Form(error.to_string().trim_end().into());
+    let mut table = DeTable::parse(text).map_err(form)?;
+    loop {
+        let error = match File::deserialize(toml::Deserializer::from(table.clone())) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        let key = error.span().filter(|_| error.message().starts_with("unknown field"));
+        if !key.clone().is_some_and(|key| remove_key(table.get_mut(), &key)) {
+            let reason = format!("{}{}", line(text, error.span()), error.message());
+            return Err(Faults::Content(faults.drain(..).chain([reason]).collect()));
+        }
+        faults.push(format!("{}{}", line(text, key), error.message()));
+    }
+}
+
+/// Where in `text` something is.
+fn line(text: &str, place: Option<Range<usize>>) -> String {
+    let before = place.and_then(|place| text.get(..place.start));
+    before.map(|before| format!("line {}: ", before.matches('\n').count() + 1)).unwrap_or_default()
+}
+
+/// Takes the key at this place in the text out of `table`, or out of one in it. Returns whether there was one.
+fn remove_key(table: &mut DeTable<'_>, place: &Range<usize>) -> bool {
+    match table.keys().find(|key| key.span() == *place).cloned() {
+        Some(key) => table.remove(&key).is_some(),
+        None => table.iter_mut().any(|(_, value)| remove_key_below(value.get_mut(), place)),
+    }
+}
+
+fn remove_key_below(value: &mut DeValue<'_>, place: &Range<usize>) -> bool {
+    match value {
+        DeValue::Table(table) => remove_key(table, place),
+        DeValue::Array(values) => values.iter_mut().any(|value| remove_key_below(value.get_mut(), place)),
+        _ => false,
     }
 }
 
@@ -624,10 +664,32 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
-        let error = Config::parse("[domain.a]\nuplink = \"eth0\"\nuplnk = 1").unwrap_err();
+        let found = faults("[domain.a]\nuplink = \"eth0\"\nuplnk = 1");
         assert!(
-            matches!(&error, Faults::Form(text) if text.contains("uplnk") && text.contains("line 3")),
-            "{error:?}"
+            found[0].starts_with("line 3: unknown field `uplnk`, expected one of `uplink`"),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_hide_no_other_fault() {
+        let found = faults(
+            "colour = 1\n[domain.a]\nuplink = \"eth0\"\nprotocls = [\"cb\"]\nports = \"9-1\"\n\
+             rates = { pods = 1 }\n[domain.b]\nuplink = \"\"\n[protocol.x]\nports = [1]\nfields = [{ofset = 1}]",
+        );
+        for expected in [
+            "line 1: unknown field `colour`",
+            "line 4: unknown field `protocls`",
+            "line 6: unknown field `pods`",
+        ] {
+            assert!(found.iter().any(|fault| fault.starts_with(expected)), "{expected}: {found:#?}");
+        }
+        let found =
+            faults("colour = 1\n[domain.a]\nuplink = \"eth0\"\nports = \"9-1\"\n[domain.b]\nuplink = \"\"");
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(
+            found[1].contains("`ports` is `9-1`") && found[2].contains("domain `b`: `uplink`"),
+            "{found:#?}"
         );
     }
 }

@@ -485,9 +485,14 @@ fn the_check_of_the_restricted_profile_finds_what_breaks_it() {
 /// What the policy answers when a pod with these annotations is made in a namespace with these labels, or when it had
 /// others `before`.
 fn refusals(annotations: &Value, labels: &Value, before: Option<&Value>) -> Vec<String> {
+    refusals_of(&json!({"containers": []}), annotations, labels, before)
+}
+
+/// The same of a pod with this `spec`.
+fn refusals_of(spec: &Value, annotations: &Value, labels: &Value, before: Option<&Value>) -> Vec<String> {
     let policy = kustomize("policy");
     let with = |annotations: &Value| {
-        let mut pod = json!({"metadata": {"name": "ioc"}});
+        let mut pod = json!({"metadata": {"name": "ioc"}, "spec": spec});
         if !annotations.is_null() {
             pod["metadata"]["annotations"] = annotations.clone();
         }
@@ -526,8 +531,29 @@ fn the_policy_judges_only_what_an_update_changes() {
     let [one, other] = ["bl07", "bl08"].map(|domain| json!({"iocast.io/domain": domain}));
     assert_eq!(refusals(&one, &Value::Null, Some(&one)), [""; 0]);
     assert_eq!(refusals(&Value::Null, &Value::Null, Some(&one)), [""; 0]);
-    assert_eq!(refusals(&one, &other, Some(&other)).len(), 1);
-    assert_eq!(refusals(&one, &other, Some(&Value::Null)).len(), 1);
+    assert_eq!(refusals(&json!({"iocast.io/domain": "bl07", "x": "y"}), &other, Some(&one)), [""; 0]);
+}
+
+#[test]
+fn annotations_that_come_too_late_or_to_the_nodes_network_are_refused() {
+    let [one, other] = ["bl07", "bl08"].map(|domain| json!({"iocast.io/domain": domain}));
+    let labels = json!({"iocast.io/domain": "bl07", "iocast.io/ports": "15000-15999"});
+    for before in [&Value::Null, &other] {
+        let late = refusals(&one, &labels, Some(before));
+        assert!(late.len() == 1 && late[0].contains("a pod joins when it is created"), "{late:?}");
+    }
+    let pinned = json!({"iocast.io/domain": "bl07", "iocast.io/ports": "tcp/1=15000"});
+    let late = refusals(&pinned, &labels, Some(&one));
+    assert!(
+        late.len() == 1 && late[0].contains("iocast.io/ports has no effect on a pod that exists"),
+        "{late:?}"
+    );
+    let of_node = json!({"containers": [], "hostNetwork": true});
+    let refused = refusals_of(&of_node, &one, &labels, None);
+    assert!(refused.len() == 1 && refused[0].contains("a pod with hostNetwork"), "{refused:?}");
+    assert_eq!(refusals_of(&of_node, &one, &labels, Some(&one)), [""; 0], "a pod older than the policy");
+    assert_eq!(refusals_of(&of_node, &Value::Null, &labels, None), [""; 0]);
+    assert_eq!(refusals_of(&json!({"hostNetwork": false}), &one, &labels, None), [""; 0]);
 }
 
 #[test]
@@ -559,7 +585,7 @@ fn a_pod_may_pin_only_ports_of_the_range_its_namespace_is_labelled_with() {
     }
     let before = json!({"iocast.io/domain": "bl07", "iocast.io/ports": "tcp/1=15000"});
     assert_eq!(pins("tcp/1=15000", None, Some(&before)), [""; 0], "a pod older than the policy");
-    assert_eq!(pins("tcp/1=15001", None, Some(&before)).len(), 1);
+    assert_eq!(pins("tcp/1=15001", None, Some(&before)).len(), 2, "too late, and not allowed");
     let list = |count: u32| (1..=count).map(|port| format!("tcp/{port}=15000")).collect::<Vec<_>>().join(",");
     assert_eq!(pins(&list(32), Some("15000-15999"), None), [""; 0]);
     assert_eq!(pins(&list(33), Some("15000-15999"), None), ["iocast.io/ports pins more than 32 ports"]);

@@ -220,18 +220,52 @@ fn filters_leave_what_was_asked_for(topology: Topology) -> Result<()> {
 }
 
 #[test]
-fn two_cannot_watch_at_once_and_the_second_is_told_so() -> Result<()> {
+fn several_watch_at_once_and_each_sees_all_that_it_asked_for() -> Result<()> {
     let lab = Lab::up(Options::new(Topology::Bridge))?;
-    let watching = snoop(&lab, "")?;
-    let refused = lab.agent_command("snoop")?.finish()?;
+    let pod = lab.pod("ioc-a")?;
+    let _ioc = lab.ioc(&pod.netns, "A")?;
+    let stuck = snoop(&lab, "--json")?;
+    signal(&stuck, Signal::SIGSTOP); // nobody waits for it
+    let watching = [snoop(&lab, "--json")?, snoop(&lab, "--json --deliveries")?, snoop(&lab, "--json")?];
+    ask(&lab, WORKSTATION, "A:NAME")?;
+    let [plain, deliveries, killed] = watching;
+    killed.kill();
+    ask(&lab, WORKSTATION, "A:COUNT")?;
+    let of = |shown: &[Value], verdict: &str| shown.iter().filter(|line| line["verdict"] == verdict).count();
+    let shown = end(deliveries)?;
+    assert!(of(&shown, "delivered") > 1, "{shown:#?}");
+    line(&shown, "reply", "answered", "A:COUNT");
+    ask(&lab, WORKSTATION, "A:SETPOINT")?; // the end of one is not that of the others
+    let shown = end(plain)?;
+    for pv in ["A:NAME", "A:COUNT", "A:SETPOINT"] {
+        line(&shown, "search", "relayed", pv);
+        line(&shown, "reply", "answered", pv);
+    }
+    assert_eq!(of(&shown, "delivered"), 0, "{shown:#?}");
+    signal(&stuck, Signal::SIGCONT);
+    Ok(())
+}
+
+#[test]
+fn a_snoop_whose_reader_is_gone_or_stuck_ends_by_itself() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let node = lab::binary("iocast-node")?;
+    let run = |line: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(line.replace("snoop", &format!("{} snoop", node.display())));
+        lab.sandbox.spawn(lab::NODE, command)
+    };
+    let begin = std::time::Instant::now();
+    let closed = run("snoop --json | true; echo over")?.finish()?.success()?;
+    assert!(closed.contains("over") && !closed.contains("panicked"), "{closed}");
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    let limited = run("snoop --for 1 --json > /dev/null; echo over")?.finish()?.success()?;
+    assert!(limited.contains("over"), "{limited}");
+    let full = run("snoop --for 1 --unanswered > /dev/full; echo code $?")?.finish()?.success()?;
     assert!(
-        !refused.status.success()
-            && refused.output.contains("another `iocast-node snoop` is running on this node"),
-        "{}",
-        refused.output
+        full.contains("code 1") && full.contains("No space left") && !full.contains("panicked"),
+        "{full}"
     );
-    watching.kill();
-    end(snoop(&lab, "")?)?; // its place is free at once
     Ok(())
 }
 

@@ -92,9 +92,6 @@ pub enum Error {
         /// The process, if it is known.
         holder: String,
     },
-    /// The ring of events has a reader already.
-    #[error("another `iocast-node snoop` is running on this node; stop it first")]
-    Watched,
     /// A call to the kernel failed.
     #[error("{what}: {source}")]
     Kernel {

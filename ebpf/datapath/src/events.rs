@@ -8,55 +8,67 @@ use std::{
 };
 
 use abi::{Event, LONG, Snoop};
-use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use nix::{
-    errno::Errno,
     fcntl::{Flock, FlockArg},
     time::{ClockId, clock_gettime},
 };
 
 use crate::{
     Error, Result,
-    maps::{array, typed, wrote},
+    maps::{array, data, typed, wrote},
     pinned::{MAPS, pin_directory},
+    ring::Ring,
 };
 
-/// The ring, with this process as its reader.
+/// The ring, with this process as one of those who watch.
 pub struct Events {
-    ring: RingBuf<MapData>,
+    ring: Ring,
     switch: Array<MapData, Snoop>,
     lost: PerCpuArray<MapData, u64>,
     lost_before: u64,
-    _only: Flock<File>,
+    /// Who watches holds it shared, so whoever can have it for himself is the last; released when the process ends.
+    watchers: Option<Flock<File>>,
 }
 
 impl Events {
-    /// Opens the ring and discards what an earlier reader left in it. A ring has one reader: it is an error if there is
-    /// another one.
+    /// Opens the ring, from the next event on.
     pub fn open(bpffs: &Path) -> Result<Self> {
         let maps = pin_directory(bpffs).join(MAPS);
         let lost = typed(&maps, "EVENTS_LOST", Map::PerCpuArray)?;
-        let mut events = Self {
-            ring: typed(&maps, "EVENTS", Map::RingBuf)?,
+        Ok(Self {
+            ring: Ring::new(data(&maps, "EVENTS")?)?,
             switch: array(&maps, "SNOOP")?,
             lost_before: sum(&lost)?,
             lost,
-            _only: only_one(&maps)?,
-        };
-        while events.ring.next().is_some() {}
-        Ok(events)
+            watchers: File::open(&maps)
+                .ok()
+                .and_then(|file| Flock::lock(file, FlockArg::LockSharedNonblock).ok()),
+        })
     }
 
-    /// Makes the programs emit events for `time` from now, with `deliveries` also for the fan's copies.
+    /// Makes the programs emit events for `time` from now, with `deliveries` also for the fan's copies. What others want to
+    /// see meanwhile stays.
     pub fn watch(&mut self, time: Duration, deliveries: bool) -> Result<()> {
-        let until = (kernel_clock()? + time).as_nanos();
-        let until = u64::try_from(until).unwrap_or(u64::MAX);
+        let now = kernel_clock()?;
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let present = self.switch()?;
+        let others = present.until > nanoseconds(now);
+        let until = nanoseconds(now + time).max(if others { present.until } else { 0 });
+        let deliveries = deliveries || others && present.deliveries != 0;
         wrote("SNOOP", self.switch.set(0, Snoop { until, deliveries: deliveries.into() }, 0))
     }
 
-    /// Stops the programs from emitting events.
+    /// Stops watching: if nobody else does, the programs emit nothing from now on. Who wants deliveries says so again.
     pub fn stop(&mut self) -> Result<()> {
-        wrote("SNOOP", self.switch.set(0, Snoop { until: 0, deliveries: 0 }, 0))
+        let alone = |lock: &Flock<File>| lock.relock(FlockArg::LockExclusiveNonblock).is_ok();
+        let is_last = self.watchers.as_ref().is_none_or(alone);
+        let until = if is_last { 0 } else { self.switch()?.until };
+        wrote("SNOOP", self.switch.set(0, Snoop { until, deliveries: 0 }, 0))
+    }
+
+    fn switch(&self) -> Result<Snoop> {
+        self.switch.get(&0, 0).map_err(|error| Error::bpf("cannot read SNOOP", &error))
     }
 
     /// The next event and its payload, if there is one now.
@@ -68,25 +80,17 @@ impl Events {
         }
     }
 
-    /// How many events the ring had no room for since it was opened.
+    /// How many events the ring had no room for since it was opened. Those that were gone before this process could read
+    /// them count as one each time.
     pub fn lost(&self) -> Result<u64> {
-        Ok(sum(&self.lost)? - self.lost_before)
+        Ok(sum(&self.lost)?.saturating_sub(self.lost_before) + self.ring.overruns())
     }
 }
 
-/// Readable when there are events.
+/// Readable when there are events that nobody has read; another watcher may be faster.
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
-    }
-}
-
-/// The lock of the ring's reader, released by the kernel when this process ends.
-fn only_one(maps: &Path) -> Result<Flock<File>> {
-    let fault = |error| Error::kernel(format!("cannot lock {}", maps.display()), error);
-    match Flock::lock(File::open(maps).map_err(fault)?, FlockArg::LockExclusiveNonblock) {
-        Err((_, Errno::EWOULDBLOCK)) => Err(Error::Watched),
-        locked => locked.map_err(|(_, error)| fault(error.into())),
     }
 }
 

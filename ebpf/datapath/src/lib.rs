@@ -18,6 +18,7 @@ pub mod node_ports;
 mod pinned;
 mod pod;
 pub mod printable;
+mod ring;
 mod state;
 mod unload;
 

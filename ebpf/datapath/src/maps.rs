@@ -25,13 +25,16 @@ pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
     name: &str,
     kind: fn(MapData) -> Map,
 ) -> Result<T> {
+    let foreign = |error: MapError| Error::ForeignMap { path: maps.join(name), reason: error.to_string() };
+    T::try_from(kind(data(maps, name)?)).map_err(foreign)
+}
+
+pub(crate) fn data(maps: &Path, name: &str) -> Result<MapData> {
     let path = maps.join(name);
     if !path.exists() {
         return Err(Error::NotLoaded(path)); // or only partly loaded: the agent completes it
     }
-    let data = MapData::from_pin(&path)
-        .map_err(|error| Error::bpf(format!("cannot open {}", path.display()), &error))?;
-    T::try_from(kind(data)).map_err(|error| Error::ForeignMap { path, reason: error.to_string() })
+    MapData::from_pin(&path).map_err(|error| Error::bpf(format!("cannot open {}", path.display()), &error))
 }
 
 pub(crate) fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {

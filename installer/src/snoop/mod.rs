@@ -14,12 +14,15 @@ use std::{
     io::{self, BufWriter, ErrorKind, IsTerminal as _, Write},
     os::fd::AsFd as _,
     path::Path,
+    process::exit,
+    thread::{self, sleep},
     time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
 use datapath::{Events, State, kernel_clock, printable, printable::json};
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signalfd::SignalFd,
 };
@@ -36,6 +39,12 @@ use crate::{run::stop_signals, say::complain};
 /// How far ahead the deadline is set, and how often it is extended.
 const LEASE: Duration = Duration::from_secs(3);
 const RENEWAL: Duration = Duration::from_secs(1);
+/// Seconds until it ends by itself, if the output is not a terminal.
+const UNATTENDED: u64 = 600;
+/// How long after its end it may still hang.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long to sleep at most: another watcher may have read first what would wake us.
+const NAP: Duration = Duration::from_millis(100);
 /// The most events read at once before anything else gets its turn.
 const BATCH: usize = 1024;
 /// Extensions between two lists of unanswered PVs, if the output is not a terminal.
@@ -54,7 +63,8 @@ pub(crate) struct Options {
     /// Also show which pods receive a copy of a search or beacon; `--pod` implies it for that pod.
     #[arg(long)]
     deliveries: bool,
-    /// Stop after this many seconds; with `--unanswered`, print the list then instead of repeatedly.
+    /// Stop after this many seconds, 0 for never; with `--unanswered`, print the list then instead of repeatedly
+    /// [default: never on a terminal, else 600].
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
     /// Print JSON, one object per line.
@@ -68,6 +78,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let stop = stop_signals()?;
     let mut events = Events::open(bpffs)?;
     let mut watcher = Watcher::new(options)?;
+    options.limit().map(give_up_after).transpose()?;
     let outcome = watcher.watch(&state, &mut events, &stop);
     events.stop()?;
     let outcome = outcome.and_then(|()| watcher.end(&mut events));
@@ -80,9 +91,32 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// Whether the reader of the output has closed it.
+impl Options {
+    /// How long to watch. Nobody may be left to stop what writes to no terminal.
+    fn limit(&self) -> Option<Duration> {
+        let seconds = self.seconds.or((!io::stdout().is_terminal()).then_some(UNATTENDED));
+        seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    fn deliveries(&self) -> bool {
+        self.deliveries || self.filter.pod.is_some()
+    }
+}
+
+/// Ends the process some time after `limit`, if it hangs because nobody reads what it writes.
+fn give_up_after(limit: Duration) -> io::Result<()> {
+    let hung = move || {
+        sleep(limit.saturating_add(GRACE));
+        exit(1)
+    };
+    thread::Builder::new().name("limit".into()).spawn(hung).map(drop)
+}
+
+/// Whether the reader of the output has closed it, or its terminal is gone.
 fn is_closed(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| {
+        error.kind() == ErrorKind::BrokenPipe || error.raw_os_error() == Some(Errno::EIO as i32)
+    })
 }
 
 /// The state of a running `snoop`.
@@ -112,9 +146,8 @@ impl<'a> Watcher<'a> {
 
     /// Reads events until it is time to stop, and extends the deadline meanwhile.
     fn watch(&mut self, state: &State, events: &mut Events, stop: &SignalFd) -> Result<(), Box<dyn Error>> {
-        let deliveries = self.options.deliveries || self.options.filter.pod.is_some();
-        let end =
-            self.options.seconds.and_then(|seconds| self.began.checked_add(Duration::from_secs(seconds)));
+        let deliveries = self.options.deliveries();
+        let end = self.options.limit().and_then(|limit| self.began.checked_add(limit));
         let (mut reported, mut passes) = (0, 0);
         events.watch(LEASE, deliveries)?;
         complain("watching; press Ctrl-C to stop");
@@ -123,7 +156,7 @@ impl<'a> Watcher<'a> {
             let renewal = Instant::now() + RENEWAL;
             let due = end.map_or(renewal, |end| end.min(renewal));
             while Instant::now() < due {
-                if wait(stop, events, due)? {
+                if wait(stop, events, due.min(Instant::now() + NAP))? {
                     return Ok(());
                 }
                 self.take_in(events, BATCH)?;
@@ -158,6 +191,7 @@ impl<'a> Watcher<'a> {
         let client = datagram.client.map(|client| *client.ip());
         pvs.retain(|pv| filter.shows_pv(pv));
         if self.options.unanswered
+            || datagram.is_delivery() && !self.options.deliveries() // which somebody else wants to see
             || filter.pv.is_some() && pvs.is_empty()
             || !filter.shows(&domain, client, &pods(datagram, &self.directory))
         {

@@ -30,16 +30,24 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<File>, Error> {
             continue;
         }
         match text(&path) {
-            Ok(text) => files.push(File::new(name, text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // removed meanwhile
-            Err(error) => files.push(File { unreadable: Some(error.to_string()), ..File::new(name, "") }),
+            Ok((text, is_lossy)) => files.push(File { is_lossy, ..File::new(name, text) }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                files.push(File { unreadable: Some(error.to_string()), ..File::new(name, "") });
+            }
+            Err(_) => {
+                if let Ok(target) = fs::read_link(&path) {
+                    let why = format!("it is a link to {}, which is not there", target.display());
+                    files.push(File { unreadable: Some(why), ..File::new(name, "") });
+                } // else it was removed meanwhile
+            }
         }
     }
     Ok(files)
 }
 
-/// The text of a regular file of a sensible length. Decoded as in Go, so that both accept the same files.
-fn text(path: &Path) -> io::Result<String> {
+/// The text of a regular file of a sensible length, and whether that is not all. Decoded as in Go, so that both accept the
+/// same files.
+fn text(path: &Path) -> io::Result<(String, bool)> {
     // A FIFO would wait for its other end.
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
     if !file.metadata()?.is_file() {
@@ -50,7 +58,10 @@ fn text(path: &Path) -> io::Result<String> {
     if bytes.len() as u64 > LONGEST {
         return Err(io::Error::other(format!("it is longer than {} KiB", LONGEST >> 10)));
     }
-    Ok(String::from_utf8_lossy(&bytes).into())
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => (text, false),
+        Err(error) => (String::from_utf8_lossy(error.as_bytes()).into(), true),
+    })
 }
 
 /// Replaces `before` with `after`. Does nothing and returns false if the file has changed meanwhile: that change must not be
@@ -62,16 +73,19 @@ pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<b
 
 fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool> {
     let (old, new) = (directory.join(&before.name), directory.join(&after.name));
-    let unchanged = || text(&old).is_ok_and(|text| text == before.text);
+    let unchanged = || text(&old).is_ok_and(|(text, _)| text == before.text);
     let metadata = match fs::metadata(&old) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         metadata => metadata?,
     };
-    let file = AtomicFile::like(&metadata, directory, &after.name, after.text.as_bytes())?;
+    // What is linked to is written, and the link stays.
+    let target = if old == new { fs::canonicalize(&old)? } else { new.clone() };
+    let (place, name) = (target.parent().unwrap_or(directory), target.file_name().unwrap_or_default());
+    let file = AtomicFile::like(&metadata, place, &name.to_string_lossy(), after.text.as_bytes())?;
     if !unchanged() {
         return Ok(false);
     }
-    file.publish(&new)?;
+    file.publish(&target)?;
     // A single configuration hides the list with its stem until it is removed, so that one of them is always in use.
     if old != new {
         if !unchanged() {
@@ -104,7 +118,10 @@ pub(crate) fn unchain(directory: &Path) -> Result<Vec<String>, Error> {
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-    use super::*;
+    use super::{
+        super::conflist::{Ours, chained},
+        *,
+    };
 
     fn file(name: &str, text: &str) -> File {
         File::new(name, text)
@@ -128,7 +145,7 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", directory.path().join("e.conf")).unwrap();
         let mut read: Vec<_> = read(directory.path()).unwrap().into_iter().map(|file| file.name).collect();
         read.sort();
-        assert_eq!(read, ["a.conflist", "b.conf", "c.json"]);
+        assert_eq!(read, ["a.conflist", "b.conf", "c.json", "e.conf"], "a link to nothing fails containerd");
     }
 
     #[test]
@@ -178,6 +195,37 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(names(directory.path()), ["a.conflist"]);
+    }
+
+    #[test]
+    fn what_is_linked_to_is_written_and_the_link_stays() {
+        let [directory, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (path, real) = (directory.path().join("a.conflist"), elsewhere.path().join("real"));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &path).unwrap();
+        let (before, after) = (file("a.conflist", "old"), file("a.conflist", "new"));
+        assert!(replace(directory.path(), &before, &after).unwrap());
+        assert_eq!(fs::read_link(&path).unwrap(), real);
+        assert_eq!(fs::read_to_string(&real).unwrap(), "new");
+        assert_eq!((names(directory.path()).len(), names(elsewhere.path()).len()), (1, 1));
+        fs::remove_file(&real).unwrap();
+        let unreadable = read(directory.path()).unwrap().remove(0).unreadable.unwrap();
+        assert!(unreadable.contains("it is a link to") && unreadable.contains("which is not there"));
+    }
+
+    #[test]
+    fn what_is_no_utf8_is_left_alone_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = b"{\"cniVersion\":\"1.0.0\",\"name\":\"n\xff\",\"plugins\":[{\"type\":\"a\"}]}";
+        fs::write(directory.path().join("a.conflist"), text).unwrap();
+        let files = read(directory.path()).unwrap();
+        let choice = super::super::conflist::choose(&files);
+        let target = choice.target.unwrap(); // the runtime takes it
+        let ours = Ours { entry: serde_json::json!({"type": "iocast"}), versions: vec!["1.0.0".into()] };
+        let error = chained(target, &files, &ours).unwrap_err().to_string();
+        assert!(error.contains("not UTF-8, and is left alone"), "{error}");
+        assert_eq!(unchain(directory.path()).unwrap(), [""; 0]);
+        assert_eq!(fs::read(directory.path().join("a.conflist")).unwrap(), text);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// known yet; kubelet times that out after four minutes.
 const GRACE: Duration = Duration::from_secs(300);
 /// The interface of a pod's primary network.
-const INTERFACE: &str = "eth0";
+pub(crate) const INTERFACE: &str = "eth0";
 
 /// An attachment that the runtime does not know, and since when.
 type Unknown = (AttachmentKey, Instant);
@@ -51,9 +51,6 @@ fn decide<'a>(
     unknown: &[Unknown],
     now: Instant,
 ) -> Actions<'a> {
-    let is_member = |sandbox: &Sandbox| {
-        attachments.iter().any(|key| text(&key.container) == sandbox.id && text(&key.interface) == INTERFACE)
-    };
     let is_known = |key: &AttachmentKey| sandboxes.iter().any(|sandbox| sandbox.id == text(&key.container));
     let since =
         |key: &AttachmentKey| unknown.iter().find(|(known, _)| known == key).map_or(now, |(_, since)| *since);
@@ -61,13 +58,19 @@ fn decide<'a>(
     let (gone, unknown): (Vec<_>, Vec<_>) =
         unknown.partition(|(_, since)| now.duration_since(*since) >= GRACE);
     Actions {
-        adopt: sandboxes
-            .iter()
-            .filter(|sandbox| sandbox.ready && sandbox.domain.is_some() && !is_member(sandbox))
-            .collect(),
+        adopt: absent(sandboxes, attachments),
         collect: gone.into_iter().map(|(key, _)| key).collect(),
         unknown,
     }
+}
+
+/// The pods that request a domain but are in none.
+pub(crate) fn absent<'a>(sandboxes: &'a [Sandbox], attachments: &[AttachmentKey]) -> Vec<&'a Sandbox> {
+    let is_member = |sandbox: &Sandbox| {
+        attachments.iter().any(|key| text(&key.container) == sandbox.id && text(&key.interface) == INTERFACE)
+    };
+    let is_absent = |sandbox: &&Sandbox| sandbox.ready && sandbox.domain.is_some() && !is_member(sandbox);
+    sandboxes.iter().filter(is_absent).collect()
 }
 
 /// The outcome of adoption so far.

@@ -3,6 +3,7 @@
 //! All state is in pinned maps: stopping or replacing this process does not affect traffic.
 #![forbid(unsafe_code)]
 
+mod absent;
 mod adopt;
 mod cni;
 mod config;
@@ -66,6 +67,8 @@ enum Command {
         /// Count for this many seconds, and show packets per second as well.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
         rates: Option<u16>,
+        #[command(flatten)]
+        runtime: absent::Runtime,
     },
     /// Ask the running agent whether the node is ready: exits with 1 and says why if it is not, for probes.
     Ready(ready::Options),
@@ -93,7 +96,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&arguments.bpffs, options),
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
-        Command::Status { json, rates } => status::run(&arguments.bpffs, *json, *rates),
+        Command::Status { json, rates, runtime } => status::run(&arguments.bpffs, *json, *rates, runtime),
         Command::Ready(options) => ready::run(options),
         Command::Idle => run::idle(),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),

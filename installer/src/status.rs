@@ -7,7 +7,8 @@ use datapath::{External, State, link, printable};
 use serde::Serialize;
 
 use crate::{
-    say::{print, print_json},
+    absent::{self, Absent, Runtime},
+    say::{complain, print, print_json},
     uplink,
 };
 
@@ -25,6 +26,9 @@ struct DomainStatus {
     first_port: u16,
     last_port: u16,
     members: Vec<MemberStatus>,
+    /// Pods that ask for it and are no members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<AbsentStatus>,
     counters: Vec<CounterStatus>,
 }
 
@@ -38,6 +42,20 @@ struct MemberStatus {
     /// Name of the host-side veth.
     veth: String,
     external_ports: Vec<PortStatus>,
+}
+
+/// A pod that is no member.
+#[derive(Debug, Serialize)]
+struct AbsentStatus {
+    namespace: String,
+    pod: String,
+    why: String,
+}
+
+impl From<&Absent> for AbsentStatus {
+    fn from(Absent { namespace, pod, why, .. }: &Absent) -> Self {
+        Self { namespace: namespace.clone(), pod: pod.clone(), why: why.clone() }
+    }
 }
 
 /// An external port and the pod's port behind it.
@@ -62,7 +80,12 @@ struct CounterStatus {
     rate: Option<f64>,
 }
 
-pub(crate) fn run(bpffs: &Path, json: bool, seconds: Option<u16>) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(
+    bpffs: &Path,
+    json: bool,
+    seconds: Option<u16>,
+    runtime: &Runtime,
+) -> Result<(), Box<dyn Error>> {
     let state = State::open(bpffs)?;
     let mut domains = read(bpffs, &state)?;
     if let Some(seconds) = seconds {
@@ -71,12 +94,25 @@ pub(crate) fn run(bpffs: &Path, json: bool, seconds: Option<u16>) -> Result<(), 
         domains = read(bpffs, &state)?;
         add_rates(&mut domains, &before, seconds);
     }
+    let absent = absent::look(runtime, &state);
+    for domain in &mut domains {
+        let of_domain = absent.iter().flatten().filter(|absent| absent.domain == domain.name);
+        domain.absent = of_domain.map(AbsentStatus::from).collect();
+    }
     if json {
         print_json(&domains)?;
     } else {
-        print(&table(&domains))?;
+        let others = absent
+            .iter()
+            .flatten()
+            .filter(|absent| domains.iter().all(|domain| domain.name != absent.domain));
+        let others = others.map(|absent| no_member(&absent.into()));
+        print(&(table(&domains) + &others.collect::<String>()))?;
     }
-    Ok(())
+    absent.map(drop).or_else(|error| {
+        complain(error);
+        Ok(())
+    })
 }
 
 /// Adds to each counter its rate over the `seconds` since `before`.
@@ -118,6 +154,7 @@ fn read(bpffs: &Path, state: &State) -> Result<Vec<DomainStatus>, datapath::Erro
             first_port: domain.first_port,
             last_port: domain.last_port,
             members: members(state, number, &externals)?,
+            absent: vec![],
             counters: counters.collect::<Result<_, _>>()?,
         });
     }
@@ -169,6 +206,10 @@ fn table(domains: &[DomainStatus]) -> String {
     out
 }
 
+fn no_member(AbsentStatus { namespace, pod, why }: &AbsentStatus) -> String {
+    format!("no member: {}\n", printable(&format!("{namespace}/{pod}: {why}")))
+}
+
 fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
     let uplink = match (&domain.uplink, domain.address) {
         (Some(name), Some(address)) => format!("{} {address}", printable(name)),
@@ -205,6 +246,7 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
             ports.join(", ")
         )?;
     }
+    out.extend(domain.absent.iter().map(|absent| format!("  {}", no_member(absent))));
     if !counters.is_empty() {
         let rate = if counters[0].rate.is_some() { "         PER SECOND" } else { "" };
         writeln!(out, "  {:<10} {:<16} {:>12}{rate}", "PROTOCOL", "VERDICT", "PACKETS")?;
@@ -229,6 +271,7 @@ mod tests {
             first_port: 61000,
             last_port: 64999,
             members: vec![],
+            absent: vec![],
             counters: vec![CounterStatus { protocol: "ca".into(), verdict: "relayed", packets, rate: None }],
         }
     }

@@ -208,6 +208,30 @@ fn the_daemonset_pins_again_what_a_remount_on_the_node_hid_and_its_probe_says_wh
 }
 
 #[test]
+fn pods_that_ask_and_are_no_members_are_listed_with_the_reason() -> Result<()> {
+    let cluster = Cluster::up(1)?;
+    cluster.pod(0, &Wanted::member("early"))?;
+    cluster.pod(0, &Wanted { host_network: true, ..Wanted::member("host") })?;
+    cluster.pod(0, &Wanted { annotations: &[("iocast.io/domain", "lb")], ..Wanted::plain("lost") })?;
+    cluster.iocast_node(0, "run --once --no-cni")?; // and without --cri
+    let status = cluster.iocast_node(0, "status")?;
+    let doctor =
+        cluster.spawn(0, &format!("{} doctor", lab::binary("iocast-node")?.display()))?.finish()?.output;
+    for (pod, why) in [
+        ("early", "it started before iocast"),
+        ("host", "it uses the node's network"),
+        ("lost", "the domain `lb` is not configured on this node (configured: lab)"),
+    ] {
+        let listed = |line: &str, start: &str| {
+            line.trim().starts_with(start) && line.contains(&format!("/{pod}")) && line.contains(why)
+        };
+        assert!(status.lines().any(|line| listed(line, "no member: ")), "{pod}: {status}");
+        assert!(doctor.lines().any(|line| listed(line, "WARN  members")), "{pod}: {doctor}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_first_member_of_a_node_that_boots_waits_for_the_datapath() -> Result<()> {
     let cluster = Cluster::up(1)?;
     cluster.iocast_node(0, "install")?;

@@ -2,13 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use datapath::{FAN_DEVICE, Hook, Occupant};
+use datapath::{FAN_DEVICE, Hook, Occupant, printable};
 
 use super::{
     facts::{Fact, Facts, Interface, Member, Network, Uplink},
     finding::{Finding, Level},
 };
-use crate::{cni::conflist::PLUGIN, config::Ports, reserve};
+use crate::{absent::Absent, cni::conflist::PLUGIN, config::Ports, reserve};
 
 /// An interface's MTU below which searches of libca (1024 bytes in a datagram) do not fit, with IP and UDP headers.
 const LEAST_MTU: u32 = 1024 + 28;
@@ -34,6 +34,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.push(forwarding(&facts.forwarding));
     findings.push(forward_policy(facts));
     findings.extend(members(&facts.members));
+    findings.extend(absent(&facts.absent));
     findings.push(chain(&facts.network));
     findings.push(plugin(facts));
     if facts.uplinks.iter().any(has_hidden_neighbours) {
@@ -307,6 +308,18 @@ fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     findings
 }
 
+/// Pods that ask for a domain in vain.
+fn absent(absent: &Fact<Vec<Absent>>) -> Vec<Finding> {
+    let found = |Absent { namespace, pod, domain, why }: &Absent| {
+        let found = format!("{namespace}/{pod} asks for domain `{domain}` and is no member: {why}");
+        Finding { level: Level::Warn, check: "members", found: printable(&found), advice: None }
+    };
+    match absent {
+        Ok(absent) => absent.iter().map(found).collect(),
+        Err(error) => vec![Finding { advice: None, ..warn("members", error, "") }],
+    }
+}
+
 fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
     let Some((veth, mtu, attached)) = veth else {
         return Some(warn(
@@ -451,6 +464,7 @@ mod tests {
                 veth: Some(("veth1".into(), 1450, true)),
                 has_broadcast: true,
             }]),
+            absent: Ok(vec![]),
             network: Ok(Some(network(&["calico", "iocast"]))),
             plugin: "/opt/cni/bin/iocast".into(),
             plugin_version: Ok(env!("CARGO_PKG_VERSION").into()),
@@ -674,6 +688,22 @@ mod tests {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
         complains(silent, Level::Warn, "members", "delete the pod to have it recreated");
+    }
+
+    #[test]
+    fn pods_that_ask_in_vain_are_named_with_the_reason() {
+        let absent = || Absent {
+            namespace: "bl07".into(),
+            pod: "ioc-b".into(),
+            domain: "bl07".into(),
+            why: "it uses the node's network".into(),
+        };
+        complains(
+            |facts| facts.absent = Ok(vec![absent()]),
+            Level::Warn,
+            "members",
+            "bl07/ioc-b asks for domain `bl07` and is no member: it uses the node's network",
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use datapath::{
 use nix::sys::utsname::uname;
 
 use crate::{
+    absent::{self, Absent, Runtime},
     adopt::lacks_broadcast,
     cni::{
         conflist::{PLUGIN, choose},
@@ -35,6 +36,8 @@ pub(crate) struct Places {
     config: PathBuf,
     #[command(flatten)]
     cni: crate::cni::Options,
+    #[command(flatten)]
+    runtime: Runtime,
 }
 
 /// A fact, or a text that says why it is unknown.
@@ -71,6 +74,8 @@ pub(super) struct Facts {
     /// Pinned ports that the node uses itself.
     pub(super) conflicts: Fact<Vec<String>>,
     pub(super) members: Fact<Vec<Member>>,
+    /// Pods that ask for a domain and are no members.
+    pub(super) absent: Fact<Vec<Absent>>,
     /// The network that the runtime uses; `None` while there is none.
     pub(super) network: Fact<Option<Network>>,
     /// Where the plugin should be.
@@ -152,6 +157,9 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
         // Without a datapath there is neither; `datapath` reports that.
         conflicts: state.as_ref().map_or(Ok(vec![]), conflicts::look),
         members: state.as_ref().map_or(Ok(vec![]), |state| fact(members(bpffs, state))),
+        absent: state.as_ref().map_or(Ok(vec![]), |state| {
+            absent::look(&places.runtime, state).map_err(|error| error.to_string())
+        }),
         datapath: fact(state.map(|_| ())),
         network: network(&places.cni.cni_conf_dir),
         plugin_version: plugin_version(&plugin),

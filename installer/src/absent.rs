@@ -1,0 +1,88 @@
+//! Pods that ask for a domain and are no members, as far as the container runtime knows them, and why.
+
+use std::path::{Path, PathBuf};
+
+use datapath::{
+    Netns, Pod, State,
+    member::{Joining, Policy},
+};
+use membership::{Admission, pins};
+
+use crate::{
+    adopt::{self, INTERFACE},
+    cri::{Cri, Sandbox},
+    error::Error,
+};
+
+/// Where runtimes listen: in the DaemonSet's container, and on nodes.
+const SOCKETS: [&str; 5] = [
+    "/run/cri/containerd.sock",
+    "/run/cri/crio.sock",
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/k3s/containerd/containerd.sock",
+];
+
+/// The runtime to ask.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Runtime {
+    /// CRI socket of the container runtime, to find pods that ask for a domain and are no members [default: where
+    /// containerd, CRI-O or k3s has it].
+    #[arg(long, value_name = "SOCKET")]
+    cri: Option<PathBuf>,
+}
+
+impl Runtime {
+    /// Its socket; `None` if there is none to be found.
+    fn socket(&self) -> Option<PathBuf> {
+        let usual = || SOCKETS.iter().map(PathBuf::from).find(|path| path.exists());
+        self.cri.clone().or_else(usual)
+    }
+}
+
+/// A pod that asks for a domain and is no member of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Absent {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) domain: String,
+    pub(crate) why: String,
+}
+
+/// All of them; none if no runtime is known.
+pub(crate) fn look(runtime: &Runtime, state: &State) -> Result<Vec<Absent>, Error> {
+    let Some(socket) = runtime.socket() else { return Ok(vec![]) };
+    let cri = Cri::connect(&socket)?;
+    let sandboxes = cri.sandboxes()?;
+    let members: Vec<_> = state.attachments()?.into_iter().map(|(key, _)| key).collect();
+    let absent = adopt::absent(&sandboxes, &members).into_iter().map(|sandbox| Absent {
+        namespace: sandbox.namespace.clone(),
+        pod: sandbox.name.clone(),
+        domain: sandbox.domain.clone().unwrap_or_default(),
+        why: why(&cri, state, sandbox),
+    });
+    Ok(absent.collect())
+}
+
+/// Why a pod is no member: what keeps it from joining, or that nobody tried.
+fn why(cri: &Cri, state: &State, sandbox: &Sandbox) -> String {
+    match cri.netns(&sandbox.id) {
+        Ok(None) => "it uses the node's network, and is on the node's LAN already".into(),
+        Ok(Some(netns)) => obstacle(&netns, state, sandbox).err().map_or_else(
+            || "it started before iocast; an agent with --cri adopts it within 30 s, or delete it to have it recreated".into(),
+            |error| error.to_string(),
+        ),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What the plugin would check.
+fn obstacle(netns: &Path, state: &State, sandbox: &Sandbox) -> Result<(), Error> {
+    Pod::find(&Netns::open(netns)?, INTERFACE)?;
+    let domain = sandbox.domain.as_deref().unwrap_or_default();
+    let pins = pins::parse(&sandbox.ports)?;
+    let joining = Joining { domain, network: "", namespace: &sandbox.namespace, pod: &sandbox.name };
+    let admission = Admission::new(state, domain, &pins)?;
+    admission.admit(state, state.domain_number(domain)?, &joining)?;
+    Ok(())
+}

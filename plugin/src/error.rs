@@ -73,9 +73,12 @@ impl From<Error> for CniError {
         match error {
             Error::NoSuchDomain { .. } => Self::config(format!("annotation {DOMAIN}: {error}")),
             Error::UnsuitedPod(_) => Self::pod(error.to_string()),
-            Error::NotLoaded(_) | Error::Busy(_) | Error::DomainFull { .. } | Error::PortTaken { .. } => {
-                Self::later(error.to_string())
-            }
+            Error::NotLoaded(_)
+            | Error::Busy(_)
+            | Error::DomainFull { .. }
+            | Error::PortTaken { .. }
+            | Error::PortKept { .. }
+            | Error::PinsTaken { .. } => Self::later(error.to_string()),
             _ => Self::io(error.to_string()),
         }
     }

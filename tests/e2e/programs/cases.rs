@@ -69,6 +69,8 @@ pub(crate) struct Setup {
     pub(crate) cameras: u32,
     /// External ports that a pod may take.
     pub(crate) ports_per_pod: u32,
+    /// External ports of one transport that the domain may have.
+    pub(crate) ports: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
     pub(crate) interval: u32,
 }
@@ -120,6 +122,7 @@ impl Case {
             node_listens: None,
             cameras: abi::lan::CAMERAS,
             ports_per_pod: 9,
+            ports: 9,
             interval: 0,
         };
         let becomes = run.packet.clone();

@@ -149,6 +149,7 @@ fn fill(state: &mut State, setup: &Setup) {
         first_pin: 0,
         last_pin: 0,
         ports_per_pod: setup.ports_per_pod,
+        ports: setup.ports,
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
     };
@@ -170,12 +171,15 @@ fn fill(state: &mut State, setup: &Setup) {
         state.leave(&key, &attachment).unwrap();
         state.forget_circuits(attachment.address).unwrap();
     }
-    forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS");
-    forget::<abi::BucketKey, u64>("BUCKETS");
+    forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
+    forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
+    forget::<abi::Endpoint, abi::Claim>("EXTERNALS", Map::HashMap);
+    forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);
+    forget::<u32, abi::Share>("PORT_COUNTS", Map::HashMap);
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
-    state.set_external_ports(&[(PORT, PORT), (3956, 3956)]).unwrap();
+    state.tend_ports(&[], &[(PORT, PORT), (3956, 3956)]).unwrap();
 }
 
 /// A protocol whose datagrams begin with "RC", and name an address at 4 and a TCP port at 8.
@@ -209,6 +213,7 @@ fn join(state: &mut State, number: u8, pod: &str) {
     };
     let attachment = Attachment {
         member: device.index,
+        generation: 1,
         domain: 0,
         slot: 0,
         address,
@@ -220,9 +225,9 @@ fn join(state: &mut State, number: u8, pod: &str) {
 }
 
 /// Empties a map of which the datapath forgets entries by itself.
-fn forget<K: aya::Pod, V: aya::Pod>(name: &str) {
+fn forget<K: aya::Pod, V: aya::Pod>(name: &str, kind: fn(MapData) -> Map) {
     let pin = pin_directory(Path::new(BPFFS)).join("maps").join(name);
-    let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
+    let map = kind(MapData::from_pin(pin).unwrap());
     let mut map: HashMap<_, K, V> = map.try_into().unwrap();
     let keys: Vec<_> = map.keys().map(std::result::Result::unwrap).collect();
     for key in keys {

@@ -9,7 +9,7 @@ mod externals;
 mod members;
 
 pub use counters::Counter;
-pub use externals::External;
+pub use externals::{External, Home};
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use std::{
 
 use abi::{
     Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
-    Member, NamespaceKey, Relay, RelayKey, Uplink,
+    Member, NamespaceKey, Owner, Relay, RelayKey, Share, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
@@ -66,9 +66,10 @@ pub struct State {
     streams: HashMap<MapData, FlowKey, Followed>,
     // externals
     externals: HashMap<MapData, Endpoint, Claim>,
-    internals: HashMap<MapData, Endpoint, Endpoint>,
+    internals: HashMap<MapData, Owner, Endpoint>,
+    changing: HashMap<MapData, Owner, u64>,
     external_ports: Array<MapData, u64>,
-    port_counts: HashMap<MapData, u32, u32>,
+    port_counts: HashMap<MapData, u32, Share>,
     // counters
     counters: PerCpuArray<MapData, u64>,
 }
@@ -95,6 +96,7 @@ impl State {
             streams: lru(&maps, "STREAMS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
+            changing: hash(&maps, "CHANGING")?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             port_counts: hash(&maps, "PORT_COUNTS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,

@@ -16,6 +16,7 @@ mod documents;
 mod edges;
 mod interface;
 mod kept_lab;
+mod kept_ports;
 mod manifests;
 mod matrix;
 mod neighbours;

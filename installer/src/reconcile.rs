@@ -143,7 +143,6 @@ impl Pass<'_> {
             Some(Home { domain: *number, address: uplink.address, range })
         };
         let homes: Vec<_> = plan.domains.iter().filter_map(home).collect();
-        let _lock = self.state.lock()?;
         let problems = self.state.tend_ports(&homes, &plan.external_ports)?;
         self.problems.extend(problems.iter().map(ToString::to_string));
         Ok(())

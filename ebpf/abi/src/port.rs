@@ -28,12 +28,16 @@ plain! {
         pub reserved: u16,
     }
 
-    /// How many external ports a pod or a domain has taken.
+    /// How many external ports a pod or a domain has taken. Times are of the kernel's monotonic clock, in nanoseconds.
     pub struct Share {
         /// The number.
         pub taken: i64,
-        /// Until then it gets no more: a search has found none. Kernel's monotonic clock, nanoseconds.
+        /// Until then it gets no more: a search has found none.
         pub closed: u64,
+        /// Until then it gets none that nobody has: a search has found none.
+        pub crowded: u64,
+        /// Where the last one was that it took over, in the range: the next search begins there.
+        pub last: u64,
     }
 }
 
@@ -56,15 +60,26 @@ plain! {
         pub count: u32,
         /// Where in it the search starts.
         pub start: u32,
+        /// Where it has come to.
+        pub offset: u32,
         /// Not 0 if a share of ports is used up.
         pub full: u32,
         /// Not 0 if a search would find nothing.
         pub closed: u32,
+        /// Not 0 if it would find none that nobody has.
+        pub crowded: u32,
+        /// Where in the range a search for one to be taken over starts.
+        pub last: u32,
         /// When it is, in [`seconds`].
         pub now: u32,
         /// Not 0 if the owner is locked.
         pub locked: u32,
     }
+}
+
+impl Share {
+    /// The share of who has taken nothing.
+    pub const NOTHING: Self = Self { taken: 0, closed: 0, crowded: 0, last: 0 };
 }
 
 /// How an external port is held; a greater one outlives a smaller one.

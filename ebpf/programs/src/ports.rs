@@ -33,6 +33,8 @@ const MOST: u32 = 4096;
 const TRIES: u32 = 1 << 14;
 /// How many times as long as a search that found nothing the next one has to wait.
 const PAUSE: u64 = 64;
+/// The share of who has taken nothing. Not made on the stack, which is scarce.
+static NOTHING: Share = Share::NOTHING;
 /// What is full: the pod's share, or its domain's.
 const POD: u32 = 1;
 const DOMAIN: u32 = 2;
@@ -208,8 +210,8 @@ trait Steps {
     fn read_shares(&mut self, domain: &Domain);
     /// The share that decides: a pod at its limit does not keep others from searching.
     fn share(&self) -> u32;
-    /// Lets further searches wait until then.
-    fn close(&self, until: u64);
+    /// After a search that began then and found no free port, perhaps none at all: lets the next ones wait.
+    fn pause(&self, begin: u64, in_vain: bool);
     /// Claims a port that nobody has; false if another CPU was faster.
     fn insert(&self) -> bool;
     /// Puts the claim in the place of the one that was found, if nobody has changed that meanwhile.
@@ -271,20 +273,17 @@ impl Steps for Search {
         let mut looking = Looking { skb, search: self, done: 0 };
         let pointer = &raw mut looking;
         // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives both loops.
-        let done = unsafe {
-            if (*pointer).search.full == 0 {
+        unsafe {
+            if (*pointer).search.full == 0 && (*pointer).search.crowded == 0 {
                 bpf_loop(most, take_free as *mut c_void, pointer.cast(), 0);
             }
             if (*pointer).done == 0 {
+                (*pointer).search.start = (*pointer).search.last;
                 bpf_loop(most, take_over as *mut c_void, pointer.cast(), 0);
+                (*pointer).search.pause(begin, (*pointer).done == 0);
             }
             (*pointer).done != 0
-        };
-        if !done {
-            let end = now();
-            self.close(end + PAUSE * (end - begin));
         }
-        done
     }
 
     #[inline(always)]
@@ -297,8 +296,14 @@ impl Steps for Search {
         } else {
             0
         };
-        let closed = lookup(&PORT_COUNTS, self.share()).map_or(0, |share| share.closed);
-        self.closed = (closed != 0 && now() < closed) as u32;
+        (self.closed, self.crowded, self.last) = (0, 0, 0);
+        if let Some(share) = PORT_COUNTS.get_ptr(self.share()) {
+            // SAFETY: as in `lookup`.
+            let Share { closed, crowded, last, .. } = unsafe { share.read() };
+            let now = now();
+            (self.closed, self.crowded) = ((now < closed) as u32, (now < crowded) as u32);
+            self.last = last as u32;
+        }
     }
 
     #[inline(always)]
@@ -308,14 +313,17 @@ impl Steps for Search {
     }
 
     #[inline(always)]
-    fn close(&self, until: u64) {
-        let key = self.share();
-        if let Some(share) = PORT_COUNTS.get_ptr_mut(key) {
-            // SAFETY: the memory stays a share; if it becomes another's, that one waits for a moment.
-            unsafe { (*share).closed = until };
-        } else {
-            let _ = PORT_COUNTS.insert(key, Share { taken: 0, closed: until }, BPF_NOEXIST as u64);
+    fn pause(&self, begin: u64, in_vain: bool) {
+        let Some(share) = share_of(self.share()) else { return };
+        let end = now();
+        let until = end + PAUSE * (end - begin);
+        if in_vain {
+            share.closed = until;
         }
+        if self.crowded == 0 {
+            share.crowded = until;
+        }
+        share.last = self.offset as u64;
     }
 
     #[inline(always)]
@@ -400,8 +408,9 @@ impl Looking<'_> {
     #[inline(always)]
     fn look_at(&mut self, index: u32) -> bool {
         let Search { start, count, first, external, .. } = *self.search;
-        let port = first + (start + index).checked_rem(count).unwrap_or(0);
-        self.search.look_at(Endpoint { port: port as u16, ..external })
+        let offset = (start + index).checked_rem(count).unwrap_or(0);
+        self.search.offset = offset;
+        self.search.look_at(Endpoint { port: (first + offset) as u16, ..external })
     }
 
     /// Whether the claim is another pod's, of which a pod at its limit gets nothing.
@@ -475,10 +484,18 @@ fn count(claim: &Claim, change: i64) {
 /// approximate.
 #[inline(always)]
 fn add(key: u32, change: i64) {
-    if let Some(share) = PORT_COUNTS.get_ptr_mut(key) {
-        // SAFETY: the memory stays a share.
-        unsafe { (*share).taken += change };
-    } else if change > 0 {
-        let _ = PORT_COUNTS.insert(key, Share { taken: change, closed: 0 }, BPF_NOEXIST as u64);
+    if let Some(share) = share_of(key) {
+        share.taken += change;
     }
+}
+
+/// The share of this key, made if there is none.
+#[inline(always)]
+fn share_of(key: u32) -> Option<&'static mut Share> {
+    let share = PORT_COUNTS.get_ptr_mut(key).or_else(|| {
+        let _ = PORT_COUNTS.insert(key, &NOTHING, BPF_NOEXIST as u64);
+        PORT_COUNTS.get_ptr_mut(key)
+    })?;
+    // SAFETY: the memory stays a share; if it becomes another's, that is counted wrong until the agent counts anew.
+    Some(unsafe { &mut *share })
 }

@@ -398,6 +398,10 @@ fn what_pods_keep() -> Vec<Case> {
             .with(|setup| setup.ports_per_pod = 0)
             .shared(0)
             .ca(&[Relayed, NoPort]),
+        Case::new("a pod's search when its domain has its share of ports", from_pod(ask()))
+            .with(|setup| setup.ports = 0)
+            .shared(0)
+            .ca(&[Relayed, NoPort]),
         Case::new("a pod's search where there is no uplink", from_pod(ask()))
             .with(|setup| setup.uplink = false)
             .shared(0)

@@ -5,4 +5,5 @@ mod all_troubles;
 mod arrays;
 mod cameras;
 mod cost;
+mod ports;
 mod thousand;

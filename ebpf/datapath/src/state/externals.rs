@@ -197,42 +197,45 @@ impl State {
 
     /// Does what is due: ends what deleted pods no longer need, moves what lasts with its domain's uplink, counts who has how
     /// many ports, and lets these ranges of ports, both ends inclusive, and all pinned ports be external. Returns which pinned
-    /// ports could not be moved, and stay where they are; the next call tries again. The caller holds the lock.
+    /// ports could not be moved, and stay where they are; the next call tries again. Takes the lock, but not while it reads.
     pub fn tend_ports(&mut self, homes: &[Home], ranges: &[(u16, u16)]) -> Result<Vec<Error>> {
-        let members: BTreeSet<_> = all("MEMBERS", &self.members)?
-            .into_iter()
-            .map(|(interface, member)| (interface, member.generation))
-            .collect();
-        let now = seconds_now()?;
+        let words = self.port_words()?;
         let mut entries = self.externals()?;
+        let members = self.generations()?; // after the claims: a member whose claim was seen, but not itself, is gone
         entries.sort_by_key(|entry| (entry.claim.vacant == 0, entry.claim.pod.port)); // who is kept already stays so
-        let (mut problems, mut kept, mut counts) = (vec![], BTreeMap::new(), BTreeMap::new());
-        let mut pinned = vec![];
+        let now = seconds_now()?;
+        let _lock = self.lock()?;
+        let (mut kept, mut counts) = (BTreeMap::<_, usize>::new(), BTreeMap::new());
+        let (mut pinned, mut problems) = (vec![], vec![]);
         for entry in entries {
             let claim = &entry.claim;
             let there = members.contains(&(claim.member, claim.generation));
             let home = homes.iter().find(|home| home.domain == claim.domain);
-            let place: &mut usize = kept.entry(claim.identity).or_default();
+            let place = kept.entry(claim.identity).or_default();
             let fate = fate(&entry, there, home, *place, now);
             *place += usize::from(!there && fate != Fate::End);
-            let Some(entry) = self.meet(&entry, fate, now).unwrap_or_else(|error| {
+            let met = self.meet(&entry, fate, now).unwrap_or_else(|error| {
                 problems.push(error);
                 Some(entry)
-            }) else {
-                continue;
-            };
+            });
+            let Some(entry) = met else { continue };
             if claim.hold == hold::PINNED {
                 pinned.push((entry.external.port, entry.external.port));
             }
-            let counted_for_pod = home.is_none_or(|home| home.range.contains(&entry.external.port));
-            for share in shares(claim, there && counted_for_pod) {
+            let in_range = home.is_none_or(|home| home.range.contains(&entry.external.port));
+            for share in shares(claim, there && in_range) {
                 *counts.entry(share).or_default() += 1;
             }
         }
         self.set_counts(&counts)?;
-        self.set_external_ports(&[ranges, &pinned].concat())?;
+        self.set_port_words(&words, &[ranges, &pinned].concat())?;
         self.unlock_left()?;
         Ok(problems)
+    }
+
+    fn generations(&self) -> Result<BTreeSet<(u32, u32)>> {
+        let members = all("MEMBERS", &self.members)?.into_iter();
+        Ok(members.map(|(interface, member)| (interface, member.generation)).collect())
     }
 
     /// Does to a claim what is due, unless it has changed meanwhile: what there is of it then.
@@ -291,20 +294,27 @@ impl State {
 
     fn set_taken(&mut self, share: u32, count: u32) -> Result<()> {
         let known = absent_is_none("PORT_COUNTS", self.port_counts.get(&share, 0))?;
-        let new = Share { taken: count.into(), ..known.unwrap_or(Share { taken: 0, closed: 0 }) };
+        let new = Share { taken: count.into(), ..known.unwrap_or(Share::NOTHING) };
         if known == Some(new) || known.is_none() && count == 0 {
             return Ok(());
         }
         wrote("PORT_COUNTS", self.port_counts.insert(share, new, 0))
     }
 
-    /// Sets which ports may be external: these ranges, both ends inclusive.
-    fn set_external_ports(&mut self, ranges: &[(u16, u16)]) -> Result<()> {
-        let mut words = vec![0u64; abi::PORT_WORDS as usize];
+    /// Sets which ports may be external: these ranges, both ends inclusive, and those that somebody added to `before`.
+    fn set_port_words(&mut self, before: &[u64], ranges: &[(u16, u16)]) -> Result<()> {
+        let mut words = vec![0u64; before.len()];
         for port in ranges.iter().flat_map(|(first, last)| *first..=*last) {
             words[usize::from(port / 64)] |= 1 << (port % 64);
         }
-        (0..).zip(words).try_for_each(|(index, word)| self.change_port_word(index, |_| word))
+        let mut changes = (0..).zip(before.iter().zip(words));
+        changes
+            .try_for_each(|(index, (before, word))| self.change_port_word(index, |now| word | now & !before))
+    }
+
+    fn port_words(&self) -> Result<Vec<u64>> {
+        let words: Result<_, _> = self.external_ports.iter().collect();
+        words.map_err(|error| Error::bpf("cannot read EXTERNAL_PORTS", &error))
     }
 
     fn change_port_word(&mut self, index: u32, change: impl Fn(u64) -> u64) -> Result<()> {
@@ -360,4 +370,68 @@ fn shares(claim: &Claim, of_pod: bool) -> impl Iterator<Item = u32> {
     let transport = if pinned { share::PINS } else { claim.pod.protocol };
     let pod = (of_pod && !pinned).then_some(share::of_pod(claim.member));
     [share::of_domain(claim.domain, transport)].into_iter().chain(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: [u8; 4] = [172, 23, 0, 10];
+    const ELSEWHERE: [u8; 4] = [172, 23, 0, 20];
+    const NOW: u32 = 5000;
+
+    fn entry(hold: u8, vacant: u32) -> External {
+        let external = Endpoint { address: HERE, port: 61000, protocol: TCP.into() };
+        let pod = Endpoint { address: [10, 244, 1, 2], port: 5064, protocol: TCP.into() };
+        let claim = Claim {
+            identity: [1, 2],
+            pod,
+            member: 7,
+            generation: 1,
+            vacant,
+            peer: [0; 4],
+            trouble: 0,
+            domain: 0,
+            protocol: 1,
+            hold,
+        };
+        External { external, claim }
+    }
+
+    #[test]
+    fn what_becomes_of_a_port_depends_on_who_is_behind_it() {
+        use Fate::{End, Move, Stay, Vacate};
+        let (client, server, pin) = (hold::CLIENT, hold::SERVER, hold::PINNED);
+        let (fresh, over) = (NOW - GRACE + 1, NOW - GRACE);
+        // hold, vacant since, its member is there, its uplink's address, kept by the pod already
+        for (hold, vacant, there, address, kept, expected) in [
+            (client, 0, true, HERE, 0, Stay),
+            (server, 0, true, HERE, 0, Stay),
+            (server, over, true, HERE, 0, Stay), // the programs know whether it has a socket
+            (pin, 0, true, HERE, 0, Stay),
+            (client, 0, true, ELSEWHERE, 0, End),
+            (server, 0, true, ELSEWHERE, 0, Move(ELSEWHERE)),
+            (pin, 0, true, ELSEWHERE, 0, Move(ELSEWHERE)),
+            (client, 0, false, HERE, 0, End),
+            (server, 0, false, HERE, 0, Vacate),
+            (pin, 0, false, HERE, 0, Vacate),
+            (server, fresh, false, HERE, 0, Stay),
+            (server, over, false, HERE, 0, End),
+            (pin, over, false, HERE, 0, End),
+            (server, 0, false, HERE, KEPT, End),
+            (pin, fresh, false, HERE, KEPT, End),
+            (server, fresh, false, ELSEWHERE, 0, End),
+            (pin, fresh, false, ELSEWHERE, 0, End),
+        ] {
+            let home = Home { domain: 0, address, range: 61000..=64999 };
+            let found = fate(&entry(hold, vacant), there, Some(&home), kept, NOW);
+            assert_eq!(found, expected, "{hold} {vacant} {there} {address:?} {kept}");
+        }
+    }
+
+    #[test]
+    fn without_an_uplink_a_port_stays_where_it_is() {
+        assert_eq!(fate(&entry(hold::SERVER, 0), true, None, 0, NOW), Fate::Stay);
+        assert_eq!(fate(&entry(hold::SERVER, 0), false, None, 0, NOW), Fate::Vacate);
+    }
 }

@@ -13,12 +13,13 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Pod, State, link, member};
+use datapath::{Netns, Pod, State, link, member, printable};
 use membership::{Admission, pins};
 
 use crate::{
     cri::{Cri, Sandbox},
     error::Error,
+    say::say,
 };
 
 /// Time between two queries of the runtime.
@@ -150,7 +151,7 @@ impl Adopter {
         for sandbox in adopt {
             match self.adopt(&cri, &mut state, sandbox) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
-                Err(error) => problems.push(format!("cannot adopt {}: {error}", pod(sandbox))),
+                Err(error) => problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox)))),
             }
         }
         for key in collect {
@@ -171,7 +172,7 @@ impl Adopter {
     fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, Error> {
         let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
-        let found = Pod::find(&netns, INTERFACE)?;
+        let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
         let pins = pins::parse(&sandbox.ports)?;
         let joining = member::Joining {
             domain: sandbox.domain.as_deref().unwrap_or_default(),
@@ -180,7 +181,7 @@ impl Adopter {
             pod: &sandbox.name,
         };
         member::join(&self.bpffs, state, &key, &joining, &found, &Admission { ports: &pins })?;
-        println!("iocast-node: adopted {} into domain `{}`", pod(sandbox), joining.domain);
+        say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
         Ok(true)
     }
 }
@@ -191,7 +192,7 @@ fn pod(sandbox: &Sandbox) -> String {
 
 /// The problem of a member without a broadcast address: only ADD can add one, because that requires entering the pod.
 fn silent(state: &State, attachment: &Attachment) -> Option<String> {
-    let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+    let [namespace, pod] = [&attachment.namespace[..], &attachment.pod].map(|name| printable(text(name)));
     lacks_broadcast(state, attachment).then(|| {
         format!(
             "{namespace}/{pod} has no broadcast address, because it started before iocast: its servers are found but send no \

@@ -1,6 +1,8 @@
 //! The configuration file: which broadcast domains this node has.
 //!
 //! ```toml
+//! circuit_idle_minutes = 180  # silence after which a circuit's place may be given to a new one, default as here
+//!
 //! [domain.bl07]
 //! uplink = "eth0"           # the interface on the LAN: its name, a network it has an address in, or "auto" (default route)
 //! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
@@ -33,6 +35,9 @@ const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
 /// Default protocols of a domain: without GigE Vision, because the admin should decide who may command cameras.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
+/// The most minutes that a circuit may be idle: a year.
+const MOST_IDLE: u32 = 365 * 24 * 60;
+
 /// Instead of an uplink's name: the interface of the default route.
 pub(crate) const AUTO: &str = "auto";
 
@@ -46,13 +51,15 @@ pub(crate) enum ConfigError {
     #[error("{path}: {reason}")]
     Form { path: String, reason: String },
     /// The content is invalid; reports all faults at once.
-    #[error("{path}: {}", .faults.join("\n  "))]
+    #[error("{path}: {}", .faults.join("\n"))]
     Faults { path: String, faults: Vec<String> },
 }
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
+    /// Seconds without a segment after which the place of a circuit may be given to another.
+    pub(crate) circuit_idle: u32,
     /// The domains, in order of their names.
     pub(crate) domains: Vec<DomainConfig>,
 }
@@ -136,9 +143,16 @@ impl DomainConfig {
     }
 }
 
+/// Longer than a connection is idle that TCP keepalive finds alive: 2 hours, and nine times 75 seconds.
+const fn default_circuit_idle() -> u32 {
+    180
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default = "default_circuit_idle")]
+    circuit_idle_minutes: u32,
     #[serde(default)]
     domain: BTreeMap<String, Section>,
     #[serde(default)]
@@ -214,7 +228,14 @@ impl Config {
         let registry = Registry::new(file.protocol, &mut faults);
         let domains = file.domain.into_iter();
         let domains = domains.map(|(name, section)| domain(name, section, &registry, &mut faults)).collect();
-        let config = Self { domains };
+        if !(1..=MOST_IDLE).contains(&file.circuit_idle_minutes) {
+            faults.push(format!(
+                "`circuit_idle_minutes` is {}: expected 1 to {MOST_IDLE}; CA and PVA servers and clients say something every \
+                 minute, TCP keepalive every two hours",
+                file.circuit_idle_minutes
+            ));
+        }
+        let config = Self { circuit_idle: file.circuit_idle_minutes.saturating_mul(60), domains };
         check_shared_uplinks(&config.domains, &mut faults);
         let described = config.described().len();
         if described > abi::DESCRIPTORS as usize {

@@ -16,6 +16,7 @@ mod reconcile;
 mod reload;
 mod reserve;
 mod run;
+mod say;
 mod serve;
 mod snoop;
 mod status;
@@ -91,7 +92,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("iocast-node: {error}");
+            say::complain(error);
             ExitCode::FAILURE
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
 
+use datapath::printable;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
@@ -45,12 +46,23 @@ pub(crate) struct Domain {
     pub(crate) ports: usize,
     /// How many of each it may have.
     pub(crate) ports_limit: usize,
+    /// Circuits, those that ended a while ago included.
+    pub(crate) circuits: usize,
+    /// How many it may have.
+    pub(crate) circuits_limit: usize,
     /// (protocol, verdict) -> packets.
     pub(crate) packets: Vec<(String, &'static str, u64)>,
 }
 
 /// The domains by name.
 pub(crate) type Domains = BTreeMap<String, Domain>;
+
+/// How full the node's table of tracked connections is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Conntrack {
+    pub(crate) entries: i64,
+    pub(crate) limit: i64,
+}
 
 /// Why the node cannot serve pods as configured; empty if it can.
 pub(crate) fn not_ready(progress: &Progress, domains: &Domains) -> Vec<String> {
@@ -95,8 +107,9 @@ struct OfPackets {
     verdict: &'static str,
 }
 
-/// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read.
-pub(crate) fn render(progress: &Progress, domains: Option<&Domains>) -> String {
+/// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read, `conntrack` if the node does not
+/// track connections.
+pub(crate) fn render(progress: &Progress, domains: Option<&Domains>, conntrack: Option<Conntrack>) -> String {
     let mut registry = Registry::with_prefix("iocast");
     registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let problems = gauge(&mut registry, "problems", "Current problems; the agent's log names each");
@@ -113,6 +126,11 @@ pub(crate) fn render(progress: &Progress, domains: Option<&Domains>) -> String {
     if let Some(domains) = domains {
         register_uplinks(&mut registry, progress, domains);
         register_domains(&mut registry, domains);
+    }
+    if let Some(Conntrack { entries, limit }) = conntrack {
+        gauge(&mut registry, "conntrack_entries", "Connections that the node tracks, all pods included")
+            .set(entries);
+        gauge(&mut registry, "conntrack_limit", "How many the node can track").set(limit);
     }
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -141,7 +159,8 @@ fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Doma
     );
     for (domain, uplink) in &progress.uplinks {
         let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_up);
-        up.get_or_create(&OfUplink { domain: domain.clone(), uplink: uplink.clone() }).set(is_up.into());
+        up.get_or_create(&OfUplink { domain: printable(domain), uplink: printable(uplink) })
+            .set(is_up.into());
     }
 }
 
@@ -150,6 +169,8 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
         ("members", "Member pods on this node"),
         ("external_ports", "External ports in use, TCP or UDP, whichever is more"),
         ("external_ports_limit", "External ports available to TCP and UDP each"),
+        ("circuits", "TCP connections from the LAN to pods, those that ended a while ago included"),
+        ("circuits_limit", "How many of these there may be"),
     ]
     .map(|(name, help)| {
         let family = Family::<OfDomain, Gauge>::default();
@@ -159,13 +180,13 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
     let packets = Family::<OfPackets, Counter>::default();
     registry.register("packets", "Packets by verdict: what the datapath did with them", packets.clone());
     for (name, found) in domains {
-        let label = OfDomain { domain: name.clone() };
-        let values = [found.members, found.ports, found.ports_limit];
+        let label = OfDomain { domain: printable(name) };
+        let values = [found.members, found.ports, found.ports_limit, found.circuits, found.circuits_limit];
         for (family, value) in families.iter().zip(values) {
             family.get_or_create(&label).set(value.cast_signed() as i64);
         }
         for (protocol, verdict, number) in &found.packets {
-            let label = OfPackets { domain: name.clone(), protocol: protocol.clone(), verdict };
+            let label = OfPackets { domain: printable(name), protocol: printable(protocol), verdict };
             packets.get_or_create(&label).inc_by(*number);
         }
     }
@@ -190,6 +211,8 @@ mod tests {
             members: 2,
             ports: 5,
             ports_limit: 4000,
+            circuits: 7,
+            circuits_limit: 100,
             packets: vec![("ca".into(), "relayed", 6)],
         };
         [("bl07".to_owned(), domain)].into()
@@ -197,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_metrics_are_those_that_dashboards_and_alerts_name() {
-        let text = render(&progress(), Some(&domains()));
+        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }));
         let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let version = env!("CARGO_PKG_VERSION");
         let expected = [
@@ -210,7 +233,11 @@ mod tests {
             "iocast_members{domain=\"bl07\"} 2",
             "iocast_external_ports{domain=\"bl07\"} 5",
             "iocast_external_ports_limit{domain=\"bl07\"} 4000",
+            "iocast_circuits{domain=\"bl07\"} 7",
+            "iocast_circuits_limit{domain=\"bl07\"} 100",
             "iocast_packets_total{domain=\"bl07\",protocol=\"ca\",verdict=\"relayed\"} 6",
+            "iocast_conntrack_entries 8",
+            "iocast_conntrack_limit 9",
         ];
         assert_eq!(values, expected);
         assert!(text.contains("# TYPE iocast_packets counter\n") && text.ends_with("# EOF\n"), "{text}");
@@ -218,9 +245,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, ..progress() }, None);
+        let text = render(&Progress { chain: None, ..progress() }, None, None);
         assert!(
-            !text.contains("chained") && !text.contains("conflist") && !text.contains("domain"),
+            ["chained", "conflist", "domain", "conntrack"].iter().all(|name| !text.contains(name)),
             "{text}"
         );
     }

@@ -52,6 +52,7 @@ const NO_DOMAIN: Domain = Domain {
     last_pin: 0,
     ports_per_pod: 0,
     ports: 0,
+    circuits: 0,
     limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
     name: [0; 64],
 };
@@ -77,12 +78,15 @@ pub(crate) fn plan(
     let mut plan = Plan { described: described(config, present.described), ..Plan::default() };
     let numbers = numbers(config, present);
     let used: BTreeSet<u16> = numbers.iter().flatten().chain(present.members).copied().collect();
-    let share = abi::share_of(used.len() as u32);
+    let shares = Shares {
+        ports: abi::share_of(used.len() as u32),
+        circuits: abi::CIRCUITS / config.domains.len().max(1) as u32,
+    };
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
         let found = interface(domain);
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
-        plan.domains.push((number, entry(domain, uplink, share)));
+        plan.domains.push((number, entry(domain, uplink, shares)));
         plan.external_ports.push((domain.ports.first, domain.ports.last));
         let cameras = domain.relayed().filter(|relayed| relayed.flags & paths::CAMERAS != 0);
         plan.external_ports.extend(cameras.map(|relayed| (relayed.on_lan, relayed.on_lan))); // of one in a pod
@@ -156,8 +160,15 @@ fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     }
 }
 
-/// A domain, which may have at most `share` external ports of a transport.
-fn entry(domain: &DomainConfig, uplink: u32, share: u32) -> Domain {
+/// What each domain may have of the tables.
+#[derive(Clone, Copy)]
+struct Shares {
+    /// External ports of one transport.
+    ports: u32,
+    circuits: u32,
+}
+
+fn entry(domain: &DomainConfig, uplink: u32, shares: Shares) -> Domain {
     Domain {
         uplink,
         first_port: domain.ports.first,
@@ -165,7 +176,8 @@ fn entry(domain: &DomainConfig, uplink: u32, share: u32) -> Domain {
         first_pin: domain.pins.first,
         last_pin: domain.pins.last,
         ports_per_pod: domain.ports_per_pod,
-        ports: u32::from(domain.ports.last - domain.ports.first).saturating_add(1).min(share),
+        ports: u32::from(domain.ports.last - domain.ports.first).saturating_add(1).min(shares.ports),
+        circuits: shares.circuits,
         limits: domain.rates.map(limit),
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }

@@ -9,6 +9,7 @@ use abi::{Attachment, Domain, Uplink, text};
 use datapath::{
     External, Home, Hook, State, attach, detach, ensure_fan, is_attached,
     link::{self, Link},
+    printable,
 };
 
 use crate::{
@@ -47,8 +48,9 @@ pub(crate) fn reconcile(
     let mut pass = Pass { bpffs, state, programs, problems: vec![] };
     let ranges: Vec<Ports> = config.domains.iter().map(|domain| domain.ports).collect();
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
-    let fan = ensure_fan(pass.state)?;
-    pass.attach(fan, &[Hook::Fan]);
+    let fan = ensure_fan()?;
+    pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;
+    pass.attach(&fan.name, &[Hook::Fan]);
     let plan = pass.follow_uplinks(config)?;
     pass.follow_members()?;
     pass.tend_ports(&plan)?;
@@ -126,10 +128,7 @@ impl Pass<'_> {
         for (key, attachment) in self.state.attachments()? {
             match link::by_index(attachment.member)? {
                 Some(veth) => self.attach(&veth.name, &[Hook::FromPod]),
-                None => {
-                    self.state.leave(&key, &attachment)?;
-                    self.state.forget_circuits(attachment.address)?;
-                }
+                None => self.state.leave(&key, &attachment)?,
             }
         }
         Ok(())
@@ -156,7 +155,8 @@ impl Pass<'_> {
                 |held: &Attachment| (held.member, held.generation) == (claim.member, claim.generation);
             let holder = attachments.iter().find(|(_, attachment)| is_holder(attachment));
             if let (Some(trouble), Some((_, attachment))) = (status::trouble(&claim), holder) {
-                let (namespace, pod) = (text(&attachment.namespace), text(&attachment.pod));
+                let [namespace, pod] =
+                    [&attachment.namespace[..], &attachment.pod].map(|name| printable(text(name)));
                 let camera = Ipv4Addr::from(claim.peer);
                 self.problems.push(format!(
                     "pod {namespace}/{pod}: the stream from camera {camera} does not arrive: its packets are {trouble}; \

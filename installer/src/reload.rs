@@ -34,10 +34,8 @@ impl Live {
             self.text = text;
             config
         });
-        self.fault = valid
-            .as_ref()
-            .err()
-            .map(|error| format!("{error}\n  the previous configuration stays in effect"));
+        self.fault =
+            valid.as_ref().err().map(|error| format!("{error}\nthe previous configuration stays in effect"));
         valid.is_ok_and(|config| std::mem::replace(&mut self.config, config.clone()) != config)
     }
 

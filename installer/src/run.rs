@@ -26,6 +26,7 @@ use crate::{
     metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
+    say::{complain, say},
     serve::{self, SharedProgress},
 };
 
@@ -70,7 +71,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let mut agent = Agent { bpffs, live, state, keeper, adoption, shared, reporter, problems };
     // The datapath first: without it the plugin rejects members.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
-    println!("iocast-node: ready, {} attached", names(&agent.live.config));
+    say(format!("ready, {} attached", names(&agent.live.config)));
     if options.once { Ok(()) } else { agent.keep(&stop) }
 }
 
@@ -113,7 +114,7 @@ impl Agent<'_> {
         }
         // Only once it is in effect: whoever waits for this line may rely on it.
         if changed {
-            println!("iocast-node: the configuration has changed: {}", names(&self.live.config));
+            say(format!("the configuration has changed: {}", names(&self.live.config)));
         }
     }
 
@@ -205,10 +206,10 @@ struct Reporter {
 impl Reporter {
     fn problems(&mut self, problems: Vec<String>) {
         for new in problems.iter().filter(|problem| !self.reported.contains(problem)) {
-            eprintln!("iocast-node: {new}");
+            complain(new);
         }
         for gone in self.reported.iter().filter(|problem| !problems.contains(problem)) {
-            eprintln!("iocast-node: resolved: {gone}");
+            complain(format!("resolved: {gone}"));
         }
         self.reported = problems;
     }
@@ -223,11 +224,11 @@ impl Reporter {
             if let (true, Some(DomainConfig { ports, .. })) =
                 (new > 0, config.domains.iter().find(|domain| domain.name == name))
             {
-                eprintln!(
-                    "iocast-node: domain `{name}`: dropped {new} packets: all external ports {}-{} are taken, or a pod has \
+                complain(format!(
+                    "domain `{name}`: dropped {new} packets: all external ports {}-{} are taken, or a pod has \
                      reached `ports_per_pod`; widen `ports`, or raise `ports_per_pod`",
                     ports.first, ports.last
-                );
+                ));
             }
         }
         self.dropped = dropped;

@@ -1,9 +1,14 @@
-//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, on a read-only thread, so that no client can hold up the
-//! agent.
+//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, read-only, on threads of their own, so that no client can hold
+//! up the agent.
+//!
+//! Nor can clients hold up each other. All are accepted at once; if there are too many, one has to leave. The maps are read
+//! beside that, at most twice a second, whoever asks how often.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
-    net::{SocketAddr, TcpListener},
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -11,27 +16,38 @@ use std::{
 };
 
 use abi::{Protocol, TCP, UDP, Verdict, share};
-use datapath::{Hook, State, is_attached, link};
+use datapath::{Hook, State, is_attached, link, printable};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{runtime, sync::Semaphore, task::LocalSet, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::{self, Runtime},
+    task::{JoinHandle, LocalSet, spawn_blocking, spawn_local, yield_now},
+    time::{sleep, timeout},
+};
 
 use crate::{
     error::Error,
-    metrics::{Domain, Domains, Progress, not_alive, not_ready, render},
+    metrics::{Conntrack, Domain, Domains, Progress, not_alive, not_ready, render},
 };
 
-/// Clients served at the same time; more have to wait.
-const CLIENTS: usize = 16;
+/// The most clients at the same time.
+const CLIENTS: usize = 256;
+/// Connections that the kernel completes before they are accepted: a client beyond them would try again after a second.
+const BACKLOG: u32 = 1024;
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest head of a request, in bytes; the least that hyper takes.
+const LONGEST_HEAD: usize = 8192;
+/// How old what was read from the maps may be.
+const FRESH: Duration = Duration::from_millis(500);
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -59,34 +75,85 @@ impl SharedProgress {
 /// Serves at `address` until the process ends.
 pub(crate) fn start(address: SocketAddr, bpffs: &Path, progress: &SharedProgress) -> Result<(), Error> {
     let fault = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).map_err(fault)?;
-    listener.set_nonblocking(true).map_err(fault)?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(fault)?;
-    let source = Arc::new(Source { bpffs: bpffs.into(), progress: progress.clone() });
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(fault)?;
+    let listener = listen(&runtime, address).map_err(fault)?;
+    let source = Arc::new(Source::new(bpffs, progress));
     let serve = move || LocalSet::new().block_on(&runtime, accept(listener, source));
     thread::Builder::new().name("serve".into()).spawn(serve).map_err(fault)?;
     Ok(())
 }
 
+fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<TcpListener> {
+    let _within = runtime.enter();
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn accept(listener: TcpListener, source: Arc<Source>) {
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-    let places = Arc::new(Semaphore::new(CLIENTS));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        let Ok((client, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors, for example
-            continue;
+    let mut clients: Vec<(IpAddr, JoinHandle<()>)> = vec![]; // the oldest first
+    loop {
+        let (client, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue, // its client has gone
+            Err(_) => {
+                sleep(Duration::from_millis(100)).await; // out of descriptors, for example
+                continue;
+            }
         };
+        clients.retain(|(_, task)| !task.is_finished());
+        if clients.len() >= CLIENTS {
+            let places: Vec<_> = clients.iter().map(|(address, _)| *address).collect();
+            clients.remove(least_deserving(&places)).1.abort();
+        }
+        clients.push((address.ip(), spawn_local(serve(client, Arc::clone(&source)))));
+        yield_now().await; // or those who come at the same time would drive out one that has asked already
+    }
+}
+
+/// Which of the clients at these addresses has to leave: the oldest of the address that has most of them. So one host cannot
+/// drive out another, and of many that connect and say nothing none stays long.
+fn least_deserving(clients: &[IpAddr]) -> usize {
+    let mut shares = HashMap::<_, usize>::new();
+    clients.iter().for_each(|address| *shares.entry(address).or_default() += 1);
+    let most = shares.values().max();
+    clients.iter().position(|address| shares.get(address) == most).unwrap_or(0)
+}
+
+async fn serve(client: TcpStream, source: Arc<Source>) {
+    let answer = service_fn(|request: Request<Incoming>| {
         let source = Arc::clone(&source);
-        tokio::task::spawn_local(async move {
-            let answer = service_fn(|request: Request<Incoming>| {
-                let response = source.answer(request.method(), request.uri().path());
-                async { Ok::<_, Infallible>(response) }
-            });
-            let served =
-                http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), answer);
-            let _ = timeout(PATIENCE, served).await; // a client that disconnects is not an error
-            drop(place);
-        });
+        async move { Ok::<_, Infallible>(source.answer(request.method(), request.uri().path()).await) }
+    });
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .half_close(true) // a client may say that its request is complete
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(client), answer);
+    let _ = timeout(PATIENCE, served).await; // a client that disconnects is not an error
+}
+
+/// What there is to say about the node.
+#[derive(Clone)]
+struct View {
+    metrics: Bytes,
+    /// Why it is not ready.
+    reasons: Vec<String>,
+}
+
+impl View {
+    fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
+        let domains = domains(bpffs);
+        let metrics =
+            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack()).into();
+        let reasons = match (progress, domains) {
+            (None, _) => vec!["the first pass is not complete".into()],
+            (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
+            (_, Err(error)) => vec![error.to_string()],
+        };
+        Self { metrics, reasons }
     }
 }
 
@@ -94,50 +161,63 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
 struct Source {
     bpffs: PathBuf,
     progress: SharedProgress,
+    /// What was read last, and when; locked while it is read, so that who asks meanwhile waits for it.
+    last: tokio::sync::Mutex<Option<(Instant, View)>>,
 }
 
 impl Source {
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    fn new(bpffs: &Path, progress: &SharedProgress) -> Self {
+        Self { bpffs: bpffs.into(), progress: progress.clone(), last: tokio::sync::Mutex::default() }
+    }
+
+    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             let mut response =
-                response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are allowed\n".into());
-            response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+                response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are allowed\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let (age, progress) = self.progress.read();
         match path {
-            "/metrics" => {
-                let text = render(&progress.unwrap_or_default(), domains(&self.bpffs).ok().as_ref());
-                response(StatusCode::OK, OPENMETRICS, text)
-            }
-            "/healthz" => verdict(not_alive(age).into_iter().collect()),
-            "/readyz" => verdict(match (progress, domains(&self.bpffs)) {
-                (None, _) => vec!["the first pass is not complete".into()],
-                (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
-                (_, Err(error)) => vec![error.to_string()],
-            }),
+            "/metrics" => response(StatusCode::OK, OPENMETRICS, self.view().await.metrics),
+            "/healthz" => verdict(not_alive(self.progress.read().0).as_slice()),
+            "/readyz" => verdict(&self.view().await.reasons),
             _ => response(
                 StatusCode::NOT_FOUND,
                 PLAIN,
-                "not found: this serves /metrics, /healthz and /readyz\n".into(),
+                "not found: this serves /metrics, /healthz and /readyz\n",
             ),
+        }
+    }
+
+    /// What there is to say now, or was a moment ago.
+    async fn view(&self) -> View {
+        let mut last = self.last.lock().await;
+        if let Some((read, view)) = &*last
+            && read.elapsed() < FRESH
+        {
+            return view.clone();
+        }
+        let (now, bpffs, progress) = (Instant::now(), self.bpffs.clone(), self.progress.read().1);
+        match spawn_blocking(move || View::read(&bpffs, progress)).await {
+            Ok(view) => last.insert((now, view)).1.clone(),
+            Err(error) => View { metrics: Bytes::new(), reasons: vec![error.to_string()] }, // it panicked
         }
     }
 }
 
 /// 200 without reasons against it, otherwise 503 with a line for each.
-fn verdict(reasons: Vec<String>) -> Response<Full<Bytes>> {
+fn verdict(reasons: &[String]) -> Response<Full<Bytes>> {
     if reasons.is_empty() {
-        return response(StatusCode::OK, PLAIN, "ok\n".into());
+        return response(StatusCode::OK, PLAIN, "ok\n");
     }
-    let lines = reasons.into_iter().map(|reason| reason + "\n").collect();
+    let lines: String = reasons.iter().map(|reason| printable(reason) + "\n").collect();
     response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines)
 }
 
-fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+fn response(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -154,7 +234,9 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
         });
         // An alert on growth needs to see the 0: a counter that only appears later has not grown.
         let none = Protocol::ALL.iter().filter(|protocol| protocol.described().is_none());
-        let none = none.map(|protocol| Ok((protocol.name().into(), Verdict::NoPort.name(), 0)));
+        let none =
+            none.map(|protocol| (*protocol, Verdict::NoPort)).chain([(Protocol::Other, Verdict::NoCircuit)]);
+        let none = none.map(|(protocol, verdict)| Ok((protocol.name().into(), verdict.name(), 0)));
         found.insert(
             abi::text(&domain.name).into(),
             Domain {
@@ -162,6 +244,8 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
                 ports: ports(TCP)?.max(ports(UDP)?) as usize,
                 ports_limit: domain.ports as usize,
+                circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
+                circuits_limit: domain.circuits as usize,
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,
             },
         );
@@ -169,9 +253,37 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     Ok(found)
 }
 
+/// How full the node's conntrack table is; none if there is none.
+fn conntrack() -> Option<Conntrack> {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(Conntrack { entries: read("count")?, limit: read("max")? })
+}
+
 /// Whether the uplink with this interface index, 0 for none, exists and has our programs attached.
 fn is_up(bpffs: &Path, index: u32) -> datapath::Result<bool> {
     let device = if index == 0 { None } else { link::by_index(index)? };
     let Some(device) = device else { return Ok(false) };
     Ok(is_attached(bpffs, Hook::FromLan, &device)? && is_attached(bpffs, Hook::ToLan, &device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who has to leave among clients at these addresses, each a digit.
+    fn leaves(clients: &str) -> usize {
+        let address = |digit: char| IpAddr::from([127, 0, 0, digit as u8]);
+        least_deserving(&clients.chars().map(address).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_oldest_client_of_the_address_that_has_most_leaves() {
+        assert_eq!(leaves("1234"), 0, "of many the oldest");
+        assert_eq!(leaves("12222"), 1, "never the only one of its host");
+        assert_eq!(leaves("2122321"), 0);
+        assert_eq!(leaves("331122"), 0, "of equals the oldest");
+    }
 }

@@ -3,8 +3,10 @@
 use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path, thread::sleep, time::Duration};
 
 use abi::{Claim, Domain, TCP, UDP, share, text, trouble};
-use datapath::{External, State, link};
+use datapath::{External, State, link, printable};
 use serde::Serialize;
+
+use crate::say::{print, print_json};
 
 /// A domain on this node.
 #[derive(Debug, Serialize)]
@@ -80,9 +82,9 @@ pub(crate) fn run(bpffs: &Path, json: bool, seconds: Option<u16>) -> Result<(), 
         add_rates(&mut domains, &before, seconds);
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&domains)?);
+        print_json(&domains)?;
     } else {
-        print!("{}", table(&domains));
+        print(&table(&domains))?;
     }
     Ok(())
 }
@@ -202,14 +204,15 @@ fn table(domains: &[DomainStatus]) -> String {
 
 fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
     let uplink = match (&domain.uplink, domain.address) {
-        (Some(name), Some(address)) => format!("{name} {address}"),
-        (Some(name), None) => format!("{name} (no address)"),
+        (Some(name), Some(address)) => format!("{} {address}", printable(name)),
+        (Some(name), None) => format!("{} (no address)", printable(name)),
         _ => "none".into(),
     };
     let DomainStatus { name, first_port, last_port, ports, members, counters, .. } = domain;
     writeln!(
         out,
-        "domain {name}: uplink {uplink}, external ports {first_port}-{last_port}, {} members",
+        "domain {}: uplink {uplink}, external ports {first_port}-{last_port}, {} members",
+        printable(name),
         members.len()
     )?;
     let PortsStatus { tcp, udp, limit, limit_per_pod, pinned, kept } = ports;
@@ -232,9 +235,10 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
             .collect();
         writeln!(
             out,
-            "  {:<32} {:<15} {veth:<15} {}",
-            format!("{namespace}/{pod}"),
+            "  {:<32} {:<15} {:<15} {}",
+            printable(&format!("{namespace}/{pod}")),
             address.to_string(),
+            printable(veth),
             ports.join(", ")
         )?;
     }
@@ -244,7 +248,7 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
     }
     for CounterStatus { protocol, verdict, packets, rate } in counters {
         let rate = rate.map(|rate| format!("{rate:>19.1}")).unwrap_or_default();
-        writeln!(out, "  {protocol:<10} {verdict:<16} {packets:>12}{rate}")?;
+        writeln!(out, "  {:<10} {verdict:<16} {packets:>12}{rate}", printable(protocol))?;
     }
     Ok(())
 }

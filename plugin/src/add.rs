@@ -1,6 +1,6 @@
 //! ADD: makes a pod that requests it a member.
 
-use datapath::{Pod, State, member};
+use datapath::{Netns, Pod, State, member};
 use membership::Admission;
 
 use crate::{
@@ -29,7 +29,8 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let pins = request.pins()?;
     let mut state = State::open(&bpffs)?;
     state.domain_number(domain)?; // the most likely error, so it is checked first
-    let pod = Pod::find(&environment.netns, &environment.interface)?;
+    let netns = Netns::open(&environment.netns)?;
+    let pod = Pod::find(&netns, &environment.interface)?;
     member::remove(&bpffs, &mut state, &key)?; // left over if the runtime timed out an earlier ADD
     // Without a CRI the container id stands for the pod's name.
     let (namespace, name) = match &environment.pod {
@@ -38,18 +39,16 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     };
     let joining = member::Joining { domain, network: request.network()?, namespace, pod: name };
     member::join(&bpffs, &mut state, &key, &joining, &pod, &Admission { ports: &pins })?;
-    ensure_broadcast(environment, &pod).inspect_err(|_| {
+    ensure_broadcast(&netns, &pod).inspect_err(|_| {
         let _ = member::remove(&bpffs, &mut state, &key); // the runtime needs the error of the step that failed
     })
 }
 
 /// Gives the pod's address a broadcast address if it has none: without one its clients have no address to search, and its
 /// servers do not bind it. This is only possible inside the pod's namespace.
-fn ensure_broadcast(environment: &Environment, pod: &Pod) -> Result<(), CniError> {
+fn ensure_broadcast(netns: &Netns, pod: &Pod) -> Result<(), CniError> {
     if pod.address.broadcast.is_some() {
         return Ok(());
     }
-    inside(&environment.netns, || {
-        Ok(datapath::link::ensure_broadcast(pod.interface.index, pod.address).map(|_| ())?)
-    })
+    inside(netns, || Ok(datapath::link::ensure_broadcast(pod.interface.index, pod.address).map(|_| ())?))
 }

@@ -1,6 +1,6 @@
 //! CHECK: verifies that what ADD set up is still in place.
 
-use datapath::{Hook, Pod, State, is_attached};
+use datapath::{Hook, Netns, Pod, State, is_attached};
 
 use crate::{
     error::CniError,
@@ -30,7 +30,7 @@ fn check(environment: &Environment, request: &Request) -> Result<(), CniError> {
         state.attachment(&environment.key()?)?.ok_or_else(|| missing("no ADD is recorded for it"))?;
     let recorded =
         state.member(attachment.member)?.ok_or_else(|| missing("it is not a member of its domain"))?;
-    let pod = Pod::find(&environment.netns, &environment.interface)?;
+    let pod = Pod::find(&Netns::open(&environment.netns)?, &environment.interface)?;
     if pod.veth.index != attachment.member || pod.address.address.octets() != recorded.address {
         return Err(missing("its address or veth differs from what ADD recorded"));
     }

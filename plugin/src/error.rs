@@ -1,10 +1,10 @@
 //! Errors as the CNI specification requires them: a code and a message, as JSON on stdout.
 
-use datapath::Error;
+use datapath::{Error, printable};
 use membership::annotation::DOMAIN;
 
 /// A failure to report to the runtime.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CniError {
     /// A code of the CNI specification (below 100) or one of ours.
     pub(crate) code: u32,
@@ -62,9 +62,10 @@ impl CniError {
         Self::new(NOT_AS_ADDED, message)
     }
 
-    /// The error as the specification's JSON object.
+    /// The error as the specification's JSON object. `kubectl describe` shows the message.
     pub(crate) fn to_json(&self, version: &str) -> String {
-        serde_json::json!({ "cniVersion": version, "code": self.code, "msg": self.message }).to_string()
+        serde_json::json!({ "cniVersion": version, "code": self.code, "msg": printable(&self.message) })
+            .to_string()
     }
 }
 
@@ -72,9 +73,10 @@ impl From<Error> for CniError {
     fn from(error: Error) -> Self {
         match error {
             Error::NoSuchDomain { .. } => Self::config(format!("annotation {DOMAIN}: {error}")),
+            Error::NotNetns { .. } => Self::environment(format!("CNI_NETNS: {error}")),
             Error::UnsuitedPod(_) => Self::pod(error.to_string()),
             Error::NotLoaded(_)
-            | Error::Busy(_)
+            | Error::Busy { .. }
             | Error::DomainFull { .. }
             | Error::PortTaken { .. }
             | Error::PortKept { .. }

@@ -1,24 +1,20 @@
 //! Runs code inside a pod's network namespace.
 
-use std::{fs::File, path::Path, thread};
+use std::thread;
 
+use datapath::Netns;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::CniError;
 
-/// Runs `work` on a thread of its own inside the network namespace at `path`.
+/// Runs `work` on a thread of its own inside the network namespace.
 pub(crate) fn inside<T: Send>(
-    path: &Path,
+    netns: &Netns,
     work: impl FnOnce() -> Result<T, CniError> + Send,
 ) -> Result<T, CniError> {
-    let enter = || {
-        let netns = File::open(path)?;
-        setns(netns, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)
-    };
     let there = || {
-        enter().map_err(|error| {
-            CniError::io(format!("cannot enter the pod's network namespace {}: {error}", path.display()))
-        })?;
+        setns(netns, CloneFlags::CLONE_NEWNET)
+            .map_err(|error| CniError::io(format!("cannot enter the pod's network namespace: {error}")))?;
         work()
     };
     thread::scope(|scope| scope.spawn(there).join())

@@ -17,28 +17,43 @@ use std::{
     process::ExitCode,
 };
 
+use datapath::printable::json;
 use error::CniError;
 use request::{Environment, Request, VERSIONS, Verb};
+
+/// The longest input that is read, in bytes. Kubernetes limits a pod's annotations to 256 KiB; results of other plugins
+/// have a few.
+const LONGEST_INPUT: u64 = 16 << 20;
 
 fn main() -> ExitCode {
     if std::env::args().len() > 1 {
         return help();
     }
-    let mut input = String::new();
-    let read = stdin().read_to_string(&mut input);
-    let outcome = match read {
-        Ok(_) => run(&input),
-        Err(error) => {
-            Err(CniError::decode(format!("cannot read the network configuration from stdin: {error}")))
-        }
-    };
+    let input = read();
+    let outcome = input.as_deref().map_err(CniError::clone).and_then(run);
     let (text, code) = match outcome {
         Ok(output) => (output, ExitCode::SUCCESS),
-        Err(error) => (error.to_json(&request::version_for_errors(&input)), ExitCode::FAILURE),
+        Err(error) => {
+            let version = request::version_for_errors(input.as_deref().unwrap_or_default());
+            (error.to_json(&version), ExitCode::FAILURE)
+        }
     };
     // If the runtime has closed our stdout, there is nobody to report to.
     let _ = stdout().write_all(text.as_bytes());
     code
+}
+
+/// The network configuration on stdin. Decoded as in Go: a text that is not UTF-8 fails no pod.
+fn read() -> Result<String, CniError> {
+    let fault =
+        |what: &str| CniError::decode(format!("cannot read the network configuration from stdin: {what}"));
+    let mut input = vec![];
+    stdin().take(LONGEST_INPUT + 1).read_to_end(&mut input).map_err(|error| fault(&error.to_string()))?;
+    if input.len() as u64 > LONGEST_INPUT {
+        return Err(fault(&format!("it is longer than {} MiB", LONGEST_INPUT >> 20)));
+    }
+    Ok(String::from_utf8(input)
+        .unwrap_or_else(|wrong| String::from_utf8_lossy(wrong.as_bytes()).into_owned()))
 }
 
 /// Executes the verb in the environment; returns the output for stdout.
@@ -57,7 +72,7 @@ fn run(input: &str) -> Result<String, CniError> {
 }
 
 fn version(request: &Request) -> String {
-    serde_json::json!({ "cniVersion": request.version, "supportedVersions": VERSIONS }).to_string()
+    json(&serde_json::json!({ "cniVersion": request.version, "supportedVersions": VERSIONS }).to_string())
 }
 
 /// Runtimes use the environment and stdin: only a person passes arguments.

@@ -3,7 +3,7 @@
 //! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whichever version or plugin
 //! wrote it.
 
-use std::{env, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf};
 
 use abi::AttachmentKey;
 use datapath::{BPFFS, member};
@@ -78,17 +78,18 @@ pub(crate) struct Environment {
 
 impl Environment {
     pub(crate) fn read() -> Result<Self, CniError> {
-        Self::parse(|name| env::var(name).unwrap_or_default())
+        Self::parse(|name| env::var_os(name).unwrap_or_default())
     }
 
-    fn parse(get: impl Fn(&str) -> String) -> Result<Self, CniError> {
+    fn parse(read: impl Fn(&str) -> OsString) -> Result<Self, CniError> {
+        let get = |name| read(name).to_string_lossy().into_owned();
         let command = get("CNI_COMMAND");
         let verb = Verb::parse(&command).ok_or_else(|| {
             CniError::environment(format!(
                 "CNI_COMMAND is `{command}`: expected ADD, DEL, CHECK, GC, STATUS or VERSION"
             ))
         })?;
-        let (container, netns, interface) = (get("CNI_CONTAINERID"), get("CNI_NETNS"), get("CNI_IFNAME"));
+        let (container, netns, interface) = (get("CNI_CONTAINERID"), read("CNI_NETNS"), get("CNI_IFNAME"));
         let needed = [
             ("CNI_CONTAINERID", verb.wants_container() && container.is_empty()),
             ("CNI_NETNS", verb.wants_netns() && netns.is_empty()),
@@ -308,7 +309,7 @@ mod tests {
             variables
                 .iter()
                 .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
+                .map(|(_, value)| (*value).into())
                 .unwrap_or_default()
         })
     }

@@ -251,9 +251,9 @@ fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
     let mut lab = Lab::up(Options::new(Topology::Bridge))?;
     lab.stop_agent();
     lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v2/maps/SEARCHERS")).ok();
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v2/maps/FLOWS")).ok();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v2/maps/CIRCUIT_COUNTS")).ok();
     let error = lab.pod("ioc-a").map_err(|error| error.to_string()).err().unwrap_or_default();
-    assert!(error.contains("code 11") && error.contains("maps/FLOWS is missing"), "{error}");
+    assert!(error.contains("code 11") && error.contains("maps/CIRCUIT_COUNTS is missing"), "{error}");
     lab.start_agent()?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
@@ -301,6 +301,9 @@ fn metrics_show_members_ports_and_packets() -> Result<()> {
     assert_eq!(value("iocast_members{domain=\"lab\"}"), Some(1), "{answer}");
     assert_eq!(value("iocast_external_ports{domain=\"lab\"}"), Some(1), "{answer}");
     assert_eq!(value("iocast_external_ports_limit{domain=\"lab\"}"), Some(4000), "{answer}");
+    assert_eq!(value("iocast_circuits{domain=\"lab\"}"), Some(1), "{answer}");
+    assert!(value("iocast_circuits_limit{domain=\"lab\"}") > Some(200_000), "{answer}");
+    assert!(value("iocast_conntrack_entries") <= value("iocast_conntrack_limit"), "{answer}");
     assert_eq!(value("iocast_uplink_up{domain=\"lab\",uplink=\"eth0\"}"), Some(1), "{answer}");
     assert_eq!(value("iocast_problems"), Some(0), "{answer}");
     assert!(packets("answered") > Some(0) && packets("relayed") > Some(0), "{answer}");

@@ -8,52 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use abi::{Circuit, Endpoint, FlowKey};
-use aya::maps::{HashMap, Map, MapData};
 use lab::{Attachment, DOMAIN, Dice, Lab, NODE, NOTHING, Options, Pod, Result, Topology, WORKSTATION, tried};
 use serde_json::json;
 
 lab::in_both_topologies! {
     kills_of_the_plugin_at_any_moment_leave_nothing
-}
-
-/// Circuits of a pod whose DEL is cut off.
-const CIRCUITS: u16 = 4000;
-
-#[test]
-fn a_del_that_is_cut_off_among_circuits_is_finished_by_the_next() -> Result<()> {
-    let lab = Lab::up(Options::new(Topology::Bridge))?;
-    let pod = lab.plain_pod("pod-0")?;
-    let mut worker =
-        Worker { lab: &lab, pod: &pod, number: 0, dice: Dice(1), usual: Duration::from_millis(20) };
-    let mut half = 0;
-    for _ in 0..40 {
-        let attachment = Attachment { netns: pod.attachment.netns.clone(), ..lab.attachment(&pod.name, &[]) };
-        worker.verb("ADD", &attachment)?;
-        open_circuits(&lab, &pod)?;
-        while !worker.attempt("DEL", &attachment)? {
-            let left = lab.state(|state| state.flow_count().unwrap())?;
-            half += usize::from((1..usize::from(CIRCUITS)).contains(&left));
-        }
-        assert_eq!(lab.leftovers()?, NOTHING);
-    }
-    assert!(half > 0, "no DEL was cut off among the circuits");
-    Ok(())
-}
-
-/// Gives a pod circuits, as if so many clients had connected.
-fn open_circuits(lab: &Lab, pod: &Pod) -> Result<()> {
-    let pod: std::net::Ipv4Addr = pod.address.parse().unwrap();
-    lab.sandbox.run(move || {
-        let map = MapData::from_pin("/sys/fs/bpf/iocast/v2/maps/FLOWS").unwrap();
-        let mut flows = HashMap::<_, FlowKey, Circuit>::try_from(Map::LruHashMap(map)).unwrap();
-        let external = Endpoint { address: [172, 23, 0, 10], port: 61000, protocol: abi::TCP.into() };
-        for peer_port in 1..=CIRCUITS {
-            let key = FlowKey { peer: [172, 23, 0, 2], pod: pod.octets(), peer_port, pod_port: 5064 };
-            flows.insert(key, Circuit { external, generation: 1, followed: 0 }, 0).unwrap();
-        }
-    });
-    Ok(())
 }
 
 /// How many pods come and go at the same time.

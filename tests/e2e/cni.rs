@@ -1,7 +1,7 @@
 //! The CNI plugin: every verb in every version, every error, and nothing left behind.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
-use std::process::Command;
+use std::{ffi::OsStr, process::Command};
 
 use lab::{
     Attachment, DOMAIN, Lab, Leftovers, NODE, NOTHING, Options, Pod, Result, Sandbox, Topology, WORKSTATION,
@@ -24,9 +24,13 @@ lab::in_both_topologies! {
 }
 
 /// Runs the plugin itself in the node's namespace: whether it succeeded, and its stdout.
-pub(crate) fn plugin(sandbox: &Sandbox, variables: &[(&str, &str)], stdin: &str) -> Result<(bool, String)> {
+pub(crate) fn plugin(
+    sandbox: &Sandbox,
+    variables: &[(&str, impl AsRef<OsStr>)],
+    stdin: &str,
+) -> Result<(bool, String)> {
     let mut command = Command::new(lab::binary("iocast")?);
-    command.env_clear().envs(variables.iter().copied());
+    command.env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
     let stdin = stdin.to_owned();
     let output = sandbox.run_in(NODE, move || cni_pipe(command, &stdin))?;
     lab::tried("run the plugin", output)

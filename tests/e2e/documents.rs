@@ -92,6 +92,36 @@ fn every_file_that_a_document_names_exists() {
     }
 }
 
+/// What stands in a row of a table, in cells.
+fn cells(row: &str) -> Vec<String> {
+    row.split('|').map(|cell| cell.trim().replace('`', "")).collect()
+}
+
+#[test]
+fn the_security_page_names_every_map_and_the_bounds_of_those_that_others_can_fill() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let maps = fs::read_to_string(root().join("ebpf/programs/src/maps.rs")).unwrap();
+    for map in between(&maps, "pub static ", ':') {
+        assert!(page.contains(&format!("`{map}`")), "{map} is missing");
+    }
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).map(cells).collect();
+    for (map, bound) in [
+        ("OPENINGS", abi::OPENINGS),
+        ("CIRCUITS", abi::CIRCUITS),
+        ("SHARES", abi::SHARES),
+        ("STREAMS", abi::STREAMS),
+        ("EXTERNALS", abi::EXTERNALS),
+        ("SEARCHERS", abi::SEARCHERS),
+        ("BUCKETS", abi::BUCKETS),
+        ("READS", abi::READS),
+        ("EVENTS", abi::EVENT_RING),
+        ("MEMBERS", abi::DOMAINS * abi::SLOTS),
+    ] {
+        let row = rows.iter().find(|row| row[1] == map).unwrap_or_else(|| panic!("{map} has no row"));
+        assert_eq!(row[3].replace(' ', ""), bound.to_string(), "{map}");
+    }
+}
+
 #[test]
 fn the_admins_documentation_explains_every_verdict() {
     let page = fs::read_to_string(root().join("docs/admin.md")).unwrap();

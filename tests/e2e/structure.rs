@@ -50,6 +50,25 @@ fn a_circle_is_found_whichever_way_it_is_written() {
     assert_eq!(crates(&[&[root], &tests[..]].concat()), [""; 0]);
 }
 
+/// Who shows something shows it by `say`; `snoop` and the plugin have buffers and formats of their own.
+#[test]
+fn only_who_makes_names_printable_prints() {
+    const PRINTERS: [&str; 3] = ["installer/say", "installer/snoop", "plugin/"];
+    let mut found = vec![];
+    for name in ["ebpf/abi", "ebpf/datapath", "ebpf/wire", "installer", "membership", "plugin"] {
+        for (place, tokens) in Crate::read(name).files {
+            let macros = ["print", "println", "eprint", "eprintln", "dbg"];
+            let calls = tokens.windows(2).any(|pair| match pair[1].as_str() {
+                "!" => macros.contains(&pair[0].as_str()),
+                "(" => ["stdout", "stderr"].contains(&pair[0].as_str()),
+                _ => false,
+            });
+            found.extend(calls.then(|| format!("{name}/{}", place.join("/"))));
+        }
+    }
+    assert_eq!(found, PRINTERS);
+}
+
 /// The sources of a crate.
 struct Crate {
     name: String,

@@ -16,15 +16,13 @@ pub struct Leftovers {
     pub external_ports: usize,
     /// Places of `ROSTER` that are taken.
     pub roster_entries: usize,
-    /// Entries of `FLOWS`.
-    pub flows: usize,
     /// Veths with our filter.
     pub filters: usize,
 }
 
 /// A node without members.
 pub const NOTHING: Leftovers =
-    Leftovers { attachments: 0, members: 0, external_ports: 0, roster_entries: 0, flows: 0, filters: 0 };
+    Leftovers { attachments: 0, members: 0, external_ports: 0, roster_entries: 0, filters: 0 };
 
 /// How many external ports members have, not counting those that are kept for deleted pods.
 pub fn held_ports(state: &State) -> datapath::Result<usize> {
@@ -64,11 +62,19 @@ impl Lab {
                 members,
                 external_ports,
                 roster_entries: state.roster_entries()?,
-                flows: state.flow_count()?,
                 filters,
             })
         })?;
         found.map_err(|error: datapath::Error| Error::Missing(error.to_string()))
+    }
+
+    /// How many circuits the first node has, all domains together.
+    pub fn circuits(&self) -> Result<u64> {
+        let count = |state: &State| {
+            let domains = state.domains()?;
+            domains.iter().map(|(number, _)| state.circuits(*number)).sum::<datapath::Result<u64>>()
+        };
+        self.state(count)?.map_err(|error| Error::Missing(error.to_string()))
     }
 
     /// How many veths of the first node have our filter.

@@ -15,6 +15,7 @@ mod node;
 mod process;
 pub mod pva;
 mod sandbox;
+pub mod tcp;
 pub mod turn;
 pub mod udp;
 

@@ -27,6 +27,9 @@ named! {
     Spoofed = "spoofed",
     /// Dropped: no external port is free, so no peer could answer or connect.
     NoPort = "no_port",
+    /// Dropped: a new connection to an external port, where the domain, the client's host or the pod has all the circuits
+    /// that it may have.
+    NoCircuit = "no_circuit",
     /// Not sent to the LAN: the domain has no uplink at the moment.
     NoUplink = "no_uplink",
     /// Left alone: to an external port that no pod holds.

@@ -44,9 +44,20 @@ pub const EXTERNALS: u32 = 64 * 1024;
 pub const CHANGING: u32 = 1024;
 /// LAN sockets remembered as searchers; the least recently used one is evicted first.
 pub const SEARCHERS: u32 = 64 * 1024;
-/// Translated TCP flows remembered; the least recently used one is evicted first.
-pub const FLOWS: u32 = 64 * 1024;
-/// Circuits whose messages are followed; the least recently used one is evicted first.
+/// Places of circuits, all domains together: enough that one is free among the few that are looked at when a circuit is
+/// established.
+pub const PLACES: u32 = 256 * 1024;
+/// Circuits, all domains together; when all are in use, a new one is refused. A map cannot grow in place.
+pub const CIRCUITS: u32 = PLACES / 8 * 7;
+/// Of a domain's circuits, the part that one host on the LAN may have.
+pub const HOST_PART: i64 = 4;
+/// The part that one pod may have.
+pub const POD_PART: i64 = 2;
+/// Connections being opened; the least recently used one is evicted first.
+pub const OPENINGS: u32 = 64 * 1024;
+/// Counts of circuits by LAN host and by pod; the least recently used one is evicted first.
+pub const SHARES: u32 = 64 * 1024;
+/// Circuits of name servers that are followed; the least recently used one is evicted first.
 pub const STREAMS: u32 = 16 * 1024;
 /// Ports in search replies remembered for each of them, so that they are translated in retransmissions too.
 pub const REPLIES: usize = 32;
@@ -95,6 +106,8 @@ pub unsafe trait Plain: Copy {}
 unsafe impl Plain for u32 {}
 // SAFETY: numbers.
 unsafe impl Plain for u64 {}
+// SAFETY: numbers.
+unsafe impl Plain for i64 {}
 
 /// Defines a map value or key: C layout, plain bytes, and [`aya::Pod`] for user space.
 macro_rules! plain {
@@ -118,6 +131,8 @@ plain! {
     pub struct Config {
         /// Interface index of the fan device.
         pub fan: u32,
+        /// Seconds without a segment after which the place of a circuit may be given to another.
+        pub circuit_idle: u32,
     }
 
     /// A rate limit for relayed datagrams: a token bucket.
@@ -128,11 +143,11 @@ plain! {
         pub burst: u32,
     }
 
-    /// Key of a bucket.
+    /// Key of a bucket, or of a count of circuits.
     pub struct BucketKey {
         /// The domain.
         pub domain: u16,
-        /// Whose bucket it is, from [`limited`].
+        /// Whose it is, from [`limited`].
         pub kind: u16,
         /// The member, by the interface index of its host-side veth, or the address of a LAN host; 0 for the domain itself.
         pub who: u32,
@@ -154,6 +169,8 @@ plain! {
         pub ports_per_pod: u32,
         /// External ports of one transport that all its pods together may take, not counting pinned ones.
         pub ports: u32,
+        /// Circuits that it may have.
+        pub circuits: u32,
         /// Limits, by [`limited`].
         pub limits: [Limit; limited::KINDS],
         /// The domain's name, padded with zeros; all zeros where there is no such domain.
@@ -278,7 +295,7 @@ plain! {
         pub protocol: u64,
     }
 
-    /// Key of a TCP flow opened through an external port, as the pod sees it.
+    /// Key of a connection through an external port, as the pod sees it.
     pub struct FlowKey {
         /// The LAN client.
         pub peer: Address,
@@ -290,14 +307,51 @@ plain! {
         pub pod_port: u16,
     }
 
-    /// A TCP flow opened through an external port.
-    pub struct Circuit {
-        /// The external endpoint that the peer connected to.
+    /// A connection through an external port that is being opened: it becomes a [`Circuit`] when the client acknowledges the
+    /// pod's SYN/ACK.
+    pub struct Opening {
+        /// The external endpoint that the client connects to.
         pub external: Endpoint,
+        /// The member, by the interface index of its host-side veth.
+        pub member: u32,
         /// The [`Member::generation`] of the pod.
         pub generation: u32,
+        /// The sequence number after the client's SYN, which the pod acknowledges.
+        pub client: u32,
+        /// The sequence number after the pod's SYN/ACK, which the client acknowledges.
+        pub pod: u32,
+        /// Not 0 if the pod has answered.
+        pub answered: u32,
+    }
+
+    /// An established connection through an external port.
+    pub struct Circuit {
+        /// The external endpoint that the client connected to.
+        pub external: Endpoint,
+        /// 1 while it counts as one of its domain, host and pod.
+        pub counted: u64,
+        /// The member, by the interface index of its host-side veth.
+        pub member: u32,
+        /// The [`Member::generation`] of the pod.
+        pub generation: u32,
+        /// The sequence number after the pod's SYN/ACK.
+        pub first: u32,
+        /// When a segment was seen last, in seconds of the kernel's monotonic clock.
+        pub seen: u32,
+        /// Its place: the index of its key in the map of places.
+        pub place: u32,
+        /// Its domain.
+        pub domain: u16,
+        /// Not 0 if the client has sent a FIN.
+        pub client_finished: u8,
+        /// Not 0 if the pod has.
+        pub pod_finished: u8,
+        /// Who sent an RST after which no segment came, from [`reset`].
+        pub reset: u16,
         /// Not 0 while its server may be a name server: then its messages are followed in a [`Followed`].
-        pub followed: u32,
+        pub followed: u16,
+        /// Zero.
+        pub reserved: u32,
     }
 
     /// The server's direction of a PV Access circuit.
@@ -378,10 +432,32 @@ impl FlowKey {
 }
 
 impl Circuit {
-    /// Whether both go through the same external port to the same member.
+    /// Seconds without a segment after which a circuit is over that has ended.
+    const LINGER: u32 = 10;
+    /// The same after a client's RST: it may be forged, and then the client goes on.
+    const DOUBT: u32 = 300;
+
+    /// Whether it goes through `external` to this member.
     #[inline(always)]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.external == other.external && self.generation == other.generation
+    pub fn is_through(&self, external: &Endpoint, generation: u32) -> bool {
+        self.external == *external && self.generation == generation
+    }
+
+    /// Whether it has ended in order, or by the pod's RST. What is on its way is still translated.
+    #[inline(always)]
+    pub fn has_ended(&self) -> bool {
+        self.client_finished & self.pod_finished != 0 || self.reset == reset::POD
+    }
+
+    /// Whether its place may be given to another at `now`, in seconds, if a circuit may be idle for so many.
+    #[inline(always)]
+    pub fn is_over(&self, now: u32, idle: u32) -> bool {
+        let patience = match self.reset {
+            _ if self.has_ended() => Self::LINGER,
+            reset::CLIENT => Self::DOUBT,
+            _ => idle,
+        };
+        now.saturating_sub(self.seen) >= patience
     }
 }
 
@@ -407,6 +483,16 @@ pub mod limited {
     pub const DOMAIN: usize = 2;
     /// How many kinds there are.
     pub const KINDS: usize = 3;
+}
+
+/// Who reset a circuit.
+pub mod reset {
+    /// Nobody.
+    pub const NOBODY: u16 = 0;
+    /// The client.
+    pub const CLIENT: u16 = 1;
+    /// The pod.
+    pub const POD: u16 = 2;
 }
 
 /// What is wrong with a stream; flags of [`Claim`].

@@ -18,6 +18,17 @@ pub enum Error {
         "{0} is not a BPF file system; mount one there (mount -t bpf bpf {0}) or pass another with --bpffs"
     )]
     NotBpffs(PathBuf),
+    /// Somebody else could replace what is pinned.
+    #[error(
+        "{path} {found}; remove it, and mount the BPF file system with mode=0700, as systemd does, so that only root can \
+         write to it"
+    )]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// The kernel refuses BPF to this user.
     #[error("{0}: not permitted; run as root, or with CAP_BPF and CAP_NET_ADMIN")]
     NotPermitted(String),
@@ -90,12 +101,25 @@ pub enum Error {
         /// The configured ones.
         known: String,
     },
+    /// What should be a pod's network namespace is something else.
+    #[error("{path} {why}")]
+    NotNetns {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The pod's network is of a kind that is not supported.
     #[error("{0}")]
     UnsuitedPod(String),
     /// Another process holds the lock and does not release it.
-    #[error("another process keeps {0} locked; try again")]
-    Busy(PathBuf),
+    #[error("{holder} keeps {path} locked; if it hangs, end it")]
+    Busy {
+        /// What is locked.
+        path: PathBuf,
+        /// The process, if it is known.
+        holder: String,
+    },
     /// The ring of events has a reader already.
     #[error("another `iocast-node snoop` is running on this node; stop it first")]
     Watched,

@@ -14,6 +14,7 @@ pub mod member;
 mod netlink;
 mod pinned;
 mod pod;
+pub mod printable;
 mod state;
 mod unload;
 
@@ -22,7 +23,8 @@ pub use error::Error;
 pub use events::{Events, kernel_clock};
 pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pinned::{BPFFS, pin_directory};
-pub use pod::Pod;
+pub use pod::{Netns, Pod};
+pub use printable::printable;
 pub use state::{Counter, External, Home, Lock, State};
 pub use unload::unload;
 

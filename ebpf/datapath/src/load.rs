@@ -1,19 +1,28 @@
 //! Loads the object into the kernel, and pins its maps and programs so that they outlive the process.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::Path,
+};
 
-use abi::{Config, DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
+use abi::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
     programs::{ProgramType, SchedClassifier},
     sys::{BpfHelper, is_helper_supported},
 };
-use nix::sys::statfs::{FsType, statfs};
+use nix::{
+    sys::statfs::{FsType, statfs},
+    unistd::geteuid,
+};
 
 use crate::{
-    Error, Result, State, link,
-    pinned::{LINKS, MAPS, PROGRAMS, pin_directory},
+    Error, Result, State,
+    link::{self, Link},
+    pinned::{LINKS, MAPS, PARENT, PROGRAMS, pin_directory},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"));
@@ -21,12 +30,17 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iocast"
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
+/// The mode of pin directories.
+const PRIVATE: u32 = 0o700;
+
 /// Helpers that only recent kernels have, by name.
-const HELPERS: [(BpfHelper, &str); 5] = [
+const HELPERS: [(BpfHelper, &str); 7] = [
     (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp (4.20)"),
     (BpfHelper::BPF_FUNC_sk_lookup_tcp, "bpf_sk_lookup_tcp (4.20)"),
+    (BpfHelper::BPF_FUNC_skc_lookup_tcp, "bpf_skc_lookup_tcp (5.2)"),
     (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh (5.10)"),
     (BpfHelper::BPF_FUNC_redirect_peer, "bpf_redirect_peer (5.10)"),
+    (BpfHelper::BPF_FUNC_ktime_get_coarse_ns, "bpf_ktime_get_coarse_ns (5.11)"),
     (BpfHelper::BPF_FUNC_loop, "bpf_loop (5.17)"),
 ];
 
@@ -105,16 +119,38 @@ fn prepare(bpffs: &Path) -> Result<std::path::PathBuf> {
     check_bpffs(bpffs)?;
     check_kernel()?;
     let directory = pin_directory(bpffs);
+    make_private(&bpffs.join(PARENT))?;
+    make_private(&directory)?;
     for part in [MAPS, PROGRAMS, LINKS] {
-        let path = directory.join(part);
-        fs::create_dir_all(&path)
-            .map_err(|error| Error::kernel(format!("cannot create {}", path.display()), error))?;
+        make_private(&directory.join(part))?;
     }
     // aya accepts a pinned map of any layout, so check first; it creates those that are missing.
     match State::open(bpffs) {
         Ok(_) | Err(Error::NotLoaded(_)) => Ok(directory),
         Err(error) => Err(error),
     }
+}
+
+/// Makes sure that `path` is a directory of ours that nobody else can enter or open: whoever opens the pin directory can lock
+/// it. BPF file systems are writable for everybody unless mounted otherwise, so it may be somebody else's.
+fn make_private(path: &Path) -> Result<()> {
+    let fault = |error| Error::kernel(format!("cannot create {}", path.display()), error);
+    match DirBuilder::new().mode(PRIVATE).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(fault(error)),
+        _ => {}
+    }
+    let present = fs::symlink_metadata(path).map_err(fault)?;
+    let foreign = |found: String| Err(Error::ForeignDirectory { path: path.into(), found });
+    if !present.is_dir() {
+        return foreign("is no directory".into());
+    }
+    if present.uid() != geteuid().as_raw() {
+        return foreign(format!("belongs to user {}", present.uid()));
+    }
+    if present.mode() & 0o7777 == PRIVATE {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE)).map_err(fault)
 }
 
 /// Checks that `bpffs` is a BPF file system.
@@ -143,21 +179,21 @@ fn missing_helpers<E: std::error::Error>(
     Ok(missing)
 }
 
-/// Creates the fan device if it is missing, and configures it for the programs. Returns its name.
-pub fn ensure_fan(state: &mut State) -> Result<&'static str> {
+/// Creates the fan device if it is missing, and brings it up. Returns the end that the programs use.
+pub fn ensure_fan() -> Result<Link> {
     let (name, peer) = FAN;
     link::create_veth(name, peer)?;
-    for end in [name, peer] {
-        let device = link::by_name(end)?.ok_or_else(|| Error::Bpf {
-            what: format!("cannot bring {end} up"),
-            reason: "it disappeared right after it was created".into(),
-        })?;
-        link::set_up(device.index)?;
-        if end == name {
-            state.set_config(Config { fan: device.index })?;
-        }
-    }
-    Ok(name)
+    bring_up(peer)?;
+    bring_up(name)
+}
+
+fn bring_up(name: &str) -> Result<Link> {
+    let device = link::by_name(name)?.ok_or_else(|| Error::Bpf {
+        what: format!("cannot bring {name} up"),
+        reason: "it disappeared right after it was created".into(),
+    })?;
+    link::set_up(device.index)?;
+    Ok(device)
 }
 
 #[cfg(test)]

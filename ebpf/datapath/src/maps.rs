@@ -20,11 +20,6 @@ pub(crate) fn hash<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<Ma
     typed(maps, name, Map::HashMap)
 }
 
-/// A map that evicts the least recently used entry: aya reads it through the same type.
-pub(crate) fn lru<K: Pod, V: Pod>(maps: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
-    typed(maps, name, Map::LruHashMap)
-}
-
 pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
     maps: &Path,
     name: &str,
@@ -41,7 +36,7 @@ pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(
 
 pub(crate) fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {
     // The kernel starts over if the current key is removed concurrently: that must not go on forever.
-    const MOST: usize = 4 * abi::FLOWS as usize;
+    const MOST: usize = 4 * abi::EXTERNALS as usize;
     map.keys()
         .take(MOST)
         .collect::<Result<_, _>>()

@@ -70,6 +70,9 @@ fn generation() -> Result<u32> {
 
 /// Makes `pod` a member if `policy` admits it: records the attachment, lets the programs see it, gives it its ports,
 /// attaches to its veth. All of it is undone if a step fails.
+///
+/// It replaces the attachment that had the key, and the one that had the veth: a namespace with another container id, or a
+/// veth with the index of one that is gone, means that no DEL came for the former. When it comes, it finds nothing.
 pub fn join<P: Policy>(
     bpffs: &Path,
     state: &mut State,
@@ -83,8 +86,8 @@ pub fn join<P: Policy>(
         Error::UnsuitedPod(format!("one of the names is too long: network {network}, pod {namespace}/{pod}"))
     })?;
     let _lock = state.lock()?;
-    if let Some(former) = state.attachment(key)? {
-        remove_locked(bpffs, state, key, &former)?; // or its slot would never be freed
+    for (former, attachment) in formers(state, key, pod.veth.index)? {
+        remove_locked(bpffs, state, &former, &attachment)?; // or its slot would never be freed
     }
     let (domain, generation) = (state.domain_number(joining.domain)?, generation()?);
     let attachment = Attachment { domain, generation, ..attachment };
@@ -112,6 +115,15 @@ pub fn join<P: Policy>(
     Ok(done?)
 }
 
+/// The attachments that have this key or this veth.
+fn formers(state: &State, key: &AttachmentKey, veth: u32) -> Result<Vec<(AttachmentKey, Attachment)>> {
+    if state.member(veth)?.is_none() {
+        return Ok(state.attachment(key)?.map(|former| (*key, former)).into_iter().collect());
+    }
+    let all = state.attachments()?.into_iter(); // takes a while, but is seldom needed
+    Ok(all.filter(|(other, former)| other == key || former.member == veth).collect())
+}
+
 /// Gives a member a port.
 fn pin(state: &mut State, port: &Port, interface: u32, member: &Member) -> Result<()> {
     let claim = Claim {
@@ -132,15 +144,12 @@ fn pin(state: &mut State, port: &Port, interface: u32, member: &Member) -> Resul
 /// Removes everything that belongs to an attachment. If there is nothing, this is not an error and takes no lock: runtimes
 /// call DEL for every pod, and most were never members.
 pub fn remove(bpffs: &Path, state: &mut State, key: &AttachmentKey) -> Result<()> {
+    if state.attachment(key)?.is_none() {
+        return Ok(());
+    }
+    let _lock = state.lock()?;
     let Some(attachment) = state.attachment(key)? else { return Ok(()) };
-    // While the record still says whose they are: if this is interrupted, the next DEL continues.
-    state.forget_circuits(attachment.address)?;
-    let lock = state.lock()?;
-    let Some(attachment) = state.attachment(key)? else { return Ok(()) };
-    let removed = remove_locked(bpffs, state, key, &attachment);
-    drop(lock);
-    state.forget_circuits(attachment.address)?; // those opened meanwhile
-    removed
+    remove_locked(bpffs, state, key, &attachment)
 }
 
 /// Detaches the program first, so that it adds no more state, then removes the state. Continues after a failure and reports

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+/// Directory of the pin directories of all schemas.
+pub(crate) const PARENT: &str = "iocast";
 /// Directory of pinned maps inside the pin directory.
 pub(crate) const MAPS: &str = "maps";
 /// Directory of pinned programs inside the pin directory.
@@ -14,5 +16,5 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// Where everything of this schema is pinned, under the BPF file system at `bpffs`.
 pub fn pin_directory(bpffs: &Path) -> PathBuf {
-    bpffs.join("iocast").join(format!("v{}", abi::SCHEMA))
+    bpffs.join(PARENT).join(format!("v{}", abi::SCHEMA))
 }

@@ -11,7 +11,11 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{Error, Hook, Result, detach, link, load::FAN, pinned::pin_directory};
+use crate::{
+    Error, Hook, Result, detach, link,
+    load::FAN,
+    pinned::{PARENT, pin_directory},
+};
 
 /// Removes what is pinned under `bpffs`, as far as possible; not an error if there is nothing. Returns what could not be
 /// removed; can be called again.
@@ -47,6 +51,6 @@ fn unpin(bpffs: &Path) -> Result<()> {
             .map_err(|(_, error)| fault(error.into()))?,
     };
     fs::remove_dir_all(&directory).map_err(fault)?;
-    let _ = fs::remove_dir(bpffs.join("iocast")); // stays if another version uses it
+    let _ = fs::remove_dir(bpffs.join(PARENT)); // stays if another version uses it
     Ok(())
 }

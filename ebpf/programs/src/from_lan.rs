@@ -4,20 +4,20 @@
 //! A packet to an external port is translated to the pod behind it, and continues through the node's stack, where
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
-use abi::{Circuit, Claim, Endpoint, FlowKey, Headers, Point, Relay, RelayKey, Uplink, Verdict, lan, paths};
+use abi::{Claim, Headers, Point, Relay, RelayKey, Uplink, Verdict, lan, paths};
 use aya_ebpf::programs::TcContext;
 use wire::Direction;
 
 use crate::{
-    copies,
+    circuits, copies,
     count::{count, count_other},
     event::{Seen, emit},
     format::{self, Content},
     limit,
-    maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FLOWS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
+    maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
     packet::Packet,
     peers, ports,
-    skb::{NEXT, Skb},
+    skb::{DROP, NEXT, Skb},
 };
 
 #[inline(always)]
@@ -28,7 +28,11 @@ pub fn run(context: &TcContext) -> i32 {
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let to = packet.destination;
     let may_be_external = to.address == uplink.address && may_be_external(to.port);
-    let done = may_be_external && to_external_port(context, &mut packet)
+    let external = if may_be_external { to_external_port(context, &mut packet) } else { None };
+    if external == Some(Verdict::NoCircuit) {
+        return DROP; // the client sends it again; a reset would end what the pod has accepted
+    }
+    let done = external.is_some()
         || packet.is_udp()
             && packet.source.address != uplink.address
             && to_relayed_port(&mut packet, &uplink, interface);
@@ -97,30 +101,29 @@ fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> 
     Ok(content)
 }
 
-/// Translates a packet to an external port to the pod behind it; false if there is none.
+/// Translates a packet to an external port to the pod behind it; what became of it, `None` if there is no such pod.
 ///
 /// The node's NAT does not know about external ports and may have chosen the same port for a pod's outgoing connection. So
 /// only traffic that starts or continues here is translated: circuits known by their first segment, datagrams by content.
 #[inline(always)]
-fn to_external_port(context: &TcContext, packet: &mut Packet) -> bool {
+fn to_external_port(context: &TcContext, packet: &mut Packet) -> Option<Verdict> {
     let external = packet.destination;
-    let Some(claim) = lookup(&EXTERNALS, external).filter(ports::is_current) else { return false };
+    let claim = lookup(&EXTERNALS, external).filter(ports::is_current)?;
     let udp = packet.is_udp();
     if udp {
         tail_call(context, packet.headers(), claim.protocol);
     }
-    let ours = if udp { is_message(packet, &claim) } else { is_circuit(packet, &claim, &external) };
-    if ours {
+    let verdict = if udp { message(packet, &claim) } else { circuits::arrive(packet, &claim) };
+    if verdict == Verdict::TranslatedIn {
         packet.set_destination(claim.pod);
     }
     let Claim { domain, member, .. } = claim;
-    let verdict = if ours { Verdict::TranslatedIn } else { Verdict::Unrelated };
     count_other(domain, verdict);
     if udp {
         let (source, protocol) = (packet.source, claim.protocol as u16);
         emit(packet, &Seen { point: Point::ToExternal, member, source, domain, protocol, verdict });
     }
-    true
+    Some(verdict)
 }
 
 /// Tail-calls the program of the protocol that an external port was taken for; returns if there is none.
@@ -132,6 +135,12 @@ fn tail_call(context: &TcContext, headers: Headers, protocol: u8) {
     }
     // SAFETY: comes back only if there is no such program.
     unsafe { FROM_LAN.tail_call(context, protocol as u32) };
+}
+
+/// What is done with a datagram to an external port.
+#[inline(always)]
+fn message(packet: &Packet, claim: &Claim) -> Verdict {
+    if is_message(packet, claim) { Verdict::TranslatedIn } else { Verdict::Unrelated }
 }
 
 /// Whether a datagram to an external port is an answer or a search. Remembers searchers, so that answers are translated.
@@ -152,17 +161,4 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
         peers::learn_searcher(reply_to, relay.domain, relay.protocol);
     }
     true
-}
-
-/// Whether a segment opens a circuit through an external port, or belongs to one. Circuits are remembered, so that the
-/// reverse direction is translated back at the uplink; flows to the pod's own address are not, and pass unchanged. Each
-/// lookup keeps the circuit from being evicted.
-#[inline(always)]
-fn is_circuit(packet: &Packet, claim: &Claim, external: &Endpoint) -> bool {
-    let key = FlowKey::between(&packet.source, &claim.pod);
-    let circuit = Circuit { external: *external, generation: claim.generation, followed: 1 };
-    if lookup(&FLOWS, key).is_some_and(|known| known.is_same(&circuit)) {
-        return true;
-    }
-    packet.opens_circuit() && FLOWS.insert(key, circuit, 0).is_ok()
 }

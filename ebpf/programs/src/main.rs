@@ -3,9 +3,11 @@
 //! Every program returns [`skb::NEXT`] for packets that are not ours, so other programs on the hook still run.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // for `atomic`
 
+mod atomic;
 mod camera;
-mod circuit;
+mod circuits;
 mod copies;
 mod count;
 mod event;
@@ -15,6 +17,7 @@ mod from_lan;
 mod from_pod;
 mod limit;
 mod maps;
+mod name_server;
 mod outgoing;
 mod packet;
 mod peers;

@@ -2,8 +2,8 @@
 
 use abi::{
     Attachment, AttachmentKey, BucketKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey,
-    Followed, Headers, Member, NamespaceKey, Owner, Plain, Read, ReadKey, Relay, RelayKey, Search, Searcher,
-    SearcherKey, Sending, Share, Snoop, Uplink,
+    Followed, Headers, Member, NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Search,
+    Searcher, SearcherKey, Sending, Share, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -81,10 +81,25 @@ pub static READS: LruHashMap<ReadKey, Read> = LruHashMap::pinned(abi::READS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);
-/// TCP flows opened through an external port.
+/// Connections through an external port that are being opened.
 #[map]
-pub static FLOWS: LruHashMap<FlowKey, Circuit> = LruHashMap::pinned(abi::FLOWS, 0);
-/// Of these the ones of PV Access, from the server to the client.
+pub static OPENINGS: LruHashMap<FlowKey, Opening> = LruHashMap::pinned(abi::OPENINGS, 0);
+/// Established circuits. Memory is taken as they come.
+#[map]
+pub static CIRCUITS: HashMap<FlowKey, Circuit> = HashMap::pinned(abi::CIRCUITS, BPF_F_NO_PREALLOC);
+/// Their keys by place; zeros, or the key of a circuit with another place, where one is free.
+#[map]
+pub static PLACES: Array<FlowKey> = Array::pinned(abi::PLACES, 0);
+/// One entry: the place after those that were looked at last.
+#[map]
+pub static NEXT_PLACE: Array<u64> = Array::pinned(1, 0);
+/// Circuits of a domain.
+#[map]
+pub static CIRCUIT_COUNTS: Array<i64> = Array::pinned(abi::DOMAINS, 0);
+/// Of these those of a LAN host and of a pod.
+#[map]
+pub static SHARES: LruHashMap<BucketKey, i64> = LruHashMap::pinned(abi::SHARES, 0);
+/// The ones of PV Access, from the server to the client.
 #[map]
 pub static STREAMS: LruHashMap<FlowKey, Followed> = LruHashMap::pinned(abi::STREAMS, 0);
 /// Counters, see [`abi::counter_index`].

@@ -227,7 +227,7 @@ const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
         // It would reach the LAN untranslated and unchecked, and no answer could come back.
         NoPort | Limited | Denied => Fate::Drop,
         // Verdicts that only other programs give.
-        Delivered | TranslatedIn | TranslatedOut | Unowned | Unrelated | Elsewhere | TooBig | OffLan
-        | Direct => Fate::Pass,
+        Delivered | TranslatedIn | TranslatedOut | Unowned | Unrelated | NoCircuit | Elsewhere | TooBig
+        | OffLan | Direct => Fate::Pass,
     }
 }

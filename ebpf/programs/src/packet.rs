@@ -21,8 +21,9 @@ const PORT_DESTINATION: u32 = L4 + 2;
 const UDP_CHECKSUM: u32 = L4 + 6;
 const TCP_CHECKSUM: u32 = L4 + 16;
 const TCP_SEQUENCE: u32 = L4 + 4;
-const TCP_FLAGS: u32 = L4 + 13;
+const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 /// Offset of a UDP datagram's payload from the Ethernet header.
 pub const PAYLOAD: u32 = L4 + 8;
@@ -54,8 +55,58 @@ pub struct Segment {
     pub sequence: u32,
     /// Offset of the first byte from the Ethernet header.
     pub payload: u32,
+    acknowledged: u32,
+    flags: u8,
+}
+
+impl Segment {
     /// Whether it is the first in its direction.
-    pub begins: bool,
+    #[inline(always)]
+    pub const fn begins(&self) -> bool {
+        self.flags & TCP_SYN != 0
+    }
+
+    /// Whether it opens a connection.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// Whether it accepts a connection.
+    #[inline(always)]
+    pub const fn answers(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
+    }
+
+    /// Whether it resets the connection.
+    #[inline(always)]
+    pub const fn resets(&self) -> bool {
+        self.flags & TCP_RST != 0
+    }
+
+    /// Whether it is the last in its direction.
+    #[inline(always)]
+    pub const fn finishes(&self) -> bool {
+        self.flags & TCP_FIN != 0
+    }
+
+    /// Whether it neither begins nor ends anything.
+    #[inline(always)]
+    pub const fn is_bare(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_FIN | TCP_RST) == 0
+    }
+
+    /// Whether it acknowledges everything before `next`, and no more.
+    #[inline(always)]
+    pub const fn acknowledges(&self, next: u32) -> bool {
+        self.flags & TCP_ACK != 0 && self.acknowledged == next
+    }
+
+    /// The sequence number after its SYN.
+    #[inline(always)]
+    pub const fn next(&self) -> u32 {
+        self.sequence.wrapping_add(1)
+    }
 }
 
 impl Packet {
@@ -118,20 +169,16 @@ impl Packet {
         self.destination.protocol == UDP as u16
     }
 
-    /// Whether it is a TCP segment that opens a connection.
-    #[inline(always)]
-    pub fn opens_circuit(&self) -> bool {
-        let flags = self.skb.load::<1>(TCP_FLAGS).map_or(0, |[flags]| flags);
-        !self.fragment && flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-    }
-
     /// The TCP header's fields; `None` if it is cut short.
     #[inline(always)]
     pub fn segment(&self) -> Option<Segment> {
-        let [s0, s1, s2, s3, _, _, _, _, length, flags] = self.skb.load::<10>(TCP_SEQUENCE)?;
-        let payload = L4 + (length >> 4) as u32 * 4;
-        let begins = flags & TCP_SYN != 0;
-        Some(Segment { sequence: u32::from_be_bytes([s0, s1, s2, s3]), payload, begins })
+        let [s0, s1, s2, s3, a0, a1, a2, a3, length, flags] = self.skb.load::<10>(TCP_SEQUENCE)?;
+        Some(Segment {
+            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+            payload: L4 + (length >> 4) as u32 * 4,
+            acknowledged: u32::from_be_bytes([a0, a1, a2, a3]),
+            flags,
+        })
     }
 
     /// Sets the source address and port.

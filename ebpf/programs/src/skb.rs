@@ -6,13 +6,14 @@ use abi::{Endpoint, UDP};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
+        __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_TCP_NEW_SYN_RECV, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
     },
     helpers::{
-        bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
-        bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     programs::TcContext,
 };
@@ -170,13 +171,7 @@ impl Skb {
     /// Whether `netns` has a socket that would receive a datagram, or a connection request, `from` -> `to`.
     #[inline(always)]
     pub fn socket(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
-        // Not the whole union: stack is scarce, and the kernel only reads this much.
-        let mut tuple = Ipv4Tuple {
-            saddr: u32::from_ne_bytes(from.address),
-            daddr: u32::from_ne_bytes(to.address),
-            sport: from.port.to_be(),
-            dport: to.port.to_be(),
-        };
+        let mut tuple = tuple(from, to);
         let tuple = (&raw mut tuple).cast();
         // The kernel takes the lower 32 bits of the id as an int.
         let netns = netns as u32 as u64;
@@ -195,6 +190,23 @@ impl Skb {
         true
     }
 
+    /// Whether `netns` has a TCP connection `from` -> `to` that waits for the end of its handshake.
+    #[inline(always)]
+    pub fn is_half_open(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
+        let mut tuple = tuple(from, to);
+        // SAFETY: as in `socket`.
+        unsafe {
+            let found =
+                bpf_skc_lookup_tcp(self.0.cast(), (&raw mut tuple).cast(), TUPLE, netns as u32 as u64, 0);
+            if found.is_null() {
+                return false;
+            }
+            let state = (*found).state;
+            bpf_sk_release(found.cast());
+            state == BPF_TCP_NEW_SYN_RECV
+        }
+    }
+
     /// The raw context, for callbacks that receive it in a struct.
     #[inline(always)]
     pub fn raw(self) -> *mut __sk_buff {
@@ -205,6 +217,17 @@ impl Skb {
     #[inline(always)]
     pub fn from_raw(raw: *mut __sk_buff) -> Self {
         Self(raw)
+    }
+}
+
+/// How the kernel is asked for a socket. Not the whole union: stack is scarce, and the kernel only reads this much.
+#[inline(always)]
+fn tuple(from: &Endpoint, to: &Endpoint) -> Ipv4Tuple {
+    Ipv4Tuple {
+        saddr: u32::from_ne_bytes(from.address),
+        daddr: u32::from_ne_bytes(to.address),
+        sport: from.port.to_be(),
+        dport: to.port.to_be(),
     }
 }
 
@@ -229,6 +252,14 @@ fn mangled(protocol: u16) -> u64 {
 pub fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The same in seconds, a few milliseconds late at most, and cheaper.
+#[inline(always)]
+pub fn seconds() -> u32 {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS) as u32
 }
 
 /// A random number below `limit`.

@@ -4,15 +4,15 @@
 //! Access name servers name in them. Searches and beacons that processes on the node broadcast are relayed to the members,
 //! so that a client on the node finds pods.
 
-use abi::{Endpoint, FlowKey, Point, Relay, RelayKey, TCP, Uplink, Verdict, paths};
+use abi::{Endpoint, Point, Relay, RelayKey, TCP, Uplink, Verdict, paths};
 use wire::Direction;
 
 use crate::{
-    circuit, copies,
+    circuits, copies,
     count::{count, count_other},
     event::{Seen, emit},
     format,
-    maps::{EXTERNALS, FLOWS, LAN_RELAYS, UPLINKS, contains, lookup},
+    maps::{EXTERNALS, LAN_RELAYS, UPLINKS, contains, lookup},
     packet::Packet,
     peers,
     skb::{NEXT, Skb},
@@ -37,17 +37,10 @@ pub fn run(skb: Skb) -> i32 {
 /// Gives a segment from a pod the external source that its peer knows.
 #[inline(always)]
 fn restore_external(packet: &mut Packet, uplink: &Uplink) {
-    let key = FlowKey::between(&packet.destination, &packet.source);
-    let Some(flow) = FLOWS.get_ptr_mut(key) else { return };
-    // SAFETY: an entry that is removed concurrently may be reused for another flow; then a segment of the ending flow is
-    // mistranslated, and would have failed without the entry too.
-    let flow = unsafe { &mut *flow };
-    let external = flow.external;
-    if flow.followed != 0 && !circuit::follow(packet, &key, &external, uplink.domain) {
-        flow.followed = 0;
+    if let Some(external) = circuits::depart(packet, uplink.domain) {
+        packet.set_source(external);
+        count_other(uplink.domain, Verdict::TranslatedOut);
     }
-    packet.set_source(external);
-    count_other(uplink.domain, Verdict::TranslatedOut);
 }
 
 /// Relays a broadcast from the node's address to the members, unless it is a member's on its way out.

@@ -39,6 +39,17 @@ impl Stream {
         self.held = 0;
     }
 
+    /// Goes on at `at`, where a segment begins, if it begins with a server's message: what came before is lost. A segment
+    /// may begin anywhere, so more is asked of this header than of one that is known to be one.
+    #[inline(always)]
+    pub fn resume(&mut self, at: u32, header: &[u8; HEADER as usize]) -> bool {
+        let found = pva::begins_message_of_server(header);
+        if found {
+            self.begin(at);
+        }
+        found
+    }
+
     /// Whether message boundaries are lost.
     #[inline(always)]
     pub const fn is_lost(&self) -> bool {
@@ -193,6 +204,23 @@ mod tests {
     fn a_control_message_has_no_body_whatever_its_size_says() {
         let bytes = [vec![pva::MAGIC, 2, 0xc1, 2, 0, 0, 0x40, 0], reply([0; 4], true)].concat();
         assert_eq!(whole(&bytes), [48]);
+    }
+
+    #[test]
+    fn what_begins_like_a_servers_message_is_followed_after_a_gap() {
+        let resumes = |header: [u8; 4]| {
+            let ([a, b, c, d], mut stream) = (header, Stream::UNKNOWN);
+            stream.resume(1000, &[a, b, c, d, 0, 0, 0, 9])
+        };
+        assert!(resumes([0xca, 2, 0xc0, 4]) && resumes([0xca, 1, 0x41, 2]));
+        let others = [
+            [0xca, 2, 0x80, 4],
+            [0xca, 0, 0xc0, 4],
+            [0xca, 2, 0xce, 4],
+            [0xca, 2, 0xc0, 99],
+            [0, 2, 0xc0, 4],
+        ];
+        assert!(!others.into_iter().any(resumes));
     }
 
     #[test]

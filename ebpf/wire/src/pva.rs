@@ -26,6 +26,13 @@ pub const MAGIC: u8 = 0xca;
 const BIG_ENDIAN: u8 = 0x80;
 const SEGMENTED: u8 = 0x30;
 const CONTROL: u8 = 0x01;
+/// In a message of a server.
+const SERVER: u8 = 0x40;
+/// Flags without a meaning.
+const UNUSED: u8 = 0x0e;
+/// The highest version, and the highest command, that implementations use ("pvAccess Protocol Messages"; pvxs `src/pvaproto.h`).
+const LAST_VERSION: u8 = 2;
+const LAST_COMMAND: u8 = 22;
 
 const BEACON: u8 = 0;
 const SEARCH: u8 = 3;
@@ -134,6 +141,16 @@ pub fn in_circuit(header: &[u8; HEADER as usize]) -> InCircuit {
     let control = flags & CONTROL != 0;
     let reply = command == SEARCH_REPLY && flags & (SEGMENTED | CONTROL) == 0 && size >= SERVER_BODY;
     InCircuit { sound: magic == MAGIC && version != 0, reply, size: if control { 0 } else { size } }
+}
+
+/// Whether bytes that may stand anywhere in a circuit are the header of a server's message, as far as can be told.
+#[inline(always)]
+pub fn begins_message_of_server(header: &[u8; HEADER as usize]) -> bool {
+    let [magic, version, flags, command, ..] = *header;
+    magic == MAGIC
+        && (1..=LAST_VERSION).contains(&version)
+        && flags & (SERVER | UNUSED) == SERVER
+        && command <= LAST_COMMAND
 }
 
 /// Length of the body according to a header with these flags, bytes.

@@ -60,8 +60,12 @@ impl Stamp {
 pub(crate) fn install(source: &Path, directory: &Path) -> Result<Installed, Error> {
     let path = directory.join(PLUGIN);
     let content = fs::read(source).map_err(|error| Error::NoPlugin { path: source.into(), source: error })?;
-    let is_there = fs::read(&path).is_ok_and(|present| present == content)
-        && fs::metadata(&path).is_ok_and(|metadata| metadata.mode() & 0o7777 == MODE);
+    // Only a file that may be it is read: whatever else is there could be endless.
+    let may_be_it = |found: Metadata| {
+        found.is_file() && (found.len(), found.mode() & 0o7777) == (content.len() as u64, MODE)
+    };
+    let is_there =
+        fs::metadata(&path).is_ok_and(may_be_it) && fs::read(&path).is_ok_and(|present| present == content);
     let fault = |source: io::Error| Error::NotInstalled { directory: directory.into(), source };
     let versions = if is_there {
         ask(&path)?
@@ -140,6 +144,13 @@ mod tests {
             assert_eq!(fs::read_to_string(bin.join("iocast")).unwrap(), ANSWERS);
             assert_eq!(fs::read_dir(&bin).unwrap().count(), 1, "nothing is left of it");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_in_the_plugins_place_is_replaced() {
+        let (_directory, source, bin) = directories(ANSWERS);
+        nix::unistd::mkfifo(&bin.join("iocast"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(install(&source, &bin).unwrap().versions, ["1.0.0"]);
     }
 
     #[test]

@@ -20,6 +20,14 @@ const BEFORE_US: [&str; 1] = ["bandwidth"];
 pub(crate) struct File {
     pub(crate) name: String,
     pub(crate) text: String,
+    /// Why it cannot be read, if so: as for a runtime, this is a faulty configuration, too.
+    pub(crate) unreadable: Option<String>,
+}
+
+impl File {
+    pub(crate) fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), unreadable: None }
+    }
 }
 
 /// Why the plugin cannot be chained into a network configuration.
@@ -132,7 +140,7 @@ pub(crate) fn chained(file: &File, files: &[File], ours: &Ours) -> Result<Option
         return Ok(None);
     }
     list.insert("plugins".into(), plugins.into());
-    Ok(Some(File { name, text: text(list) }))
+    Ok(Some(File::new(name, text(list))))
 }
 
 /// `file` without us; `None` if we are not in it, or alone in it: an empty list is not a valid configuration.
@@ -143,7 +151,7 @@ pub(crate) fn unchained(file: &File) -> Option<File> {
         return None;
     }
     list.insert("plugins".into(), others.into());
-    Some(File { name: file.name.clone(), text: text(list) })
+    Some(File::new(&file.name, text(list)))
 }
 
 fn has_us(file: &File) -> bool {
@@ -206,6 +214,9 @@ fn text(list: Map<String, Value>) -> String {
 /// The configuration in `file`, if a runtime accepts it (libcni, `ConfFromBytes` and `ConfListFromBytes`).
 fn parse(file: &File) -> Result<Map<String, Value>, ConflistError> {
     let invalid = |why: &str| Err(ConflistError::Invalid(why.into()));
+    if let Some(why) = &file.unreadable {
+        return invalid(why);
+    }
     let network: Map<String, Value> =
         serde_json::from_str(&file.text).or_else(|error| invalid(&error.to_string()))?;
     if !file.name.ends_with(".conflist") {
@@ -236,7 +247,7 @@ mod tests {
     }
 
     fn file(name: &str, text: impl Into<String>) -> File {
-        File { name: name.into(), text: text.into() }
+        File::new(name, text)
     }
 
     fn list(name: &str, types: &[&str]) -> File {

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use datapath::printable;
+
 use super::{
     backoff::{Backoff, PAUSE},
     binary::{self, Installed},
@@ -192,7 +194,7 @@ enum Put {
 
 /// What keeps the runtime from using `choice.target`, or the plugin from working there.
 fn obstacles(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
-    let path = |file: &File| directory.join(&file.name).display().to_string();
+    let path = |file: &File| printable(&directory.join(&file.name).display().to_string());
     let malformed = choice.malformed.iter().map(|(file, reason)| {
         format!(
             "{} is not a valid network configuration: {reason}; because of it, containerd uses none at all: fix or remove it",

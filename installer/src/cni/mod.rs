@@ -19,6 +19,8 @@ use std::{error::Error, fs, io::ErrorKind, path::Path, thread::sleep, time::Dura
 
 use conflist::PLUGIN;
 
+use crate::say::say;
+
 /// By then a runtime has read a changed configuration.
 const RELOAD: Duration = Duration::from_secs(2);
 
@@ -27,9 +29,9 @@ pub(crate) fn install(options: &Options, bpffs: &Path) -> Result<(), Box<dyn Err
     let mut keeper = Keeper::new(options, bpffs);
     let problems = keeper.pass_until_settled();
     if !keeper.is_chained() {
-        return Err(problems.join("\n  ").into());
+        return Err(problems.join("\n").into());
     }
-    println!("iocast-node: the plugin is chained in {}", options.cni_conf_dir.display());
+    say(format!("the plugin is chained in {}", options.cni_conf_dir.display()));
     Ok(())
 }
 
@@ -39,21 +41,21 @@ pub(crate) fn uninstall(options: &Options, bpffs: &Path, remove_plugin: bool) ->
     let directory = &options.cni_conf_dir;
     let changed = if directory.exists() { net_d::unchain(directory)? } else { vec![] };
     if !changed.is_empty() {
-        println!("iocast-node: removed the plugin from {} in {}", changed.join(", "), directory.display());
+        say(format!("removed the plugin from {} in {}", changed.join(", "), directory.display()));
         sleep(RELOAD);
     }
     let faults: Vec<_> = datapath::unload(bpffs).iter().map(ToString::to_string).collect();
     if !faults.is_empty() {
-        return Err(faults.join("\n  ").into());
+        return Err(faults.join("\n").into());
     }
-    println!("iocast-node: removed the datapath");
+    say("removed the datapath");
     let plugin = options.cni_bin_dir.join(PLUGIN);
     if remove_plugin {
         return remove_binary(&plugin);
     }
     if plugin.exists() {
         // CRI-O deletes a pod with the chain that it was created with.
-        println!("iocast-node: kept {} for pods that were created with it", plugin.display());
+        say(format!("kept {} for pods that were created with it", plugin.display()));
     }
     Ok(())
 }

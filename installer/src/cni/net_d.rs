@@ -1,13 +1,23 @@
 //! The runtime's configuration directory: reads it, and replaces a file in it so that the runtime never finds it missing or
 //! half written.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
 use super::{
     atomic_file::{AtomicFile, remove},
     conflist::{File, is_configuration, unchained},
 };
 use crate::error::Error;
+
+/// The longest configuration that is read, in bytes: theirs have a few KiB.
+const LONGEST: u64 = 1 << 20;
 
 /// The configurations in `directory`.
 pub(crate) fn read(directory: &Path) -> Result<Vec<File>, Error> {
@@ -19,14 +29,28 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<File>, Error> {
         if !is_configuration(&name) || path.is_dir() {
             continue;
         }
-        match fs::read(&path) {
-            // Decoded as in Go, so that both accept the same files.
-            Ok(bytes) => files.push(File { name, text: String::from_utf8_lossy(&bytes).into() }),
+        match text(&path) {
+            Ok(text) => files.push(File::new(name, text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // removed meanwhile
-            Err(error) => return Err(fault(&path, error)),
+            Err(error) => files.push(File { unreadable: Some(error.to_string()), ..File::new(name, "") }),
         }
     }
     Ok(files)
+}
+
+/// The text of a regular file of a sensible length. Decoded as in Go, so that both accept the same files.
+fn text(path: &Path) -> io::Result<String> {
+    // A FIFO would wait for its other end.
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = vec![];
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(io::Error::other(format!("it is longer than {} KiB", LONGEST >> 10)));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into())
 }
 
 /// Replaces `before` with `after`. Does nothing and returns false if the file has changed meanwhile: that change must not be
@@ -38,7 +62,7 @@ pub(crate) fn replace(directory: &Path, before: &File, after: &File) -> Result<b
 
 fn try_replace(directory: &Path, before: &File, after: &File) -> io::Result<bool> {
     let (old, new) = (directory.join(&before.name), directory.join(&after.name));
-    let unchanged = || fs::read(&old).is_ok_and(|bytes| String::from_utf8_lossy(&bytes) == before.text);
+    let unchanged = || text(&old).is_ok_and(|text| text == before.text);
     let metadata = match fs::metadata(&old) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         metadata => metadata?,
@@ -83,7 +107,7 @@ mod tests {
     use super::*;
 
     fn file(name: &str, text: &str) -> File {
-        File { name: name.into(), text: text.into() }
+        File::new(name, text)
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -105,6 +129,36 @@ mod tests {
         let mut read: Vec<_> = read(directory.path()).unwrap().into_iter().map(|file| file.name).collect();
         read.sort();
         assert_eq!(read, ["a.conflist", "b.conf", "c.json"]);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_told_and_holds_up_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        nix::unistd::mkfifo(&at("00-fifo.conf"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("01-endless.conf")).unwrap();
+        std::os::unix::fs::symlink("02-loop.conf", at("02-loop.conf")).unwrap();
+        fs::File::create(at("03-long.conf")).unwrap().set_len(1 << 40).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("04-socket.conf")).unwrap();
+        fs::write(at("05-number.conf"), r#"{"type":"a","x":1e400}"#).unwrap();
+        fs::write(at("06-deep.conf"), "[".repeat(100_000)).unwrap();
+        fs::write(at("10-a.conflist"), r#"{"name":"n","plugins":[{"type":"a"}]}"#).unwrap();
+        let files = read(directory.path()).unwrap();
+        let choice = super::super::conflist::choose(&files);
+        assert_eq!(choice.target.unwrap().name, "10-a.conflist");
+        let told = [
+            "no regular file",
+            "no regular file",
+            "Too many levels of symbolic links",
+            "longer than 1024 KiB",
+            "No such device", // as if nobody listened
+            "number out of range",
+            "expected a map",
+        ];
+        for ((file, reason), expected) in choice.malformed.iter().zip(told) {
+            assert!(reason.contains(expected), "{}: {reason}", file.name);
+        }
+        assert_eq!(choice.malformed.len(), told.len());
     }
 
     #[test]

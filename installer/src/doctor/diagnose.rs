@@ -479,7 +479,7 @@ mod tests {
         complains(|facts| facts.bpffs = error(), Level::Fail, "bpffs", "cannot; do this");
         complains(|facts| facts.datapath = error(), Level::Fail, "datapath", "cannot; do this");
         complains(
-            |facts| facts.config = error().map(|()| Config { domains: vec![] }),
+            |facts| facts.config = error().map(|()| Config { circuit_idle: 0, domains: vec![] }),
             Level::Fail,
             "configuration",
             "do this",

@@ -12,7 +12,7 @@ use datapath::{
     firewall::{self, Chain},
     is_attached,
     link::{self, Link},
-    occupants, pin_directory,
+    occupants, pin_directory, printable,
 };
 use nix::sys::utsname::uname;
 
@@ -246,7 +246,7 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
             }
             None => None,
         };
-        let pod = format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod));
+        let pod = printable(&format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod)));
         found.push(Member { pod, veth, has_broadcast: !lacks_broadcast(state, &attachment) });
     }
     Ok(found)
@@ -259,7 +259,11 @@ fn network(directory: &Path) -> Fact<Option<Network>> {
         path: directory.join(&target.name),
         plugins: plugins(&target.text),
         multus: choice.multus.map(|file| file.name.clone()),
-        malformed: choice.malformed.iter().map(|(file, reason)| format!("{}: {reason}", file.name)).collect(),
+        malformed: choice
+            .malformed
+            .iter()
+            .map(|(file, reason)| printable(&format!("{}: {reason}", file.name)))
+            .collect(),
     }))
 }
 
@@ -268,7 +272,7 @@ fn plugins(text: &str) -> Vec<String> {
     let network: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let alone = [network.clone()];
     let plugins = network["plugins"].as_array().map_or(alone.as_slice(), Vec::as_slice);
-    plugins.iter().filter_map(|plugin| plugin["type"].as_str()).map(str::to_owned).collect()
+    plugins.iter().filter_map(|plugin| plugin["type"].as_str()).map(printable).collect()
 }
 
 /// Calls the plugin as a runtime does at start, and then as a person does, because the answer to a runtime does not include

@@ -9,15 +9,18 @@ pub(crate) use facts::Places;
 
 use std::error::Error;
 
+use datapath::printable::message;
 use finding::{Finding, Level};
+
+use crate::say::{print, print_json};
 
 /// Prints a line for each check; an error if one of them failed.
 pub(crate) fn run(bpffs: &std::path::Path, places: &Places, json: bool) -> Result<(), Box<dyn Error>> {
     let findings = diagnose::diagnose(&facts::gather(bpffs, places));
     if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        print_json(&findings)?;
     } else {
-        findings.iter().for_each(|finding| println!("{}", line(finding)));
+        print(&findings.iter().map(line).collect::<String>())?;
     }
     match findings.iter().filter(|finding| finding.level == Level::Fail).count() {
         0 => Ok(()),
@@ -33,5 +36,5 @@ fn line(Finding { level, check, found, advice }: &Finding) -> String {
         Level::Fail => "FAIL",
     };
     let advice = advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-    format!("{level:<5} {check:<14} {found}{advice}")
+    message(&format!("{level:<5} {check:<14} {found}{advice}")) + "\n"
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use clap::Args;
-use datapath::{Events, State, kernel_clock};
+use datapath::{Events, State, kernel_clock, printable, printable::json};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signalfd::SignalFd,
@@ -31,7 +31,7 @@ use self::{
     line::{Line, Row, pods, table},
     questions::Questions,
 };
-use crate::run::stop_signals;
+use crate::{run::stop_signals, say::complain};
 
 /// How far ahead the deadline is set, and how often it is extended.
 const LEASE: Duration = Duration::from_secs(3);
@@ -76,7 +76,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
         Err(error) if is_closed(error.as_ref()) => return Ok(()), // as by `| head`
         outcome => outcome?,
     }
-    eprintln!("iocast-node: {}", watcher.tally.summary(watcher.began.elapsed(), lost));
+    complain(watcher.tally.summary(watcher.began.elapsed(), lost));
     Ok(())
 }
 
@@ -117,7 +117,7 @@ impl<'a> Watcher<'a> {
             self.options.seconds.and_then(|seconds| self.began.checked_add(Duration::from_secs(seconds)));
         let (mut reported, mut passes) = (0, 0);
         events.watch(LEASE, deliveries)?;
-        eprintln!("iocast-node: watching; press Ctrl-C to stop");
+        complain("watching; press Ctrl-C to stop");
         loop {
             self.directory = Directory::read(state)?;
             let renewal = Instant::now() + RENEWAL;
@@ -164,7 +164,11 @@ impl<'a> Watcher<'a> {
             return Ok(());
         }
         let line = Line::new(datagram, &self.directory, self.boot, (pvs, latency));
-        if self.options.json { self.print_json(&line) } else { Ok(writeln!(self.out, "{line}")?) }
+        if self.options.json {
+            self.print_json(&line)
+        } else {
+            Ok(writeln!(self.out, "{}", printable(&line.to_string()))?)
+        }
     }
 
     /// Lists the unanswered PVs again, if it is time.
@@ -207,7 +211,7 @@ impl<'a> Watcher<'a> {
     }
 
     fn print_json(&mut self, object: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
-        Ok(writeln!(self.out, "{}", serde_json::to_string(object)?)?)
+        Ok(writeln!(self.out, "{}", json(&serde_json::to_string(object)?))?)
     }
 }
 
@@ -228,7 +232,7 @@ fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
 /// Reports how many events were lost, if that has grown; returns how many have been reported.
 fn report_lost(reported: u64, lost: u64) -> u64 {
     if lost > reported {
-        eprintln!("iocast-node: {lost} events lost so far: there is more traffic than can be shown");
+        complain(format!("{lost} events lost so far: there is more traffic than can be shown"));
     }
     lost
 }

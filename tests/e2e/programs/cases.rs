@@ -4,31 +4,32 @@ use abi::{FanMark, Protocol, Verdict};
 use lab::ca::{message, reply, search};
 
 use super::{
-    frame::{ACK, BROADCAST, Frame, SYN, SYN_ACK, tcp, udp},
+    circuits,
+    frame::{BROADCAST, Frame, SYN, tcp, udp},
     rig::{POD_MACS, UPLINK_MAC},
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
-const NEXT: i32 = -1;
+pub(super) const NEXT: i32 = -1;
 pub(crate) const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
 
 /// The node on the LAN, under the only external port there is.
-const EXTERNAL: &str = "172.23.0.10:61000";
-const CLIENT: &str = "172.23.0.2:40000";
+pub(super) const EXTERNAL: &str = "172.23.0.10:61000";
+pub(super) const CLIENT: &str = "172.23.0.2:40000";
 const SERVER: &str = "172.23.0.3:5064";
 const LAN: &str = "172.23.0.255:5064";
 const PODS: &str = "10.244.1.255:5064";
-const IOC: &str = "10.244.1.2:5064";
+pub(super) const IOC: &str = "10.244.1.2:5064";
 const OTHER: &str = "10.244.1.3:5064";
 const CLIENT_IN_POD: &str = "10.244.1.2:40000";
 const OTHER_CLIENT: &str = "10.244.1.3:40000";
 
 /// PVXS asking for `A`, to be answered on port 40000; the third byte of the body is the flags (captured, with another name).
-const PVA_SEARCH: &str = "ca02800300000027 66696e64 00 000000 00000000000000000000000000000000 9c40 \
+pub(super) const PVA_SEARCH: &str = "ca02800300000027 66696e64 00 000000 00000000000000000000000000000000 9c40 \
     01 03746370 0001 12345678 01 41";
 /// PVXS answering from TCP port 5075, big endian; pvAccessCPP, little endian (captured).
-const PVXS_REPLY: &str = "ca02c00400000031 51da2895085a1a180d6575ca 66696e64 \
+pub(super) const PVXS_REPLY: &str = "ca02c00400000031 51da2895085a1a180d6575ca 66696e64 \
     00000000000000000000ffff00000000 13d3 03746370 01 0002 12345678 12345679";
 const CPP_REPLY: &str = "ca0240042d000000 59e0016b00000000e7b2412b 01000000 \
     00000000000000000000ffff00000000 d313 03746370 01 0100 41302010";
@@ -71,6 +72,8 @@ pub(crate) struct Setup {
     pub(crate) ports_per_pod: u32,
     /// External ports of one transport that the domain may have.
     pub(crate) ports: u32,
+    /// Circuits that the domain may have.
+    pub(crate) circuits: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
     pub(crate) interval: u32,
 }
@@ -91,15 +94,15 @@ pub(crate) struct Case {
     pub(crate) counts: Vec<(Protocol, Verdict)>,
 }
 
-fn from_lan(packet: Frame) -> Run {
+pub(super) fn from_lan(packet: Frame) -> Run {
     Run { program: abi::names::FROM_LAN, interface: "eth0", mark: None, packet }
 }
 
-fn to_lan(packet: Frame) -> Run {
+pub(super) fn to_lan(packet: Frame) -> Run {
     Run { program: abi::names::TO_LAN, interface: "eth0", mark: None, packet }
 }
 
-fn from_pod(packet: Frame) -> Run {
+pub(super) fn from_pod(packet: Frame) -> Run {
     Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
 }
 
@@ -115,7 +118,7 @@ fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
 
 impl Case {
     /// A packet that stays as it is and goes on, uncounted.
-    fn new(name: &'static str, run: Run) -> Self {
+    pub(super) fn new(name: &'static str, run: Run) -> Self {
         let setup = Setup {
             uplink: true,
             fan: true,
@@ -123,17 +126,18 @@ impl Case {
             cameras: abi::lan::CAMERAS,
             ports_per_pod: 9,
             ports: 9,
+            circuits: 100,
             interval: 0,
         };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
     }
 
-    fn after(self, before: impl IntoIterator<Item = Run>) -> Self {
+    pub(super) fn after(self, before: impl IntoIterator<Item = Run>) -> Self {
         Self { before: before.into_iter().collect(), ..self }
     }
 
-    fn with(self, change: impl FnOnce(&mut Setup)) -> Self {
+    pub(super) fn with(self, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = self.setup.clone();
         change(&mut setup);
         Self { setup, ..self }
@@ -148,7 +152,7 @@ impl Case {
         self.counts(Protocol::Ca, verdicts)
     }
 
-    fn pva(self, verdicts: &[Verdict]) -> Self {
+    pub(super) fn pva(self, verdicts: &[Verdict]) -> Self {
         self.counts(Protocol::Pva, verdicts)
     }
 
@@ -160,11 +164,11 @@ impl Case {
         self.counts(Protocol::Gvsp, verdicts)
     }
 
-    fn other(self, verdicts: &[Verdict]) -> Self {
+    pub(super) fn other(self, verdicts: &[Verdict]) -> Self {
         self.counts(Protocol::Other, verdicts)
     }
 
-    fn becomes(self, verdict: i32, becomes: Frame) -> Self {
+    pub(super) fn becomes(self, verdict: i32, becomes: Frame) -> Self {
         Self { verdict, becomes, ..self }
     }
 
@@ -198,6 +202,8 @@ pub(crate) fn cases() -> Vec<Case> {
         answers_of_pods(),
         cameras(),
         to_the_lan(),
+        circuits::cases(),
+        circuits::of_name_servers(),
         fans(),
     ];
     groups.concat()
@@ -271,23 +277,11 @@ fn searches_from_the_lan() -> Vec<Case> {
 
 fn to_external_ports() -> Vec<Case> {
     use Verdict::*;
-    let asked = from_lan(udp(CLIENT, LAN, &search(&["A:NAME"])));
-    let answered = from_pod(udp(IOC, CLIENT, &reply(5064)));
     let opens = from_lan(tcp(CLIENT, EXTERNAL, SYN, 1, &[]));
-    let goes_on = from_lan(tcp(CLIENT, EXTERNAL, ACK, 2, b"odd"));
     let searched = from_pod(udp(IOC, PODS, &search(&["N:NAME"])));
     let arrives = |payload: &[u8]| from_lan(udp(SERVER, EXTERNAL, payload));
     vec![
         Case::new("a connection to a port that nobody has", opens.clone()).other(&[Unowned]),
-        Case::new("a connection to an IOC", opens.clone())
-            .after([asked.clone(), answered.clone()])
-            .becomes(NEXT, opens.packet.clone().to(IOC))
-            .other(&[TranslatedIn]),
-        Case::new("a segment of a circuit", goes_on.clone())
-            .after([asked.clone(), answered.clone(), opens])
-            .becomes(NEXT, goes_on.packet.clone().to(IOC))
-            .other(&[TranslatedIn]),
-        Case::new("a segment of no circuit", goes_on).after([asked, answered]).other(&[Unrelated]),
         Case::new("an answer to a pod that searched", arrives(&reply(5064)))
             .after([searched.clone()])
             .becomes(NEXT, udp(SERVER, IOC, &reply(5064)))
@@ -541,18 +535,6 @@ fn cameras() -> Vec<Case> {
 fn to_the_lan() -> Vec<Case> {
     use Verdict::*;
     let ask = |from: &str| to_lan(udp(from, LAN, &search(&["A:NAME"])));
-    let circuit = [
-        from_lan(udp(CLIENT, "172.23.0.255:5076", &pva(PVA_SEARCH))),
-        from_pod(udp("10.244.1.2:37000", CLIENT, &pva(PVXS_REPLY))),
-        from_lan(tcp(CLIENT, EXTERNAL, SYN, 1, &[])),
-        to_lan(tcp("10.244.1.2:5075", CLIENT, SYN_ACK, 100, &[])),
-    ];
-    let tells = |payload: &[u8]| tcp("10.244.1.2:5075", CLIENT, ACK, 101, payload);
-    let told = |payload: &[u8]| tells(payload).from(EXTERNAL);
-    let translated = pva(&PVXS_REPLY.replacen("13d3", "ee48", 1));
-    let hello = pva("ca02c1020000400000");
-    let [after_hello, after_hello_translated] =
-        [pva(PVXS_REPLY), translated.clone()].map(|reply| [&hello[..8], &reply[..]].concat());
     vec![
         Case::new("a search of a process of the node", ask("172.23.0.10:40000"))
             .fans(|copy| copy)
@@ -569,31 +551,6 @@ fn to_the_lan() -> Vec<Case> {
             to_lan(udp("172.23.0.10:40000", SERVER, &search(&["A:NAME"]))),
         ),
         Case::new("a pod's own connection", to_lan(tcp(IOC, SERVER, SYN, 1, &[]))),
-        Case::new("the answer to a connection", circuit[3].clone())
-            .after(circuit[..3].to_vec())
-            .becomes(NEXT, circuit[3].packet.clone().from(EXTERNAL))
-            .other(&[TranslatedOut]),
-        Case::new("data of a circuit", to_lan(tells(b"odd")))
-            .after(circuit.to_vec())
-            .becomes(NEXT, told(b"odd"))
-            .other(&[TranslatedOut]),
-        Case::new(
-            "a name server's answer in a circuit, which names its port",
-            to_lan(tells(&pva(PVXS_REPLY))),
-        )
-        .after(circuit.to_vec())
-        .becomes(NEXT, told(&translated))
-        .pva(&[Answered])
-        .other(&[TranslatedOut]),
-        Case::new("a name server's answer behind another message", to_lan(tells(&after_hello)))
-            .after(circuit.to_vec())
-            .becomes(NEXT, told(&after_hello_translated))
-            .pva(&[Answered])
-            .other(&[TranslatedOut]),
-        Case::new("a name server's answer that is sent again", to_lan(tells(&pva(PVXS_REPLY))))
-            .after(circuit.into_iter().chain([to_lan(tells(&pva(PVXS_REPLY)))]))
-            .becomes(NEXT, told(&translated))
-            .other(&[TranslatedOut]),
     ]
 }
 
@@ -655,7 +612,7 @@ fn with_zero_checksum() -> (Vec<u8>, Vec<u8>) {
 }
 
 /// A PV Access message in hexadecimal digits.
-fn pva(hex: &str) -> Vec<u8> {
+pub(super) fn pva(hex: &str) -> Vec<u8> {
     let digits: String = hex.split_whitespace().collect();
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }

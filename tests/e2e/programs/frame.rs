@@ -8,7 +8,9 @@ pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 /// Who a frame is for and from, where a case does not say.
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
+pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 pub(crate) const SYN_ACK: u8 = SYN | ACK;
 
@@ -27,7 +29,7 @@ pub(crate) struct Frame {
 #[derive(Clone, Copy)]
 enum Transport {
     Udp { checksummed: bool },
-    Tcp { flags: u8, sequence: u32 },
+    Tcp { flags: u8, sequence: u32, acknowledged: u32 },
 }
 
 /// A datagram.
@@ -37,7 +39,7 @@ pub(crate) fn udp(from: &str, to: &str, payload: &[u8]) -> Frame {
 
 /// A segment.
 pub(crate) fn tcp(from: &str, to: &str, flags: u8, sequence: u32, payload: &[u8]) -> Frame {
-    frame(from, to, Transport::Tcp { flags, sequence }, payload)
+    frame(from, to, Transport::Tcp { flags, sequence, acknowledged: 0 }, payload)
 }
 
 fn frame(from: &str, to: &str, transport: Transport, payload: &[u8]) -> Frame {
@@ -84,6 +86,14 @@ impl Frame {
         Self { transport: Transport::Udp { checksummed: false }, ..self }
     }
 
+    /// A segment that acknowledges everything before this sequence number.
+    pub(crate) fn acknowledging(mut self, number: u32) -> Self {
+        if let Transport::Tcp { acknowledged, .. } = &mut self.transport {
+            *acknowledged = number;
+        }
+        self
+    }
+
     /// The UDP or TCP checksum.
     pub(crate) fn checksum(&self) -> u16 {
         let at = if matches!(self.transport, Transport::Udp { .. }) { 40 } else { 50 };
@@ -127,9 +137,10 @@ impl Frame {
                 bytes.extend([0, 0]);
                 6
             }
-            Transport::Tcp { flags, sequence } => {
+            Transport::Tcp { flags, sequence, acknowledged } => {
                 bytes.extend(sequence.to_be_bytes());
-                bytes.extend([0, 0, 0, 0, 5 << 4, flags, 1, 0, 0, 0, 0, 0]);
+                bytes.extend(acknowledged.to_be_bytes());
+                bytes.extend([5 << 4, flags, 1, 0, 0, 0, 0, 0]);
                 16
             }
         };

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 mod attach;
 mod cases;
+mod circuits;
 mod frame;
 mod rig;
 

@@ -20,7 +20,7 @@ use abi::{
 };
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::SchedClassifier,
 };
 use datapath::{State, link, pin_directory};
@@ -93,8 +93,8 @@ impl Rig {
             }
         }
         sandbox.run_in(NODE, || {
-            let mut state = datapath::load(Path::new(BPFFS)).unwrap();
-            datapath::ensure_fan(&mut state).unwrap();
+            datapath::load(Path::new(BPFFS)).unwrap();
+            datapath::ensure_fan().unwrap();
         })?;
         Ok(Self { sandbox, _sockets: sockets })
     }
@@ -150,6 +150,7 @@ fn fill(state: &mut State, setup: &Setup) {
         last_pin: 0,
         ports_per_pod: setup.ports_per_pod,
         ports: setup.ports,
+        circuits: setup.circuits,
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
     };
@@ -169,13 +170,13 @@ fn fill(state: &mut State, setup: &Setup) {
     state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();
     for (key, attachment) in state.attachments().unwrap() {
         state.leave(&key, &attachment).unwrap();
-        state.forget_circuits(attachment.address).unwrap();
     }
     forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
     forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
     forget::<abi::Endpoint, abi::Claim>("EXTERNALS", Map::HashMap);
     forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);
     forget::<u32, abi::Share>("PORT_COUNTS", Map::HashMap);
+    forget_circuits();
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
@@ -192,7 +193,7 @@ fn described() -> Described {
 }
 
 fn set_fan(state: &mut State, fan: u32) {
-    state.set_config(Config { fan }).unwrap();
+    state.set_config(Config { fan, circuit_idle: 180 * 60 }).unwrap();
 }
 
 fn join(state: &mut State, number: u8, pod: &str) {
@@ -224,15 +225,26 @@ fn join(state: &mut State, number: u8, pod: &str) {
     state.join(key, attachment, member).unwrap();
 }
 
-/// Empties a map of which the datapath forgets entries by itself.
+/// Empties a map that the programs fill by themselves.
 fn forget<K: aya::Pod, V: aya::Pod>(name: &str, kind: fn(MapData) -> Map) {
-    let pin = pin_directory(Path::new(BPFFS)).join("maps").join(name);
-    let map = kind(MapData::from_pin(pin).unwrap());
-    let mut map: HashMap<_, K, V> = map.try_into().unwrap();
+    let mut map: HashMap<_, K, V> = kind(pinned(name)).try_into().unwrap();
     let keys: Vec<_> = map.keys().map(std::result::Result::unwrap).collect();
     for key in keys {
         map.remove(&key).unwrap();
     }
+}
+
+fn forget_circuits() {
+    forget::<abi::FlowKey, abi::Opening>("OPENINGS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Followed>("STREAMS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Circuit>("CIRCUITS", Map::HashMap);
+    forget::<abi::BucketKey, i64>("SHARES", Map::LruHashMap);
+    let mut counts: Array<_, i64> = Map::Array(pinned("CIRCUIT_COUNTS")).try_into().unwrap();
+    counts.set(0, 0, 0).unwrap();
+}
+
+fn pinned(name: &str) -> MapData {
+    MapData::from_pin(pin_directory(Path::new(BPFFS)).join("maps").join(name)).unwrap()
 }
 
 /// The index of an interface of the sandbox.

@@ -4,6 +4,7 @@
 mod all_troubles;
 mod arrays;
 mod cameras;
+mod circuits;
 mod cost;
 mod ports;
 mod thousand;

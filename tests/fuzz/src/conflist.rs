@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|input: &str| {
-    let before = File { name: "10-n.conflist".into(), text: input.into() };
+    let before = File::new("10-n.conflist", input);
     let versions = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"].map(str::to_owned).into();
     let ours = Ours { entry: entry("/sys/fs/bpf".as_ref()), versions };
     let Ok(Some(with_us)) = chained(&before, &[], &ours) else { return };

@@ -38,8 +38,9 @@ fn check<T>(outcome: Result<T, CniError>) {
     outcome.as_ref().err().into_iter().for_each(said);
 }
 
-/// An error says what is wrong, as JSON in a version that the runtime knows.
+/// An error says what is wrong, as JSON in a version that the runtime knows, in words that can be shown.
 fn said(error: &CniError) {
     let json: serde_json::Value = serde_json::from_str(&error.to_json("1.0.0")).unwrap();
     assert!(!error.message.is_empty() && json["code"].is_u64());
+    assert_eq!(datapath::printable(&error.message), json["msg"]);
 }

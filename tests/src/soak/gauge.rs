@@ -16,6 +16,7 @@ pub(crate) struct Gauges {
     /// The node's network interfaces.
     interfaces: usize,
     ours: Leftovers,
+    circuits: u64,
     /// Memory of the maps, kB.
     maps: u64,
 }
@@ -41,6 +42,7 @@ impl Gauges {
             pins: count("find /sys/fs/bpf")?,
             interfaces: count("ip -o link show")?,
             ours: lab.leftovers()?,
+            circuits: lab.circuits()?,
             maps: maps(agent.id())?,
         })
     }
@@ -48,7 +50,7 @@ impl Gauges {
     /// Each with its name.
     pub(crate) fn all(&self) -> [(&'static str, Kind, u64); 10] {
         let steady = |name, number: usize| (name, Kind::Steady, number as u64);
-        let Leftovers { attachments, members, external_ports, roster_entries, flows, filters } = self.ours;
+        let Leftovers { attachments, members, external_ports, roster_entries, filters } = self.ours;
         [
             ("resident memory of the agent, kB", Kind::Steady, self.resident),
             ("file descriptors of the agent", Kind::Steady, self.descriptors as u64),
@@ -59,7 +61,7 @@ impl Gauges {
             steady("places in rosters", roster_entries),
             steady("filters on veths", filters),
             ("external ports", Kind::UpTo(4000), external_ports as u64),
-            ("circuits, finished ones included", Kind::UpTo(u64::from(abi::FLOWS)), flows as u64),
+            ("circuits, finished ones included", Kind::UpTo(u64::from(abi::CIRCUITS)), self.circuits),
         ]
     }
 }

@@ -1,4 +1,5 @@
-//! Packet counters: the programs write them, user space resets those of a reused protocol number. Map `COUNTERS`.
+//! What the programs count: packets, which user space resets for a reused protocol number, and circuits. Maps `COUNTERS`,
+//! `CIRCUIT_COUNTS`.
 
 use abi::{Protocol, Verdict, counter_index};
 use aya::{maps::PerCpuValues, util::nr_cpus};
@@ -39,6 +40,13 @@ impl State {
             }
         }
         Ok(found)
+    }
+
+    /// How many circuits a domain has, those that ended a while ago included.
+    pub fn circuits(&self, domain: u16) -> Result<u64> {
+        let count = self.circuit_counts.get(&u32::from(domain), 0);
+        let count = count.map_err(|error| Error::bpf("cannot read CIRCUIT_COUNTS", &error))?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// Sets all counters of a protocol to zero.

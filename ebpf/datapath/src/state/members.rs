@@ -1,12 +1,12 @@
 //! Members: written by the plugin, and by the agent for pods that it adopts. Maps `ATTACHMENTS`, `MEMBERS`, `ROSTER`,
-//! `ROSTER_LENGTH`; also removes circuits of deleted pods from `FLOWS` and `STREAMS`, which the programs write.
+//! `ROSTER_LENGTH`. Circuits of deleted pods are not removed: their generation tells the programs that they are over.
 
 use abi::{Attachment, AttachmentKey, Member, roster_index, share};
 
 use super::State;
 use crate::{
     Error, Result,
-    maps::{absent_is_none, all, keys, removed, wrote},
+    maps::{absent_is_none, all, removed, wrote},
 };
 
 impl State {
@@ -34,11 +34,6 @@ impl State {
             taken += usize::from(interface != 0);
         }
         Ok(taken)
-    }
-
-    /// How many translated TCP flows are remembered.
-    pub fn flow_count(&self) -> Result<usize> {
-        Ok(keys("FLOWS", &self.flows)?.len())
     }
 
     /// Makes a pod a member: records the attachment, then makes the member visible to the programs. The caller holds the
@@ -69,18 +64,6 @@ impl State {
             removed("PORT_COUNTS", self.port_counts.remove(&share::of_pod(attachment.member)))?;
         }
         removed("ATTACHMENTS", self.attachments.remove(key))
-    }
-
-    /// Removes the circuits of the pod at `address`, so that a pod that gets the address later does not inherit them. Takes
-    /// a while if there are many, so the caller holds no lock.
-    pub fn forget_circuits(&mut self, address: [u8; 4]) -> Result<()> {
-        for flow in keys("FLOWS", &self.flows)? {
-            if flow.pod == address {
-                removed("FLOWS", self.flows.remove(&flow))?;
-                removed("STREAMS", self.streams.remove(&flow))?;
-            }
-        }
-        Ok(())
     }
 
     fn free_slot(&self, domain: u32) -> Result<u32> {

@@ -12,25 +12,27 @@ pub use counters::Counter;
 pub use externals::{External, Home};
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use abi::{
-    Attachment, AttachmentKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey, Followed,
-    Member, NamespaceKey, Owner, Relay, RelayKey, Share, Uplink,
+    Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, Member, NamespaceKey, Owner,
+    Relay, RelayKey, Share, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::stat::{major, minor},
 };
 
 use crate::{
     Error, Result,
-    maps::{array, hash, lru, typed},
+    maps::{array, hash, typed},
     pinned::{MAPS, pin_directory},
 };
 
@@ -62,8 +64,6 @@ pub struct State {
     members: HashMap<MapData, u32, Member>,
     roster: Array<MapData, u32>,
     roster_length: Array<MapData, u32>,
-    flows: HashMap<MapData, FlowKey, Circuit>,
-    streams: HashMap<MapData, FlowKey, Followed>,
     // externals
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Owner, Endpoint>,
@@ -72,6 +72,7 @@ pub struct State {
     port_counts: HashMap<MapData, u32, Share>,
     // counters
     counters: PerCpuArray<MapData, u64>,
+    circuit_counts: Array<MapData, i64>,
 }
 
 impl State {
@@ -92,14 +93,13 @@ impl State {
             members: hash(&maps, "MEMBERS")?,
             roster: array(&maps, "ROSTER")?,
             roster_length: array(&maps, "ROSTER_LENGTH")?,
-            flows: lru(&maps, "FLOWS")?,
-            streams: lru(&maps, "STREAMS")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
             changing: hash(&maps, "CHANGING")?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             port_counts: hash(&maps, "PORT_COUNTS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
+            circuit_counts: array(&maps, "CIRCUIT_COUNTS")?,
             directory,
         })
     }
@@ -112,13 +112,49 @@ impl State {
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(directory) => return Ok(Lock { _directory: directory }),
-                Err((_, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
-                    return Err(Error::Busy(self.directory.clone()));
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
+                    return Err(Error::Busy { path: self.directory.clone(), holder: holder(&file) });
                 }
                 Err((back, Errno::EWOULDBLOCK)) => file = back,
                 Err((_, error)) => return Err(Error::kernel(what(), error)),
             }
             sleep(LOCK_PAUSE);
         }
+    }
+}
+
+/// Who keeps `file` locked, as far as /proc says: the name and the number of a process.
+fn holder(file: &File) -> String {
+    let look = || {
+        let metadata = file.metadata().ok()?;
+        let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+        let id = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+        let process = holder_of(&id, &fs::read_to_string("/proc/locks").ok()?)?;
+        let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+        Some(format!("process {process} ({})", name.trim_end()))
+    };
+    look().unwrap_or_else(|| "another process".into())
+}
+
+/// The process that holds the flock of a file, from the text of /proc/locks (proc_locks(5)).
+fn holder_of(id: &str, locks: &str) -> Option<u32> {
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, process, file, ..] if file == id => process.parse().ok(),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_the_lock_is_found_among_other_locks_and_those_who_wait() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:1f:99 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:1f:9 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 00:1f:99 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 14 00:1f:99 0 EOF\n";
+        assert_eq!(holder_of("00:1f:99", locks), Some(13));
+        assert_eq!(holder_of("00:1e:99", locks), None);
     }
 }

@@ -1,19 +1,19 @@
-//! Circuits of PV Access name servers: they name their own port inside the circuit, which must become the external one.
+//! PV Access name servers: they name their own port inside the circuit, which must become the external one.
 //!
-//! Every circuit through an external port is followed from its first byte, message by message (`wire::circuit`), and dropped
-//! as soon as it turns out not to be PV Access. Retransmitted segments lie before the current position, so the positions of
-//! the last ports are remembered for them. A port split across two segments stays as it is: the client fails to connect
-//! there, and asks again.
+//! Every circuit is followed from its first byte, message by message (`wire::circuit`), and dropped at once if that is not
+//! PV Access. Where bytes are missing, or message boundaries are lost, it is followed on from the next segment that begins
+//! like a message. Retransmitted segments lie before the current position, so the positions of the last ports are remembered
+//! for them. A port split across two segments stays as it is: the client fails to connect there, and asks again.
 
 use core::ffi::c_void;
 
-use abi::{Endpoint, FlowKey, Followed, Protocol, REPLIES, Verdict};
+use abi::{Circuit, FlowKey, Followed, Protocol, REPLIES, Verdict};
 use aya_ebpf::helpers::bpf_loop;
 use wire::{circuit::Stream, pva::HEADER};
 
 use crate::{
     count::count,
-    maps::STREAMS,
+    maps::{STREAMS, contains},
     packet::{Packet, Segment},
 };
 
@@ -26,7 +26,10 @@ static BEFORE: Followed = Followed { stream: Stream::UNKNOWN, replies: [0; REPLI
 struct Walk<'a> {
     packet: &'a Packet,
     followed: &'a mut Followed,
-    segment: Segment,
+    /// Sequence number of its first byte.
+    sequence: u32,
+    /// Offset of that byte from the Ethernet header.
+    payload: u32,
     /// Bytes in it.
     length: u32,
     external: u16,
@@ -34,38 +37,42 @@ struct Walk<'a> {
 }
 
 /// Translates the ports in the search replies of a segment from a pod, whose source is still the pod's own. False if the
-/// circuit no longer needs to be followed.
+/// circuit does not need to be followed.
 #[inline(always)]
-pub fn follow(packet: &Packet, key: &FlowKey, external: &Endpoint, domain: u16) -> bool {
-    let Some(segment) = packet.segment() else { return false };
-    #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
-    let begun = !segment.begins || STREAMS.insert(key, &BEFORE, 0).is_ok();
-    if !begun {
-        return false;
-    }
-    let Some(followed) = STREAMS.get_ptr_mut(key) else { return false };
-    // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its place.
-    let followed = unsafe { &mut *followed };
-    if segment.begins {
-        followed.stream.begin(segment.sequence.wrapping_add(1));
+pub fn follow(packet: &Packet, segment: &Segment, key: &FlowKey, circuit: &Circuit, domain: u16) -> bool {
+    let length = packet.skb.length().saturating_sub(segment.payload);
+    if length == 0 || segment.begins() {
         return true;
     }
-    let length = packet.skb.length().saturating_sub(segment.payload);
-    let mut walk = Walk { packet, followed, segment, length, external: external.port, domain };
-    let again = walk.followed.stream.next.wrapping_sub(walk.segment.sequence).cast_signed() > 0;
-    let pointer = (&raw mut walk).cast();
+    let Some(followed) = followed(key, circuit.first) else { return true };
+    let (sequence, payload) = (segment.sequence, segment.payload);
+    let mut walk =
+        Walk { packet, followed, sequence, payload, length, external: circuit.external.port, domain };
+    let behind = walk.followed.stream.next.wrapping_sub(sequence).cast_signed();
+    let pointer: *mut Walk = &raw mut walk;
     // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives both loops.
     unsafe {
-        if again {
-            bpf_loop(REPLIES as u32, repeat as *mut c_void, pointer, 0);
+        if behind > 0 {
+            bpf_loop(REPLIES as u32, repeat as *mut c_void, pointer.cast(), 0);
         }
-        bpf_loop(STEPS, step as *mut c_void, pointer, 0);
+        if behind >= 0 && !(*pointer).followed.stream.is_lost() || (*pointer).resume() {
+            bpf_loop(STEPS, step as *mut c_void, pointer.cast(), 0);
+        }
     }
-    if !walk.followed.stream.is_lost() {
-        return true;
+    !walk.followed.stream.is_lost() || sequence != circuit.first
+}
+
+/// How far a circuit is followed; from its `first` byte, if it is new.
+#[inline(always)]
+fn followed(key: &FlowKey, first: u32) -> Option<&'static mut Followed> {
+    if !contains(&STREAMS, *key) {
+        STREAMS.insert(key, &BEFORE, 0).ok()?;
+        // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its
+        // place, and is followed on from its next message.
+        unsafe { (*STREAMS.get_ptr_mut(key)?).stream.begin(first) };
     }
-    let _ = STREAMS.remove(key);
-    false
+    // SAFETY: as above.
+    Some(unsafe { &mut *STREAMS.get_ptr_mut(key)? })
 }
 
 /// Reads a header or a byte; returns 1 to stop.
@@ -73,11 +80,11 @@ extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `walk` is the state passed to bpf_loop, alive during the loop.
     let walk = unsafe { &mut *walk };
     let stream = &mut walk.followed.stream;
-    let at = stream.next.wrapping_sub(walk.segment.sequence);
+    let at = stream.next.wrapping_sub(walk.sequence);
     if stream.is_lost() || at >= walk.length {
         return 1;
     }
-    let offset = walk.segment.payload + at;
+    let offset = walk.payload + at;
     if stream.at_header() && walk.length - at >= HEADER {
         let Some(header) = walk.packet.skb.load(offset) else { return 1 };
         stream.take_header(&header);
@@ -97,13 +104,20 @@ extern "C" fn repeat(index: u32, walk: *mut Walk) -> i64 {
     let walk = unsafe { &mut *walk };
     let Some(place) = walk.followed.replies.get(index as usize) else { return 1 };
     if index < walk.followed.count {
-        let at = place.wrapping_sub(walk.segment.sequence);
+        let at = place.wrapping_sub(walk.sequence);
         walk.translate(at, walk.followed.big >> index & 1 != 0);
     }
     0
 }
 
 impl Walk<'_> {
+    /// Follows on from the beginning of this segment, if it looks like a message; false if not.
+    #[inline(always)]
+    fn resume(&mut self) -> bool {
+        let Some(header) = self.packet.skb.load(self.payload) else { return false };
+        self.followed.stream.resume(self.sequence, &header)
+    }
+
     /// Translates a port seen for the first time, and remembers its position.
     #[inline(always)]
     fn found(&mut self, at: u32, big: bool) {
@@ -113,7 +127,7 @@ impl Walk<'_> {
         count(self.domain, Protocol::Pva as u16, Verdict::Answered);
         let index = self.followed.count % REPLIES as u32;
         if let Some(place) = self.followed.replies.get_mut(index as usize) {
-            *place = self.segment.sequence.wrapping_add(at);
+            *place = self.sequence.wrapping_add(at);
         }
         let bit = 1 << index;
         self.followed.big = if big { self.followed.big | bit } else { self.followed.big & !bit };
@@ -126,7 +140,7 @@ impl Walk<'_> {
         if at >= self.length || self.length - at < 2 {
             return false;
         }
-        let offset = self.segment.payload + at;
+        let offset = self.payload + at;
         let order = if big { wire::Order::Big } else { wire::Order::Little };
         let own = order.bytes(self.packet.source.port);
         let found = self.packet.skb.load::<2>(offset) == Some(own);

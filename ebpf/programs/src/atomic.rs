@@ -1,0 +1,29 @@
+//! Changes of which none is lost when two CPUs make them at once; `core` has no atomics for this target.
+
+use core::arch::asm;
+
+/// Adds `change` to the number that `counter`, a map's value, points to.
+#[inline(always)]
+pub fn add(counter: *mut i64, change: i64) {
+    // SAFETY: a map's memory stays a number as long as the program runs.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) change) };
+}
+
+/// Sets the number to 0; returns what it was.
+#[inline(always)]
+pub fn take(number: *mut u64) -> u64 {
+    let mut value = 0;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = xchg_64({0} + 0, {1})", in(reg) number, inout(reg) value) };
+    value
+}
+
+/// Adds `change` to a number; returns what it was.
+#[inline(always)]
+pub fn fetch_add(counter: *mut u64, mut change: u64) -> u64 {
+    // SAFETY: as in `add`.
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) counter, inout(reg) change);
+    }
+    change
+}

@@ -1,0 +1,36 @@
+//! What the agent says: the only place that prints, but for `snoop`. What others chose in it, such as names, leaves it
+//! [`printable`](mod@datapath::printable).
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write, stderr, stdout},
+};
+
+use datapath::{
+    printable,
+    printable::{json, message},
+};
+use serde::Serialize;
+
+/// Says what happened, on a line of its own.
+pub(crate) fn say(what: impl Display) {
+    let _ = writeln!(stdout(), "iocast-node: {}", printable(&what.to_string())); // whether or not anybody listens
+}
+
+/// Says what is wrong, on stderr; in several lines if it has them.
+pub(crate) fn complain(what: impl Display) {
+    let _ = writeln!(stderr(), "iocast-node: {}", message(&what.to_string()));
+}
+
+/// Prints the answer to a command, whose names the caller has made printable.
+pub(crate) fn print(answer: &str) -> io::Result<()> {
+    match stdout().write_all(answer.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()), // as by `| head`
+        outcome => outcome,
+    }
+}
+
+/// Prints the answer to a command for programs.
+pub(crate) fn print_json(answer: &impl Serialize) -> io::Result<()> {
+    print(&(json(&serde_json::to_string_pretty(answer)?) + "\n"))
+}

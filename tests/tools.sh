@@ -58,7 +58,7 @@ demo() {
 }
 
 all() {
-    demo aravis-tools aravis-tools-cli buildah ethtool
+    demo aravis-tools aravis-tools-cli buildah ethtool iptables
     unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
     unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
     unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"

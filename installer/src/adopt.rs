@@ -174,13 +174,15 @@ impl Adopter {
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
         let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
         let pins = pins::parse(&sandbox.ports)?;
+        let domain = sandbox.domain.as_deref().unwrap_or_default();
+        let admission = Admission::new(state, domain, &pins)?;
         let joining = member::Joining {
-            domain: sandbox.domain.as_deref().unwrap_or_default(),
+            domain,
             network: "", // not known here, so GC, which selects by network, ignores this attachment
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
         };
-        member::join(&self.bpffs, state, &key, &joining, &found, &Admission { ports: &pins })?;
+        member::join(&self.bpffs, state, &key, &joining, &found, &admission)?;
         say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
         Ok(true)
     }

@@ -8,7 +8,7 @@
 //! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
-//! pins = "5000-29999"       # ports that pods may also pin, default as here
+//! pins = "15000-15999"      # more ports that pods may pin, default: none besides `ports`
 //! ports_per_pod = 1000      # external ports that one pod may take, default: a sixteenth of `ports`, at least 16
 //! rates = { pod = 10000, host = 10000, domain = 50000 }  # relayed datagrams per second, default as here; 0: no limit
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
@@ -30,8 +30,6 @@ use crate::protocol::{self, Described, DomainProtocol, Registry};
 
 /// Default external ports of a domain: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
-/// Default ports that pods may pin: outside those of system services, NodePorts and ephemeral ports.
-const DEFAULT_PINS: Ports = Ports { first: 5000, last: 29999 };
 /// Default protocols of a domain: without GigE Vision, because the admin should decide who may command cameras.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
@@ -75,7 +73,7 @@ pub(crate) struct DomainConfig {
     pub(crate) protocols: Vec<DomainProtocol>,
     pub(crate) ports: Ports,
     /// Ports that pods may pin besides those.
-    pub(crate) pins: Ports,
+    pub(crate) pins: Option<Ports>,
     /// External ports that one pod may take.
     pub(crate) ports_per_pod: u32,
     /// Relayed datagrams per second, by [`abi::limited`]; 0 for no limit.
@@ -125,6 +123,11 @@ pub(crate) struct Relayed<'a> {
 }
 
 impl DomainConfig {
+    /// The ranges of ports that are iocast's: external ones, and those to pin besides.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Ports> + Clone + use<> {
+        [Some(self.ports), self.pins].into_iter().flatten()
+    }
+
     /// Whether the domain relays this protocol.
     pub(crate) fn relays(&self, protocol: Protocol) -> bool {
         self.protocols.iter().any(|spoken| spoken.is(protocol))
@@ -293,7 +296,7 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
             "`namespaces` has `{pattern}`: expected a namespace, or the beginning of one followed by `*`"
         ));
     }
-    let ports = range("ports", section.ports.as_deref(), DEFAULT_PORTS, &mut found);
+    let ports = range("ports", section.ports.as_deref(), &mut found).unwrap_or(DEFAULT_PORTS);
     let Rates { pod, host, domain: all } = section.rates;
     let domain = DomainConfig {
         protocols: protocols(section.protocols, registry, &mut found),
@@ -302,7 +305,7 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
             .ports_per_pod
             .unwrap_or_else(|| (u32::from(ports.last - ports.first) / 16 + 1).max(16)),
         rates: [pod, host, all],
-        pins: range("pins", section.pins.as_deref(), DEFAULT_PINS, &mut found),
+        pins: range("pins", section.pins.as_deref(), &mut found),
         search_ports: search_ports(section.search_ports, registry, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks("lan", &section.lan, &mut found),
@@ -356,14 +359,15 @@ fn search_ports(
     found
 }
 
-fn range(key: &str, text: Option<&str>, default: Ports, faults: &mut Vec<String>) -> Ports {
-    let Some(text) = text else { return default };
-    parse_ports(text).unwrap_or_else(|| {
+fn range(key: &str, text: Option<&str>, faults: &mut Vec<String>) -> Option<Ports> {
+    let text = text?;
+    let parsed = parse_ports(text);
+    if parsed.is_none() {
         faults.push(format!(
             "`{key}` is `{text}`: expected FIRST-LAST, two ports from 1024 to 65535 in ascending order"
         ));
-        default
-    })
+    }
+    parsed
 }
 
 fn lan_ports(texts: BTreeMap<String, u16>, faults: &mut Vec<String>) -> BTreeMap<u16, u16> {
@@ -504,7 +508,7 @@ mod tests {
             namespaces: vec![],
             protocols: vec![DomainProtocol::BuiltIn(Protocol::Ca), DomainProtocol::BuiltIn(Protocol::Pva)],
             ports: DEFAULT_PORTS,
-            pins: DEFAULT_PINS,
+            pins: None,
             ports_per_pod: 250,
             rates: [10_000, 10_000, 50_000],
             search_ports: BTreeMap::new(),

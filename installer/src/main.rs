@@ -6,6 +6,7 @@
 mod adopt;
 mod cni;
 mod config;
+mod conflicts;
 mod cri;
 mod doctor;
 mod error;

@@ -6,7 +6,7 @@ use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, la
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
 use crate::{
-    config::{Config, DomainConfig, Network, Relayed},
+    config::{Config, DomainConfig, Network, Ports, Relayed},
     protocol::DomainProtocol,
 };
 
@@ -43,6 +43,9 @@ pub(crate) struct Plan {
 
 /// How many seconds' worth of a rate may come at once: archivers and whole facilities start with a burst of searches.
 const BURST: u32 = 5;
+
+/// An empty range.
+const NO_PORTS: Ports = Ports { first: 1, last: 0 };
 
 const NO_DOMAIN: Domain = Domain {
     uplink: 0,
@@ -169,12 +172,13 @@ struct Shares {
 }
 
 fn entry(domain: &DomainConfig, uplink: u32, shares: Shares) -> Domain {
+    let pins = domain.pins.unwrap_or(NO_PORTS);
     Domain {
         uplink,
         first_port: domain.ports.first,
         last_port: domain.ports.last,
-        first_pin: domain.pins.first,
-        last_pin: domain.pins.last,
+        first_pin: pins.first,
+        last_pin: pins.last,
         ports_per_pod: domain.ports_per_pod,
         ports: u32::from(domain.ports.last - domain.ports.first).saturating_add(1).min(shares.ports),
         circuits: shares.circuits,
@@ -241,6 +245,17 @@ mod tests {
         assert_eq!(plan.lan_relays[0].0, RelayKey { scope: 7, port: 5064, reserved: 0 });
         assert_eq!(plan.pod_relays[0].0, RelayKey { scope: 0, port: 5064, reserved: 0 });
         assert_eq!(plan.lan_relays[0].1.flags, paths::SEARCH);
+    }
+
+    #[test]
+    fn without_a_range_of_its_own_there_is_nothing_to_pin_besides_the_external_ports() {
+        let range = |line: &str| {
+            let config = Config::parse(&format!("[domain.a]\nuplink = \"eth0\"\n{line}")).unwrap();
+            let Domain { first_pin, last_pin, .. } = plan(&config, Present::default(), |_| None).domains[0].1;
+            first_pin..=last_pin
+        };
+        assert!(range("").is_empty());
+        assert_eq!(range("pins = \"15000-15999\""), 15000..=15999);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) fn reconcile(
     programs: Programs,
 ) -> Result<Vec<String>, Error> {
     let mut pass = Pass { bpffs, state, programs, problems: vec![] };
-    let ranges: Vec<Ports> = config.domains.iter().map(|domain| domain.ports).collect();
+    let ranges: Vec<Ports> = config.domains.iter().flat_map(DomainConfig::ranges).collect();
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
     let fan = ensure_fan()?;
     pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;

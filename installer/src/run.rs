@@ -23,6 +23,7 @@ use crate::{
     adopt::Adoption,
     cni::{self, Keeper},
     config::{Config, DomainConfig},
+    conflicts::Conflicts,
     metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
@@ -64,11 +65,13 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let mut state = load(bpffs)?;
     let reporter = Reporter { reported: vec![], dropped: dropped(&state)? };
-    let problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
+    let mut conflicts = Conflicts::new();
+    let mut problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
+    problems.extend_from_slice(conflicts.pass(&state));
     let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
     let adoption =
         options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
-    let mut agent = Agent { bpffs, live, state, keeper, adoption, shared, reporter, problems };
+    let mut agent = Agent { bpffs, live, state, keeper, adoption, conflicts, shared, reporter, problems };
     // The datapath first: without it the plugin rejects members.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     say(format!("ready, {} attached", names(&agent.live.config)));
@@ -82,6 +85,7 @@ struct Agent<'a> {
     state: State,
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
+    conflicts: Conflicts,
     shared: SharedProgress,
     reporter: Reporter,
     /// The problems of the last pass over the datapath.
@@ -112,6 +116,7 @@ impl Agent<'_> {
             Ok(problems) => self.problems = problems,
             Err(error) => self.problems = vec![format!("{error}; will retry")],
         }
+        self.problems.extend_from_slice(self.conflicts.pass(&self.state));
         // Only once it is in effect: whoever waits for this line may rely on it.
         if changed {
             say(format!("the configuration has changed: {}", names(&self.live.config)));

@@ -22,8 +22,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Admits a pod that pins these ports, if its namespace may join the domain and the domain may assign the ports.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission<'a> {
-    /// The external ports that the pod pins.
-    pub ports: &'a [Pin],
+    pins: &'a [Pin],
+}
+
+impl<'a> Admission<'a> {
+    /// The admission of a pod with `pins` to the domain called `domain`; an error if the node uses one of the ports itself.
+    /// To be made without the lock: a node may have many rules to read.
+    pub fn new(state: &State, domain: &str, pins: &'a [Pin]) -> Result<Self> {
+        pins::check_node(state, state.domain_number(domain)?, pins)?;
+        Ok(Self { pins })
+    }
 }
 
 impl Policy for Admission<'_> {
@@ -31,6 +39,6 @@ impl Policy for Admission<'_> {
 
     fn admit(&self, state: &State, domain: u16, joining: &Joining<'_>) -> Result<Vec<Port>> {
         namespace::check(&state.namespaces(domain)?, joining)?;
-        pins::check(state, domain, self.ports)
+        pins::check(state, domain, self.pins)
     }
 }

@@ -1,18 +1,24 @@
 //! Pinned ports: a pod chooses the external ports for its own ports.
 //!
 //! `tcp/5064=15064, udp/5064=15064`: the node's TCP port 15064 is the pod's 5064, from ADD to DEL, whether or not the pod
-//! uses it. A port that is taken, or that the domain may not assign, is refused.
+//! uses it. A port that is taken, that the node uses itself, or that the domain may not assign, is refused. What the node
+//! begins to use later is found by [`conflicts`].
 
-use std::{
-    collections::BTreeSet,
-    io::ErrorKind,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+use std::collections::BTreeSet;
+
+use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink, hold};
+use datapath::{
+    External, State, link,
+    member::Port,
+    node_ports::{Arrival, NodePorts},
 };
 
-use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink};
-use datapath::{State, member::Port};
-
 use crate::{annotation::PORTS, error::Error};
+
+/// The longest annotation, bytes: room for [`PER_POD`] pins with spaces.
+const LONGEST: usize = 1024;
+/// How many ports a pod may pin.
+const PER_POD: usize = 32;
 
 /// One pinned port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +34,9 @@ pub struct Pin {
 /// The pins in an annotation.
 pub fn parse(text: &str) -> Result<Vec<Pin>, Error> {
     let fault = |what: String| Error::Refused(format!("annotation {PORTS}: {what}"));
+    if text.len() > LONGEST {
+        return Err(fault(format!("it has {} bytes; at most {LONGEST} are read", text.len())));
+    }
     let mut pins = vec![];
     let (mut inside, mut outside) = (BTreeSet::new(), BTreeSet::new());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -38,6 +47,9 @@ pub fn parse(text: &str) -> Result<Vec<Pin>, Error> {
             return Err(fault(format!("`{entry}` uses a port twice")));
         }
         pins.push(pin);
+    }
+    if pins.len() > PER_POD {
+        return Err(fault(format!("it pins {} ports; a pod may pin {PER_POD}", pins.len())));
     }
     Ok(pins)
 }
@@ -60,7 +72,52 @@ pub(crate) fn check(state: &State, domain: u16, pins: &[Pin]) -> Result<Vec<Port
         return Ok(vec![]);
     }
     let place = Place::find(state, domain)?;
-    pins.iter().map(|pin| place.check(state, pin)).collect()
+    pins.iter().map(|pin| place.port(state, pin)).collect()
+}
+
+/// Checks that the node itself uses none of the ports that a member of `domain` would get.
+pub(crate) fn check_node(state: &State, domain: u16, pins: &[Pin]) -> Result<(), Error> {
+    if pins.is_empty() {
+        return Ok(());
+    }
+    let place = Place::find(state, domain)?;
+    let ports = pins.iter().map(|pin| place.port(state, pin)).collect::<Result<Vec<_>, _>>()?;
+    let mut node = NodePorts::default();
+    for port in &ports {
+        if let Some(receiver) = node.receiver_by_trial(place.arrival(port.external))? {
+            return Err(place.refuse(port.external.port, &receiver.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// A pinned port that the node has come to use itself: who connects to it reaches the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The pin.
+    pub external: External,
+    /// What else receives what goes there.
+    pub receiver: String,
+}
+
+/// The pins that the node uses as well. Costs next to nothing if no port is pinned.
+pub fn conflicts(state: &State) -> Result<Vec<Conflict>, Error> {
+    let mut pins = state.externals()?;
+    pins.retain(|external| external.claim.hold == hold::PINNED);
+    if pins.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut node = NodePorts::default();
+    let mut found = vec![];
+    for external in pins {
+        if !state.is_current(&external.claim)? {
+            continue; // kept for a pod that was deleted, it leads nowhere
+        }
+        let Ok(place) = Place::find(state, external.claim.domain) else { continue }; // without an uplink it leads nowhere
+        let receiver = node.receiver(place.arrival(external.external))?;
+        found.extend(receiver.map(|receiver| Conflict { external, receiver: receiver.to_string() }));
+    }
+    Ok(found)
 }
 
 /// Where ports are pinned: a domain, and its uplink.
@@ -68,6 +125,8 @@ struct Place {
     number: u16,
     domain: Domain,
     uplink: Uplink,
+    /// The name of the uplink's interface.
+    interface: String,
 }
 
 impl Place {
@@ -79,25 +138,36 @@ impl Place {
         let domain = domain.ok_or_else(absent)?;
         let uplinks = state.uplinks()?;
         let uplink = uplinks.into_iter().find(|(index, _)| *index == domain.uplink).ok_or_else(absent)?.1;
-        Ok(Self { number, domain, uplink })
+        let interface = link::by_index(domain.uplink)?.ok_or_else(absent)?.name;
+        Ok(Self { number, domain, uplink, interface })
     }
 
-    /// The port, if the domain may assign it and no process on the node uses it.
-    fn check(&self, state: &State, pin: &Pin) -> Result<Port, Error> {
-        let Domain { first_port, last_port, first_pin, last_pin, .. } = &self.domain;
+    fn arrival(&self, at: Endpoint) -> Arrival<'_> {
+        Arrival { index: self.domain.uplink, uplink: &self.interface, at }
+    }
+
+    /// The port, if the domain may assign it.
+    fn port(&self, state: &State, pin: &Pin) -> Result<Port, Error> {
         let port = pin.external;
-        if !(first_port..=last_port).contains(&&port) && !(first_pin..=last_pin).contains(&&port) {
-            let ranges = format!("{first_pin}-{last_pin} and {first_port}-{last_port}");
-            return Err(self.refuse(port, &format!("pods may request {ranges}")));
+        if !self.ranges().iter().any(|(first, last)| (first..=last).contains(&&port)) {
+            let allowed: Vec<_> =
+                self.ranges().iter().map(|(first, last)| format!("{first}-{last}")).collect();
+            let why = format!("pods may pin {}; an admin can allow more by `pins`", allowed.join(" and "));
+            return Err(self.refuse(port, &why));
         }
         if pin.protocol == UDP && state.lan_relay(self.domain.uplink, port)?.is_some() {
             return Err(self.refuse(port, "UDP searches to this port go to all pods"));
         }
-        if is_used_by_the_node(self.uplink.address.into(), pin) {
-            return Err(self.refuse(port, "a process on the node listens there"));
-        }
         let external = Endpoint { address: self.uplink.address, port, protocol: u16::from(pin.protocol) };
         Ok(Port { external, pod: pin.pod, protocol: self.protocol(state, pin)? })
+    }
+
+    /// The ranges of ports that may be pinned.
+    fn ranges(&self) -> Vec<(u16, u16)> {
+        let Domain { first_port, last_port, first_pin, last_pin, .. } = self.domain;
+        let mut ranges = vec![(first_port, last_port), (first_pin, last_pin)];
+        ranges.retain(|(first, last)| first <= last);
+        ranges
     }
 
     /// The protocol of datagrams to a pin.
@@ -115,14 +185,6 @@ impl Place {
         let name = abi::text(&self.domain.name);
         Error::Refused(format!("annotation {PORTS}, external port {port} of domain `{name}`: {why}"))
     }
-}
-
-/// Whether a process on the node uses the port: then it cannot be bound.
-fn is_used_by_the_node(address: Ipv4Addr, pin: &Pin) -> bool {
-    let at = (address, pin.external);
-    let bound =
-        if pin.protocol == TCP { TcpListener::bind(at).map(drop) } else { UdpSocket::bind(at).map(drop) };
-    bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
 #[cfg(test)]
@@ -145,6 +207,16 @@ mod tests {
             let error = parse(&format!("tcp/1=5001,{wrong}")).unwrap_err();
             assert!(error.to_string().contains(&format!("`{wrong}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn an_annotation_has_an_end() {
+        let pins =
+            |count: u16| (1..=count).map(|port| format!("udp/{port}={}, ", 60000 + port)).collect::<String>();
+        assert_eq!(parse(&pins(32)).unwrap().len(), 32);
+        assert!(parse(&pins(33)).unwrap_err().to_string().contains("pins 33 ports; a pod may pin 32"));
+        let long = parse(&pins(500)).unwrap_err().to_string();
+        assert!(long.contains("bytes; at most 1024 are read"), "{long}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let key = environment.key()?;
     let pins = request.pins()?;
     let mut state = State::open(&bpffs)?;
-    state.domain_number(domain)?; // the most likely error, so it is checked first
+    let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
     let netns = Netns::open(&environment.netns)?;
     let pod = Pod::find(&netns, &environment.interface)?;
     member::remove(&bpffs, &mut state, &key)?; // left over if the runtime timed out an earlier ADD
@@ -38,7 +38,7 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
         None => ("", environment.container.as_str()),
     };
     let joining = member::Joining { domain, network: request.network()?, namespace, pod: name };
-    member::join(&bpffs, &mut state, &key, &joining, &pod, &Admission { ports: &pins })?;
+    member::join(&bpffs, &mut state, &key, &joining, &pod, &admission)?;
     ensure_broadcast(&netns, &pod).inspect_err(|_| {
         let _ = member::remove(&bpffs, &mut state, &key); // the runtime needs the error of the step that failed
     })

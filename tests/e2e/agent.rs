@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -275,6 +275,29 @@ fn ask(lab: &Lab, request: &str) -> Result<String> {
     lab::tried("ask the agent", write!(stream, "{request} HTTP/1.1\r\nHost: node\r\n\r\n"))?;
     lab::tried("hear the agent", stream.read_to_string(&mut answer))?;
     Ok(answer)
+}
+
+#[test]
+fn what_begins_to_use_a_pinned_port_is_a_problem_until_it_ends() -> Result<()> {
+    const LOOK: Duration = Duration::from_secs(20);
+    let lab = lab()?;
+    lab.configure("[domain.lab]\nuplink = \"eth0\"\npins = \"9000-9999\"\n")?;
+    let mut agent = lab.agent_command(LISTENING)?;
+    agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+    let service = || lab.sandbox.run_in(NODE, || TcpListener::bind("172.23.0.10:9100"));
+    let pin = || lab.pod_with("ioc-a", &[("iocast.io/domain", "lab"), ("iocast.io/ports", "tcp/82=9100")]);
+    let there = service()?;
+    let refused = pin().map_or_else(|error| error.to_string(), |_| "no refusal".into());
+    assert!(refused.contains("a process on the node listens there (172.23.0.10:9100)"), "{refused}");
+    drop(there);
+    pin()?; // while the service starts anew
+    let there = service()?;
+    let problem = "pod beamline/ioc-a has pinned tcp/9100, but a process on the node listens there";
+    agent.wait_for("the problem", LOOK, |output| output.contains(problem))?;
+    assert!(ask(&lab, "GET /metrics")?.contains("\niocast_problems 1\n"));
+    drop(there);
+    agent.wait_for("its end", LOOK, |output| output.contains(&format!("resolved: {problem}")))?;
+    Ok(())
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn kills_of_the_plugin_at_any_moment_leave_nothing(topology: Topology) -> Result
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed = std::env::var("SEED").map_or(seed, |seed| seed.parse().unwrap());
     println!("SEED={seed} kills at about the same moments");
-    let mut lab = Lab::up(Options::new(topology))?;
+    let mut lab = Lab::up(Options::with_pins(topology))?;
     let (pins, veths) = (pins(&lab)?, veths(&lab)?);
     let pods: Vec<_> =
         (0..PODS).map(|number| lab.plain_pod(&format!("pod-{number}"))).collect::<Result<_>>()?;

@@ -48,7 +48,7 @@ const WAYS: [(&str, Option<&str>); 3] =
 fn every_case_of_port_mapping_works(topology: Topology) -> Result<()> {
     let mut lab = Lab::without_agent(Options::new(topology))?;
     lab.start_agent_with(&format!(
-        "[domain.{}]\nuplink = \"eth0\"\nsearch_ports = {{ 8064 = \"ca\", 8076 = \"pva\" }}\n",
+        "[domain.{}]\nuplink = \"eth0\"\npins = \"5000-9999\"\nsearch_ports = {{ 8064 = \"ca\", 8076 = \"pva\" }}\n",
         lab::DOMAIN
     ))?;
     let mut cases = 0;

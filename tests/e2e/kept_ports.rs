@@ -9,9 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::{Claim, Endpoint, GRACE, Owner, PINS, Share, TCP, hold, share};
+use abi::{Claim, Endpoint, GRACE, Owner, Share, TCP, share};
 use aya::maps::{HashMap, Map, MapData};
-use datapath::State;
 use lab::{
     DOMAIN, Lab, NODE, Options, Pod, Result, Topology, WORKSTATION,
     ca::{reply, search, servers},
@@ -243,7 +242,7 @@ fn a_clients_port_is_free_when_the_client_is_gone(topology: Topology) -> Result<
 }
 
 fn a_pin_survives_the_sweep_of_an_earlier_pod_with_the_same_address(topology: Topology) -> Result<()> {
-    let mut lab = Lab::up(Options::new(topology))?;
+    let mut lab = Lab::up(Options::with_pins(topology))?;
     let first = lab.pod("ioc-a")?;
     let port = |lab: &Lab, pod: &Pod| -> Result<u16> {
         let talk = Talk::new(lab)?;
@@ -264,25 +263,9 @@ fn a_pin_survives_the_sweep_of_an_earlier_pod_with_the_same_address(topology: To
     Ok(())
 }
 
-/// A claim as of a pod of this name.
-fn claim_of(name: &str, port: u16) -> Claim {
-    Claim {
-        identity: abi::identity("beamline", name),
-        pod: Endpoint { address: [10, 244, 1, 200], port, protocol: TCP.into() },
-        member: 0,
-        generation: 0,
-        vacant: 0,
-        peer: abi::NO_ADDRESS,
-        trouble: 0,
-        domain: 0,
-        protocol: 0,
-        hold: hold::PINNED,
-    }
-}
-
 #[test]
 fn a_pin_that_cannot_follow_the_uplink_is_kept_and_reported_until_it_can() -> Result<()> {
-    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
+    let mut lab = Lab::up(Options::with_pins(Topology::Bridge))?;
     let pinned = |name: &str, ports: &str| {
         lab.pod_with(name, &[("iocast.io/domain", DOMAIN), ("iocast.io/ports", ports)])
     };
@@ -316,25 +299,6 @@ fn a_pin_that_cannot_follow_the_uplink_is_kept_and_reported_until_it_can() -> Re
         .collect();
     assert_eq!(at, [there]);
     Ok(())
-}
-
-#[test]
-fn a_domains_pins_are_bounded() -> Result<()> {
-    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
-    lab.stop_agent();
-    lab.sandbox.run_in(NODE, || {
-        let mut state = State::open(Path::new(BPFFS)).unwrap();
-        let _lock = state.lock().unwrap();
-        let mut pin = |number: u16| {
-            let external = Endpoint { address: [172, 23, 0, 10], port: 6000 + number, protocol: TCP.into() };
-            state.pin(external, claim_of("ioc-a", number + 1))
-        };
-        for number in 0..PINS as u16 {
-            pin(number).unwrap();
-        }
-        assert!(pin(PINS as u16).unwrap_err().to_string().contains("have pinned 512 ports"));
-        pin(0).unwrap(); // again, as after a restart
-    })
 }
 
 #[test]

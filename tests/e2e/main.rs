@@ -23,6 +23,7 @@ mod manifests;
 mod matrix;
 mod neighbours;
 mod nodes;
+mod pins;
 mod ports;
 mod printing;
 mod private;

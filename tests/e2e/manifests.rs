@@ -504,8 +504,45 @@ fn the_policy_judges_only_what_an_update_changes() {
 }
 
 #[test]
+fn a_pod_may_pin_only_ports_of_the_range_its_namespace_is_labelled_with() {
+    let pins = |ports: &str, range: Option<&str>, before: Option<&Value>| {
+        let mut labels = json!({"iocast.io/domain": "bl07"});
+        if let Some(range) = range {
+            labels["iocast.io/ports"] = range.into();
+        }
+        refusals(&json!({"iocast.io/domain": "bl07", "iocast.io/ports": ports}), &labels, before)
+    };
+    for (ports, range) in
+        [("tcp/1=15000", "15000-15999"), ("tcp/1=15000, udp/9=15999", "15000-15999"), ("udp/1=9", "9-9")]
+    {
+        assert_eq!(pins(ports, Some(range), None), [""; 0], "{ports} {range}");
+    }
+    let unlabelled = pins("tcp/1=15000", None, None);
+    assert!(unlabelled.len() == 1 && unlabelled[0].contains("`bl07` may pin no ports"), "{unlabelled:?}");
+    for (ports, range) in [
+        ("tcp/1=14999", "15000-15999"),
+        ("tcp/1=15000,udp/2=16000", "15000-15999"),
+        ("tcp/1=15000", "15999-15000"),
+        ("tcp/1=15000", "15000"),
+        ("tcp/1=15000", "any"),
+    ] {
+        let refused = pins(ports, Some(range), None);
+        let why = format!("may pin only ports of `{range}`");
+        assert!(refused.len() == 1 && refused[0].contains(&why), "{ports} {range}: {refused:?}");
+    }
+    let before = json!({"iocast.io/domain": "bl07", "iocast.io/ports": "tcp/1=15000"});
+    assert_eq!(pins("tcp/1=15000", None, Some(&before)), [""; 0], "a pod older than the policy");
+    assert_eq!(pins("tcp/1=15001", None, Some(&before)).len(), 1);
+    let list = |count: u32| (1..=count).map(|port| format!("tcp/{port}=15000")).collect::<Vec<_>>().join(",");
+    assert_eq!(pins(&list(32), Some("15000-15999"), None), [""; 0]);
+    assert_eq!(pins(&list(33), Some("15000-15999"), None), ["iocast.io/ports pins more than 32 ports"]);
+    let long = pins(&list(2000), Some("15000-15999"), None);
+    assert!(long.len() == 1 && long[0].contains("at most 1024 bytes"), "{long:?}");
+}
+
+#[test]
 fn the_policy_knows_the_syntax_of_ports() {
-    let labels = json!({"iocast.io/domain": "bl07"});
+    let labels = json!({"iocast.io/domain": "bl07", "iocast.io/ports": "1-65535"});
     let ports =
         |ports: &str| refusals(&json!({"iocast.io/domain": "bl07", "iocast.io/ports": ports}), &labels, None);
     for right in ["tcp/5064=15064", "tcp/5064=15064, udp/5064=15064", "udp/1=65535,tcp/65535=1"] {

@@ -30,7 +30,7 @@ fn caget(lab: &Lab, pv: &str, variable: &str, server: &str) -> Result<String> {
 }
 
 fn a_pinned_port_is_the_pods_own_from_the_start(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
+    let lab = Lab::up(Options::with_pins(topology))?;
     let pod = pinned(&lab, "ioc-a", "tcp/5064=15064, udp/5064=15064, tcp/5075=15075")?;
     let _ioc = lab.ioc_of(Server::Pvxs, &pod.netns, "A")?;
     // Before anything was searched: no answer has taken a port yet.
@@ -44,7 +44,7 @@ fn a_pinned_port_is_the_pods_own_from_the_start(topology: Topology) -> Result<()
 }
 
 fn a_pinned_port_is_taken_once_and_given_back(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
+    let lab = Lab::up(Options::with_pins(topology))?;
     let pod = pinned(&lab, "ioc-a", "tcp/5064=15064")?;
     let refused = refusal(&lab, "tcp/5064=15063,tcp/5065=15064");
     assert!(refused.contains("tcp/15064 is taken by pod beamline/ioc-a"), "{refused}");
@@ -55,11 +55,19 @@ fn a_pinned_port_is_taken_once_and_given_back(topology: Topology) -> Result<()> 
 }
 
 fn a_port_that_is_not_the_domains_to_give_is_refused(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    let configuration = |more: &str| format!("[domain.{}]\nuplink = \"eth0\"\n{more}", lab::DOMAIN);
+    lab.start_agent_with(&configuration(""))?;
+    let refused = refusal(&lab, "tcp/5064=15064");
+    let why = "pods may pin 61000-64999; an admin can allow more by `pins`";
+    assert!(refused.contains(why), "by default: {refused}");
+    pinned(&lab, "ioc-a", "tcp/5064=61064")?;
+    lab.terminate_agent()?;
+    lab.start_agent_with(&configuration("pins = \"5000-29999\"\n"))?;
     let database = "record(ai, \"$(P):X\") {}";
     let _ioc = lab.ioc_with(NODE, "N", database, &[("EPICS_CAS_SERVER_PORT", "15064")])?;
     for (ports, why) in [
-        ("tcp/22=22", "pods may request 5000-29999 and 61000-64999"),
+        ("tcp/22=22", "pods may pin 61000-64999 and 5000-29999"),
         ("udp/5064=5064", "UDP searches to this port go to all pods"),
         ("udp/7000=7000", "does not relay UDP port 7000 of pods"),
         ("tcp/5064=15064", "a process on the node listens there"),
@@ -72,7 +80,7 @@ fn a_port_that_is_not_the_domains_to_give_is_refused(topology: Topology) -> Resu
 }
 
 fn a_pin_follows_the_uplinks_address(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
+    let lab = Lab::up(Options::with_pins(topology))?;
     let pod = pinned(&lab, "ioc-a", "tcp/5064=15064")?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
     lab.sandbox.sh(NODE, "ip address del 172.23.0.10/24 dev eth0")?;

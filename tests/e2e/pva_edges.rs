@@ -150,7 +150,7 @@ fn an_answer_that_names_the_pods_address_names_the_nodes(topology: Topology) -> 
 
 fn a_circuits_replies_are_translated_wherever_it_is_cut(topology: Topology) -> Result<()> {
     const EXTERNAL: u16 = 15075;
-    let lab = Lab::up(Options::new(topology))?;
+    let lab = Lab::up(Options::with_pins(topology))?;
     let annotations = [("iocast.io/domain", lab::DOMAIN), ("iocast.io/ports", "tcp/5075=15075")];
     let pod = lab.pod_with("ioc-a", &annotations)?;
     // Both byte orders, another host's reply, and data that looks like a reply.

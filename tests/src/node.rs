@@ -89,6 +89,8 @@ pub struct Options {
     pub topology: Topology,
     /// External ports of the domain.
     pub ports: (u16, u16),
+    /// Ports that pods may pin besides those.
+    pub pins: Option<(u16, u16)>,
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
     /// How many nodes there are, one or two.
@@ -100,11 +102,17 @@ pub struct Options {
 }
 
 impl Options {
+    /// A lab whose admin also lets pods pin ports 15000 to 15999.
+    pub fn with_pins(topology: Topology) -> Self {
+        Self { pins: Some((15000, 15999)), ..Self::new(topology) }
+    }
+
     /// A plain lab.
     pub fn new(topology: Topology) -> Self {
         Self {
             topology,
             ports: (61000, 64999),
+            pins: None,
             cni_version: "1.0.0",
             nodes: 1,
             checksum_offload: true,
@@ -175,8 +183,10 @@ impl Lab {
 
     /// What is configured if nothing else is wanted.
     pub(crate) fn configuration(&self) -> String {
-        let (first, last) = self.options.ports;
-        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nports = \"{first}-{last}\"\n")
+        let key = |name: &str, (first, last): (u16, u16)| format!("{name} = \"{first}-{last}\"\n");
+        let Options { ports, pins, .. } = self.options;
+        let ranges = key("ports", ports) + &pins.map(|pins| key("pins", pins)).unwrap_or_default();
+        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{ranges}")
     }
 
     /// Starts iocast-node with this configuration on every node and waits until it is ready.

@@ -52,7 +52,8 @@ named! {
     /// Left alone: a search that asks for answers to a host outside the domain's LAN. All pods that have the PV would send
     /// their answers there, whoever it is.
     OffLan = "off_lan",
-    /// Not relayed: over the rate limit of its pod, its LAN host or the domain. Dropped if a pod sent it to one LAN host.
+    /// Not relayed: over the rate limit of its pod, its LAN host or the domain. Dropped if a pod sent it to one LAN host, or
+    /// if it was for an external port.
     Limited = "limited",
     /// Left alone: an answer to another pod, or to the node. Shown by `snoop`, but not counted.
     Direct = "direct",

@@ -44,6 +44,8 @@ pub const EXTERNALS: u32 = 64 * 1024;
 pub const CHANGING: u32 = 1024;
 /// LAN sockets remembered as searchers; the least recently used one is evicted first.
 pub const SEARCHERS: u32 = 64 * 1024;
+/// LAN sockets that cameras in pods stream to; the least recently used one is evicted first.
+pub const RECEIVERS: u32 = 4 * 1024;
 /// Places of circuits, all domains together: enough that one is free among the few that are looked at when a circuit is
 /// established.
 pub const PLACES: u32 = 256 * 1024;
@@ -481,8 +483,14 @@ pub mod limited {
     pub const SOURCE: usize = 1;
     /// All of a domain.
     pub const DOMAIN: usize = 2;
-    /// How many kinds there are.
+    /// How many kinds have a limit of their own.
     pub const KINDS: usize = 3;
+    /// A pod's answers, with the limit of a pod, apart from its searches.
+    pub const ANSWERS: usize = 3;
+    /// A LAN host's datagrams to external ports, with the limit of a LAN host.
+    pub const TO_PORTS: usize = 4;
+    /// What comes to a pod's external ports, with the limit of a pod: a LAN host may forge its address.
+    pub const TO_POD: usize = 5;
 }
 
 /// Who reset a circuit.

@@ -12,6 +12,8 @@ mod load;
 mod maps;
 pub mod member;
 mod netlink;
+mod nftables;
+pub mod node_ports;
 mod pinned;
 mod pod;
 pub mod printable;

@@ -17,13 +17,14 @@ use wire::{
 use crate::{
     count::count,
     format::{Gvsp, gvcp::message},
+    limit,
     maps::{ARRIVING, EXTERNALS, FROM_LAN, FROM_POD, MEMBERS, UPLINKS, lookup},
     outgoing::Outgoing,
     packet::{IP, PAYLOAD, Packet},
     peers,
     ports::{self, Holder},
     registers,
-    skb::{NEXT, Skb},
+    skb::{DROP, NEXT, Skb},
 };
 
 const GVCP: u16 = Protocol::Gvcp as u16;
@@ -58,14 +59,14 @@ fn translate(outgoing: &Outgoing) -> Result<(), Verdict> {
 /// A pod's command to one camera: makes its register values point to external ports.
 #[inline(always)]
 fn command_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
-    let holder = holder(outgoing)?;
     let packet = &outgoing.packet;
     let camera = packet.destination.address;
-    if camera == holder.uplink {
-        return Err(Verdict::Foreign); // the node's own camera, if it has one
-    }
     if peers::on_lan(camera, outgoing.member().domain) & lan::CAMERAS == 0 {
         return Err(Verdict::Denied);
+    }
+    let holder = holder(outgoing)?;
+    if camera == holder.uplink {
+        return Err(Verdict::Foreign); // the node's own camera, if it has one
     }
     let message = message(packet, Direction::Announce).map_err(|_| Verdict::Malformed)?;
     if message.command == command::READ_REGISTERS {
@@ -175,6 +176,10 @@ pub fn at_external_port(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some((mut packet, claim)) = arriving(skb) else { return NEXT };
     let Some(uplink) = lookup(&UPLINKS, skb.interface()) else { return NEXT };
+    if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
+        count(claim.domain, GVCP, Verdict::Limited);
+        return DROP;
+    }
     let verdict = match (message(&packet, Direction::Announce), message(&packet, Direction::Answer)) {
         (Ok(message), _) => commanded(&packet, &claim, &message),
         (_, Ok(message)) => answered(&packet, &claim, &message, &uplink),

@@ -23,13 +23,16 @@ use crate::{
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
+    if skb.is_for_another_host() {
+        return NEXT;
+    }
     let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let to = packet.destination;
     let may_be_external = to.address == uplink.address && may_be_external(to.port);
     let external = if may_be_external { to_external_port(context, &mut packet) } else { None };
-    if external == Some(Verdict::NoCircuit) {
+    if matches!(external, Some(Verdict::NoCircuit | Verdict::Limited)) {
         return DROP; // the client sends it again; a reset would end what the pod has accepted
     }
     let done = external.is_some()
@@ -140,7 +143,13 @@ fn tail_call(context: &TcContext, headers: Headers, protocol: u8) {
 /// What is done with a datagram to an external port.
 #[inline(always)]
 fn message(packet: &Packet, claim: &Claim) -> Verdict {
-    if is_message(packet, claim) { Verdict::TranslatedIn } else { Verdict::Unrelated }
+    if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
+        Verdict::Limited
+    } else if is_message(packet, claim) {
+        Verdict::TranslatedIn
+    } else {
+        Verdict::Unrelated
+    }
 }
 
 /// Whether a datagram to an external port is an answer or a search. Remembers searchers, so that answers are translated.

@@ -7,26 +7,28 @@
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
 //! bytes of stack and its own budget with the verifier.
 
-use abi::{Endpoint, Member, Relay, RelayKey, Sending, Verdict, lan, paths, route};
+use abi::{Endpoint, Member, Protocol, Relay, RelayKey, Sending, Verdict, lan, paths, route};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
-    count::count_other,
+    count::{count, count_other},
     event::emit_direct,
     format::Format,
     limit,
-    maps::{FROM_POD, POD_RELAYS, SENDING, lookup},
+    maps::{FROM_POD, MEMBERS, POD_RELAYS, SENDING, lookup},
     outgoing::Outgoing,
     packet::Packet,
     peers,
-    skb::{NEXT, Skb},
+    skb::{DROP, NEXT, Skb},
 };
+
+const GVSP: u16 = Protocol::Gvsp as u16;
 
 /// Classifies a datagram and tail-calls the program of its protocol.
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
-    let Some((packet, member, interface)) = peers::datagram(skb) else { return NEXT };
+    let Some((packet, member, interface)) = peers::datagram(skb) else { return other(skb) };
     let broadcast = peers::is_broadcast_of_pod(packet.destination.address, &member);
     let Some(sending) = classify(&packet, member, interface, broadcast) else {
         if broadcast {
@@ -36,7 +38,11 @@ pub fn run(context: &TcContext) -> i32 {
         }
         return NEXT;
     };
-    let admitted = sending.route == route::ANSWER || limit::admits_pod(member.domain, interface);
+    let admitted = match (sending.route, sending.protocol) {
+        (route::ANSWER, GVSP) => true,
+        (route::ANSWER, _) => limit::admits_answer(member.domain, interface),
+        _ => limit::admits_pod(member.domain, interface),
+    };
     let protocol = sending.protocol;
     pass_on(sending);
     let verdict = if admitted {
@@ -73,11 +79,17 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
         flags,
         port,
     };
-    if !broadcast && let Some(protocol) = peers::searcher(address, port, member.domain) {
+    let relay = relay(member.domain, port);
+    // A host that searched from the port of cameras may still be commanded as a camera only.
+    if !broadcast
+        && relay.flags & paths::CAMERAS == 0
+        && let Some(protocol) = peers::searcher(address, port, member.domain)
+    {
         return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN, port));
     }
-    let key = RelayKey { scope: member.domain as u32, port, reserved: 0 };
-    let relay = lookup(&POD_RELAYS, key)?;
+    if relay.flags == 0 {
+        return None;
+    }
     if !broadcast && peers::on_lan(address, member.domain) & lan::HOSTS == 0 {
         return None;
     }
@@ -87,6 +99,26 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
     } else {
         sending(route::UNICAST, protocol, flags | paths::POD_TO_LAN, port)
     })
+}
+
+/// A datagram with IP options is none that `Packet` reads. It must not pass by what the domain says of cameras.
+#[inline(always)]
+fn other(skb: Skb) -> i32 {
+    let Some(to) = Packet::destination_behind_options(skb) else { return NEXT };
+    let Some(Member { domain, .. }) = lookup(&MEMBERS, skb.interface()) else { return NEXT };
+    let relay = relay(domain, to.port);
+    if relay.flags & paths::CAMERAS == 0 || peers::on_lan(to.address, domain) & lan::HOSTS == 0 {
+        return NEXT;
+    }
+    count(domain, relay.protocol, Verdict::Denied);
+    DROP
+}
+
+/// How a port of the domain's pods is relayed; no flag is set if it is not.
+#[inline(always)]
+fn relay(domain: u16, port: u16) -> Relay {
+    let key = RelayKey { scope: domain as u32, port, reserved: 0 };
+    lookup(&POD_RELAYS, key).unwrap_or(Relay { domain, port, protocol: 0, flags: 0 })
 }
 
 #[inline(always)]

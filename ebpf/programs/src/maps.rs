@@ -81,6 +81,9 @@ pub static READS: LruHashMap<ReadKey, Read> = LruHashMap::pinned(abi::READS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);
+/// LAN sockets that cameras in pods stream to, and the protocol.
+#[map]
+pub static RECEIVERS: LruHashMap<SearcherKey, u32> = LruHashMap::pinned(abi::RECEIVERS, 0);
 /// Connections through an external port that are being opened.
 #[map]
 pub static OPENINGS: LruHashMap<FlowKey, Opening> = LruHashMap::pinned(abi::OPENINGS, 0);

@@ -138,6 +138,23 @@ impl Packet {
         })
     }
 
+    /// Where a UDP datagram with IP options goes, or its first fragment; `None` for everything else.
+    #[inline(always)]
+    pub fn destination_behind_options(skb: Skb) -> Option<Endpoint> {
+        if !skb.is_untagged_ipv4() {
+            return None;
+        }
+        let [version, _, _, _, _, _, frag0, frag1, _, protocol, _, _, _, _, _, _, address @ ..] =
+            skb.load::<20>(IP)?;
+        let length = (version & 0x0f) as u32 * 4;
+        let offset = u16::from_be_bytes([frag0, frag1]) & FRAGMENT_OFFSET;
+        if length <= 20 || protocol != UDP || offset != 0 {
+            return None;
+        }
+        let port = u16::from_be_bytes(skb.load(IP + length + 2)?);
+        Some(Endpoint { address, port, protocol: UDP as u16 })
+    }
+
     /// The packet, with headers that another program has parsed.
     #[inline(always)]
     pub fn with(skb: Skb, headers: &Headers) -> Self {

@@ -6,7 +6,7 @@ use abi::{
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
-    maps::{LAN, MEMBERS, SEARCHERS, lookup},
+    maps::{LAN, MEMBERS, RECEIVERS, SEARCHERS, lookup},
     packet::Packet,
     skb::{Skb, now},
 };
@@ -43,27 +43,33 @@ pub fn on_lan(address: Address, domain: u16) -> u32 {
     LAN.get(Key::new(bits, key)).copied().unwrap_or(0)
 }
 
-/// The protocol in which a LAN socket searched recently.
+/// The protocol of what a member sends to a LAN socket that searched recently, or that receives a stream.
 #[inline(always)]
 pub fn searcher(address: Address, port: u16, domain: u16) -> Option<u16> {
-    let searcher = lookup(&SEARCHERS, SearcherKey { address, port, domain })?;
-    (searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()).then_some(searcher.protocol as u16)
+    let key = SearcherKey { address, port, domain };
+    if let Some(searcher) = lookup(&SEARCHERS, key)
+        && searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()
+    {
+        return Some(searcher.protocol as u16);
+    }
+    lookup(&RECEIVERS, key).map(|protocol| protocol as u16)
 }
 
 /// Remembers where a search expects its answers, so that these are translated.
 #[inline(always)]
 pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16) {
-    remember_searcher(reply_to, domain, protocol, now());
+    let searcher = Searcher { seen: now(), protocol: protocol as u64 };
+    let _ = SEARCHERS.insert(key(reply_to, domain), searcher, 0);
 }
 
-/// Remembers a LAN socket that a stream is sent to. It does not expire: a stream may pause for any time.
+/// Remembers a LAN socket that a stream is sent to, apart from searchers, of whom strangers can send many. It does not
+/// expire: a stream may pause for any time.
 #[inline(always)]
 pub fn learn_receiver(receiver: Endpoint, domain: u16, protocol: u16) {
-    remember_searcher(receiver, domain, protocol, u64::MAX);
+    let _ = RECEIVERS.insert(key(receiver, domain), protocol as u32, 0);
 }
 
 #[inline(always)]
-fn remember_searcher(Endpoint { address, port, .. }: Endpoint, domain: u16, protocol: u16, seen: u64) {
-    let searcher = Searcher { seen, protocol: protocol as u64 };
-    let _ = SEARCHERS.insert(SearcherKey { address, port, domain }, searcher, 0);
+const fn key(Endpoint { address, port, .. }: Endpoint, domain: u16) -> SearcherKey {
+    SearcherKey { address, port, domain }
 }

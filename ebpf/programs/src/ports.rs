@@ -164,7 +164,7 @@ pub fn claim(holder: &Holder, external: Endpoint, pod: Endpoint, protocol: u16) 
     }
     let taken = match search.look_at(external) {
         false => search.insert(),
-        true if is_current(&search.found) => false,
+        true if is_current(&search.found) => search.found.is_same(&search.claim),
         true => search.replace(),
     };
     let taken = taken && INTERNALS.insert(&search.owner, &search.external, 0).is_ok();

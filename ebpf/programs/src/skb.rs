@@ -25,6 +25,8 @@ pub const DROP: i32 = TC_ACT_SHOT;
 /// The namespace the program runs in, for [`Skb::socket`].
 pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 
+/// `PACKET_OTHERHOST` (linux/if_packet.h).
+const PACKET_OTHERHOST: u32 = 3;
 /// Size of the IPv4 part of `bpf_sock_tuple`, from which the kernel tells that it is IPv4.
 const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
@@ -60,6 +62,13 @@ impl Skb {
     pub fn is_untagged_ipv4(self) -> bool {
         // SAFETY: as in `interface`.
         unsafe { (*self.0).protocol == ETHERTYPE_IPV4 && (*self.0).vlan_present == 0 }
+    }
+
+    /// Whether it came in a frame for another host, which the node's stack does not take.
+    #[inline(always)]
+    pub fn is_for_another_host(self) -> bool {
+        // SAFETY: as in `interface`.
+        unsafe { (*self.0).pkt_type == PACKET_OTHERHOST }
     }
 
     /// The packet's mark.

@@ -17,6 +17,12 @@ pub const MAX_MESSAGES: u32 = 128;
 
 /// `CA_PROTO_SEARCH`, the command of searches and of their replies.
 pub(crate) const SEARCH: u16 = 6;
+/// `CA_PROTO_VERSION`, which comes before searches and replies.
+const VERSION: u16 = 0;
+/// `CA_PROTO_NOT_FOUND`, a reply to a search that asks for one.
+const NOT_FOUND: u16 = 14;
+/// Bytes of payload in a reply: the server's minor version, padded.
+const REPLY_PAYLOAD: u16 = 8;
 /// `CA_PROTO_RSRV_IS_UP`, the command of beacons.
 const BEACON: u16 = 13;
 /// The address in a search reply that leaves it to the datagram's source.
@@ -86,7 +92,11 @@ pub fn step(
         return Err(Malformed::Header);
     }
     chain.pass(u32::from(payload))?;
-    let step = match (u16::from_be_bytes([header[0], header[1]]), direction) {
+    let command = u16::from_be_bytes([header[0], header[1]]);
+    if matches!(direction, Direction::Answer) && !is_answer(command, payload) {
+        return Err(Malformed::NoMessage);
+    }
+    let step = match (command, direction) {
         (SEARCH, Direction::Announce) => Step::Plain(Kind::Search),
         (SEARCH, Direction::Answer) => {
             let address = [header[8], header[9], header[10], header[11]];
@@ -100,6 +110,16 @@ pub fn step(
     };
     chain.found |= 1; // not a count: the verifier would follow every value of it
     Ok(step)
+}
+
+/// Whether servers say this to a client that searches: answers pass by NetworkPolicy, so they carry nothing else.
+#[inline(always)]
+const fn is_answer(command: u16, payload: u16) -> bool {
+    match command {
+        VERSION | NOT_FOUND => payload == 0,
+        SEARCH => payload <= REPLY_PAYLOAD,
+        _ => false,
+    }
 }
 
 /// The server in a message at `offset` whose port and address are `at` these offsets in its header.

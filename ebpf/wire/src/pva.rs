@@ -21,6 +21,8 @@ pub const HEADER: u32 = 8;
 pub const SEARCH_BODY: u32 = 26;
 /// Bytes of a search reply's or a beacon's body up to the protocol's name.
 pub const SERVER_BODY: u32 = 38;
+/// Bytes of a search reply's body up to the channels found, of four bytes each.
+pub const REPLY_BODY: u32 = SERVER_BODY + 3;
 /// First byte of every message.
 pub const MAGIC: u8 = 0xca;
 const BIG_ENDIAN: u8 = 0x80;
@@ -69,7 +71,7 @@ pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction
         (ORIGIN_TAG, _) => return Ok(Body::Local),
         (BEACON, Direction::Announce) => (Body::Server(Kind::Beacon, order), SERVER_BODY),
         (SEARCH, Direction::Announce) => (Body::Search(order), SEARCH_BODY),
-        (SEARCH_REPLY, Direction::Answer) => (Body::Server(Kind::Reply, order), SERVER_BODY),
+        (SEARCH_REPLY, Direction::Answer) => (Body::Server(Kind::Reply, order), REPLY_BODY),
         _ => return Err(Malformed::NoMessage),
     };
     if size < least || length < HEADER || size != length - HEADER {
@@ -86,6 +88,13 @@ pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> (Named, bool) 
     let port = order.port([p0, p1]);
     let (address, unsupported) = mapped(&address);
     (Named { port_at: 32, address_at: 28, port, order, address, unsupported }, flags & UNICAST != 0)
+}
+
+/// Whether a search reply of `length` bytes ends with the channels found, given the bytes from [`SERVER_BODY`] to
+/// [`REPLY_BODY`]: answers pass by NetworkPolicy, so they carry nothing else.
+#[inline(always)]
+pub fn ends_with_channels(length: u32, [_, c0, c1]: [u8; 3], order: Order) -> bool {
+    length == HEADER + REPLY_BODY + 4 * u32::from(order.port([c0, c1]))
 }
 
 /// The server that a search reply or a beacon names.
@@ -177,7 +186,12 @@ pub fn parse(datagram: &[u8], direction: Direction) -> Result<Option<(Kind, Name
             Some((Kind::Search, search(body.first_chunk().ok_or(Malformed::Truncated)?, order).0))
         }
         Body::Server(kind, order) => {
-            Some((kind, server(body.first_chunk().ok_or(Malformed::Truncated)?, order)))
+            let named = server(body.first_chunk().ok_or(Malformed::Truncated)?, order);
+            let tail = body[SERVER_BODY as usize..].first_chunk();
+            if kind == Kind::Reply && !tail.is_some_and(|tail| ends_with_channels(length, *tail, order)) {
+                return Err(Malformed::TooLong);
+            }
+            Some((kind, named))
         }
     })
 }

@@ -12,6 +12,8 @@ use crate::{cni::conflist::PLUGIN, config::Ports, reserve};
 const LEAST_MTU: u32 = 1024 + 28;
 /// The same for PVXS (1400 bytes).
 const GOOD_MTU: u32 = 1400 + 28;
+/// The ports of NodePort Services, unless kube-apiserver is told others.
+const NODE_PORTS: Ports = Ports { first: 30000, last: 32767 };
 
 /// All findings, in the order in which a person would check.
 pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
@@ -24,6 +26,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     ];
     findings.extend(facts.uplinks.iter().flat_map(uplink));
     findings.extend(ports(facts));
+    findings.extend(pins(&facts.conflicts));
     findings.push(forwarding(&facts.forwarding));
     findings.push(forward_policy(facts));
     findings.extend(members(&facts.members));
@@ -191,7 +194,7 @@ fn ports(facts: &Facts) -> Vec<Finding> {
         Ok(reserved) => reserved,
         Err(error) => return vec![unknown("ports", error)],
     };
-    let check = |name: &str, ports: Ports| {
+    let check = |(name, ports): (&str, Ports)| {
         let found = format!("domain `{name}`: external ports {}-{}", ports.first, ports.last);
         if reserve::are_reserved(reserved, ports) {
             ok("ports", format!("{found} are reserved"))
@@ -210,7 +213,37 @@ fn ports(facts: &Facts) -> Vec<Finding> {
             )
         }
     };
-    config.domains.iter().map(|domain| check(&domain.name, domain.ports)).collect()
+    let all: Vec<_> = config
+        .domains
+        .iter()
+        .flat_map(|domain| domain.ranges().map(|ports| (domain.name.as_str(), ports)))
+        .collect();
+    all.iter().copied().map(check).chain(all.iter().filter_map(node_ports)).collect()
+}
+
+/// Whether Kubernetes may assign ports of a domain to Services.
+fn node_ports((name, ports): &(&str, Ports)) -> Option<Finding> {
+    let overlap = ports.first <= NODE_PORTS.last && NODE_PORTS.first <= ports.last;
+    let Ports { first, last } = NODE_PORTS;
+    overlap.then(|| {
+        warn(
+            "ports",
+            format!(
+                "domain `{name}`: ports {}-{} overlap those of NodePort Services, by default {first}-{last}",
+                ports.first, ports.last
+            ),
+            "choose others, or none that kube-apiserver's --service-node-port-range has",
+        )
+    })
+}
+
+/// Pinned ports that lead to a pod and were to lead elsewhere.
+fn pins(conflicts: &Fact<Vec<String>>) -> Vec<Finding> {
+    let advice = "LAN clients reach the pod: let the pod pin another port, or move the other";
+    match conflicts {
+        Err(error) => vec![unknown("pins", error)],
+        Ok(found) => found.iter().map(|found| warn("pins", found, advice)).collect(),
+    }
 }
 
 fn forwarding(forwarding: &Fact<bool>) -> Finding {
@@ -404,6 +437,7 @@ mod tests {
             forwarding: Ok(true),
             forward_chains: Ok(vec![]),
             legacy_filter: false,
+            conflicts: Ok(vec![]),
             members: Ok(vec![Member {
                 pod: "bl07/ioc-a".into(),
                 veth: Some(("veth1".into(), 1450, true)),
@@ -569,6 +603,33 @@ mod tests {
             facts.local_ports = Ok(Ports { first: 1024, last: 65535 });
         };
         complains(wide, Level::Fail, "ports", "the node's own connections use 1024-65535");
+    }
+
+    #[test]
+    fn ports_that_services_may_get_are_a_warning() {
+        let pins = |range: &str| {
+            let text =
+                format!("[domain.bl07]\nuplink = \"eth0\"\nports = \"61000-64999\"\npins = \"{range}\"");
+            move |facts: &mut Facts| {
+                facts.config = Ok(Config::parse(&text).unwrap());
+                facts.reserved_ports = Ok("15000-15999,32000-33000,61000-64999".into());
+            }
+        };
+        assert_eq!(complaints(pins("15000-15999")), []);
+        complains(
+            pins("32000-33000"),
+            Level::Warn,
+            "ports",
+            "32000-33000 overlap those of NodePort Services",
+        );
+        complains(pins("16000-16009"), Level::Warn, "ports", "16000-16009 are not reserved");
+    }
+
+    #[test]
+    fn a_pin_that_the_node_uses_is_a_warning() {
+        let pinned =
+            |facts: &mut Facts| facts.conflicts = Ok(vec!["pod bl07/ioc-a has pinned tcp/9100".into()]);
+        complains(pinned, Level::Warn, "pins", "tcp/9100; LAN clients reach the pod");
     }
 
     #[test]

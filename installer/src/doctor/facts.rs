@@ -23,6 +23,7 @@ use crate::{
         net_d,
     },
     config::{Config, DomainConfig, Ports},
+    conflicts,
 };
 
 /// Where to look.
@@ -66,6 +67,8 @@ pub(super) struct Facts {
     pub(super) forward_chains: Fact<Vec<Chain>>,
     /// Whether legacy iptables has a filter table, whose policy cannot be read without it.
     pub(super) legacy_filter: bool,
+    /// Pinned ports that the node uses itself.
+    pub(super) conflicts: Fact<Vec<String>>,
     pub(super) members: Fact<Vec<Member>>,
     /// The network that the runtime uses; `None` while there is none.
     pub(super) network: Fact<Option<Network>>,
@@ -143,10 +146,9 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
         forward_chains: fact(firewall::forward_chains()),
         legacy_filter: fs::read_to_string("/proc/net/ip_tables_names")
             .is_ok_and(|names| names.lines().any(|name| name == "filter")),
-        members: match &state {
-            Ok(state) => fact(members(bpffs, state)),
-            Err(_) => Ok(vec![]), // `datapath` reports it
-        },
+        // Without a datapath there is neither; `datapath` reports that.
+        conflicts: state.as_ref().map_or(Ok(vec![]), conflicts::look),
+        members: state.as_ref().map_or(Ok(vec![]), |state| fact(members(bpffs, state))),
         datapath: fact(state.map(|_| ())),
         network: network(&places.cni.cni_conf_dir),
         plugin_version: plugin_version(&plugin),

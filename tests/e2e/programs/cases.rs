@@ -271,6 +271,11 @@ fn searches_from_the_lan() -> Vec<Case> {
             .other(&[Unrelayed]),
         Case::new("a datagram to another port of the node", ask("172.23.0.10:9999")),
         Case::new("the node's own voice", from_lan(udp(EXTERNAL, LAN, &search(&["A:NAME"])))),
+        Case::new(
+            "a frame for another host, which a switch has flooded",
+            from_lan(ask("172.23.0.10:5064").packet.mac_to([2, 0, 0, 0, 9, 9])),
+        ),
+        Case::new("a search with IP options", from_lan(ask(LAN).packet.options(&[1; 4]))),
         Case::new("a tagged frame", from_lan(ask(LAN).packet.ethertype(0x8100))),
     ]
 }
@@ -286,6 +291,16 @@ fn to_external_ports() -> Vec<Case> {
             .after([searched.clone()])
             .becomes(NEXT, udp(SERVER, IOC, &reply(5064)))
             .other(&[TranslatedIn]),
+        Case::new("a second answer to a pod within the limit's time", arrives(&reply(5064)))
+            .with(|setup| setup.interval = 1_000_000_000)
+            .after([searched.clone(), arrives(&reply(5064))])
+            .becomes(DROP, udp(SERVER, EXTERNAL, &reply(5064)))
+            .other(&[Limited]),
+        Case::new("one from another host", from_lan(udp("172.23.0.9:5064", EXTERNAL, &reply(5064))))
+            .with(|setup| setup.interval = 1_000_000_000)
+            .after([searched.clone(), arrives(&reply(5064))])
+            .becomes(DROP, udp("172.23.0.9:5064", EXTERNAL, &reply(5064)))
+            .other(&[Limited]),
         Case::new("anything else to a port that a pod searched from", arrives(b"noon"))
             .after([searched])
             .other(&[Unrelated]),
@@ -444,6 +459,12 @@ fn answers_of_pods() -> Vec<Case> {
             .pva(&[Answered])
     };
     let zero = with_zero_checksum();
+    let again = asked.clone();
+    let loaded = [message(99, 0, 0, 0, 0, &[7; 800]), reply(5064)].concat();
+    let mut long = [reply(5064), vec![7; 8]].concat();
+    long[19] += 8; // the reply's payload
+    let mut behind = pva(&format!("{PVXS_REPLY} 07070707"));
+    behind[7] += 4; // the body's size
     vec![
         answers("an answer", &reply(5064), &reply(61000)),
         answers("an answer for two channels", &twice, &twice_external),
@@ -473,6 +494,21 @@ fn answers_of_pods() -> Vec<Case> {
         .after([asked])
         .ca(&[Spoofed]),
         Case::new("an answer that nobody asked for", answer(&reply(5064))),
+        Case::new("an answer with something else before it", answer(&loaded))
+            .after([again.clone()])
+            .ca(&[Malformed]),
+        Case::new("an answer with too long a version", answer(&long)).after([again.clone()]).ca(&[Malformed]),
+        Case::new(
+            "an answer of PVXS with something behind it",
+            from_pod(udp("10.244.1.2:37000", CLIENT, &behind)),
+        )
+        .after([asked_pva])
+        .pva(&[Malformed]),
+        Case::new("a second answer within the limit's time", answer(&reply(5064)))
+            .with(|setup| setup.interval = 1_000_000_000)
+            .after([again, answer(&reply(5064))])
+            .becomes(DROP, udp(IOC, CLIENT, &reply(5064)))
+            .ca(&[Limited]),
     ]
 }
 
@@ -512,6 +548,37 @@ fn cameras() -> Vec<Case> {
             .with(|setup| setup.cameras = 0)
             .becomes(DROP, udp(CLIENT, CAMERA, &all))
             .gvcp(&[Denied]),
+        Case::new("a fragment of that", from_pod(commands(&all).packet.fragment(0x2000)))
+            .with(|setup| setup.cameras = 0)
+            .becomes(DROP, udp(CLIENT, CAMERA, &all).fragment(0x2000))
+            .gvcp(&[Denied]),
+        Case::new("the same with IP options", from_pod(commands(&all).packet.options(&[1; 4])))
+            .with(|setup| setup.cameras = 0)
+            .becomes(DROP, udp(CLIENT, CAMERA, &all).options(&[1; 4]))
+            .gvcp(&[Denied]),
+        Case::new(
+            "a fragment with IP options",
+            from_pod(commands(&all).packet.options(&[1; 40]).fragment(0x2000)),
+        )
+        .with(|setup| setup.cameras = 0)
+        .becomes(DROP, udp(CLIENT, CAMERA, &all).options(&[1; 40]).fragment(0x2000))
+        .gvcp(&[Denied]),
+        Case::new(
+            "the same from an address that is not the pod's",
+            from_pod(commands(&all).packet.from(OTHER)),
+        )
+        .with(|setup| setup.cameras = 0)
+        .becomes(DROP, udp(OTHER, CAMERA, &all))
+        .gvcp(&[Denied]),
+        Case::new("the same to a host that searched from the port of cameras", commands(&all))
+            .with(|setup| setup.cameras = 0)
+            .after([from_lan(udp(CAMERA, LAN, &search(&["A:NAME"])))])
+            .becomes(DROP, udp(CLIENT, CAMERA, &all))
+            .gvcp(&[Denied]),
+        Case::new(
+            "a datagram with IP options to another port",
+            from_pod(udp(CLIENT, SERVER, b"x").options(&[1; 4])),
+        ),
         Case::new("a register list that is cut short", commands(&all[..all.len() - 4])).gvcp(&[Malformed]),
         Case::new("a camera tells a pod of its registers", from_lan(udp(CAMERA, EXTERNAL, &told)))
             .after([commands(&all), commands(&read)])

@@ -20,6 +20,7 @@ pub(crate) struct Frame {
     macs: [[u8; 6]; 2],
     ethertype: u16,
     fragment: u16,
+    options: Vec<u8>,
     from: SocketAddrV4,
     to: SocketAddrV4,
     transport: Transport,
@@ -44,7 +45,16 @@ pub(crate) fn tcp(from: &str, to: &str, flags: u8, sequence: u32, payload: &[u8]
 
 fn frame(from: &str, to: &str, transport: Transport, payload: &[u8]) -> Frame {
     let (from, to) = (address(from), address(to));
-    Frame { macs: MACS, ethertype: 0x0800, fragment: 0, from, to, transport, payload: payload.into() }
+    Frame {
+        macs: MACS,
+        ethertype: 0x0800,
+        fragment: 0,
+        options: vec![],
+        from,
+        to,
+        transport,
+        payload: payload.into(),
+    }
 }
 
 fn address(text: &str) -> SocketAddrV4 {
@@ -75,6 +85,11 @@ impl Frame {
     /// The fragment field of the IP header: flags, and the offset in units of 8 bytes.
     pub(crate) fn fragment(self, fragment: u16) -> Self {
         Self { fragment, ..self }
+    }
+
+    /// IP options: a multiple of four bytes.
+    pub(crate) fn options(self, options: &[u8]) -> Self {
+        Self { options: options.into(), ..self }
     }
 
     pub(crate) fn ethertype(self, ethertype: u16) -> Self {
@@ -112,13 +127,15 @@ impl Frame {
     }
 
     fn ip_header(&self, length: usize) -> Vec<u8> {
-        let mut header = vec![0x45, 0];
-        header.extend(u16_of(20 + length).to_be_bytes());
+        let own = 20 + self.options.len();
+        let mut header = vec![0x40 | (own / 4) as u8, 0];
+        header.extend(u16_of(own + length).to_be_bytes());
         header.extend([0, 0]);
         header.extend(self.fragment.to_be_bytes());
         header.extend([64, self.protocol(), 0, 0]);
         header.extend(self.from.ip().octets());
         header.extend(self.to.ip().octets());
+        header.extend(&self.options);
         let sum = ones_complement(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         header

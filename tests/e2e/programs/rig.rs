@@ -85,6 +85,7 @@ impl Rig {
         add_netns(&sandbox, NODE)?;
         add_pair(&sandbox, "eth0", "lan")?;
         sandbox.sh(NODE, "ip address add 172.23.0.10/24 broadcast + dev eth0")?;
+        sandbox.sh(NODE, "ip link set eth0 address 02:00:00:00:00:01")?; // whom frames are for
         let mut sockets = vec![];
         for pod in PODS {
             add_pair(&sandbox, pod, pod)?;

@@ -7,4 +7,5 @@ mod cameras;
 mod circuits;
 mod cost;
 mod ports;
+mod services;
 mod thousand;

@@ -76,10 +76,12 @@ fn fate(entry: &External, there: bool, home: Option<&Home>, kept: usize, now: u3
     let External { external, claim } = entry;
     let address = home.map_or(external.address, |home| home.address);
     let lasts = claim.hold != hold::CLIENT;
+    // A pin elsewhere is kept from nobody: only those who pin it can have it.
+    let is_wanted = claim.hold != hold::PINNED || home.is_none_or(|home| home.range.contains(&external.port));
     match (there, address == external.address) {
         (true, true) => Fate::Stay,
         (true, false) if lasts => Fate::Move(address),
-        (false, true) if lasts && kept < KEPT && !claim.is_over(now) => {
+        (false, true) if lasts && is_wanted && kept < KEPT && !claim.is_over(now) => {
             if claim.vacant == 0 {
                 Fate::Vacate
             } else {
@@ -116,7 +118,7 @@ impl State {
         let pins = share::of_domain(claim.domain, share::PINS);
         let taken = self.taken(pins)?;
         let new = self.claim(&external)?.is_none_or(|found| found.hold != hold::PINNED);
-        if new && taken >= PINS {
+        if new && taken >= PINS && self.pinned(claim.domain)? >= PINS {
             return Err(Error::PinsTaken { limit: PINS });
         }
         let owner = claim.owner();
@@ -135,6 +137,16 @@ impl State {
         })?;
         self.set_taken(pins, taken + u32::from(new))?;
         self.change_port_word(u32::from(external.port / 64), |word| word | 1 << (external.port % 64))
+    }
+
+    /// How many ports a domain's members have pinned, not counting those kept for deleted pods.
+    fn pinned(&self, domain: u16) -> Result<u32> {
+        let mut pinned = 0;
+        for External { claim, .. } in self.externals()? {
+            let counts = claim.hold == hold::PINNED && claim.domain == domain && self.is_current(&claim)?;
+            pinned += u32::from(counts);
+        }
+        Ok(pinned)
     }
 
     /// Gives an external port to a claim, unless it is another pod's: nobody has it, or its owner is the same, or whoever had
@@ -427,6 +439,14 @@ mod tests {
             let found = fate(&entry(hold, vacant), there, Some(&home), kept, NOW);
             assert_eq!(found, expected, "{hold} {vacant} {there} {address:?} {kept}");
         }
+    }
+
+    #[test]
+    fn a_pin_that_only_pins_can_take_is_not_kept() {
+        let home = Home { domain: 0, address: HERE, range: 61001..=64999 };
+        assert_eq!(fate(&entry(hold::PINNED, 0), false, Some(&home), 0, NOW), Fate::End);
+        assert_eq!(fate(&entry(hold::PINNED, 0), true, Some(&home), 0, NOW), Fate::Stay);
+        assert_eq!(fate(&entry(hold::SERVER, 0), false, Some(&home), 0, NOW), Fate::Vacate);
     }
 
     #[test]

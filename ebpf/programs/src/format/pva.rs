@@ -43,7 +43,14 @@ fn message(skb: Skb, length: u32, direction: Direction) -> Result<(Kind, Named, 
             Ok((Kind::Search, named, unicast))
         }
         Ok(pva::Body::Server(kind, order)) => {
-            Ok((kind, pva::server(&skb.load(BODY).ok_or(Verdict::Malformed)?, order), false))
+            let named = pva::server(&skb.load(BODY).ok_or(Verdict::Malformed)?, order);
+            if matches!(kind, Kind::Reply) {
+                let tail = skb.load(BODY + pva::SERVER_BODY).ok_or(Verdict::Malformed)?;
+                if !pva::ends_with_channels(length, tail, order) {
+                    return Err(Verdict::Malformed);
+                }
+            }
+            Ok((kind, named, false))
         }
         Ok(pva::Body::Local) => Err(Verdict::Local),
         Err(_) => Err(Verdict::Malformed),

@@ -9,7 +9,7 @@
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
 //! pins = "15000-15999"      # more ports that pods may pin, default: none besides `ports`
-//! ports_per_pod = 1000      # external ports that one pod may take, default: a quarter of `ports`, at least 16
+//! ports_per_pod = 1000      # external ports that one pod may take, default: a sixteenth of `ports`, at least 16
 //! rates = { pod = 10000, host = 10000, domain = 50000 }  # relayed datagrams per second, default as here; 0: no limit
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
 //! lan = ["172.24.0.0/16"]   # networks that belong to the LAN besides those of the uplink
@@ -303,7 +303,7 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
         ports,
         ports_per_pod: section
             .ports_per_pod
-            .unwrap_or_else(|| (u32::from(ports.last - ports.first) / 4 + 1).max(16)),
+            .unwrap_or_else(|| (u32::from(ports.last - ports.first) / 16 + 1).max(16)),
         rates: [pod, host, all],
         pins: range("pins", section.pins.as_deref(), &mut found),
         search_ports: search_ports(section.search_ports, registry, &mut found),
@@ -509,7 +509,7 @@ mod tests {
             protocols: vec![DomainProtocol::BuiltIn(Protocol::Ca), DomainProtocol::BuiltIn(Protocol::Pva)],
             ports: DEFAULT_PORTS,
             pins: None,
-            ports_per_pod: 1000,
+            ports_per_pod: 250,
             rates: [10_000, 10_000, 50_000],
             search_ports: BTreeMap::new(),
             lan_ports: BTreeMap::new(),

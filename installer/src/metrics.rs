@@ -42,9 +42,9 @@ pub(crate) struct Domain {
     /// Whether it has an uplink with our programs.
     pub(crate) uplink_up: bool,
     pub(crate) members: usize,
-    /// External ports in use, TCP or UDP, whichever is more: each has the whole range.
+    /// External ports in use or kept, TCP or UDP, whichever is more: each has as many. Not counting pinned ones.
     pub(crate) ports: usize,
-    /// How many ports the range has.
+    /// How many of each it may have.
     pub(crate) ports_limit: usize,
     /// Circuits, those that ended a while ago included.
     pub(crate) circuits: usize,

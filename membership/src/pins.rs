@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink};
+use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink, hold};
 use datapath::{
     External, State, link,
     member::Port,
@@ -19,8 +19,6 @@ use crate::{annotation::PORTS, error::Error};
 const LONGEST: usize = 1024;
 /// How many ports a pod may pin.
 const PER_POD: usize = 32;
-/// How many ports all pods of a domain may pin on a node: all domains together leave half of the table of external ports.
-const PER_DOMAIN: usize = (abi::EXTERNALS / abi::DOMAINS / 2) as usize;
 
 /// One pinned port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +72,6 @@ pub(crate) fn check(state: &State, domain: u16, pins: &[Pin]) -> Result<Vec<Port
         return Ok(vec![]);
     }
     let place = Place::find(state, domain)?;
-    place.check_share(state, pins.len())?;
     pins.iter().map(|pin| place.port(state, pin)).collect()
 }
 
@@ -106,13 +103,16 @@ pub struct Conflict {
 /// The pins that the node uses as well. Costs next to nothing if no port is pinned.
 pub fn conflicts(state: &State) -> Result<Vec<Conflict>, Error> {
     let mut pins = state.externals()?;
-    pins.retain(|external| external.claim.pinned != 0);
+    pins.retain(|external| external.claim.hold == hold::PINNED);
     if pins.is_empty() {
         return Ok(vec![]);
     }
     let mut node = NodePorts::default();
     let mut found = vec![];
     for external in pins {
+        if !state.is_current(&external.claim)? {
+            continue; // kept for a pod that was deleted, it leads nowhere
+        }
         let Ok(place) = Place::find(state, external.claim.domain) else { continue }; // without an uplink it leads nowhere
         let receiver = node.receiver(place.arrival(external.external))?;
         found.extend(receiver.map(|receiver| Conflict { external, receiver: receiver.to_string() }));
@@ -144,20 +144,6 @@ impl Place {
 
     fn arrival(&self, at: Endpoint) -> Arrival<'_> {
         Arrival { index: self.domain.uplink, uplink: &self.interface, at }
-    }
-
-    /// Checks that the domain may have so many more pins.
-    fn check_share(&self, state: &State, more: usize) -> Result<(), Error> {
-        let is_ours =
-            |external: &&External| external.claim.pinned != 0 && external.claim.domain == self.number;
-        let pinned = state.externals()?.iter().filter(is_ours).count();
-        if pinned + more <= PER_DOMAIN {
-            return Ok(());
-        }
-        let name = abi::text(&self.domain.name);
-        Err(Error::Refused(format!(
-            "annotation {PORTS}: pods of domain `{name}` pin {pinned} ports of this node already; {PER_DOMAIN} are possible"
-        )))
     }
 
     /// The port, if the domain may assign it.

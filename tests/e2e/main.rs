@@ -18,6 +18,7 @@ mod documents;
 mod edges;
 mod interface;
 mod kept_lab;
+mod kept_ports;
 mod manifests;
 mod matrix;
 mod neighbours;

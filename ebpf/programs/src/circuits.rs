@@ -131,7 +131,7 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<(Endpoint, u16)> {
     }
     let opening = lookup(&OPENINGS, *key)?;
     if segment.is_bare() {
-        return doubts(packet, &opening).then_some((opening.external, opening.domain as u16));
+        return doubts(packet, &opening).then_some((opening.external, opening.domain));
     }
     if !segment.acknowledges(opening.client) {
         return None; // it answers a connection to the pod's own address
@@ -140,7 +140,7 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<(Endpoint, u16)> {
         let answered = Opening { pod: segment.next(), answered: 1, ..opening };
         let _ = OPENINGS.insert(key, answered, BPF_EXIST as u64);
     }
-    Some((opening.external, opening.domain as u16))
+    Some((opening.external, opening.domain))
 }
 
 /// Whether a pod asks a client if it really means to connect, as a connection from the same port is still there: a forged SYN

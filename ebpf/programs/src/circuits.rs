@@ -77,6 +77,23 @@ pub fn depart(packet: &Packet, domain: u16) -> Option<Endpoint> {
     answer(packet, &key)
 }
 
+/// Whether there is such a connection through `external`, established or being opened.
+#[inline(always)]
+pub fn is_known(key: &FlowKey, external: &Endpoint, generation: u32) -> bool {
+    let opening = |known: Opening| known.external == *external && known.generation == generation;
+    lookup(&CIRCUITS, *key).is_some_and(|circuit: Circuit| circuit.is_through(external, generation))
+        || lookup(&OPENINGS, *key).is_some_and(opening)
+}
+
+/// The external endpoint of a connection, established or being opened.
+#[inline(always)]
+pub fn external(key: &FlowKey) -> Option<Endpoint> {
+    if let Some(circuit) = lookup(&CIRCUITS, *key) {
+        return Some(circuit.external);
+    }
+    lookup(&OPENINGS, *key).map(|opening| opening.external)
+}
+
 /// Remembers a connection that a client begins.
 #[inline(always)]
 fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Verdict {

@@ -1,12 +1,13 @@
 //! Peers: which member sent a datagram, which addresses are broadcasts, who is on the LAN, and who searched there.
 
 use abi::{
-    Address, Endpoint, LIMITED_BROADCAST, Member, SEARCHER_AGE_NS, Searcher, SearcherKey, Uplink, network,
+    Address, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Member, SEARCHER_AGE_NS, Searcher, SearcherKey,
+    Uplink, network,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
-    maps::{LAN, MEMBERS, RECEIVERS, SEARCHERS, lookup},
+    maps::{LAN, MEMBERS, RECEIVERS, SEARCHERS, SENDERS, lookup},
     packet::Packet,
     skb::{Skb, now},
 };
@@ -67,6 +68,15 @@ pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16) {
 #[inline(always)]
 pub fn learn_receiver(receiver: Endpoint, domain: u16, protocol: u16) {
     let _ = RECEIVERS.insert(key(receiver, domain), protocol as u32, 0);
+}
+
+/// Remembers through which external port a datagram comes to a pod: errors about those that came to its own address stay.
+#[inline(always)]
+pub fn learn_sender(packet: &Packet, claim: &Claim) {
+    let key = FlowKey::between(&packet.source, &claim.pod);
+    if lookup(&SENDERS, key) != Some(packet.destination) {
+        let _ = SENDERS.insert(key, packet.destination, 0);
+    }
 }
 
 #[inline(always)]

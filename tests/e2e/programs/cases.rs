@@ -6,20 +6,21 @@ use lab::ca::{message, reply, search};
 use super::{
     circuits,
     frame::{BROADCAST, Frame, SYN, tcp, udp},
+    icmp,
     rig::{POD_MACS, UPLINK_MAC},
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
 pub(super) const NEXT: i32 = -1;
 pub(crate) const DROP: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(super) const REDIRECT: i32 = 7;
 
 /// The node on the LAN, under the only external port there is.
 pub(super) const EXTERNAL: &str = "172.23.0.10:61000";
 pub(super) const CLIENT: &str = "172.23.0.2:40000";
-const SERVER: &str = "172.23.0.3:5064";
-const LAN: &str = "172.23.0.255:5064";
-const PODS: &str = "10.244.1.255:5064";
+pub(super) const SERVER: &str = "172.23.0.3:5064";
+pub(super) const LAN: &str = "172.23.0.255:5064";
+pub(super) const PODS: &str = "10.244.1.255:5064";
 pub(super) const IOC: &str = "10.244.1.2:5064";
 const OTHER: &str = "10.244.1.3:5064";
 const CLIENT_IN_POD: &str = "10.244.1.2:40000";
@@ -140,7 +141,7 @@ impl Case {
         Self { setup, ..self }
     }
 
-    fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
+    pub(super) fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
         let counts = self.counts.into_iter().chain(verdicts.iter().map(|verdict| (protocol, *verdict)));
         Self { counts: counts.collect(), ..self }
     }
@@ -201,6 +202,7 @@ pub(crate) fn cases() -> Vec<Case> {
         to_the_lan(),
         circuits::cases(),
         circuits::of_name_servers(),
+        icmp::cases(),
         fans(),
     ];
     groups.concat()

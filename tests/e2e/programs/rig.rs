@@ -172,6 +172,7 @@ fn fill(state: &mut State, setup: &Setup) {
         state.leave(&key, &attachment).unwrap();
     }
     forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Endpoint>("SENDERS", Map::LruHashMap);
     forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
     forget_circuits();
     for (number, pod) in (0..).zip(PODS) {

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::{Protocol, TCP, Verdict};
+use abi::{Protocol, TCP, UDP, Verdict, share};
 use datapath::{Hook, State, is_attached, link, printable};
 use http_body_util::Full;
 use hyper::{
@@ -224,11 +224,10 @@ fn response(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> R
 /// The current contents of the maps. They are reopened every time: another agent may have replaced them.
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
-    let (counters, externals, attachments) = (state.counters()?, state.externals()?, state.attachments()?);
+    let (counters, attachments) = (state.counters()?, state.attachments()?);
     let mut found = Domains::new();
     for (number, domain) in state.domains()? {
-        let ports = externals.iter().filter(|port| port.claim.domain == number);
-        let tcp = ports.clone().filter(|port| port.external.protocol == u16::from(TCP)).count();
+        let ports = |protocol: u8| state.taken(share::of_domain(number, protocol.into()));
         let counted = counters.iter().filter(|counter| counter.domain == number);
         let counted = counted.map(|counter| {
             Ok((state.protocol_name(counter.protocol)?, counter.verdict.name(), counter.packets))
@@ -243,8 +242,8 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
             Domain {
                 uplink_up: is_up(bpffs, domain.uplink)?,
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
-                ports: tcp.max(ports.count() - tcp),
-                ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
+                ports: ports(TCP)?.max(ports(UDP)?) as usize,
+                ports_limit: domain.ports as usize,
                 circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
                 circuits_limit: domain.circuits as usize,
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,

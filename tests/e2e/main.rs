@@ -19,6 +19,7 @@ mod edges;
 mod errors;
 mod interface;
 mod kept_lab;
+mod kept_ports;
 mod manifests;
 mod matrix;
 mod neighbours;

@@ -16,7 +16,9 @@ pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
 pub use fan::FanMark;
 pub use passed::{Headers, NO_PAYLOAD, Sending, route};
-pub use port::{identity, preferred_port};
+pub use port::{
+    GRACE, KEPT, Owner, PINS, Search, Share, hold, identity, preferred_port, seconds, share, share_of,
+};
 pub use protocol::{
     DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol, next_place,
 };
@@ -36,8 +38,10 @@ pub const RELAYS: u32 = 256;
 pub const NETWORKS: u32 = 1024;
 /// Namespaces whose pods may join, all domains together.
 pub const NAMESPACES: u32 = 1024;
-/// External ports in use, TCP and UDP, all domains together.
-pub const EXTERNALS: u32 = 16 * 1024;
+/// External ports in use or kept, TCP and UDP, all domains together.
+pub const EXTERNALS: u32 = 64 * 1024;
+/// Owners whose external ports are being changed at this moment.
+pub const CHANGING: u32 = 1024;
 /// LAN sockets remembered as searchers; the least recently used one is evicted first.
 pub const SEARCHERS: u32 = 64 * 1024;
 /// LAN sockets that cameras in pods stream to; the least recently used one is evicted first.
@@ -79,6 +83,8 @@ pub const UDP: u8 = 17;
 pub type Address = [u8; 4];
 /// No address.
 pub const NO_ADDRESS: Address = [0; 4];
+/// A hash of a pod's namespace and name. Halves, because 8 bytes as one would be aligned as such.
+pub type Identity = [u32; 2];
 /// The limited broadcast address.
 pub const LIMITED_BROADCAST: Address = [255; 4];
 
@@ -165,6 +171,8 @@ plain! {
         pub last_pin: u16,
         /// External ports that one pod may take, TCP and UDP together, not counting pinned ones.
         pub ports_per_pod: u32,
+        /// External ports of one transport that all its pods together may take, not counting pinned ones.
+        pub ports: u32,
         /// Circuits that it may have.
         pub circuits: u32,
         /// Limits, by [`limited`].
@@ -197,8 +205,8 @@ plain! {
         pub generation: u32,
         /// Id of the pod's network namespace, as the node's namespace numbers it.
         pub netns: i32,
-        /// Hash of the pod's namespace and name: its search for an external port starts there.
-        pub identity: u32,
+        /// Of its name, whose external ports its ports have.
+        pub identity: Identity,
         /// MAC address of the host-side veth.
         pub mac: [u8; 6],
         /// Its domain.
@@ -243,22 +251,26 @@ plain! {
 
     /// Who holds an external port.
     pub struct Claim {
+        /// Hash of the pod's namespace and name.
+        pub identity: Identity,
         /// What the port stands for.
         pub pod: Endpoint,
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
         /// The member's [`Member::generation`].
         pub generation: u32,
-        /// The domain the port was taken for.
-        pub domain: u16,
-        /// The [`Protocol`] it was taken for.
-        pub protocol: u8,
-        /// Not 0 if the pod pinned this port, and keeps it whether or not it uses it.
-        pub pinned: u8,
+        /// Since when nobody has been behind it, in [`seconds`]; 0 while, as far as is known, somebody is.
+        pub vacant: u32,
         /// The only host that may send to it; zeros for any.
         pub peer: Address,
         /// What is wrong with a stream; flags from [`trouble`].
         pub trouble: u32,
+        /// The domain the port was taken for.
+        pub domain: u16,
+        /// The [`Protocol`] it was taken for.
+        pub protocol: u8,
+        /// How it is held, from [`hold`].
+        pub hold: u8,
     }
 
     /// A protocol that the configuration describes.
@@ -398,6 +410,8 @@ plain! {
     pub struct Attachment {
         /// Interface index of the host-side veth: the key of the [`Member`].
         pub member: u32,
+        /// The [`Member::generation`]: interface indexes are given again.
+        pub generation: u32,
         /// The domain.
         pub domain: u16,
         /// The slot in the domain's roster.
@@ -418,20 +432,6 @@ impl FlowKey {
     #[inline(always)]
     pub const fn between(peer: &Endpoint, pod: &Endpoint) -> Self {
         Self { peer: peer.address, pod: pod.address, peer_port: peer.port, pod_port: pod.port }
-    }
-}
-
-impl Claim {
-    /// Whether both are the same member's, for the same endpoint.
-    #[inline(always)]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.is_of(other.pod, other.member, other.generation)
-    }
-
-    /// Whether it is this member's, for this endpoint of its pod.
-    #[inline(always)]
-    pub fn is_of(&self, pod: Endpoint, member: u32, generation: u32) -> bool {
-        self.pod == pod && self.member == member && self.generation == generation
     }
 }
 

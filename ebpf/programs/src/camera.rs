@@ -104,12 +104,12 @@ fn holder(outgoing: &Outgoing) -> Result<Holder<'static>, Verdict> {
     if outgoing.is_spoofed() {
         return Err(Verdict::Spoofed);
     }
-    let (domain, uplink) = outgoing.domain().ok_or(Verdict::NoUplink)?;
+    let (_, uplink) = outgoing.domain().ok_or(Verdict::NoUplink)?;
     if uplink.address == NO_ADDRESS {
         return Err(Verdict::NoUplink);
     }
     let interface = outgoing.sending.interface;
-    Ok(Holder { member: outgoing.member(), interface, domain, uplink: uplink.address })
+    Ok(Holder { member: outgoing.member(), interface, uplink: uplink.address })
 }
 
 /// `from_pod` for a stream packet. There are too many of them to emit events.

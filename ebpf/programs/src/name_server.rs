@@ -66,7 +66,6 @@ pub fn follow(packet: &Packet, segment: &Segment, key: &FlowKey, circuit: &Circu
 #[inline(always)]
 fn followed(key: &FlowKey, first: u32) -> Option<&'static mut Followed> {
     if !contains(&STREAMS, *key) {
-        #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
         STREAMS.insert(key, &BEFORE, 0).ok()?;
         // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its
         // place, and is followed on from its next message.

@@ -71,6 +71,8 @@ pub(crate) struct Setup {
     pub(crate) cameras: u32,
     /// External ports that a pod may take.
     pub(crate) ports_per_pod: u32,
+    /// External ports of one transport that the domain may have.
+    pub(crate) ports: u32,
     /// Circuits that the domain may have.
     pub(crate) circuits: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
@@ -124,6 +126,7 @@ impl Case {
             node_listens: None,
             cameras: abi::lan::CAMERAS,
             ports_per_pod: 9,
+            ports: 9,
             circuits: 100,
             interval: 0,
         };
@@ -404,6 +407,10 @@ fn what_pods_keep() -> Vec<Case> {
             .ca(&[Limited]),
         Case::new("a pod's search when it has all the ports that it may", from_pod(ask()))
             .with(|setup| setup.ports_per_pod = 0)
+            .shared(0)
+            .ca(&[Relayed, NoPort]),
+        Case::new("a pod's search when its domain has its share of ports", from_pod(ask()))
+            .with(|setup| setup.ports = 0)
             .shared(0)
             .ca(&[Relayed, NoPort]),
         Case::new("a pod's search where there is no uplink", from_pod(ask()))

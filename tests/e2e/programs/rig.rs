@@ -150,6 +150,7 @@ fn fill(state: &mut State, setup: &Setup) {
         first_pin: 0,
         last_pin: 0,
         ports_per_pod: setup.ports_per_pod,
+        ports: setup.ports,
         circuits: setup.circuits,
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
@@ -174,11 +175,14 @@ fn fill(state: &mut State, setup: &Setup) {
     forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
     forget::<abi::FlowKey, abi::Endpoint>("SENDERS", Map::LruHashMap);
     forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
+    forget::<abi::Endpoint, abi::Claim>("EXTERNALS", Map::HashMap);
+    forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);
+    forget::<u32, abi::Share>("PORT_COUNTS", Map::HashMap);
     forget_circuits();
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
-    state.set_external_ports(&[(PORT, PORT), (3956, 3956)]).unwrap();
+    state.tend_ports(&[], &[(PORT, PORT), (3956, 3956)]).unwrap();
 }
 
 /// A protocol whose datagrams begin with "RC", and name an address at 4 and a TCP port at 8.
@@ -212,6 +216,7 @@ fn join(state: &mut State, number: u8, pod: &str) {
     };
     let attachment = Attachment {
         member: device.index,
+        generation: 1,
         domain: 0,
         slot: 0,
         address,

@@ -15,6 +15,7 @@ lab::in_both_topologies! {
     a_client_behind_a_smaller_mtu_reads_a_big_array
     a_server_hears_that_the_client_it_answers_is_gone
     a_client_hears_that_the_server_it_asks_is_gone
+    a_client_whose_search_went_to_the_pods_is_not_told_that_nobody_is_there
     a_client_hears_that_the_node_rejects_its_connection
 }
 
@@ -140,6 +141,19 @@ fn a_client_hears_that_the_server_it_asks_is_gone(topology: Topology) -> Result<
         let client = bind(&lab, WORKSTATION, 0)?;
         assert_refused(outcome(&client, to, &ca::search(&["A:NAME"])), &to.to_string());
     }
+    Ok(())
+}
+
+fn a_client_whose_search_went_to_the_pods_is_not_told_that_nobody_is_there(topology: Topology) -> Result<()> {
+    let lab = strict_lab(Options::new(topology))?;
+    let node = SocketAddr::from(([172, 23, 0, 10], 5064));
+    let ask = |client: &UdpSocket| outcome(client, node, &ca::search(&["A:NAME"]));
+    assert_refused(ask(&bind(&lab, WORKSTATION, 0)?), "where there is no pod");
+    let pod = lab.pod("ioc-a")?;
+    let (server, client) = (bind(&lab, &pod.netns, 5064)?, bind(&lab, WORKSTATION, 0)?);
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert_eq!(ask(&client).unwrap_err().kind(), ErrorKind::WouldBlock, "nobody answers, and nobody refuses");
+    server.recv_from(&mut [0; 64]).unwrap();
     Ok(())
 }
 

@@ -4,16 +4,16 @@
 //! gets the pod's; one to the LAN quotes the pod's, and gets the external side: so the socket that caused it hears it. Only
 //! errors about what is known are translated; all others, forged ones among them, are left to the node's stack.
 
-use abi::{Claim, Endpoint, FlowKey, RelayKey, TCP, Uplink, Verdict, lan};
+use abi::{Claim, Endpoint, FlowKey, RelayKey, TCP, UDP, Uplink, Verdict, lan};
 
 use crate::{
-    circuits,
+    circuits, copies,
     count::count_other,
     limit,
     maps::{EXTERNALS, LAN_RELAYS, SENDERS, UPLINKS, lookup},
     peers, ports,
     quote::IcmpError,
-    skb::{NEXT, Skb},
+    skb::{DROP, NEXT, Skb},
 };
 
 /// `from_lan` for what is neither TCP nor UDP. An error goes straight to the pod: conntrack never saw answers, calls errors
@@ -59,12 +59,31 @@ fn peer(error: &IcmpError, claim: &Claim, interface: u32) -> Option<Endpoint> {
 
 /// `to_lan` for what is neither TCP nor UDP: errors of a pod, or of the node, about what came through an external port.
 #[inline(always)]
-pub fn depart(skb: Skb, uplink: &Uplink) {
-    let Some(mut error) = IcmpError::parse(skb) else { return };
-    let Some(external) = external(&error) else { return };
-    error.set_source(uplink.address);
-    error.set_to(external);
-    count_other(uplink.domain, Verdict::TranslatedOut);
+pub fn depart(skb: Skb, uplink: &Uplink) -> i32 {
+    let Some(mut error) = IcmpError::parse(skb) else { return NEXT };
+    if refuses_search(&error, uplink, skb.interface()) {
+        return DROP;
+    }
+    if let Some(external) = external(&error) {
+        error.set_source(uplink.address);
+        error.set_to(external);
+        count_other(uplink.domain, Verdict::TranslatedOut);
+    }
+    NEXT
+}
+
+/// Whether the node, where no socket took a search or a firewall did not let it in, would tell a client that nobody is there:
+/// the search went to the pods.
+#[inline(always)]
+fn refuses_search(error: &IcmpError, uplink: &Uplink, interface: u32) -> bool {
+    let (from, to) = (error.from, error.to);
+    let key = RelayKey { scope: interface, port: to.port, reserved: 0 };
+    to.protocol == UDP as u16
+        && to.address == uplink.address
+        && lookup(&LAN_RELAYS, key).is_some_and(|relay| {
+            copies::members(relay.domain) > 0
+                && peers::searcher(from.address, from.port, relay.domain).is_some()
+        })
 }
 
 /// The external endpoint that the packet was for.

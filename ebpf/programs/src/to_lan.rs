@@ -22,10 +22,7 @@ use crate::{
 pub fn run(skb: Skb) -> i32 {
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
-    let Some(mut packet) = Packet::parse(skb) else {
-        icmp::depart(skb, &uplink);
-        return NEXT;
-    };
+    let Some(mut packet) = Packet::parse(skb) else { return icmp::depart(skb, &uplink) };
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
         (false, false) => restore_external(&mut packet, &uplink),

@@ -5,7 +5,7 @@ use lab::ca::{reply, search};
 
 use super::{
     cases::{
-        CLIENT, Case, EXTERNAL, IOC, LAN, NEXT, PODS, REDIRECT, Run, SERVER, from_lan, from_pod, to_lan,
+        CLIENT, Case, DROP, EXTERNAL, IOC, LAN, NEXT, PODS, REDIRECT, Run, SERVER, from_lan, from_pod, to_lan,
     },
     circuits::{established, syn, syn_ack, told},
     frame::{ACK, Frame, SYN, SYN_ACK, icmp, tcp, udp},
@@ -184,6 +184,7 @@ fn to_the_lan() -> Vec<Case> {
             ]
         })
     });
+    let asks = |to: &str| udp(CLIENT, to, &search(&["A:NAME"]));
     let says = |to| tcp(CLIENT, to, ACK, 2, b"odd").acknowledging(101);
     let other = [
         Case::new("the node's error about a segment of a circuit", leaves(NODE, (3, 1), &says(IOC), 548))
@@ -197,6 +198,19 @@ fn to_the_lan() -> Vec<Case> {
             leaves(NODE, (3, 13), &connects(IOC), 40)
         })
         .after(told()),
+        Case::new("the node's error about a search that went to the pods", {
+            leaves(NODE, UNREACHABLE_PORT, &asks("172.23.0.10:5064"), 60)
+        })
+        .after([from_lan(asks("172.23.0.10:5064"))])
+        .becomes(DROP, icmp(NODE, CLIENT, UNREACHABLE_PORT, &asks("172.23.0.10:5064"), 60)),
+        Case::new("the node's error about what is no search", {
+            leaves(NODE, UNREACHABLE_PORT, &asks("172.23.0.10:5064").with(b"noise"), 60)
+        })
+        .after([from_lan(asks("172.23.0.10:5064").with(b"noise"))]),
+        Case::new("the node's error about a port that is not relayed", {
+            leaves(NODE, UNREACHABLE_PORT, &asks("172.23.0.10:123"), 60)
+        })
+        .after([from_lan(asks("172.23.0.10:5064"))]),
         Case::new("an error of the node's own", leaves(NODE, UNREACHABLE_PORT, &word(EXTERNAL), 28)),
     ];
     each.chain(other).collect()

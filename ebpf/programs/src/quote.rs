@@ -14,7 +14,7 @@ use crate::{
 };
 
 const ICMP: u8 = 1;
-/// The types that are errors (RFC 792), without two that hosts ignore: source quench and redirect.
+/// The types that are errors (RFC 792). A source quench is obsolete, and a redirect is about the way to a neighbour.
 const UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;

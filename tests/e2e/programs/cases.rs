@@ -5,7 +5,7 @@ use lab::ca::{message, reply, search};
 
 use super::{
     circuits,
-    frame::{BROADCAST, Frame, SYN, tcp, udp},
+    frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
     icmp,
     rig::{POD_MACS, UPLINK_MAC},
 };
@@ -536,6 +536,10 @@ fn cameras() -> Vec<Case> {
     let discovery = [0x42, 1, 0, 2, 0, 0, 0, 1];
     let mut here = [&[0, 0, 0, 3, 0, 0xf8, 0, 1][..], &[0; 248]].concat();
     here[44..48].copy_from_slice(&[10, 244, 1, 2]);
+    let refusal = |by: &str, from: &str, to: &str, length: usize| {
+        icmp(by, from, (3, 3), &udp(from, to, &vec![7; length]), 548)
+    };
+    let refused = |from: &str, to: &str, length| to_lan(refusal("10.244.1.2:0", from, to, length));
     let mut at_node = here.clone();
     at_node[44..48].copy_from_slice(&[172, 23, 0, 10]);
     vec![
@@ -590,6 +594,14 @@ fn cameras() -> Vec<Case> {
             .after([commands(&all)])
             .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1400]))
             .gvsp(&[TranslatedIn]),
+        Case::new("an error about a packet of a stream, whose client is gone", refused(STREAM, CLIENT, 1400))
+            .after([commands(&all), from_lan(udp(STREAM, EXTERNAL, &[7; 1400]))])
+            .becomes(NEXT, refusal("172.23.0.10:0", STREAM, EXTERNAL, 1400))
+            .other(&[TranslatedOut]),
+        Case::new("an error about what a camera tells a client that is gone", refused(CAMERA, CLIENT, 8))
+            .after([commands(&all), from_lan(udp(CAMERA, EXTERNAL, &told))])
+            .becomes(NEXT, refusal("172.23.0.10:0", CAMERA, EXTERNAL, 8))
+            .other(&[TranslatedOut]),
         Case::new("a packet larger than the pod takes", from_lan(udp(STREAM, EXTERNAL, &[7; 1473])))
             .after([commands(&all)])
             .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1473]))

@@ -81,10 +81,8 @@ pub(crate) fn plan(
     let mut plan = Plan { described: described(config, present.described), ..Plan::default() };
     let numbers = numbers(config, present);
     let used: BTreeSet<u16> = numbers.iter().flatten().chain(present.members).copied().collect();
-    let shares = Shares {
-        ports: abi::share_of(used.len() as u32),
-        circuits: abi::CIRCUITS / config.domains.len().max(1) as u32,
-    };
+    let domains = used.len().max(1) as u32;
+    let shares = Shares { ports: abi::share_of(domains), circuits: abi::CIRCUITS / domains };
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
         let found = interface(domain);

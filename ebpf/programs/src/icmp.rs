@@ -47,7 +47,7 @@ fn peer(error: &IcmpError, claim: &Claim, interface: u32) -> Option<Endpoint> {
         let key = FlowKey::between(&to, &claim.pod);
         return circuits::is_known(&key, &error.from, claim.generation).then_some(to);
     }
-    if peers::searcher(to.address, to.port, claim.domain).is_some() {
+    if peers::searcher(to.address, to.port, claim.domain, claim.member).is_some() {
         return Some(to);
     }
     // A search for a server on the LAN, where it may have another port than in pods.
@@ -64,10 +64,10 @@ pub fn depart(skb: Skb, uplink: &Uplink) -> i32 {
     if refuses_search(&error, uplink, skb.interface()) {
         return DROP;
     }
-    if let Some(external) = external(&error) {
+    if let Some((external, domain)) = external(&error) {
         error.set_source(uplink.address);
         error.set_to(external);
-        count_other(uplink.domain, Verdict::TranslatedOut);
+        count_other(domain, Verdict::TranslatedOut);
     }
     NEXT
 }
@@ -82,13 +82,18 @@ fn refuses_search(error: &IcmpError, uplink: &Uplink, interface: u32) -> bool {
         && to.address == uplink.address
         && lookup(&LAN_RELAYS, key).is_some_and(|relay| {
             copies::members(relay.domain) > 0
-                && peers::searcher(from.address, from.port, relay.domain).is_some()
+                && peers::searched(from.address, from.port, relay.domain).is_some()
         })
 }
 
-/// The external endpoint that the packet was for.
+/// The external endpoint that the packet was for, and its domain.
 #[inline(always)]
-fn external(error: &IcmpError) -> Option<Endpoint> {
+fn external(error: &IcmpError) -> Option<(Endpoint, u16)> {
     let key = FlowKey::between(&error.from, &error.to);
-    if error.to.protocol == TCP as u16 { circuits::external(&key) } else { lookup(&SENDERS, key) }
+    if error.to.protocol == TCP as u16 {
+        return circuits::external(&key);
+    }
+    let external = lookup(&SENDERS, key)?;
+    let claim = lookup(&EXTERNALS, external).filter(|claim| claim.pod == error.to)?;
+    Some((external, claim.domain))
 }

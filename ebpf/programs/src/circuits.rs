@@ -91,6 +91,23 @@ fn is_past(circuit: &Circuit) -> bool {
     circuit.has_ended() && seconds().wrapping_sub(circuit.seen) >= Circuit::LINGER
 }
 
+/// Whether there is such a connection through `external`, established or being opened.
+#[inline(always)]
+pub fn is_known(key: &FlowKey, external: &Endpoint, generation: u32) -> bool {
+    let opening = |known: Opening| known.external == *external && known.generation == generation;
+    lookup(&CIRCUITS, *key).is_some_and(|circuit: Circuit| circuit.is_through(external, generation))
+        || lookup(&OPENINGS, *key).is_some_and(opening)
+}
+
+/// The external endpoint and the domain of a connection, established or being opened.
+#[inline(always)]
+pub fn external(key: &FlowKey) -> Option<(Endpoint, u16)> {
+    if let Some(circuit) = lookup(&CIRCUITS, *key).filter(|circuit| !is_past(circuit)) {
+        return Some((circuit.external, circuit.domain));
+    }
+    lookup(&OPENINGS, *key).map(|opening: Opening| (opening.external, opening.domain))
+}
+
 /// Remembers a connection that a client begins.
 #[inline(always)]
 fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Verdict {

@@ -1,12 +1,12 @@
 //! Packets that were dropped for lack of an external port: how many, and what ran out. Said once a minute at most.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
-use abi::{Attachment, Domain, TCP, Verdict, text};
-use datapath::{Counter, Error, External, State};
+use abi::{Attachment, Domain, TCP, UDP, Verdict, share, text};
+use datapath::{Counter, Error, State};
 
 /// Time between two lines about a domain.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -38,12 +38,7 @@ impl Exhausted {
             *before = now;
             if new > 0 {
                 self.said.insert(number, Instant::now());
-                let why = why(
-                    &domain,
-                    number,
-                    &state.externals()?,
-                    &state.attachments()?.into_iter().map(|(_, attachment)| attachment).collect::<Vec<_>>(),
-                );
+                let why = why(&domain, domain_share(state, number)?, &pods(state, number)?);
                 lines.push(format!("domain `{}`: dropped {new} packets: {why}", text(&domain.name)));
             }
         }
@@ -62,22 +57,30 @@ fn dropped(state: &State) -> Result<HashMap<u16, u64>, Error> {
     Ok(dropped)
 }
 
+/// How many external ports the pods of a domain have taken, TCP or UDP, whichever is more.
+fn domain_share(state: &State, domain: u16) -> Result<u32, Error> {
+    let taken = |protocol: u8| state.taken(share::of_domain(domain, protocol.into()));
+    Ok(taken(TCP)?.max(taken(UDP)?))
+}
+
+/// The members of a domain, and how many each has taken.
+fn pods(state: &State, domain: u16) -> Result<Vec<(String, u32)>, Error> {
+    let members = state.attachments()?.into_iter().filter(|(_, member)| member.domain == domain);
+    let pod = |member: &Attachment| format!("{}/{}", text(&member.namespace), text(&member.pod));
+    members.map(|(_, member)| Ok((pod(&member), state.taken(share::of_pod(member.member))?))).collect()
+}
+
 /// What ran out, and what to do: the range, the share of a pod, or neither any more.
-fn why(domain: &Domain, number: u16, externals: &[External], members: &[Attachment]) -> String {
-    let Domain { first_port: first, last_port: last, ports_per_pod, .. } = *domain;
-    let taken = externals.iter().filter(|port| {
-        let claim = port.claim;
-        claim.domain == number && claim.pinned == 0 && (first..=last).contains(&port.external.port)
-    });
-    let tcp = taken.clone().filter(|port| port.external.protocol == u16::from(TCP)).count();
-    if tcp.max(taken.clone().count() - tcp) > usize::from(last - first) {
+fn why(domain: &Domain, taken: u32, pods: &[(String, u32)]) -> String {
+    let Domain { first_port: first, last_port: last, ports_per_pod, ports, .. } = *domain;
+    if taken >= ports && ports > u32::from(last - first) {
         return format!("all external ports {first}-{last} are taken; widen `ports`");
     }
-    let mut shares = BTreeMap::<u32, u32>::new();
-    taken.for_each(|port| *shares.entry(port.claim.member).or_default() += 1);
-    let full = members.iter().filter(|member| shares.get(&member.member) >= Some(&ports_per_pod));
-    let full: Vec<_> =
-        full.map(|member| format!("{}/{}", text(&member.namespace), text(&member.pod))).collect();
+    if taken >= ports {
+        return format!("its pods have all {ports} external ports that one of the node's domains may have");
+    }
+    let full = pods.iter().filter(|(_, taken)| *taken >= ports_per_pod);
+    let full: Vec<_> = full.map(|(pod, _)| pod.as_str()).collect();
     if full.is_empty() {
         return "there was no external port for them; `iocast-node status` shows who has how many".into();
     }
@@ -89,64 +92,34 @@ fn why(domain: &Domain, number: u16, externals: &[External], members: &[Attachme
 
 #[cfg(test)]
 mod tests {
-    use abi::{Claim, Endpoint, Limit, UDP, field, limited};
+    use abi::{Limit, field, limited};
 
     use super::*;
 
-    fn domain(ports_per_pod: u32) -> Domain {
-        Domain {
+    #[test]
+    fn only_what_ran_out_is_named() {
+        let domain = Domain {
             uplink: 2,
             first_port: 61000,
             last_port: 61003,
             first_pin: 1,
             last_pin: 0,
-            ports_per_pod,
+            ports_per_pod: 2,
+            ports: 4,
             circuits: 0,
             limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
             name: field("lab").unwrap(),
-        }
-    }
-
-    fn port(member: u32, protocol: u8, port: u16) -> External {
-        let endpoint = |address| Endpoint { address, port, protocol: u16::from(protocol) };
-        let claim = Claim {
-            pod: endpoint([10, 244, 1, 2]),
-            member,
-            generation: 0,
-            domain: 0,
-            protocol: 0,
-            pinned: 0,
-            peer: [0; 4],
-            trouble: 0,
         };
-        External { external: endpoint([172, 23, 0, 10]), claim }
-    }
-
-    fn member(member: u32, pod: &str) -> Attachment {
-        Attachment {
-            member,
-            domain: 0,
-            slot: 0,
-            address: [0; 4],
-            network: field("n").unwrap(),
-            namespace: field("bl07").unwrap(),
-            pod: field(pod).unwrap(),
-        }
-    }
-
-    #[test]
-    fn only_what_ran_out_is_named() {
-        let members = [member(7, "ioc-a"), member(8, "ioc-b")];
-        let two = [port(7, TCP, 61000), port(7, UDP, 61000)];
-        let of_a_pod = why(&domain(2), 0, &two, &members);
+        let pods = |a: u32, b: u32| [("bl07/ioc-a".to_owned(), a), ("bl07/ioc-b".to_owned(), b)];
+        let of_a_pod = why(&domain, 2, &pods(2, 1));
         assert_eq!(
             of_a_pod,
             "each of these pods has its 2 external ports: bl07/ioc-a; raise `ports_per_pod`"
         );
-        let all: Vec<_> =
-            (61000..=61003).map(|number| port(7 + u32::from(number % 2), TCP, number)).collect();
-        let of_all = why(&domain(3), 0, &all, &members);
+        let of_all = why(&domain, 4, &pods(2, 2));
         assert_eq!(of_all, "all external ports 61000-61003 are taken; widen `ports`");
-        assert!(why(&domain(16), 0, &two, &members).contains("status"), "neither now");
+        let share = Domain { ports: 3, ..domain };
+        assert!(why(&share, 3, &pods(1, 2)).contains("have all 3 external ports"));
+        assert!(why(&domain, 1, &pods(1, 1)).contains("status"), "neither now");
     }
 }

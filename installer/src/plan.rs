@@ -1,5 +1,7 @@
 //! Plans the contents of the maps from the configuration and the interfaces. Pure, no I/O.
 
+use std::collections::BTreeSet;
+
 use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited, paths};
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
@@ -52,6 +54,7 @@ const NO_DOMAIN: Domain = Domain {
     first_pin: 0,
     last_pin: 0,
     ports_per_pod: 0,
+    ports: 0,
     circuits: 0,
     limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
     name: [0; 64],
@@ -77,12 +80,14 @@ pub(crate) fn plan(
 ) -> Plan {
     let mut plan = Plan { described: described(config, present.described), ..Plan::default() };
     let numbers = numbers(config, present);
-    let circuits = abi::CIRCUITS / config.domains.len().max(1) as u32;
+    let used: BTreeSet<u16> = numbers.iter().flatten().chain(present.members).copied().collect();
+    let domains = used.len().max(1) as u32;
+    let shares = Shares { ports: abi::share_of(domains), circuits: abi::CIRCUITS / domains };
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
         let found = interface(domain);
         let uplink = found.as_ref().map_or(0, |interface| interface.index);
-        plan.domains.push((number, entry(domain, uplink, circuits)));
+        plan.domains.push((number, entry(domain, uplink, shares)));
         plan.external_ports.push((domain.ports.first, domain.ports.last));
         let cameras = domain.relayed().filter(|relayed| relayed.flags & paths::CAMERAS != 0);
         plan.external_ports.extend(cameras.map(|relayed| (relayed.on_lan, relayed.on_lan))); // of one in a pod
@@ -156,7 +161,15 @@ fn protocol_number(protocol: &DomainProtocol, described: &[Described]) -> u16 {
     }
 }
 
-fn entry(domain: &DomainConfig, uplink: u32, circuits: u32) -> Domain {
+/// What each domain may have of the tables.
+#[derive(Clone, Copy)]
+struct Shares {
+    /// External ports of one transport.
+    ports: u32,
+    circuits: u32,
+}
+
+fn entry(domain: &DomainConfig, uplink: u32, shares: Shares) -> Domain {
     let pins = domain.pins.unwrap_or(NO_PORTS);
     Domain {
         uplink,
@@ -165,7 +178,8 @@ fn entry(domain: &DomainConfig, uplink: u32, circuits: u32) -> Domain {
         first_pin: pins.first,
         last_pin: pins.last,
         ports_per_pod: domain.ports_per_pod,
-        circuits,
+        ports: u32::from(domain.ports.last - domain.ports.first).saturating_add(1).min(shares.ports),
+        circuits: shares.circuits,
         limits: domain.rates.map(limit),
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }
@@ -232,13 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_range_of_its_own_there_is_nothing_to_pin_besides_the_external_ports() {
+    fn pins_are_apart_from_the_ports_that_pods_get_without_asking() {
         let range = |line: &str| {
             let config = Config::parse(&format!("[domain.a]\nuplink = \"eth0\"\n{line}")).unwrap();
             let Domain { first_pin, last_pin, .. } = plan(&config, Present::default(), |_| None).domains[0].1;
             first_pin..=last_pin
         };
-        assert!(range("").is_empty());
+        assert_eq!(range(""), 65000..=65535);
+        assert!(range("ports = \"61000-65535\"").is_empty());
         assert_eq!(range("pins = \"15000-15999\""), 15000..=15999);
     }
 
@@ -269,6 +284,23 @@ mod tests {
         let all: Vec<u16> = (0..16).collect();
         let present = Present { members: &all, ..Present::default() };
         assert_eq!(plan(&config(&["new"]), present, |_| None).domains, []);
+    }
+
+    #[test]
+    fn domains_share_the_table_of_external_ports() {
+        let names: Vec<_> = (0..16).map(|number| format!("d{number}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let ports = |names: &[&str], members: &[u16]| {
+            let present = Present { members, ..Present::default() };
+            plan(&config(names), present, |_| None).domains[0].1.ports
+        };
+        assert_eq!(ports(&names[..1], &[]), 4000, "the range is what there is");
+        assert_eq!(ports(&names, &[]), abi::share_of(16));
+        assert_eq!(
+            ports(&names[..8], &(8..16).collect::<Vec<_>>()),
+            abi::share_of(16),
+            "with members of removed ones"
+        );
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
-use abi::{Uplink, text};
+use abi::{Attachment, Domain, Uplink, text};
 use datapath::{
-    External, Hook, State, attach, detach, ensure_fan, is_attached,
+    External, Home, Hook, State, attach, detach, ensure_fan, is_attached,
     link::{self, Link},
     printable,
 };
@@ -52,15 +52,16 @@ pub(crate) fn reconcile(
     let fan = ensure_fan()?;
     pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;
     pass.attach(&fan.name, &[Hook::Fan]);
-    pass.follow_uplinks(config)?;
+    let plan = pass.follow_uplinks(config)?;
     pass.follow_members()?;
+    pass.tend_ports(&plan)?;
     pass.look_at_streams()?;
     Ok(pass.problems)
 }
 
 impl Pass<'_> {
     /// Writes the configuration, with the uplinks as they are now, and attaches to them.
-    fn follow_uplinks(&mut self, config: &Config) -> Result<(), Error> {
+    fn follow_uplinks(&mut self, config: &Config) -> Result<Plan, Error> {
         let before = self.state.uplinks()?;
         let mut interfaces = vec![];
         for domain in &config.domains {
@@ -95,7 +96,7 @@ impl Pass<'_> {
         for (_, name, _) in &interfaces {
             self.attach(name, &[Hook::FromLan, Hook::ToLan]);
         }
-        Ok(())
+        Ok(plan)
     }
 
     /// Writes the plan, and reports what of the configuration is not in it. The caller holds the lock.
@@ -120,13 +121,8 @@ impl Pass<'_> {
         self.state.set_uplinks(&plan.uplinks)?;
         for (number, domain) in &plan.domains {
             self.state.set_domain(*number, *domain)?;
-            if let Some((_, uplink)) = plan.uplinks.iter().find(|(index, _)| *index == domain.uplink) {
-                let range = domain.first_port..=domain.last_port;
-                let followed = self.state.follow_uplink(*number, uplink.address, range);
-                self.problems.extend(followed.err().map(|error| error.to_string()));
-            }
         }
-        Ok(self.state.set_external_ports(&plan.external_ports)?)
+        Ok(())
     }
 
     /// Attaches to the members' veths, and cleans up after members whose veth is gone: the runtime does not always call
@@ -142,11 +138,26 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Lets external ports go that nobody needs, and the others go with their uplinks.
+    fn tend_ports(&mut self, plan: &Plan) -> Result<(), Error> {
+        let home = |(number, domain): &(u16, Domain)| {
+            let (_, uplink) = plan.uplinks.iter().find(|(index, _)| *index == domain.uplink)?;
+            let range = domain.first_port..=domain.last_port;
+            Some(Home { domain: *number, address: uplink.address, range })
+        };
+        let homes: Vec<_> = plan.domains.iter().filter_map(home).collect();
+        let problems = self.state.tend_ports(&homes, &plan.external_ports)?;
+        self.problems.extend(problems.iter().map(ToString::to_string));
+        Ok(())
+    }
+
     /// Reports camera streams that do not reach their pods.
     fn look_at_streams(&mut self) -> Result<(), Error> {
         let attachments = self.state.attachments()?;
         for External { claim, .. } in self.state.externals()? {
-            let holder = attachments.iter().find(|(_, attachment)| attachment.member == claim.member);
+            let is_holder =
+                |held: &Attachment| (held.member, held.generation) == (claim.member, claim.generation);
+            let holder = attachments.iter().find(|(_, attachment)| is_holder(attachment));
             if let (Some(trouble), Some((_, attachment))) = (status::trouble(&claim), holder) {
                 let [namespace, pod] =
                     [&attachment.namespace[..], &attachment.pod].map(|name| printable(text(name)));

@@ -5,17 +5,19 @@
 //! beside that, at most twice a second, whoever asks how often.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     convert::Infallible,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use abi::{Protocol, TCP, Verdict};
+use abi::{Protocol, TCP, UDP, Verdict, share};
 use datapath::{State, printable};
 use http_body_util::Full;
 use hyper::{
@@ -41,6 +43,8 @@ use crate::{
 
 /// The most clients at the same time.
 const CLIENTS: usize = 256;
+/// How many there may be of those that have asked and wait for their answer.
+const ANSWERS: usize = 4 * CLIENTS;
 /// Connections that the kernel completes before they are accepted: a client beyond them would try again after a second.
 const BACKLOG: u32 = 1024;
 /// How long a client may take.
@@ -94,7 +98,7 @@ fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, source: Arc<Source>) {
-    let mut clients: Vec<(IpAddr, JoinHandle<()>)> = vec![]; // the oldest first
+    let mut clients: Vec<Client> = vec![]; // the oldest first
     loop {
         let (client, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -104,14 +108,27 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
                 continue;
             }
         };
-        clients.retain(|(_, task)| !task.is_finished());
-        if clients.len() >= CLIENTS {
-            let places: Vec<_> = clients.iter().map(|(address, _)| *address).collect();
-            clients.remove(least_deserving(&places)).1.abort();
+        clients.retain(|client| !client.task.is_finished());
+        let waiting: Vec<_> = (0..clients.len()).filter(|index| !clients[*index].has_asked.get()).collect();
+        let crowded = if waiting.is_empty() { ANSWERS } else { CLIENTS };
+        if clients.len() >= crowded {
+            let candidates = if waiting.is_empty() { (0..clients.len()).collect() } else { waiting };
+            let places: Vec<_> = candidates.iter().map(|index| clients[*index].address).collect();
+            clients.remove(candidates[least_deserving(&places)]).task.abort();
         }
-        clients.push((address.ip(), spawn_local(serve(client, Arc::clone(&source)))));
+        let has_asked = Rc::new(Cell::new(false));
+        let task = spawn_local(serve(client, Arc::clone(&source), Rc::clone(&has_asked)));
+        clients.push(Client { address: address.ip(), has_asked, task });
         yield_now().await; // or those who come at the same time would drive out one that has asked already
     }
+}
+
+/// A client that is being served.
+struct Client {
+    address: IpAddr,
+    /// Whether its request is complete: what is left to do for it does not depend on it.
+    has_asked: Rc<Cell<bool>>,
+    task: JoinHandle<()>,
 }
 
 /// Which of the clients at these addresses has to leave: the oldest of the address that has most of them. So one host cannot
@@ -123,8 +140,9 @@ fn least_deserving(clients: &[IpAddr]) -> usize {
     clients.iter().position(|address| shares.get(address) == most).unwrap_or(0)
 }
 
-async fn serve(client: TcpStream, source: Arc<Source>) {
+async fn serve(client: TcpStream, source: Arc<Source>, has_asked: Rc<Cell<bool>>) {
     let answer = service_fn(|request: Request<Incoming>| {
+        has_asked.set(true);
         let source = Arc::clone(&source);
         async move { Ok::<_, Infallible>(source.answer(request.method(), request.uri().path()).await) }
     });
@@ -162,13 +180,13 @@ impl View {
 struct Source {
     bpffs: PathBuf,
     progress: SharedProgress,
-    /// What was read last, and when; locked while it is read, so that who asks meanwhile waits for it.
-    last: tokio::sync::Mutex<Option<(Instant, View)>>,
+    /// What was read last, and when; locked while it is read, so that others who ask meanwhile wait for it.
+    last: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
 }
 
 impl Source {
     fn new(bpffs: &Path, progress: &SharedProgress) -> Self {
-        Self { bpffs: bpffs.into(), progress: progress.clone(), last: tokio::sync::Mutex::default() }
+        Self { bpffs: bpffs.into(), progress: progress.clone(), last: Arc::default() }
     }
 
     async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -195,15 +213,16 @@ impl Source {
 
     /// What there is to say now, or was a moment ago.
     async fn view(&self) -> View {
-        let mut last = self.last.lock().await;
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         if let Some((read, view)) = &*last
             && read.elapsed() < FRESH
         {
             return view.clone();
         }
         let (now, bpffs, progress) = (Instant::now(), self.bpffs.clone(), self.progress.read().1);
-        match spawn_blocking(move || View::read(&bpffs, progress)).await {
-            Ok(view) => last.insert((now, view)).1.clone(),
+        // The lock goes with the read: whoever asked may be driven out, but what he began is not begun once more.
+        match spawn_blocking(move || last.insert((now, View::read(&bpffs, progress))).1.clone()).await {
+            Ok(view) => view,
             Err(error) => View { metrics: Bytes::new(), reasons: vec![error.to_string()] }, // it panicked
         }
     }
@@ -228,11 +247,10 @@ fn response(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> R
 /// The current contents of the maps. They are reopened every time: another agent may have replaced them.
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
-    let (counters, externals, attachments) = (state.counters()?, state.externals()?, state.attachments()?);
+    let (counters, attachments) = (state.counters()?, state.attachments()?);
     let mut found = Domains::new();
     for (number, domain) in state.domains()? {
-        let ports = externals.iter().filter(|port| port.claim.domain == number);
-        let tcp = ports.clone().filter(|port| port.external.protocol == u16::from(TCP)).count();
+        let ports = |protocol: u8| state.taken(share::of_domain(number, protocol.into()));
         let counted = counters.iter().filter(|counter| counter.domain == number);
         let counted = counted.map(|counter| {
             Ok((state.protocol_name(counter.protocol)?, counter.verdict.name(), counter.packets))
@@ -247,8 +265,8 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
             Domain {
                 uplink_trouble: uplink::trouble(bpffs, domain.uplink)?,
                 members: attachments.iter().filter(|(_, attachment)| attachment.domain == number).count(),
-                ports: tcp.max(ports.count() - tcp),
-                ports_limit: usize::from(domain.last_port - domain.first_port) + 1,
+                ports: ports(TCP)?.max(ports(UDP)?) as usize,
+                ports_limit: domain.ports as usize,
                 circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
                 circuits_limit: domain.circuits as usize,
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path, thread::sleep, time::Duration};
 
-use abi::{Claim, TCP, text, trouble};
+use abi::{Claim, Domain, TCP, UDP, share, text, trouble};
 use datapath::{External, State, link, printable};
 use serde::Serialize;
 
@@ -25,11 +25,27 @@ struct DomainStatus {
     problem: Option<String>,
     first_port: u16,
     last_port: u16,
+    ports: PortsStatus,
     members: Vec<MemberStatus>,
     /// Pods that ask for it and are no members.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     absent: Vec<AbsentStatus>,
     counters: Vec<CounterStatus>,
+}
+
+/// How many external ports a domain's pods have.
+#[derive(Debug, Serialize)]
+struct PortsStatus {
+    tcp: u32,
+    udp: u32,
+    /// How many of each they may have.
+    limit: u32,
+    /// How many one pod may have, TCP and UDP together.
+    limit_per_pod: u32,
+    /// Pinned ones, which are not among these.
+    pinned: u32,
+    /// How many of all these are kept for the servers of deleted pods.
+    kept: usize,
 }
 
 /// A member pod.
@@ -153,6 +169,7 @@ fn read(bpffs: &Path, state: &State) -> Result<Vec<DomainStatus>, datapath::Erro
             problem: uplink::trouble(bpffs, domain.uplink)?,
             first_port: domain.first_port,
             last_port: domain.last_port,
+            ports: ports(state, number, &domain, &externals)?,
             members: members(state, number, &externals)?,
             absent: vec![],
             counters: counters.collect::<Result<_, _>>()?,
@@ -161,13 +178,36 @@ fn read(bpffs: &Path, state: &State) -> Result<Vec<DomainStatus>, datapath::Erro
     Ok(found)
 }
 
+fn ports(
+    state: &State,
+    number: u16,
+    domain: &Domain,
+    externals: &[External],
+) -> Result<PortsStatus, datapath::Error> {
+    let taken = |transport| state.taken(share::of_domain(number, transport));
+    let mut kept = 0;
+    for External { claim, .. } in externals.iter().filter(|external| external.claim.domain == number) {
+        kept += usize::from(!state.is_current(claim)?);
+    }
+    Ok(PortsStatus {
+        tcp: taken(TCP.into())?,
+        udp: taken(UDP.into())?,
+        limit: domain.ports,
+        limit_per_pod: domain.ports_per_pod,
+        pinned: taken(share::PINS)?,
+        kept,
+    })
+}
+
 fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<MemberStatus>, datapath::Error> {
     let mut found = vec![];
     for (_, attachment) in state.attachments()? {
         let Some(member) = state.member(attachment.member)?.filter(|member| member.domain == domain) else {
             continue;
         };
-        let ports = externals.iter().filter(|external| external.claim.member == attachment.member);
+        let ports = externals.iter().filter(|External { claim, .. }| {
+            (claim.member, claim.generation) == (attachment.member, attachment.generation)
+        });
         let mut ports: Vec<_> = ports.map(port).collect();
         ports.sort_by_key(|port| (port.protocol, port.pod));
         found.push(MemberStatus {
@@ -218,12 +258,18 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
     };
     let problem = domain.problem.as_ref().filter(|_| domain.uplink.is_some());
     let problem = problem.map(|problem| format!(" ({problem})")).unwrap_or_default();
-    let DomainStatus { name, first_port, last_port, members, counters, .. } = domain;
+    let DomainStatus { name, first_port, last_port, ports, members, counters, .. } = domain;
     writeln!(
         out,
         "domain {}: uplink {uplink}{problem}, external ports {first_port}-{last_port}, {} members",
         printable(name),
         members.len()
+    )?;
+    let PortsStatus { tcp, udp, limit, limit_per_pod, pinned, kept } = ports;
+    writeln!(
+        out,
+        "  {tcp} TCP and {udp} UDP ports of {limit} each ({limit_per_pod} for one pod), {pinned} pinned; of these {kept} \
+         kept for deleted pods"
     )?;
     if !members.is_empty() {
         writeln!(out, "  {:<32} {:<15} {:<15} EXTERNAL PORTS", "POD", "ADDRESS", "VETH")?;
@@ -270,6 +316,7 @@ mod tests {
             problem: None,
             first_port: 61000,
             last_port: 64999,
+            ports: PortsStatus { tcp: 0, udp: 0, limit: 4000, limit_per_pod: 250, pinned: 0, kept: 0 },
             members: vec![],
             absent: vec![],
             counters: vec![CounterStatus { protocol: "ca".into(), verdict: "relayed", packets, rate: None }],

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink};
+use abi::{Domain, Endpoint, Protocol, TCP, UDP, Uplink, hold};
 use datapath::{
     External, State, link,
     member::Port,
@@ -19,8 +19,6 @@ use crate::{annotation::PORTS, error::Error};
 const LONGEST: usize = 1024;
 /// How many ports a pod may pin.
 const PER_POD: usize = 32;
-/// How many ports all pods of a domain may pin on a node: all domains together leave half of the table of external ports.
-const PER_DOMAIN: usize = (abi::EXTERNALS / abi::DOMAINS / 2) as usize;
 
 /// One pinned port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +72,6 @@ pub(crate) fn check(state: &State, domain: u16, pins: &[Pin]) -> Result<Vec<Port
         return Ok(vec![]);
     }
     let place = Place::find(state, domain)?;
-    place.check_share(state, pins.len())?;
     pins.iter().map(|pin| place.port(state, pin)).collect()
 }
 
@@ -106,13 +103,16 @@ pub struct Conflict {
 /// The pins that the node uses as well. Costs next to nothing if no port is pinned.
 pub fn conflicts(state: &State) -> Result<Vec<Conflict>, Error> {
     let mut pins = state.externals()?;
-    pins.retain(|external| external.claim.pinned != 0);
+    pins.retain(|external| external.claim.hold == hold::PINNED);
     if pins.is_empty() {
         return Ok(vec![]);
     }
     let mut node = NodePorts::default();
     let mut found = vec![];
     for external in pins {
+        if !state.is_current(&external.claim)? {
+            continue; // kept for a pod that was deleted, it leads nowhere
+        }
         let Ok(place) = Place::find(state, external.claim.domain) else { continue }; // without an uplink it leads nowhere
         let receiver = node.receiver(place.arrival(external.external))?;
         found.extend(receiver.map(|receiver| Conflict { external, receiver: receiver.to_string() }));
@@ -146,27 +146,14 @@ impl Place {
         Arrival { index: self.domain.uplink, uplink: &self.interface, at }
     }
 
-    /// Checks that the domain may have so many more pins.
-    fn check_share(&self, state: &State, more: usize) -> Result<(), Error> {
-        let is_ours =
-            |external: &&External| external.claim.pinned != 0 && external.claim.domain == self.number;
-        let pinned = state.externals()?.iter().filter(is_ours).count();
-        if pinned + more <= PER_DOMAIN {
-            return Ok(());
-        }
-        let name = abi::text(&self.domain.name);
-        Err(Error::Refused(format!(
-            "annotation {PORTS}: pods of domain `{name}` pin {pinned} ports of this node already; {PER_DOMAIN} are possible"
-        )))
-    }
-
     /// The port, if the domain may assign it.
     fn port(&self, state: &State, pin: &Pin) -> Result<Port, Error> {
         let port = pin.external;
-        if !self.ranges().iter().any(|(first, last)| (first..=last).contains(&&port)) {
-            let allowed: Vec<_> =
-                self.ranges().iter().map(|(first, last)| format!("{first}-{last}")).collect();
-            let why = format!("pods may pin {}; an admin can allow more by `pins`", allowed.join(" and "));
+        let Domain { first_pin, last_pin, .. } = self.domain;
+        if !(first_pin..=last_pin).contains(&port) {
+            let allowed =
+                if first_pin > last_pin { "none".into() } else { format!("{first_pin}-{last_pin}") };
+            let why = format!("pods may pin {allowed}; an admin can allow others by `pins`");
             return Err(self.refuse(port, &why));
         }
         if pin.protocol == UDP && state.lan_relay(self.domain.uplink, port)?.is_some() {
@@ -174,14 +161,6 @@ impl Place {
         }
         let external = Endpoint { address: self.uplink.address, port, protocol: u16::from(pin.protocol) };
         Ok(Port { external, pod: pin.pod, protocol: self.protocol(state, pin)? })
-    }
-
-    /// The ranges of ports that may be pinned.
-    fn ranges(&self) -> Vec<(u16, u16)> {
-        let Domain { first_port, last_port, first_pin, last_pin, .. } = self.domain;
-        let mut ranges = vec![(first_port, last_port), (first_pin, last_pin)];
-        ranges.retain(|(first, last)| first <= last);
-        ranges
     }
 
     /// The protocol of datagrams to a pin.

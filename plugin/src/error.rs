@@ -75,9 +75,12 @@ impl From<Error> for CniError {
             Error::NoSuchDomain { .. } => Self::config(format!("annotation {DOMAIN}: {error}")),
             Error::NotNetns { .. } => Self::environment(format!("CNI_NETNS: {error}")),
             Error::UnsuitedPod(_) => Self::pod(error.to_string()),
-            Error::NotLoaded(_) | Error::Busy { .. } | Error::DomainFull { .. } | Error::PortTaken { .. } => {
-                Self::later(error.to_string())
-            }
+            Error::NotLoaded(_)
+            | Error::Busy { .. }
+            | Error::DomainFull { .. }
+            | Error::PortTaken { .. }
+            | Error::PortKept { .. }
+            | Error::PinsTaken { .. } => Self::later(error.to_string()),
             _ => Self::io(error.to_string()),
         }
     }

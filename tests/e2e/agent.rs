@@ -8,7 +8,7 @@ use std::{
 
 use datapath::{Hook, link};
 use lab::{
-    Lab, NODE, Options, Result, Topology, WORKSTATION,
+    Lab, NODE, NOTHING, Options, Result, Topology, WORKSTATION,
     epics::Server,
     monitors::{assert_unbroken, wait_for_values},
 };
@@ -158,7 +158,7 @@ fn external_ports_are_reserved_on_the_node() -> Result<()> {
     lab.configure("[domain.a]\nuplink = \"eth0\"\nports = \"50000-50099\"\n")?;
     lab.agent_command(&format!("{RUN} --once"))?.finish()?.success()?;
     let reserved = lab.sandbox.sh(NODE, "sysctl -n net.ipv4.ip_local_reserved_ports")?;
-    assert_eq!(reserved.trim(), "8080,50000-50099");
+    assert_eq!(reserved.trim(), "8080,50000-50099,65000-65535");
     Ok(())
 }
 
@@ -182,7 +182,7 @@ fn what_a_pod_left_that_vanished_without_del_is_collected() -> Result<()> {
     ioc.kill();
     lab.sandbox.delete_netns(&pod.netns)?;
     wait_until(|| lab.status().is_ok_and(|status| status["members"] == serde_json::json!([])));
-    assert_eq!(lab.state(|state| state.externals().map(|ports| ports.len()))?.ok(), Some(0));
+    assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
 }
 
@@ -308,7 +308,8 @@ fn metrics_show_members_ports_and_packets() -> Result<()> {
     agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
-    assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    let mut monitor = lab.epics(WORKSTATION, "camonitor A:NAME", &[])?;
+    monitor.wait_for("a value", PATIENCE, |output| output.contains("A:NAME"))?;
     let answer = ask(&lab, "GET /metrics")?;
     assert!(
         answer.starts_with("HTTP/1.1 200 OK") && answer.contains("application/openmetrics-text"),

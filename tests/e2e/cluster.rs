@@ -48,7 +48,7 @@ fn members(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
 fn our_leftovers(cluster: &Cluster) -> Result<Vec<String>> {
     let counts = cluster.lab.state(|state| {
         let (attachments, places) = (state.attachments()?.len(), state.roster_entries()?);
-        let ports = state.externals()?.len();
+        let ports = lab::held_ports(state)?;
         Ok([("attachments", attachments), ("places", places), ("external ports", ports)])
     })?;
     let counts = counts.map_err(|error: datapath::Error| lab::Error::Missing(error.to_string()))?;

@@ -397,7 +397,7 @@ fn the_pins_of_a_domain_leave_ports_for_others() -> Result<()> {
     let pods = (0..16).map(|number| pod(number, &pins(number))).collect::<Result<Vec<_>>>()?;
     let refused = refusal(&lab, "tcp/1=15900");
     assert!(
-        refused.contains("pods of domain `lab` pin 512 ports of this node already; 512 are possible"),
+        refused.contains("the domain's pods have pinned 512 ports on this node, the maximum"),
         "{refused}"
     );
     lab.pod("without-pins")?;

@@ -12,7 +12,7 @@ pub struct Leftovers {
     pub attachments: usize,
     /// Of these, those with an entry in `MEMBERS`.
     pub members: usize,
-    /// Entries of `EXTERNALS`.
+    /// Entries of `EXTERNALS` that a member has.
     pub external_ports: usize,
     /// Places of `ROSTER` that are taken.
     pub roster_entries: usize,
@@ -23,6 +23,12 @@ pub struct Leftovers {
 /// A node without members.
 pub const NOTHING: Leftovers =
     Leftovers { attachments: 0, members: 0, external_ports: 0, roster_entries: 0, filters: 0 };
+
+/// How many external ports members have, not counting those that are kept for deleted pods.
+pub fn held_ports(state: &State) -> datapath::Result<usize> {
+    let held = state.externals()?.into_iter().map(|entry| state.is_current(&entry.claim).map(usize::from));
+    held.sum()
+}
 
 impl Lab {
     /// A pod that the other plugins made, without ours.
@@ -50,10 +56,11 @@ impl Lab {
         let found = self.state(move |state| {
             let attachments = state.attachments()?;
             let members = attachments.iter().filter_map(|(_, entry)| state.member(entry.member).transpose());
+            let (members, external_ports) = (members.count(), held_ports(state)?);
             Ok(Leftovers {
                 attachments: attachments.len(),
-                members: members.count(),
-                external_ports: state.externals()?.len(),
+                members,
+                external_ports,
                 roster_entries: state.roster_entries()?,
                 filters,
             })

@@ -196,7 +196,7 @@ impl Lab {
     }
 
     /// Starts iocast-node with this command line on every node and waits until it is ready.
-    pub(crate) fn start_agent_by(&mut self, line: &str) -> Result<()> {
+    pub fn start_agent_by(&mut self, line: &str) -> Result<()> {
         for node in 0..self.options.nodes {
             let _loading = turn::loading();
             let mut agent = self.agent_command_on(node, line)?;

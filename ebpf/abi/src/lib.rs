@@ -16,7 +16,9 @@ pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
 pub use fan::FanMark;
 pub use passed::{Headers, NO_PAYLOAD, Sending, route};
-pub use port::{identity, preferred_port};
+pub use port::{
+    GRACE, KEPT, Owner, PINS, Search, Share, hold, identity, preferred_port, seconds, share, share_of,
+};
 pub use protocol::{
     DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol, next_place,
 };
@@ -36,12 +38,16 @@ pub const RELAYS: u32 = 256;
 pub const NETWORKS: u32 = 1024;
 /// Namespaces whose pods may join, all domains together.
 pub const NAMESPACES: u32 = 1024;
-/// External ports in use, TCP and UDP, all domains together.
-pub const EXTERNALS: u32 = 16 * 1024;
+/// External ports in use or kept, TCP and UDP, all domains together.
+pub const EXTERNALS: u32 = 64 * 1024;
+/// Owners whose external ports are being changed at this moment.
+pub const CHANGING: u32 = 1024;
 /// LAN sockets remembered as searchers; the least recently used one is evicted first.
 pub const SEARCHERS: u32 = 64 * 1024;
 /// LAN sockets that cameras in pods stream to; the least recently used one is evicted first.
 pub const RECEIVERS: u32 = 4 * 1024;
+/// LAN sockets whose datagrams came to a pod through an external port; the least recently used one is evicted first.
+pub const SENDERS: u32 = 16 * 1024;
 /// Places of circuits, all domains together: enough that one is free among the few that are looked at when a circuit is
 /// established.
 pub const PLACES: u32 = 256 * 1024;
@@ -53,6 +59,8 @@ pub const HOST_PART: i64 = 4;
 pub const POD_PART: i64 = 2;
 /// Connections being opened; the least recently used one is evicted first.
 pub const OPENINGS: u32 = 64 * 1024;
+/// Circuits that have ended and wait to be removed; of more, the last ones are found by their places.
+pub const ENDED: u32 = 64 * 1024;
 /// Counts of circuits by LAN host and by pod; the least recently used one is evicted first.
 pub const SHARES: u32 = 64 * 1024;
 /// Circuits of name servers that are followed; the least recently used one is evicted first.
@@ -77,6 +85,8 @@ pub const UDP: u8 = 17;
 pub type Address = [u8; 4];
 /// No address.
 pub const NO_ADDRESS: Address = [0; 4];
+/// A hash of a pod's namespace and name. Halves, because 8 bytes as one would be aligned as such.
+pub type Identity = [u32; 2];
 /// The limited broadcast address.
 pub const LIMITED_BROADCAST: Address = [255; 4];
 
@@ -163,6 +173,8 @@ plain! {
         pub last_pin: u16,
         /// External ports that one pod may take, TCP and UDP together, not counting pinned ones.
         pub ports_per_pod: u32,
+        /// External ports of one transport that all its pods together may take, not counting pinned ones.
+        pub ports: u32,
         /// Circuits that it may have.
         pub circuits: u32,
         /// Limits, by [`limited`].
@@ -195,8 +207,8 @@ plain! {
         pub generation: u32,
         /// Id of the pod's network namespace, as the node's namespace numbers it.
         pub netns: i32,
-        /// Hash of the pod's namespace and name: its search for an external port starts there.
-        pub identity: u32,
+        /// Of its name, whose external ports its ports have.
+        pub identity: Identity,
         /// MAC address of the host-side veth.
         pub mac: [u8; 6],
         /// Its domain.
@@ -241,22 +253,26 @@ plain! {
 
     /// Who holds an external port.
     pub struct Claim {
+        /// Hash of the pod's namespace and name.
+        pub identity: Identity,
         /// What the port stands for.
         pub pod: Endpoint,
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
         /// The member's [`Member::generation`].
         pub generation: u32,
-        /// The domain the port was taken for.
-        pub domain: u16,
-        /// The [`Protocol`] it was taken for.
-        pub protocol: u8,
-        /// Not 0 if the pod pinned this port, and keeps it whether or not it uses it.
-        pub pinned: u8,
+        /// Since when nobody has been behind it, in [`seconds`]; 0 while, as far as is known, somebody is.
+        pub vacant: u32,
         /// The only host that may send to it; zeros for any.
         pub peer: Address,
         /// What is wrong with a stream; flags from [`trouble`].
         pub trouble: u32,
+        /// The domain the port was taken for.
+        pub domain: u16,
+        /// The [`Protocol`] it was taken for.
+        pub protocol: u8,
+        /// How it is held, from [`hold`].
+        pub hold: u8,
     }
 
     /// A protocol that the configuration describes.
@@ -285,7 +301,7 @@ plain! {
         pub protocol: u64,
     }
 
-    /// Key of a connection through an external port, as the pod sees it.
+    /// Key of a connection, or of datagrams, through an external port, as the pod sees them.
     pub struct FlowKey {
         /// The LAN client.
         pub peer: Address,
@@ -310,16 +326,16 @@ plain! {
         pub client: u32,
         /// The sequence number after the pod's SYN/ACK, which the client acknowledges.
         pub pod: u32,
+        /// The domain of the external port.
+        pub domain: u16,
         /// Not 0 if the pod has answered.
-        pub answered: u32,
+        pub answered: u16,
     }
 
     /// An established connection through an external port.
     pub struct Circuit {
         /// The external endpoint that the client connected to.
         pub external: Endpoint,
-        /// 1 while it counts as one of its domain, host and pod.
-        pub counted: u64,
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
         /// The [`Member::generation`] of the pod.
@@ -340,8 +356,6 @@ plain! {
         pub reset: u16,
         /// Not 0 while its server may be a name server: then its messages are followed in a [`Followed`].
         pub followed: u16,
-        /// Zero.
-        pub reserved: u32,
     }
 
     /// The server's direction of a PV Access circuit.
@@ -396,6 +410,8 @@ plain! {
     pub struct Attachment {
         /// Interface index of the host-side veth: the key of the [`Member`].
         pub member: u32,
+        /// The [`Member::generation`]: interface indexes are given again.
+        pub generation: u32,
         /// The domain.
         pub domain: u16,
         /// The slot in the domain's roster.
@@ -419,25 +435,11 @@ impl FlowKey {
     }
 }
 
-impl Claim {
-    /// Whether both are the same member's, for the same endpoint.
-    #[inline(always)]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.is_of(other.pod, other.member, other.generation)
-    }
-
-    /// Whether it is this member's, for this endpoint of its pod.
-    #[inline(always)]
-    pub fn is_of(&self, pod: Endpoint, member: u32, generation: u32) -> bool {
-        self.pod == pod && self.member == member && self.generation == generation
-    }
-}
-
 impl Circuit {
     /// Seconds without a segment after which a circuit is over that has ended.
-    const LINGER: u32 = 10;
+    pub const LINGER: u32 = 10;
     /// The same after a client's RST: it may be forged, and then the client goes on.
-    const DOUBT: u32 = 300;
+    pub const DOUBT: u32 = 300;
 
     /// Whether it goes through `external` to this member.
     #[inline(always)]
@@ -445,10 +447,16 @@ impl Circuit {
         self.external == *external && self.generation == generation
     }
 
-    /// Whether it has ended in order, or by the pod's RST. What is on its way is still translated.
+    /// Whether both sides have ended it. What is on its way is still translated, but renews nothing.
+    #[inline(always)]
+    pub fn is_finished(&self) -> bool {
+        self.client_finished & self.pod_finished != 0
+    }
+
+    /// Whether it is finished, or reset by the pod.
     #[inline(always)]
     pub fn has_ended(&self) -> bool {
-        self.client_finished & self.pod_finished != 0 || self.reset == reset::POD
+        self.is_finished() || self.reset == reset::POD
     }
 
     /// Whether its place may be given to another at `now`, in seconds, if a circuit may be idle for so many.
@@ -491,6 +499,8 @@ pub mod limited {
     pub const TO_PORTS: usize = 4;
     /// What comes to a pod's external ports, with the limit of a pod: a LAN host may forge its address.
     pub const TO_POD: usize = 5;
+    /// ICMP errors for a pod, with the limit of a pod.
+    pub const ERRORS: usize = 6;
 }
 
 /// Who reset a circuit.
@@ -569,6 +579,36 @@ pub fn text(field: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_circuit_is_over_some_time_after_its_end_or_after_long_silence() {
+        const NOW: u32 = 100_000;
+        let circuit = |(client, pod, reset), silent| Circuit {
+            external: Endpoint { address: NO_ADDRESS, port: 0, protocol: 0 },
+            member: 0,
+            generation: 0,
+            first: 0,
+            seen: NOW - silent,
+            place: 0,
+            domain: 0,
+            client_finished: client,
+            pod_finished: pod,
+            reset,
+            followed: 0,
+        };
+        for (ended, least) in [
+            ((0, 0, reset::NOBODY), 3600),
+            ((1, 0, reset::NOBODY), 3600),
+            ((0, 1, reset::NOBODY), 3600),
+            ((1, 1, reset::NOBODY), Circuit::LINGER),
+            ((0, 0, reset::POD), Circuit::LINGER),
+            ((0, 0, reset::CLIENT), Circuit::DOUBT),
+            ((1, 1, reset::CLIENT), Circuit::LINGER),
+        ] {
+            let over = |silent| circuit(ended, silent).is_over(NOW, 3600);
+            assert!(over(least) && !over(least - 1), "{ended:?}");
+        }
+    }
 
     const LIMIT: Limit = Limit { interval: 1_000_000, burst: 3 }; // 1000 a second, three at once
 

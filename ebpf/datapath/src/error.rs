@@ -1,6 +1,6 @@
 //! What can go wrong between user space and the kernel, with messages that say what to do.
 
-use std::{io, path::PathBuf};
+use std::{io, net::Ipv4Addr, path::PathBuf};
 
 use nix::errno::Errno;
 
@@ -64,6 +64,34 @@ pub enum Error {
         port: u16,
         /// Who has it.
         holder: String,
+    },
+    /// A pod pins an external port that is kept for the servers of a deleted one.
+    #[error(
+        "external port {protocol}/{port} is kept for a pod that was deleted, for {seconds} s more: request another one, or wait"
+    )]
+    PortKept {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The port.
+        port: u16,
+        /// How long it is kept.
+        seconds: u32,
+    },
+    /// A pinned port cannot follow the uplink to another address.
+    #[error("pinned port {port} cannot follow the uplink to {address}, and does not work: {reason}")]
+    PinLeft {
+        /// The port.
+        port: u16,
+        /// The uplink's address.
+        address: Ipv4Addr,
+        /// Why not.
+        reason: String,
+    },
+    /// A domain's pods have pinned as many ports as they may.
+    #[error("the domain's pods have pinned {limit} ports on this node, the maximum")]
+    PinsTaken {
+        /// The limit.
+        limit: u32,
     },
     /// No domain of this name is configured.
     #[error("the domain `{name}` is not configured on this node (configured: {known})")]

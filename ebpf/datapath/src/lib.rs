@@ -30,7 +30,7 @@ pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pinned::{BPFFS, pin_directory};
 pub use pod::{Netns, Pod};
 pub use printable::printable;
-pub use state::{Counter, External, Lock, State};
+pub use state::{Counter, External, Home, Lock, State};
 pub use unload::unload;
 
 /// This crate's results.

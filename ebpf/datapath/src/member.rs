@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use abi::{Attachment, AttachmentKey, Claim, Endpoint, Member, NO_ADDRESS, Protocol, field, identity, text};
+use abi::{
+    Attachment, AttachmentKey, Claim, Endpoint, Member, NO_ADDRESS, Protocol, field, hold, identity, text,
+};
 
 use crate::{Error, Hook, Pod, Result, State, attach, detach, kernel_clock};
 
@@ -50,6 +52,7 @@ pub fn key(container: &str, interface: &str) -> Option<AttachmentKey> {
 fn record(joining: &Joining<'_>, pod: &Pod) -> Option<Attachment> {
     Some(Attachment {
         member: pod.veth.index,
+        generation: 0,
         domain: 0,
         slot: 0,
         address: pod.address.address.octets(),
@@ -86,13 +89,14 @@ pub fn join<P: Policy>(
     for (former, attachment) in formers(state, key, pod.veth.index)? {
         remove_locked(bpffs, state, &former, &attachment)?; // or its slot would never be freed
     }
-    let attachment = Attachment { domain: state.domain_number(joining.domain)?, ..attachment };
+    let (domain, generation) = (state.domain_number(joining.domain)?, generation()?);
+    let attachment = Attachment { domain, generation, ..attachment };
     let ports = policy.admit(state, attachment.domain, joining)?;
     let member = Member {
         address: attachment.address,
         broadcast: pod.broadcast().octets(),
         lan_address: NO_ADDRESS,
-        generation: generation()?,
+        generation,
         netns: pod.netns,
         identity: identity(text(&attachment.namespace), text(&attachment.pod)),
         mac: pod.veth.mac,
@@ -104,9 +108,11 @@ pub fn join<P: Policy>(
         .join(*key, attachment, member)
         .and_then(|()| ports.iter().try_for_each(|port| pin(state, port, attachment.member, &member)))
         .and_then(|()| attach(bpffs, Hook::FromPod, &pod.veth));
-    if done.is_err() {
+    if done.is_err()
+        && let Ok(Some(recorded)) = state.attachment(key)
+    {
         // The caller needs the error of the step that failed; the DEL that follows tries to clean up again.
-        let _ = remove_locked(bpffs, state, key, &attachment);
+        let _ = remove_locked(bpffs, state, key, &recorded); // which knows its place in the roster
     }
     Ok(done?)
 }
@@ -123,14 +129,16 @@ fn formers(state: &State, key: &AttachmentKey, veth: u32) -> Result<Vec<(Attachm
 /// Gives a member a port.
 fn pin(state: &mut State, port: &Port, interface: u32, member: &Member) -> Result<()> {
     let claim = Claim {
+        identity: member.identity,
         pod: Endpoint { address: member.address, port: port.pod, ..port.external },
         member: interface,
         generation: member.generation,
+        vacant: 0,
+        peer: NO_ADDRESS,
+        trouble: 0,
         domain: member.domain,
         protocol: port.protocol as u8,
-        pinned: 1,
-        peer: [0; 4],
-        trouble: 0,
+        hold: hold::PINNED,
     };
     state.pin(port.external, claim)
 }

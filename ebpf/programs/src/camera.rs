@@ -104,12 +104,12 @@ fn holder(outgoing: &Outgoing) -> Result<Holder<'static>, Verdict> {
     if outgoing.is_spoofed() {
         return Err(Verdict::Spoofed);
     }
-    let (domain, uplink) = outgoing.domain().ok_or(Verdict::NoUplink)?;
+    let (_, uplink) = outgoing.domain().ok_or(Verdict::NoUplink)?;
     if uplink.address == NO_ADDRESS {
         return Err(Verdict::NoUplink);
     }
     let interface = outgoing.sending.interface;
-    Ok(Holder { member: outgoing.member(), interface, domain, uplink: uplink.address })
+    Ok(Holder { member: outgoing.member(), interface, uplink: uplink.address })
 }
 
 /// `from_pod` for a stream packet. There are too many of them to emit events.
@@ -165,6 +165,7 @@ fn stream(packet: &mut Packet, claim: &Claim) {
         unsafe { (*claim).trouble |= found };
     }
     if verdict != Verdict::Fragment {
+        peers::learn_sender(packet, claim);
         packet.set_destination(claim.pod);
     }
     count(claim.domain, GVSP, verdict);
@@ -176,20 +177,18 @@ pub fn at_external_port(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some((mut packet, claim)) = arriving(skb) else { return NEXT };
     let Some(uplink) = lookup(&UPLINKS, skb.interface()) else { return NEXT };
-    if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
-        count(claim.domain, GVCP, Verdict::Limited);
-        return DROP;
-    }
     let verdict = match (message(&packet, Direction::Announce), message(&packet, Direction::Answer)) {
+        (Err(_), Err(_)) => Verdict::Unrelated,
+        _ if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) => Verdict::Limited,
         (Ok(message), _) => commanded(&packet, &claim, &message),
         (_, Ok(message)) => answered(&packet, &claim, &message, &uplink),
-        _ => Verdict::Unrelated,
     };
     if verdict == Verdict::TranslatedIn {
+        peers::learn_sender(&packet, &claim);
         packet.set_destination(claim.pod);
     }
     count(claim.domain, GVCP, verdict);
-    NEXT
+    if verdict == Verdict::Limited { DROP } else { NEXT }
 }
 
 /// A client on the LAN commands a camera in a pod: it expects acknowledgements, and perhaps a stream.

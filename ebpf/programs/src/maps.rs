@@ -2,8 +2,8 @@
 
 use abi::{
     Attachment, AttachmentKey, BucketKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey,
-    Followed, Headers, Member, NamespaceKey, Opening, Plain, Read, ReadKey, Relay, RelayKey, Searcher,
-    SearcherKey, Sending, Snoop, Uplink,
+    Followed, Headers, Member, NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Search,
+    Searcher, SearcherKey, Sending, Share, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -41,15 +41,22 @@ pub static DESCRIPTORS: Array<Described> = Array::pinned(abi::DESCRIPTORS, 0);
 /// When a bucket's next datagram is due, nanoseconds of the kernel's monotonic clock.
 #[map]
 pub static BUCKETS: LruHashMap<BucketKey, u64> = LruHashMap::pinned(abi::BUCKETS, 0);
-/// How many external ports a member has taken, by the interface index of its host-side veth.
+/// How many external ports members and domains have taken, see [`abi::share`].
 #[map]
-pub static PORT_COUNTS: HashMap<u32, u32> = HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);
+pub static PORT_COUNTS: HashMap<u32, Share> =
+    HashMap::pinned(abi::DOMAINS * (abi::SLOTS + 3), BPF_F_NO_PREALLOC);
 /// External endpoint -> who holds it.
 #[map]
 pub static EXTERNALS: HashMap<Endpoint, Claim> = HashMap::pinned(abi::EXTERNALS, 0);
-/// Pod's endpoint -> its external endpoint; valid only while that one's claim names it back.
+/// Owner -> its external endpoint; valid only while that one's claim names it back.
 #[map]
-pub static INTERNALS: HashMap<Endpoint, Endpoint> = HashMap::pinned(abi::EXTERNALS, 0);
+pub static INTERNALS: HashMap<Owner, Endpoint> = HashMap::pinned(abi::EXTERNALS, 0);
+/// Locks: owners whose entries of both maps somebody changes, and since when, in nanoseconds of the kernel's monotonic clock.
+#[map]
+pub static CHANGING: HashMap<Owner, u64> = HashMap::pinned(abi::CHANGING, 0);
+/// One entry: the search for an external port that this CPU makes.
+#[map]
+pub static SEARCH: PerCpuArray<Search> = PerCpuArray::pinned(1, 0);
 /// Ports that may be external, a bit each: packets to all others are passed immediately.
 #[map]
 pub static EXTERNAL_PORTS: Array<u64> = Array::pinned(abi::PORT_WORDS, 0);
@@ -74,9 +81,12 @@ pub static READS: LruHashMap<ReadKey, Read> = LruHashMap::pinned(abi::READS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);
-/// LAN sockets that cameras in pods stream to, and the protocol.
+/// LAN sockets that cameras in pods stream to, and the member, by the interface index of its host-side veth.
 #[map]
 pub static RECEIVERS: LruHashMap<SearcherKey, u32> = LruHashMap::pinned(abi::RECEIVERS, 0);
+/// LAN sockets that sent datagrams to a pod, and the external endpoint that they sent them to.
+#[map]
+pub static SENDERS: LruHashMap<FlowKey, Endpoint> = LruHashMap::pinned(abi::SENDERS, 0);
 /// Connections through an external port that are being opened.
 #[map]
 pub static OPENINGS: LruHashMap<FlowKey, Opening> = LruHashMap::pinned(abi::OPENINGS, 0);
@@ -89,6 +99,12 @@ pub static PLACES: Array<FlowKey> = Array::pinned(abi::PLACES, 0);
 /// One entry: the place after those that were looked at last.
 #[map]
 pub static NEXT_PLACE: Array<u64> = Array::pinned(1, 0);
+/// Keys of circuits that have ended, one after the other in a ring.
+#[map]
+pub static ENDED: Array<FlowKey> = Array::pinned(abi::ENDED, 0);
+/// How many of these were put into the ring since the start, and how many were taken out.
+#[map]
+pub static ENDED_COUNTS: Array<u64> = Array::pinned(2, 0);
 /// Circuits of a domain.
 #[map]
 pub static CIRCUIT_COUNTS: Array<i64> = Array::pinned(abi::DOMAINS, 0);

@@ -2,8 +2,8 @@
 //! happens to the packet itself.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Sending, UDP, Uplink, Verdict, paths,
-    route,
+    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, UDP, Uplink,
+    Verdict, hold, paths, route,
 };
 use wire::Direction;
 
@@ -12,7 +12,7 @@ use crate::{
     count::count,
     event::{Seen, emit},
     format::{Content, Format},
-    maps::{DOMAINS, SENDING, UPLINKS, lookup},
+    maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
     packet::Packet,
     ports::{self, Holder},
     skb::{DROP, NEXT, Skb},
@@ -122,7 +122,7 @@ impl Outgoing {
     /// broadcast, it sends such a copy.
     #[inline(always)]
     fn send<F: Format>(&mut self, content: &Content, domain: &Domain, uplink: &Uplink) -> Verdict {
-        let ends = match self.externals(content, domain, uplink) {
+        let ends = match self.externals(content, uplink) {
             Ok(ends) => ends,
             Err(fault) => return fault,
         };
@@ -143,21 +143,32 @@ impl Outgoing {
 
     /// External endpoints for what the datagram names and for its source.
     #[inline(always)]
-    fn externals(&self, content: &Content, domain: &Domain, uplink: &Uplink) -> Result<Externals, Verdict> {
+    fn externals(&self, content: &Content, uplink: &Uplink) -> Result<Externals, Verdict> {
         if uplink.address == NO_ADDRESS {
             return Err(Verdict::NoUplink);
         }
         let own = content.own(self.packet.source.address).ok_or(Verdict::Foreign)?;
+        // A stream has a socket of its own each time, which nobody finds again.
+        let lasts = !content.is_search() && self.sending.protocol != Protocol::Gvsp as u16;
+        let hold = if lasts { hold::SERVER } else { hold::CLIENT };
         let mut external = Endpoint { address: uplink.address, ..own };
         if own.port != 0 {
-            external = self.external(domain, uplink, own).ok_or(Verdict::NoPort)?;
+            external = self.external(uplink, own, hold).ok_or(Verdict::NoPort)?;
         }
         // Nobody answers a beacon: it is sent from the port that it names, and takes no other.
         let mut source = Endpoint { protocol: UDP as u16, ..external };
         if self.sending.route == route::ANSWER || content.is_search() || own.port == 0 {
-            source = self.external(domain, uplink, self.packet.source).ok_or(Verdict::NoPort)?;
+            // Many servers answer from a new socket each time they start, which nobody finds again.
+            let hold = if self.is_relayed(self.packet.source.port) { hold } else { hold::CLIENT };
+            source = self.external(uplink, self.packet.source, hold).ok_or(Verdict::NoPort)?;
         }
         Ok(Externals { own, external, source })
+    }
+
+    /// Whether a UDP port of the domain's pods is relayed: where servers are asked.
+    #[inline(always)]
+    fn is_relayed(&self, port: u16) -> bool {
+        contains(&POD_RELAYS, RelayKey { scope: self.member().domain as u32, port, reserved: 0 })
     }
 
     #[inline(always)]
@@ -168,10 +179,10 @@ impl Outgoing {
     }
 
     #[inline(always)]
-    fn external(&self, domain: &Domain, uplink: &Uplink, pod: Endpoint) -> Option<Endpoint> {
+    fn external(&self, uplink: &Uplink, pod: Endpoint, hold: u8) -> Option<Endpoint> {
         let Sending { ref member, interface, protocol, .. } = *self.sending;
-        let holder = Holder { member, interface, domain, uplink: uplink.address };
-        ports::external(self.packet.skb, &holder, pod, protocol)
+        let holder = Holder { member, interface, uplink: uplink.address };
+        ports::external(self.packet.skb, &holder, pod, protocol, hold)
     }
 
     /// Counts the datagram.

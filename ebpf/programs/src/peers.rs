@@ -1,12 +1,13 @@
 //! Peers: which member sent a datagram, which addresses are broadcasts, who is on the LAN, and who searched there.
 
 use abi::{
-    Address, Endpoint, LIMITED_BROADCAST, Member, SEARCHER_AGE_NS, Searcher, SearcherKey, Uplink, network,
+    Address, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Member, Protocol, SEARCHER_AGE_NS, Searcher,
+    SearcherKey, Uplink, network,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
-    maps::{LAN, MEMBERS, RECEIVERS, SEARCHERS, lookup},
+    maps::{LAN, MEMBERS, RECEIVERS, SEARCHERS, SENDERS, lookup},
     packet::Packet,
     skb::{Skb, now},
 };
@@ -43,16 +44,21 @@ pub fn on_lan(address: Address, domain: u16) -> u32 {
     LAN.get(Key::new(bits, key)).copied().unwrap_or(0)
 }
 
-/// The protocol of what a member sends to a LAN socket that searched recently, or that receives a stream.
+/// The protocol of what a member sends to a LAN socket that searched recently, or that receives its stream.
 #[inline(always)]
-pub fn searcher(address: Address, port: u16, domain: u16) -> Option<u16> {
-    let key = SearcherKey { address, port, domain };
-    if let Some(searcher) = lookup(&SEARCHERS, key)
-        && searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()
-    {
-        return Some(searcher.protocol as u16);
+pub fn searcher(address: Address, port: u16, domain: u16, interface: u32) -> Option<u16> {
+    if let Some(protocol) = searched(address, port, domain) {
+        return Some(protocol);
     }
-    lookup(&RECEIVERS, key).map(|protocol| protocol as u16)
+    let key = SearcherKey { address, port, domain };
+    (lookup(&RECEIVERS, key) == Some(interface)).then_some(Protocol::Gvsp as u16)
+}
+
+/// The protocol in which a LAN socket searched recently.
+#[inline(always)]
+pub fn searched(address: Address, port: u16, domain: u16) -> Option<u16> {
+    let searcher = lookup(&SEARCHERS, SearcherKey { address, port, domain })?;
+    (searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()).then_some(searcher.protocol as u16)
 }
 
 /// Remembers where a search expects its answers, so that these are translated.
@@ -62,11 +68,20 @@ pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16) {
     let _ = SEARCHERS.insert(key(reply_to, domain), searcher, 0);
 }
 
-/// Remembers a LAN socket that a stream is sent to, apart from searchers, of whom strangers can send many. It does not
+/// Remembers a LAN socket that a member streams to, apart from searchers, of which strangers can send many. It does not
 /// expire: a stream may pause for any time.
 #[inline(always)]
-pub fn learn_receiver(receiver: Endpoint, domain: u16, protocol: u16) {
-    let _ = RECEIVERS.insert(key(receiver, domain), protocol as u32, 0);
+pub fn learn_receiver(receiver: Endpoint, domain: u16, interface: u32) {
+    let _ = RECEIVERS.insert(key(receiver, domain), interface, 0);
+}
+
+/// Remembers through which external port a datagram comes to a pod: errors about those that came to its own address stay.
+#[inline(always)]
+pub fn learn_sender(packet: &Packet, claim: &Claim) {
+    let key = FlowKey::between(&packet.source, &claim.pod);
+    if lookup(&SENDERS, key) != Some(packet.destination) {
+        let _ = SENDERS.insert(key, packet.destination, 0);
+    }
 }
 
 #[inline(always)]

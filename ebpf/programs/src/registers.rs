@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use abi::{Address, Claim, Endpoint, Protocol, Read, ReadKey, UDP, Verdict};
+use abi::{Address, Claim, Endpoint, Protocol, Read, ReadKey, UDP, Verdict, hold};
 use aya_ebpf::helpers::bpf_loop;
 use wire::{
     Direction,
@@ -65,7 +65,7 @@ pub fn direct_to(packet: &Packet, message: &Message, holder: &Holder) -> Result<
         let port = written.port as u16;
         let pod = Endpoint { address: holder.member.address, port, protocol: UDP as u16 };
         let camera = packet.destination.address;
-        let external = ports::external(packet.skb, holder, pod, GVSP).ok_or(Verdict::NoPort)?;
+        let external = ports::external(packet.skb, holder, pod, GVSP, hold::CLIENT).ok_or(Verdict::NoPort)?;
         ports::restrict(external, GVSP, camera);
         packet.set_payload(written.port_at, port.to_be_bytes(), external.port.to_be_bytes());
     }
@@ -172,7 +172,7 @@ extern "C" fn learn_stream(index: u32, walk: *mut Walk<'_, Claim>) -> i64 {
     let port = u16::from_be_bytes([p0, p1]);
     if register(walk.packet, &walk.layout, index) == Register::Port && port != 0 {
         let receiver = Endpoint { port, ..walk.packet.source };
-        peers::learn_receiver(receiver, walk.context.domain, GVSP);
+        peers::learn_receiver(receiver, walk.context.domain, walk.context.member);
     }
     0
 }

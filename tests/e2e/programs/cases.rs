@@ -5,21 +5,22 @@ use lab::ca::{message, reply, search};
 
 use super::{
     circuits,
-    frame::{BROADCAST, Frame, SYN, tcp, udp},
+    frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
+    icmp,
     rig::{POD_MACS, UPLINK_MAC},
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
 pub(super) const NEXT: i32 = -1;
 pub(crate) const DROP: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(super) const REDIRECT: i32 = 7;
 
 /// The node on the LAN, under the only external port there is.
 pub(super) const EXTERNAL: &str = "172.23.0.10:61000";
 pub(super) const CLIENT: &str = "172.23.0.2:40000";
-const SERVER: &str = "172.23.0.3:5064";
-const LAN: &str = "172.23.0.255:5064";
-const PODS: &str = "10.244.1.255:5064";
+pub(super) const SERVER: &str = "172.23.0.3:5064";
+pub(super) const LAN: &str = "172.23.0.255:5064";
+pub(super) const PODS: &str = "10.244.1.255:5064";
 pub(super) const IOC: &str = "10.244.1.2:5064";
 const OTHER: &str = "10.244.1.3:5064";
 const CLIENT_IN_POD: &str = "10.244.1.2:40000";
@@ -70,8 +71,12 @@ pub(crate) struct Setup {
     pub(crate) cameras: u32,
     /// External ports that a pod may take.
     pub(crate) ports_per_pod: u32,
+    /// External ports of one transport that the domain may have.
+    pub(crate) ports: u32,
     /// Circuits that the domain may have.
     pub(crate) circuits: u32,
+    /// Seconds that pass before the packet, as far as circuits know.
+    pub(crate) silence: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
     pub(crate) interval: u32,
 }
@@ -123,7 +128,9 @@ impl Case {
             node_listens: None,
             cameras: abi::lan::CAMERAS,
             ports_per_pod: 9,
+            ports: 9,
             circuits: 100,
+            silence: 0,
             interval: 0,
         };
         let becomes = run.packet.clone();
@@ -140,7 +147,7 @@ impl Case {
         Self { setup, ..self }
     }
 
-    fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
+    pub(super) fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
         let counts = self.counts.into_iter().chain(verdicts.iter().map(|verdict| (protocol, *verdict)));
         Self { counts: counts.collect(), ..self }
     }
@@ -201,6 +208,7 @@ pub(crate) fn cases() -> Vec<Case> {
         to_the_lan(),
         circuits::cases(),
         circuits::of_name_servers(),
+        icmp::cases(),
         fans(),
     ];
     groups.concat()
@@ -404,6 +412,10 @@ fn what_pods_keep() -> Vec<Case> {
             .with(|setup| setup.ports_per_pod = 0)
             .shared(0)
             .ca(&[Relayed, NoPort]),
+        Case::new("a pod's search when its domain has its share of ports", from_pod(ask()))
+            .with(|setup| setup.ports = 0)
+            .shared(0)
+            .ca(&[Relayed, NoPort]),
         Case::new("a pod's search where there is no uplink", from_pod(ask()))
             .with(|setup| setup.uplink = false)
             .shared(0)
@@ -527,6 +539,10 @@ fn cameras() -> Vec<Case> {
     let discovery = [0x42, 1, 0, 2, 0, 0, 0, 1];
     let mut here = [&[0, 0, 0, 3, 0, 0xf8, 0, 1][..], &[0; 248]].concat();
     here[44..48].copy_from_slice(&[10, 244, 1, 2]);
+    let refusal = |by: &str, from: &str, to: &str, length: usize| {
+        icmp(by, from, (3, 3), &udp(from, to, &vec![7; length]), 548)
+    };
+    let refused = |from: &str, to: &str, length| to_lan(refusal("10.244.1.2:0", from, to, length));
     let mut at_node = here.clone();
     at_node[44..48].copy_from_slice(&[172, 23, 0, 10]);
     vec![
@@ -581,6 +597,14 @@ fn cameras() -> Vec<Case> {
             .after([commands(&all)])
             .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1400]))
             .gvsp(&[TranslatedIn]),
+        Case::new("an error about a packet of a stream, whose client is gone", refused(STREAM, CLIENT, 1400))
+            .after([commands(&all), from_lan(udp(STREAM, EXTERNAL, &[7; 1400]))])
+            .becomes(NEXT, refusal("172.23.0.10:0", STREAM, EXTERNAL, 1400))
+            .other(&[TranslatedOut]),
+        Case::new("an error about what a camera tells a client that is gone", refused(CAMERA, CLIENT, 8))
+            .after([commands(&all), from_lan(udp(CAMERA, EXTERNAL, &told))])
+            .becomes(NEXT, refusal("172.23.0.10:0", CAMERA, EXTERNAL, 8))
+            .other(&[TranslatedOut]),
         Case::new("a packet larger than the pod takes", from_lan(udp(STREAM, EXTERNAL, &[7; 1473])))
             .after([commands(&all)])
             .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1473]))

@@ -112,6 +112,7 @@ impl Rig {
             for run in before {
                 test_run(&run);
             }
+            age_circuits(setup.silence);
             set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
             let counted = count(&state);
             let tap = Tap::new();
@@ -150,6 +151,7 @@ fn fill(state: &mut State, setup: &Setup) {
         first_pin: 0,
         last_pin: 0,
         ports_per_pod: setup.ports_per_pod,
+        ports: setup.ports,
         circuits: setup.circuits,
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
@@ -172,12 +174,16 @@ fn fill(state: &mut State, setup: &Setup) {
         state.leave(&key, &attachment).unwrap();
     }
     forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Endpoint>("SENDERS", Map::LruHashMap);
     forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
+    forget::<abi::Endpoint, abi::Claim>("EXTERNALS", Map::HashMap);
+    forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);
+    forget::<u32, abi::Share>("PORT_COUNTS", Map::HashMap);
     forget_circuits();
     for (number, pod) in (0..).zip(PODS) {
         join(state, number, pod);
     }
-    state.set_external_ports(&[(PORT, PORT), (3956, 3956)]).unwrap();
+    state.tend_ports(&[], &[(PORT, PORT), (3956, 3956)]).unwrap();
 }
 
 /// A protocol whose datagrams begin with "RC", and name an address at 4 and a TCP port at 8.
@@ -211,6 +217,7 @@ fn join(state: &mut State, number: u8, pod: &str) {
     };
     let attachment = Attachment {
         member: device.index,
+        generation: 1,
         domain: 0,
         slot: 0,
         address,
@@ -235,8 +242,28 @@ fn forget_circuits() {
     forget::<abi::FlowKey, abi::Followed>("STREAMS", Map::LruHashMap);
     forget::<abi::FlowKey, abi::Circuit>("CIRCUITS", Map::HashMap);
     forget::<abi::BucketKey, i64>("SHARES", Map::LruHashMap);
-    let mut counts: Array<_, i64> = Map::Array(pinned("CIRCUIT_COUNTS")).try_into().unwrap();
-    counts.set(0, 0, 0).unwrap();
+    reset("CIRCUIT_COUNTS", 1);
+    reset("NEXT_PLACE", 1);
+    reset("ENDED_COUNTS", 2);
+}
+
+/// Sets the first numbers of an array to 0.
+fn reset(name: &str, count: u32) {
+    let mut numbers: Array<_, i64> = Map::Array(pinned(name)).try_into().unwrap();
+    (0..count).for_each(|index| numbers.set(index, 0, 0).unwrap());
+}
+
+/// Lets so many seconds pass for all circuits, and the next look begin where the first one did.
+fn age_circuits(seconds: u32) {
+    let mut circuits: HashMap<_, abi::FlowKey, abi::Circuit> =
+        Map::HashMap(pinned("CIRCUITS")).try_into().unwrap();
+    let all: Vec<_> = circuits.iter().map(std::result::Result::unwrap).collect();
+    for (key, circuit) in all {
+        circuits
+            .insert(key, abi::Circuit { seen: circuit.seen.wrapping_sub(seconds), ..circuit }, 0)
+            .unwrap();
+    }
+    reset("NEXT_PLACE", 1);
 }
 
 fn pinned(name: &str) -> MapData {

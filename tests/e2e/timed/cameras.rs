@@ -193,8 +193,7 @@ fn a_client_restarts_and_a_deleted_pod_leaves_the_camera_to_the_next(topology: T
     let _streaming = stream(&lab, &pod.netns, "Aravis-Fake-LAN1", 60, &[])?;
     std::thread::sleep(Duration::from_secs(2));
     lab.delete_pod(&pod)?;
-    let ports = lab.state(|state| state.externals().map(|externals| externals.len()))?;
-    assert_eq!(ports.unwrap_or(usize::MAX), 0, "a deleted pod gives its ports back");
+    assert_eq!(lab.leftovers()?.external_ports, 0, "a deleted pod gives its ports back");
     let next = lab.pod("client-b")?;
     inherit(&lab, &next.netns, "of a pod that was deleted")
 }

@@ -6,5 +6,6 @@ mod arrays;
 mod cameras;
 mod circuits;
 mod cost;
+mod ports;
 mod services;
 mod thousand;

@@ -1,6 +1,7 @@
 //! The soak: for an hour, or as long as wanted, everything that goes wrong on a node goes wrong again and again, under the
 //! eyes of clients that watch. What they lose must be explained by what was just done, and nothing may grow.
 
+mod attack;
 mod gauge;
 mod page;
 mod scene;

@@ -11,6 +11,9 @@ use lab::{
 
 /// Pods with an IOC.
 pub(crate) const IOCS: usize = 6;
+/// Where the agent listens.
+pub(crate) const AGENT: &str = "127.0.0.1:9402";
+const AGENT_LINE: &str = "run --no-cni --config /run/iocast/config.toml --listen 127.0.0.1:9402";
 /// The client of the camera.
 const CAMERA_CLIENT: &str = "arv-camera-test";
 
@@ -55,7 +58,8 @@ impl Scene {
     /// Raises a lab with all of it, and waits until every client has values.
     pub(crate) fn raise(options: Options) -> Result<Self> {
         let mut lab = Lab::without_agent(options)?;
-        lab.start_agent_with(&configuration(false))?;
+        lab.configure(&configuration(false))?;
+        lab.start_agent_by(AGENT_LINE)?;
         let clients = ["reader", "viewer"].map(|name| lab.pod(name));
         let clients = clients.into_iter().collect::<Result<_>>()?;
         let camera = lab::program("arv-fake-gv-camera-0.8", &["-i", "eth0", "-s", "SOAK"])?;
@@ -75,6 +79,12 @@ impl Scene {
         }
         scene.begin()?;
         Ok(scene)
+    }
+
+    /// Starts the agent as it was.
+    pub(crate) fn start_agent(&mut self) -> Result<()> {
+        self.lab.configure(&configuration(false))?;
+        self.lab.start_agent_by(AGENT_LINE)
     }
 
     /// Waits until every client has values.

@@ -4,7 +4,10 @@ use std::{thread::sleep, time::Duration};
 
 use lab::{Dice, Error, NATIVE, Result, SWITCH, ca, udp::Socket};
 
-use super::scene::{IOCS, Scene, Subject, configuration};
+use super::{
+    attack,
+    scene::{IOCS, Scene, Subject, configuration},
+};
 
 /// Something that happens to a node.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(crate) struct Trouble {
 }
 
 /// All of them; a round does each at most once. The agent is left alone in most, so that what it would leak is seen.
-pub(crate) const TROUBLES: [Trouble; 9] = [
+pub(crate) const TROUBLES: [Trouble; 14] = [
     trouble("an IOC restarts", "its own clients", 1, restart_ioc),
     trouble("a pod is deleted and created again", "its own clients", 1, recreate_pod),
     trouble("five pods come, read a PV and go", "nobody", 1, churn),
@@ -29,6 +32,11 @@ pub(crate) const TROUBLES: [Trouble; 9] = [
     trouble("the uplink has no carrier for 2 s", "the camera's client", 1, flap),
     trouble("a LAN host sends 25 000 searches in 5 s", "nobody", 1, storm_of_the_lan),
     trouble("a pod sends 25 000 searches in 5 s", "nobody", 1, storm_of_a_pod),
+    trouble("a LAN host forges 200 000 connections", "nobody", 1, attack::forge_connections),
+    trouble("a LAN host forges ends of each circuit", "nobody", 1, attack::forge_ends),
+    trouble("a pod sends 100 000 answers in 5 s", "nobody", 1, attack::flood_of_answers),
+    trouble("six pods pin all ports that they may, and more", "nobody", 1, attack::flood_of_pins),
+    trouble("300 clients of the agent say nothing", "nobody", 1, attack::slow_clients),
 ];
 
 type Make = fn(&mut Scene, &mut Dice) -> Result<Vec<Subject>>;
@@ -69,13 +77,13 @@ fn churn(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
 fn kill_agent(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.stop_agent();
     sleep(Duration::from_secs(1));
-    scene.lab.start_agent_with(&configuration(false))?;
+    scene.start_agent()?;
     Ok(vec![])
 }
 
 fn replace_agent(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.terminate_agent()?;
-    scene.lab.start_agent_with(&configuration(false))?;
+    scene.start_agent()?;
     Ok(vec![])
 }
 

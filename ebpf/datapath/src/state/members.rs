@@ -1,7 +1,7 @@
 //! Members: written by the plugin, and by the agent for pods that it adopts. Maps `ATTACHMENTS`, `MEMBERS`, `ROSTER`,
 //! `ROSTER_LENGTH`. Circuits of deleted pods are not removed: their generation tells the programs that they are over.
 
-use abi::{Attachment, AttachmentKey, Member, roster_index};
+use abi::{Attachment, AttachmentKey, Member, roster_index, share};
 
 use super::State;
 use crate::{
@@ -51,15 +51,18 @@ impl State {
         Ok(())
     }
 
-    /// Undoes [`State::join`], and releases all the pod's external ports. Not an error if parts are already gone. The caller
-    /// holds the lock.
+    /// Undoes [`State::join`]. Not an error if parts are already gone. The pod's external ports lead nowhere from now on; its
+    /// owner gets them back, or [`State::tend_ports`] ends them. The caller holds the lock.
     pub fn leave(&mut self, key: &AttachmentKey, attachment: &Attachment) -> Result<()> {
         let place = roster_index(u32::from(attachment.domain), u32::from(attachment.slot));
         if self.roster.get(&place, 0).is_ok_and(|interface| interface == attachment.member) {
             wrote("ROSTER", self.roster.set(place, 0, 0))?;
         }
-        removed("MEMBERS", self.members.remove(&attachment.member))?;
-        self.release_ports(attachment.member)?;
+        let member = self.member(attachment.member)?;
+        if member.is_none_or(|member| member.generation == attachment.generation) {
+            removed("MEMBERS", self.members.remove(&attachment.member))?;
+            removed("PORT_COUNTS", self.port_counts.remove(&share::of_pod(attachment.member)))?;
+        }
         removed("ATTACHMENTS", self.attachments.remove(key))
     }
 

@@ -9,7 +9,7 @@ mod externals;
 mod members;
 
 pub use counters::Counter;
-pub use externals::External;
+pub use externals::{External, Home};
 
 use std::{
     fs::{self, File},
@@ -20,8 +20,8 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, Member, NamespaceKey, Relay,
-    RelayKey, Uplink,
+    Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, Member, NamespaceKey, Owner,
+    Relay, RelayKey, Share, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
@@ -66,9 +66,10 @@ pub struct State {
     roster_length: Array<MapData, u32>,
     // externals
     externals: HashMap<MapData, Endpoint, Claim>,
-    internals: HashMap<MapData, Endpoint, Endpoint>,
+    internals: HashMap<MapData, Owner, Endpoint>,
+    changing: HashMap<MapData, Owner, u64>,
     external_ports: Array<MapData, u64>,
-    port_counts: HashMap<MapData, u32, u32>,
+    port_counts: HashMap<MapData, u32, Share>,
     // counters
     counters: PerCpuArray<MapData, u64>,
     circuit_counts: Array<MapData, i64>,
@@ -94,6 +95,7 @@ impl State {
             roster_length: array(&maps, "ROSTER_LENGTH")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
+            changing: hash(&maps, "CHANGING")?,
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             port_counts: hash(&maps, "PORT_COUNTS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,

@@ -168,6 +168,38 @@ fn a_domain_without_a_lan_is_not_said_to_be_attached() -> Result<()> {
 }
 
 #[test]
+fn ready_says_what_is_wrong_and_waits_for_an_agent_that_starts() -> Result<()> {
+    let (lab, agent) = node()?;
+    let ready = |line: &str| lab.agent_command(&format!("ready {line}"))?.finish();
+    assert_eq!(ready("--listen 0.0.0.0:9402")?.success()?, "ok\n");
+    lab.sandbox.sh(SWITCH, "ip link set node down")?;
+    wait_until(|| ready("").is_ok_and(|said| !said.status.success()));
+    assert_eq!(ready("")?.output, "iocast-node: domain `lab`: uplink eth0 has no carrier\n");
+    lab.sandbox.sh(SWITCH, "ip link set node up")?;
+    agent.kill();
+    let said = ready("--wait 1")?;
+    assert!(
+        !said.status.success() && said.output.contains("does not answer at 127.0.0.1:9402"),
+        "{}",
+        said.output
+    );
+    let probe = lab.agent_command("ready")?; // before there is an agent
+    let _agent = lab.agent_command(LISTENING)?;
+    assert_eq!(probe.finish()?.success()?, "ok\n");
+    Ok(())
+}
+
+#[test]
+fn what_holds_the_place_of_an_uninstalled_agent_ends_when_it_is_told_to() -> Result<()> {
+    let lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+    let mut idle = lab.agent_command("idle")?;
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(idle.is_running());
+    idle.terminate();
+    idle.finish()?.success().map(drop)
+}
+
+#[test]
 fn an_uplink_that_becomes_another_is_announced() -> Result<()> {
     let (lab, mut agent) = node()?;
     for (line, said) in [

@@ -294,7 +294,9 @@ plain! {
         /// Kernel's monotonic clock, nanoseconds.
         pub seen: u64,
         /// A [`Protocol`].
-        pub protocol: u64,
+        pub protocol: u32,
+        /// The UDP port that it asked.
+        pub asked: u32,
     }
 
     /// Key of a connection through an external port, as the pod sees it.

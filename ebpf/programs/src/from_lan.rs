@@ -74,9 +74,10 @@ fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast:
         Ok(_) if !limit::admits_host(domain, packet.source.address) => Verdict::Limited,
         Ok(content) => {
             if content.is_search() && flags & paths::ANSWERED != 0 {
-                peers::learn_searcher(content.reply_to(packet.source), domain, protocol);
+                let asked = packet.destination.port;
+                peers::learn_searcher(content.reply_to(packet.source), domain, protocol, asked);
             }
-            copies::enqueue(packet, &content, domain, port)
+            copies::enqueue(packet, domain, port)
         }
         Err(fault) => fault,
     };
@@ -167,7 +168,7 @@ fn is_message(packet: &Packet, claim: &Claim) -> bool {
     if let Some(relay) = lookup(&POD_RELAYS, key)
         && content.is_search()
     {
-        peers::learn_searcher(reply_to, relay.domain, relay.protocol);
+        peers::learn_searcher(reply_to, relay.domain, relay.protocol, packet.destination.port);
     }
     true
 }

@@ -6,7 +6,7 @@ use abi::{
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
-    maps::{LAN, MEMBERS, RECEIVERS, SEARCHERS, lookup},
+    maps::{DOMAINS, LAN, MEMBERS, RECEIVERS, SEARCHERS, UPLINKS, lookup},
     packet::Packet,
     skb::{Skb, now},
 };
@@ -29,6 +29,18 @@ pub fn is_broadcast_of_pod(address: Address, member: &Member) -> bool {
     address == member.broadcast || address == LIMITED_BROADCAST
 }
 
+/// Whether `address` is the broadcast address of the domain's LAN, which pods know from address lists.
+#[inline(always)]
+pub fn is_broadcast_of_domain(address: Address, domain: u16) -> bool {
+    uplink(domain).is_some_and(|uplink| uplink.broadcast == address)
+}
+
+/// The domain's uplink, if it has one at the moment.
+#[inline(always)]
+pub fn uplink(domain: u16) -> Option<Uplink> {
+    lookup(&UPLINKS, DOMAINS.get(domain as u32)?.uplink)
+}
+
 /// Whether `address` is a broadcast address in the uplink's network.
 #[inline(always)]
 pub fn is_broadcast_of_lan(address: Address, uplink: &Uplink) -> bool {
@@ -43,22 +55,23 @@ pub fn on_lan(address: Address, domain: u16) -> u32 {
     LAN.get(Key::new(bits, key)).copied().unwrap_or(0)
 }
 
-/// The protocol of what a member sends to a LAN socket that searched recently, or that receives a stream.
+/// The protocol of what a member sends to a LAN socket that searched recently, and the port that this one asked; the latter is
+/// 0 for one that receives a stream.
 #[inline(always)]
-pub fn searcher(address: Address, port: u16, domain: u16) -> Option<u16> {
+pub fn searcher(address: Address, port: u16, domain: u16) -> Option<(u16, u16)> {
     let key = SearcherKey { address, port, domain };
     if let Some(searcher) = lookup(&SEARCHERS, key)
         && searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()
     {
-        return Some(searcher.protocol as u16);
+        return Some((searcher.protocol as u16, searcher.asked as u16));
     }
-    lookup(&RECEIVERS, key).map(|protocol| protocol as u16)
+    lookup(&RECEIVERS, key).map(|protocol| (protocol as u16, 0))
 }
 
-/// Remembers where a search expects its answers, so that these are translated.
+/// Remembers where a search to port `asked` expects its answers, so that these are translated.
 #[inline(always)]
-pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16) {
-    let searcher = Searcher { seen: now(), protocol: protocol as u64 };
+pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16, asked: u16) {
+    let searcher = Searcher { seen: now(), protocol: protocol as u32, asked: asked as u32 };
     let _ = SEARCHERS.insert(key(reply_to, domain), searcher, 0);
 }
 

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use abi::{Endpoint, UDP};
+use abi::{Address, Endpoint, UDP};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -180,11 +180,17 @@ impl Skb {
     /// Whether `netns` has a socket that would receive a datagram, or a connection request, `from` -> `to`.
     #[inline(always)]
     pub fn socket(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
+        self.bound_address(from, to, netns).is_some()
+    }
+
+    /// The address that this socket is bound to, zeros for any; `None` if there is no socket.
+    #[inline(always)]
+    pub fn bound_address(self, from: &Endpoint, to: &Endpoint, netns: i32) -> Option<Address> {
         let mut tuple = tuple(from, to);
         let tuple = (&raw mut tuple).cast();
         // The kernel takes the lower 32 bits of the id as an int.
         let netns = netns as u32 as u64;
-        // SAFETY: the tuple outlives the call; a socket that is found is released at once.
+        // SAFETY: the tuple outlives the call; a socket that is found is read before it is released.
         unsafe {
             let found = if to.protocol == UDP as u16 {
                 bpf_sk_lookup_udp(self.0.cast(), tuple, TUPLE, netns, 0)
@@ -192,11 +198,12 @@ impl Skb {
                 bpf_sk_lookup_tcp(self.0.cast(), tuple, TUPLE, netns, 0)
             };
             if found.is_null() {
-                return false;
+                return None;
             }
+            let bound = (*found).src_ip4.to_ne_bytes();
             bpf_sk_release(found.cast());
+            Some(bound)
         }
-        true
     }
 
     /// Whether `netns` has a TCP connection `from` -> `to` that waits for the end of its handshake.

@@ -37,13 +37,16 @@ const LAST_VERSION: u8 = 2;
 const LAST_COMMAND: u8 = 22;
 
 const BEACON: u8 = 0;
-const SEARCH: u8 = 3;
+/// The command of a search.
+pub const SEARCH: u8 = 3;
 pub(crate) const SEARCH_REPLY: u8 = 4;
 /// Marks a search that a server forwards to others on its host; it must not leave the host.
 const ORIGIN_TAG: u8 = 22;
 
 /// Search flag: sent to one server. pvAccessCPP does not answer a unicast search without it; PVXS forwards one with it.
 pub const UNICAST: u8 = 0x80;
+/// Offset of the command.
+pub const COMMAND: u32 = 3;
 /// Offset of the flags in a search.
 pub const SEARCH_FLAGS: u32 = 12;
 
@@ -67,27 +70,32 @@ pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction
     }
     let order = if is_big_endian(flags) { Order::Big } else { Order::Little };
     let size = body_size(flags, size);
+    // Servers read a search to its own end, and take no notice of what follows (pvxs `src/udp_collector.cpp`).
+    let rest = length.saturating_sub(HEADER);
     let (body, least) = match (command, direction) {
         (ORIGIN_TAG, _) => return Ok(Body::Local),
         (BEACON, Direction::Announce) => (Body::Server(Kind::Beacon, order), SERVER_BODY),
-        (SEARCH, Direction::Announce) => (Body::Search(order), SEARCH_BODY),
+        (SEARCH, Direction::Announce) if size <= rest && rest >= SEARCH_BODY => {
+            return Ok(Body::Search(order));
+        }
+        (SEARCH, Direction::Announce) => return Err(Malformed::Truncated),
         (SEARCH_REPLY, Direction::Answer) => (Body::Server(Kind::Reply, order), REPLY_BODY),
         _ => return Err(Malformed::NoMessage),
     };
-    if size < least || length < HEADER || size != length - HEADER {
+    if size < least || size != rest {
         return Err(Malformed::Truncated);
     }
     Ok(body)
 }
 
-/// Where a search expects its answers, and whether it says that it is sent to one server.
+/// Where a search expects its answers.
 #[inline(always)]
-pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> (Named, bool) {
-    let [_, _, _, _, flags, _, _, _, rest @ ..] = *body;
+pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> Named {
+    let [_, _, _, _, _, _, _, _, rest @ ..] = *body;
     let [address @ .., p0, p1] = rest;
     let port = order.port([p0, p1]);
     let (address, unsupported) = mapped(&address);
-    (Named { port_at: 32, address_at: 28, port, order, address, unsupported }, flags & UNICAST != 0)
+    Named { port_at: 32, address_at: 28, port, order, address, unsupported }
 }
 
 /// Whether a search reply of `length` bytes ends with the channels found, given the bytes from [`SERVER_BODY`] to
@@ -183,7 +191,7 @@ pub fn parse(datagram: &[u8], direction: Direction) -> Result<Option<(Kind, Name
     Ok(match message {
         Body::Local => None,
         Body::Search(order) => {
-            Some((Kind::Search, search(body.first_chunk().ok_or(Malformed::Truncated)?, order).0))
+            Some((Kind::Search, search(body.first_chunk().ok_or(Malformed::Truncated)?, order)))
         }
         Body::Server(kind, order) => {
             let named = server(body.first_chunk().ok_or(Malformed::Truncated)?, order);
@@ -219,7 +227,7 @@ mod tests {
 
     #[test]
     fn only_a_unicast_search_says_so() {
-        let flag = |hex: &str| search(bytes(hex)[8..].first_chunk().unwrap(), Order::Big).1;
+        let flag = |hex: &str| bytes(hex)[SEARCH_FLAGS as usize] & UNICAST != 0;
         assert_eq!((flag(PVXS_SEARCH), flag(CPP_SEARCH)), (false, true));
     }
 
@@ -284,9 +292,21 @@ mod tests {
                     "{length} of {hex}"
                 );
             }
+            let read = parse(&whole, direction);
             whole.push(0);
-            assert_eq!(parse(&whole, direction), Err(Malformed::Truncated), "one byte more than {hex}");
+            let expected = if direction == Direction::Answer { Err(Malformed::Truncated) } else { read };
+            assert_eq!(parse(&whole, direction), expected, "one byte more than {hex}");
         }
+    }
+
+    #[test]
+    fn a_search_that_says_it_is_shorter_than_it_is_is_read_as_servers_read_it() {
+        let mut whole = bytes(PVXS_SEARCH);
+        let read = parse(&whole, Direction::Announce);
+        whole[7] = 0;
+        assert_eq!(parse(&whole, Direction::Announce), read);
+        whole[7] = 0xff;
+        assert_eq!(parse(&whole, Direction::Announce), Err(Malformed::Truncated), "longer than the datagram");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 const PACKET_OTHERHOST: u32 = 3;
 /// Size of the IPv4 part of `bpf_sock_tuple`, from which the kernel tells that it is IPv4.
 const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
+/// The VLAN in a tag; the rest is the priority (IEEE 802.1Q).
+const VLAN_ID: u32 = 0x0fff;
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 
 /// A packet in the kernel. Offsets count from the Ethernet header.
@@ -56,12 +58,15 @@ impl Skb {
         unsafe { (*self.0).len }
     }
 
-    /// Whether it is IPv4 without a VLAN tag. The tag is not in the packet's bytes: a packet for a VLAN
-    /// sub-interface looks untagged at the parent's hook.
+    /// Whether it is IPv4 of no VLAN. The tag is not in the packet's bytes: a packet for a VLAN sub-interface looks untagged at
+    /// the parent's hook. A tag of VLAN 0 only has a priority, and the stack takes it off.
     #[inline(always)]
     pub fn is_untagged_ipv4(self) -> bool {
         // SAFETY: as in `interface`.
-        unsafe { (*self.0).protocol == ETHERTYPE_IPV4 && (*self.0).vlan_present == 0 }
+        unsafe {
+            (*self.0).protocol == ETHERTYPE_IPV4
+                && ((*self.0).vlan_present == 0 || (*self.0).vlan_tci & VLAN_ID == 0)
+        }
     }
 
     /// Whether it came in a frame for another host, which the node's stack does not take.

@@ -92,7 +92,7 @@ const FORMS: &[Form] = &[
     Form("to the host's MAC address", |wire| vec![wire.frame().mac_to(wire.mac).bytes()]),
     Form("to all stations", |wire| vec![wire.frame().mac_to(BROADCAST_MAC).bytes()]),
     Form("with IP options", |wire| vec![wire.frame().options(&[1; 4]).bytes()]),
-    Form("in two fragments", |wire| wire.fragments()),
+    Form("in two fragments", Wire::fragments),
 ];
 
 /// Why a row differs: which one, in which pods, and for what arrivals.
@@ -365,13 +365,15 @@ fn device() -> nix::ifaddrs::InterfaceAddress {
 /// A row of a table: its name, and by arrival what the native host hears and what each pod hears.
 struct Row(&'static str, [[Cell; 3]; 3]);
 
-/// What native host and pod hear, row by row and arrival by arrival.
-type Cells = Vec<[[Cell; 2]; 3]>;
+/// What native host and pod hear, by arrival.
+type Heard = [[Cell; 2]; 3];
+/// The same, row by row.
+type Cells = Vec<Heard>;
 
 /// What becomes of all ways and of all forms in one topology.
 fn try_all(topology: Topology) -> Result<[Cells; 2]> {
     let bench = Bench::new(topology)?;
-    let each = |ask: &dyn Fn(To) -> Result<[Cell; 2]>| -> Result<[[Cell; 2]; 3]> {
+    let each = |ask: &dyn Fn(To) -> Result<[Cell; 2]>| -> Result<Heard> {
         Ok([ask(To::Broadcast)?, ask(To::Everybody)?, ask(To::Host)?])
     };
     let ways = WAYS.iter().map(|way| each(&|to| bench.ask_way(way, to)));
@@ -381,7 +383,7 @@ fn try_all(topology: Topology) -> Result<[Cells; 2]> {
 
 /// The rows with these names, from what both topologies gave.
 fn rows(names: impl Iterator<Item = &'static str>, bridged: Cells, routed: Cells) -> Vec<Row> {
-    let row = |(name, (bridged, routed)): (&'static str, ([[Cell; 2]; 3], [[Cell; 2]; 3]))| {
+    let row = |(name, (bridged, routed)): (&'static str, (Heard, Heard))| {
         let mut routed = routed.into_iter();
         let both = bridged.map(|[native, bridged]| {
             let [again, routed] = routed.next().unwrap();

@@ -34,6 +34,7 @@ mod protocols;
 mod pv_access;
 mod pva_edges;
 mod recovery;
+mod settings;
 mod snoop;
 mod structure;
 mod timed;

@@ -54,7 +54,6 @@ fn malformed_messages_reach_no_pod(topology: Topology) -> Result<()> {
         ("a size past the end", changed(7, 0xff)),
         ("no magic", changed(0, 0xcb)),
         ("version 0", changed(1, 0)),
-        ("the first part of a segmented message", changed(2, 0x90)),
         ("a control message", changed(2, 0x81)),
         ("a message of circuits", changed(3, 13)),
         ("a reply", pva::reply(ANY, 5075, true)),

@@ -37,16 +37,18 @@ fn members(domain: u16) -> u32 {
 }
 
 /// Sends a copy of `packet` to everybody on the uplink's network, `from` and `to` these endpoints and from the uplink's
-/// `mac`; of the packet itself only the destination MAC address changes.
+/// `mac`; the packet itself stays as it is.
 #[inline(always)]
 pub fn send(packet: &mut Packet, uplink: u32, mac: [u8; 6], (from, to): (Endpoint, Endpoint)) -> Verdict {
-    let (source, destination, own_mac) = (packet.source, packet.destination, packet.mac_source());
+    let (source, destination) = (packet.source, packet.destination);
+    let (mac_source, mac_destination) = (packet.mac_source(), packet.mac_destination());
     packet.set_source(from);
     packet.set_destination(to);
     packet.set_mac_source(mac);
     packet.set_mac_destination(BROADCAST_MAC);
     let sent = packet.skb.clone_out(uplink);
-    packet.set_mac_source(own_mac); // or a bridge would learn the uplink's at the pod's port
+    packet.set_mac_destination(mac_destination);
+    packet.set_mac_source(mac_source); // or a bridge would learn the uplink's at the pod's port
     packet.set_source(source);
     packet.set_destination(destination);
     if sent { Verdict::Sent } else { Verdict::Overrun }

@@ -208,7 +208,9 @@ impl Outgoing {
         match fate(verdict, self.sending.route == route::BROADCAST) {
             Fate::Pass => NEXT,
             Fate::KeepToNode => {
-                self.packet.set_mac_destination(self.member().mac);
+                if is_for_all(self.packet.mac_destination()) {
+                    self.packet.set_mac_destination(self.member().mac);
+                }
                 NEXT
             }
             Fate::Leave => {
@@ -218,6 +220,12 @@ impl Outgoing {
             Fate::Drop => DROP,
         }
     }
+}
+
+/// Whether a bridge floods a frame to this address. One to the LAN's broadcast address is for the node, pod's gateway, already.
+#[inline(always)]
+const fn is_for_all(mac: [u8; 6]) -> bool {
+    mac[0] & 1 != 0
 }
 
 /// What happens to a datagram after this verdict.

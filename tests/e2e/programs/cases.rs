@@ -1,12 +1,12 @@
 //! The cases: what there is, a packet, and what becomes of it.
 
-use abi::{FanMark, Protocol, Verdict};
+use abi::{FanMark, LIMITED_BROADCAST, Protocol, Verdict};
 use lab::ca::{message, reply, search};
 
 use super::{
     circuits,
     frame::{BROADCAST, Frame, SYN, tcp, udp},
-    rig::{POD_MACS, UPLINK_MAC},
+    rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
@@ -106,6 +106,8 @@ pub(super) fn to_lan(packet: Frame) -> Run {
 }
 
 pub(super) fn from_pod(packet: Frame) -> Run {
+    let in_its_network = packet.is_to(POD_BROADCAST) || packet.is_to(LIMITED_BROADCAST);
+    let packet = if in_its_network { packet.mac_to(BROADCAST) } else { packet };
     Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
 }
 
@@ -339,13 +341,13 @@ fn searches_of_pods() -> Vec<Case> {
             .sends(|copy| copy.to(LAN))
             .ca(&[Relayed, Sent]),
         Case::new("a pod's search at the LAN's broadcast address", from_pod(ask().to(LAN)))
-            .shared(0)
+            .fans(|copy| copy)
             .sends(|copy| copy)
             .ca(&[Relayed, Sent]),
         Case::new("a pod's beacon at the LAN's broadcast address", {
             from_pod(beacon_to(5064).to("172.23.0.255:5065"))
         })
-        .shared(0)
+        .fans(|copy| copy)
         .sends(|copy| copy.to("172.23.0.255:5065").with(&beacon(61000)))
         .ca(&[Relayed, Sent]),
         Case::new(

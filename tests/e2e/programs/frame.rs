@@ -70,6 +70,10 @@ impl Frame {
         Self { to: address(to), ..self }
     }
 
+    pub(crate) fn is_to(&self, address: [u8; 4]) -> bool {
+        self.to.ip().octets() == address
+    }
+
     pub(crate) fn with(self, payload: &[u8]) -> Self {
         Self { payload: payload.into(), ..self }
     }

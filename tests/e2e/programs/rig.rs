@@ -43,7 +43,7 @@ const PODS: [(&str, &str, &str); 2] =
 const UPLINK: [u8; 4] = [172, 23, 0, 10];
 const NETWORK: [u8; 4] = [172, 23, 0, 0];
 const UPLINK_BROADCAST: [u8; 4] = [172, 23, 0, 255];
-const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
+pub(crate) const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
 /// The only external port.
 const PORT: u16 = 61000;
 /// An interface index that no device has.

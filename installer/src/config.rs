@@ -8,7 +8,7 @@
 //! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
 //! protocols = ["ca", "pva", "gvcp"]  # default: ca and pva
 //! ports = "61000-64999"     # external ports, default as here
-//! pins = "15000-15999"      # more ports that pods may pin, default: none besides `ports`
+//! pins = "65000-65535"      # ports that pods may pin, apart from `ports`, default as here
 //! ports_per_pod = 1000      # external ports that one pod may take, default: a sixteenth of `ports`, at least 16
 //! rates = { pod = 10000, host = 10000, domain = 50000 }  # relayed datagrams per second, default as here; 0: no limit
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
@@ -30,6 +30,8 @@ use crate::protocol::{self, Described, DomainProtocol, Registry};
 
 /// Default external ports of a domain: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
+/// Default ports that pods may pin: above those.
+const DEFAULT_PINS: Ports = Ports { first: 65000, last: 65535 };
 /// Default protocols of a domain: without GigE Vision, because the admin should decide who may command cameras.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
@@ -305,7 +307,7 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
             .ports_per_pod
             .unwrap_or_else(|| (u32::from(ports.last - ports.first) / 16 + 1).max(16)),
         rates: [pod, host, all],
-        pins: range("pins", section.pins.as_deref(), &mut found),
+        pins: pins(section.pins.as_deref(), ports, &mut found),
         search_ports: search_ports(section.search_ports, registry, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks("lan", &section.lan, &mut found),
@@ -317,6 +319,23 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
     found.extend(contradictions(&domain));
     faults.extend(found.into_iter().map(|what| format!("domain `{}`: {what}", domain.name)));
     domain
+}
+
+/// Ports that pods may pin: never those that pods get without asking, or one of these might be gone when it is pinned.
+fn pins(text: Option<&str>, ports: Ports, faults: &mut Vec<String>) -> Option<Ports> {
+    let overlaps = |pins: &Ports| pins.first <= ports.last && ports.first <= pins.last;
+    if text.is_none() {
+        return Some(DEFAULT_PINS).filter(|pins| !overlaps(pins));
+    }
+    let pins = range("pins", text, faults)?;
+    if overlaps(&pins) {
+        let Ports { first, last } = ports;
+        faults.push(format!(
+            "`pins` {}-{} overlaps `ports` {first}-{last}, which pods get without asking: keep them apart",
+            pins.first, pins.last
+        ));
+    }
+    Some(pins)
 }
 
 fn is_name(name: &str) -> bool {
@@ -508,7 +527,7 @@ mod tests {
             namespaces: vec![],
             protocols: vec![DomainProtocol::BuiltIn(Protocol::Ca), DomainProtocol::BuiltIn(Protocol::Pva)],
             ports: DEFAULT_PORTS,
-            pins: None,
+            pins: Some(DEFAULT_PINS),
             ports_per_pod: 250,
             rates: [10_000, 10_000, 50_000],
             search_ports: BTreeMap::new(),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use abi::{TCP, text};
-use datapath::{External, State};
+use datapath::{External, State, printable};
 use membership::pins::{self, Conflict};
 
 /// Time between two looks.
@@ -44,7 +44,11 @@ pub(crate) fn look(state: &State) -> Result<Vec<String>, String> {
             let holder = members.iter().find(|(_, attachment)| attachment.member == claim.member);
             let pod = holder.map_or_else(
                 || "a pod".to_owned(),
-                |(_, holder)| format!("pod {}/{}", text(&holder.namespace), text(&holder.pod)),
+                |(_, holder)| {
+                    let [namespace, pod] =
+                        [&holder.namespace[..], &holder.pod].map(|name| printable(text(name)));
+                    format!("pod {namespace}/{pod}")
+                },
             );
             let protocol = if external.protocol == u16::from(TCP) { "tcp" } else { "udp" };
             format!("{pod} has pinned {protocol}/{}, but {receiver}", external.port)

@@ -46,7 +46,7 @@ pub(crate) struct Domain {
     pub(crate) ports: usize,
     /// How many of each it may have.
     pub(crate) ports_limit: usize,
-    /// Circuits, those that ended a while ago included.
+    /// Circuits.
     pub(crate) circuits: usize,
     /// How many it may have.
     pub(crate) circuits_limit: usize,
@@ -169,7 +169,7 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
         ("members", "Member pods on this node"),
         ("external_ports", "External ports in use, TCP or UDP, whichever is more"),
         ("external_ports_limit", "External ports available to TCP and UDP each"),
-        ("circuits", "TCP connections from the LAN to pods, those that ended a while ago included"),
+        ("circuits", "TCP connections from the LAN to pods"),
         ("circuits_limit", "How many of these there may be"),
     ]
     .map(|(name, help)| {

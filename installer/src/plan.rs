@@ -81,10 +81,8 @@ pub(crate) fn plan(
     let mut plan = Plan { described: described(config, present.described), ..Plan::default() };
     let numbers = numbers(config, present);
     let used: BTreeSet<u16> = numbers.iter().flatten().chain(present.members).copied().collect();
-    let shares = Shares {
-        ports: abi::share_of(used.len() as u32),
-        circuits: abi::CIRCUITS / config.domains.len().max(1) as u32,
-    };
+    let domains = used.len().max(1) as u32;
+    let shares = Shares { ports: abi::share_of(domains), circuits: abi::CIRCUITS / domains };
     for (domain, number) in config.domains.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
         let found = interface(domain);
@@ -248,13 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_range_of_its_own_there_is_nothing_to_pin_besides_the_external_ports() {
+    fn pins_are_apart_from_the_ports_that_pods_get_without_asking() {
         let range = |line: &str| {
             let config = Config::parse(&format!("[domain.a]\nuplink = \"eth0\"\n{line}")).unwrap();
             let Domain { first_pin, last_pin, .. } = plan(&config, Present::default(), |_| None).domains[0].1;
             first_pin..=last_pin
         };
-        assert!(range("").is_empty());
+        assert_eq!(range(""), 65000..=65535);
+        assert!(range("ports = \"61000-65535\"").is_empty());
         assert_eq!(range("pins = \"15000-15999\""), 15000..=15999);
     }
 

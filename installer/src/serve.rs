@@ -161,13 +161,13 @@ impl View {
 struct Source {
     bpffs: PathBuf,
     progress: SharedProgress,
-    /// What was read last, and when; locked while it is read, so that who asks meanwhile waits for it.
-    last: tokio::sync::Mutex<Option<(Instant, View)>>,
+    /// What was read last, and when; locked while it is read, so that others who ask meanwhile wait for it.
+    last: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
 }
 
 impl Source {
     fn new(bpffs: &Path, progress: &SharedProgress) -> Self {
-        Self { bpffs: bpffs.into(), progress: progress.clone(), last: tokio::sync::Mutex::default() }
+        Self { bpffs: bpffs.into(), progress: progress.clone(), last: Arc::default() }
     }
 
     async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -191,15 +191,16 @@ impl Source {
 
     /// What there is to say now, or was a moment ago.
     async fn view(&self) -> View {
-        let mut last = self.last.lock().await;
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         if let Some((read, view)) = &*last
             && read.elapsed() < FRESH
         {
             return view.clone();
         }
         let (now, bpffs, progress) = (Instant::now(), self.bpffs.clone(), self.progress.read().1);
-        match spawn_blocking(move || View::read(&bpffs, progress)).await {
-            Ok(view) => last.insert((now, view)).1.clone(),
+        // The lock goes with the read: whoever asked may be driven out, but what he began is not begun once more.
+        match spawn_blocking(move || last.insert((now, View::read(&bpffs, progress))).1.clone()).await {
+            Ok(view) => view,
             Err(error) => View { metrics: Bytes::new(), reasons: vec![error.to_string()] }, // it panicked
         }
     }

@@ -149,10 +149,11 @@ impl Place {
     /// The port, if the domain may assign it.
     fn port(&self, state: &State, pin: &Pin) -> Result<Port, Error> {
         let port = pin.external;
-        if !self.ranges().iter().any(|(first, last)| (first..=last).contains(&&port)) {
-            let allowed: Vec<_> =
-                self.ranges().iter().map(|(first, last)| format!("{first}-{last}")).collect();
-            let why = format!("pods may pin {}; an admin can allow more by `pins`", allowed.join(" and "));
+        let Domain { first_pin, last_pin, .. } = self.domain;
+        if !(first_pin..=last_pin).contains(&port) {
+            let allowed =
+                if first_pin > last_pin { "none".into() } else { format!("{first_pin}-{last_pin}") };
+            let why = format!("pods may pin {allowed}; an admin can allow others by `pins`");
             return Err(self.refuse(port, &why));
         }
         if pin.protocol == UDP && state.lan_relay(self.domain.uplink, port)?.is_some() {
@@ -160,14 +161,6 @@ impl Place {
         }
         let external = Endpoint { address: self.uplink.address, port, protocol: u16::from(pin.protocol) };
         Ok(Port { external, pod: pin.pod, protocol: self.protocol(state, pin)? })
-    }
-
-    /// The ranges of ports that may be pinned.
-    fn ranges(&self) -> Vec<(u16, u16)> {
-        let Domain { first_port, last_port, first_pin, last_pin, .. } = self.domain;
-        let mut ranges = vec![(first_port, last_port), (first_pin, last_pin)];
-        ranges.retain(|(first, last)| first <= last);
-        ranges
     }
 
     /// The protocol of datagrams to a pin.

@@ -31,7 +31,6 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
     let netns = Netns::open(&environment.netns)?;
     let pod = Pod::find(&netns, &environment.interface)?;
-    member::remove(&bpffs, &mut state, &key)?; // left over if the runtime timed out an earlier ADD
     // Without a CRI the container id stands for the pod's name.
     let (namespace, name) = match &environment.pod {
         Some((namespace, name)) => (namespace.as_str(), name.as_str()),

@@ -308,7 +308,8 @@ fn metrics_show_members_ports_and_packets() -> Result<()> {
     agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
     let pod = lab.pod("ioc-a")?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
-    assert_eq!(lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?, "A\n");
+    let mut monitor = lab.epics(WORKSTATION, "camonitor A:NAME", &[])?;
+    monitor.wait_for("a value", PATIENCE, |output| output.contains("A:NAME"))?;
     let answer = ask(&lab, "GET /metrics")?;
     assert!(
         answer.starts_with("HTTP/1.1 200 OK") && answer.contains("application/openmetrics-text"),

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[test]
 fn the_names_that_programs_read_are_those_recorded() -> Result<()> {
     let lab = Lab::up(Options::new(Topology::Bridge))?;
-    let annotations = [(annotation::DOMAIN, DOMAIN), (annotation::PORTS, "tcp/5064=61064")];
+    let annotations = [(annotation::DOMAIN, DOMAIN), (annotation::PORTS, "tcp/5064=65064")];
     let pod = lab.pod_with("ioc-a", &annotations)?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
     let mut packets = snoop(&lab, "--json")?;

@@ -49,6 +49,8 @@ fn a_pinned_port_is_taken_once_and_given_back(topology: Topology) -> Result<()> 
     let refused = refusal(&lab, "tcp/5064=15063,tcp/5065=15064");
     assert!(refused.contains("tcp/15064 is taken by pod beamline/ioc-a"), "{refused}");
     assert_eq!(lab.external_port("refused", "tcp", 5064)?, None, "nothing is left of the refused one");
+    let left = lab.leftovers()?;
+    assert_eq!((left.members, left.roster_entries), (1, 1), "{left:?}");
     lab.delete_pod(&pod)?;
     pinned(&lab, "ioc-b", "tcp/5064=15064,tcp/5065=15063")?;
     Ok(())
@@ -59,15 +61,15 @@ fn a_port_that_is_not_the_domains_to_give_is_refused(topology: Topology) -> Resu
     let configuration = |more: &str| format!("[domain.{}]\nuplink = \"eth0\"\n{more}", lab::DOMAIN);
     lab.start_agent_with(&configuration(""))?;
     let refused = refusal(&lab, "tcp/5064=15064");
-    let why = "pods may pin 61000-64999; an admin can allow more by `pins`";
+    let why = "pods may pin 65000-65535; an admin can allow others by `pins`";
     assert!(refused.contains(why), "by default: {refused}");
-    pinned(&lab, "ioc-a", "tcp/5064=61064")?;
+    pinned(&lab, "ioc-a", "tcp/5064=65064")?;
     lab.terminate_agent()?;
     lab.start_agent_with(&configuration("pins = \"5000-29999\"\n"))?;
     let database = "record(ai, \"$(P):X\") {}";
     let _ioc = lab.ioc_with(NODE, "N", database, &[("EPICS_CAS_SERVER_PORT", "15064")])?;
     for (ports, why) in [
-        ("tcp/22=22", "pods may pin 61000-64999 and 5000-29999"),
+        ("tcp/22=22", "pods may pin 5000-29999"),
         ("udp/5064=5064", "UDP searches to this port go to all pods"),
         ("udp/7000=7000", "does not relay UDP port 7000 of pods"),
         ("tcp/5064=15064", "a process on the node listens there"),

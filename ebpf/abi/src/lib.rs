@@ -57,6 +57,8 @@ pub const HOST_PART: i64 = 4;
 pub const POD_PART: i64 = 2;
 /// Connections being opened; the least recently used one is evicted first.
 pub const OPENINGS: u32 = 64 * 1024;
+/// Circuits that have ended and wait to be removed; of more, the last ones are found by their places.
+pub const ENDED: u32 = 64 * 1024;
 /// Counts of circuits by LAN host and by pod; the least recently used one is evicted first.
 pub const SHARES: u32 = 64 * 1024;
 /// Circuits of name servers that are followed; the least recently used one is evicted first.
@@ -324,16 +326,16 @@ plain! {
         pub client: u32,
         /// The sequence number after the pod's SYN/ACK, which the client acknowledges.
         pub pod: u32,
+        /// The domain of the external port.
+        pub domain: u16,
         /// Not 0 if the pod has answered.
-        pub answered: u32,
+        pub answered: u16,
     }
 
     /// An established connection through an external port.
     pub struct Circuit {
         /// The external endpoint that the client connected to.
         pub external: Endpoint,
-        /// 1 while it counts as one of its domain, host and pod.
-        pub counted: u64,
         /// The member, by the interface index of its host-side veth.
         pub member: u32,
         /// The [`Member::generation`] of the pod.
@@ -354,8 +356,6 @@ plain! {
         pub reset: u16,
         /// Not 0 while its server may be a name server: then its messages are followed in a [`Followed`].
         pub followed: u16,
-        /// Zero.
-        pub reserved: u32,
     }
 
     /// The server's direction of a PV Access circuit.
@@ -437,9 +437,9 @@ impl FlowKey {
 
 impl Circuit {
     /// Seconds without a segment after which a circuit is over that has ended.
-    const LINGER: u32 = 10;
+    pub const LINGER: u32 = 10;
     /// The same after a client's RST: it may be forged, and then the client goes on.
-    const DOUBT: u32 = 300;
+    pub const DOUBT: u32 = 300;
 
     /// Whether it goes through `external` to this member.
     #[inline(always)]
@@ -447,10 +447,16 @@ impl Circuit {
         self.external == *external && self.generation == generation
     }
 
-    /// Whether it has ended in order, or by the pod's RST. What is on its way is still translated.
+    /// Whether both sides have ended it. What is on its way is still translated, but renews nothing.
+    #[inline(always)]
+    pub fn is_finished(&self) -> bool {
+        self.client_finished & self.pod_finished != 0
+    }
+
+    /// Whether it is finished, or reset by the pod.
     #[inline(always)]
     pub fn has_ended(&self) -> bool {
-        self.client_finished & self.pod_finished != 0 || self.reset == reset::POD
+        self.is_finished() || self.reset == reset::POD
     }
 
     /// Whether its place may be given to another at `now`, in seconds, if a circuit may be idle for so many.
@@ -571,6 +577,36 @@ pub fn text(field: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_circuit_is_over_some_time_after_its_end_or_after_long_silence() {
+        const NOW: u32 = 100_000;
+        let circuit = |(client, pod, reset), silent| Circuit {
+            external: Endpoint { address: NO_ADDRESS, port: 0, protocol: 0 },
+            member: 0,
+            generation: 0,
+            first: 0,
+            seen: NOW - silent,
+            place: 0,
+            domain: 0,
+            client_finished: client,
+            pod_finished: pod,
+            reset,
+            followed: 0,
+        };
+        for (ended, least) in [
+            ((0, 0, reset::NOBODY), 3600),
+            ((1, 0, reset::NOBODY), 3600),
+            ((0, 1, reset::NOBODY), 3600),
+            ((1, 1, reset::NOBODY), Circuit::LINGER),
+            ((0, 0, reset::POD), Circuit::LINGER),
+            ((0, 0, reset::CLIENT), Circuit::DOUBT),
+            ((1, 1, reset::CLIENT), Circuit::LINGER),
+        ] {
+            let over = |silent| circuit(ended, silent).is_over(NOW, 3600);
+            assert!(over(least) && !over(least - 1), "{ended:?}");
+        }
+    }
 
     const LIMIT: Limit = Limit { interval: 1_000_000, burst: 3 }; // 1000 a second, three at once
 

@@ -108,9 +108,11 @@ pub fn join<P: Policy>(
         .join(*key, attachment, member)
         .and_then(|()| ports.iter().try_for_each(|port| pin(state, port, attachment.member, &member)))
         .and_then(|()| attach(bpffs, Hook::FromPod, &pod.veth));
-    if done.is_err() {
+    if done.is_err()
+        && let Ok(Some(recorded)) = state.attachment(key)
+    {
         // The caller needs the error of the step that failed; the DEL that follows tries to clean up again.
-        let _ = remove_locked(bpffs, state, key, &attachment);
+        let _ = remove_locked(bpffs, state, key, &recorded); // which knows its place in the roster
     }
     Ok(done?)
 }

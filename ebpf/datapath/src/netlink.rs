@@ -3,8 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{
@@ -14,6 +14,9 @@ use netlink_sys::{
 
 /// Larger than any single answer of the kernel to these requests.
 const BUFFER: usize = 64 * 1024;
+
+/// How often a list is asked for that changes while it is read.
+const ATTEMPTS: usize = 8;
 
 /// A message that can be sent and received.
 pub(crate) trait Exchanged: NetlinkSerializable + NetlinkDeserializable {}
@@ -51,24 +54,30 @@ fn exchange<M: Exchanged>(protocol: isize, request: M, flags: u16) -> io::Result
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    collect(&socket)
+    for _ in 0..ATTEMPTS {
+        socket.send(&bytes, 0)?;
+        if let Some(answers) = collect(&socket)? {
+            return Ok(answers);
+        }
+    }
+    Err(io::Error::other("it changed each time that it was listed"))
 }
 
-/// Reads until the kernel signals the end, or an error.
-fn collect<M: Exchanged>(socket: &Socket) -> io::Result<Vec<M>> {
-    let mut answers = vec![];
+/// Reads until the kernel signals the end, or an error; `None` if something changed meanwhile, so that parts may be missing.
+fn collect<M: Exchanged>(socket: &Socket) -> io::Result<Option<Vec<M>>> {
+    let (mut answers, mut whole) = (vec![], true);
     let mut buffer = vec![0; BUFFER];
     loop {
         let size = socket.recv(&mut &mut buffer[..], 0)?;
         let mut rest = &buffer[..size];
         while !rest.is_empty() {
             let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
+            whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
             rest = rest.get(message.header.length.next_multiple_of(4) as usize..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(whole.then_some(answers)),
                 _ => {}
             }
         }

@@ -9,15 +9,6 @@ pub fn add(counter: *mut i64, change: i64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) change) };
 }
 
-/// Sets the number to 0; returns what it was.
-#[inline(always)]
-pub fn take(number: *mut u64) -> u64 {
-    let mut value = 0;
-    // SAFETY: as in `add`.
-    unsafe { asm!("{1} = xchg_64({0} + 0, {1})", in(reg) number, inout(reg) value) };
-    value
-}
-
 /// Adds `change` to a number; returns what it was.
 #[inline(always)]
 pub fn fetch_add(counter: *mut u64, mut change: u64) -> u64 {

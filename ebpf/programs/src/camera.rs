@@ -176,20 +176,17 @@ pub fn at_external_port(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some((mut packet, claim)) = arriving(skb) else { return NEXT };
     let Some(uplink) = lookup(&UPLINKS, skb.interface()) else { return NEXT };
-    if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
-        count(claim.domain, GVCP, Verdict::Limited);
-        return DROP;
-    }
     let verdict = match (message(&packet, Direction::Announce), message(&packet, Direction::Answer)) {
+        (Err(_), Err(_)) => Verdict::Unrelated,
+        _ if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) => Verdict::Limited,
         (Ok(message), _) => commanded(&packet, &claim, &message),
         (_, Ok(message)) => answered(&packet, &claim, &message, &uplink),
-        _ => Verdict::Unrelated,
     };
     if verdict == Verdict::TranslatedIn {
         packet.set_destination(claim.pod);
     }
     count(claim.domain, GVCP, verdict);
-    NEXT
+    if verdict == Verdict::Limited { DROP } else { NEXT }
 }
 
 /// A client on the LAN commands a camera in a pod: it expects acknowledgements, and perhaps a stream.

@@ -2,9 +2,9 @@
 //!
 //! What anybody can send without an answer must not hold, evict or end what somebody lives on. So a connection that is being
 //! opened is apart, in OPENINGS, where only its handshake is translated. It becomes a circuit when the client acknowledges
-//! the sequence number that the pod chose: who forges his address never learns it. Circuits are not evicted: when they or a
+//! the sequence number that the pod chose: someone who forges an address never learns it. Circuits are not evicted: when they or a
 //! share of them are full, the new one is refused. Each has a place in PLACES, so that whoever establishes one looks at a few
-//! others, and takes the places of those that are over.
+//! others, and takes the places of those that are over; those that have ended wait in ENDED.
 //!
 //! Only the pod knows which of its connections with a client's port is the current one: the client may have come directly
 //! to the pod's address since. A SYN of the pod that does not open the circuit shows that the circuit is over.
@@ -22,8 +22,8 @@ use aya_ebpf::{
 use crate::{
     atomic,
     maps::{
-        CIRCUIT_COUNTS, CIRCUITS, CONFIG, DOMAINS, MEMBERS, NEXT_PLACE, OPENINGS, PLACES, SHARES, STREAMS,
-        contains, lookup,
+        CIRCUIT_COUNTS, CIRCUITS, CONFIG, DOMAINS, ENDED, ENDED_COUNTS, MEMBERS, NEXT_PLACE, OPENINGS,
+        PLACES, SHARES, STREAMS, contains, lookup,
     },
     name_server,
     packet::{Packet, Segment},
@@ -32,6 +32,11 @@ use crate::{
 
 /// Places that are looked at when a circuit is established.
 const LOOKS: u32 = 32;
+/// Circuits that have ended and are removed then, at most.
+const ENDS: u32 = 8;
+/// Indexes of the map of counts of these: put into the ring, and taken out.
+const PUT: u32 = 0;
+const TAKEN: u32 = 1;
 /// In place of a place: none.
 const NO_PLACE: u32 = u32::MAX;
 
@@ -46,7 +51,8 @@ pub fn arrive(packet: &Packet, claim: &Claim) -> Verdict {
         return open(packet, &key, &segment, claim);
     }
     if let Some(circuit) = CIRCUITS.get_ptr_mut(key) {
-        // SAFETY: the memory stays a circuit; if the entry is removed concurrently, what is noted is lost with it.
+        // SAFETY: the memory stays a circuit. If the entry is removed concurrently, it may be another's already: that one is
+        // renewed, or at worst ends when it is silent for a while.
         let circuit = unsafe { &mut *circuit };
         if circuit.is_through(&external, claim.generation) {
             note(&key, circuit, &segment, reset::CLIENT);
@@ -56,25 +62,33 @@ pub fn arrive(packet: &Packet, claim: &Claim) -> Verdict {
     handshake(&key, &segment, claim, &external)
 }
 
-/// The external endpoint that a segment from a pod to the LAN comes from; `None` if it belongs to no circuit. Translates what
-/// a name server says.
+/// Where a segment from a pod to the LAN comes from, if it belongs to a circuit: the external endpoint, and the domain.
+/// Translates what a name server says.
 #[inline(always)]
-pub fn depart(packet: &Packet, domain: u16) -> Option<Endpoint> {
+pub fn depart(packet: &Packet) -> Option<(Endpoint, u16)> {
     let key = FlowKey::between(&packet.destination, &packet.source);
-    if let Some(circuit) = CIRCUITS.get_ptr_mut(key) {
-        let segment = packet.segment()?;
-        // SAFETY: as in `arrive`.
-        let circuit = unsafe { &mut *circuit };
-        if !segment.begins() || segment.answers() && segment.next() == circuit.first {
-            note(&key, circuit, &segment, reset::POD);
-            if circuit.followed != 0 && !name_server::follow(packet, &segment, &key, circuit, domain) {
-                circuit.followed = 0;
-            }
-            return Some(circuit.external);
-        }
-        remove(&key);
+    let Some(circuit) = CIRCUITS.get_ptr_mut(key) else { return answer(packet, &key) };
+    let segment = packet.segment()?;
+    // SAFETY: as in `arrive`.
+    let circuit = unsafe { &mut *circuit };
+    if segment.begins() && !(segment.answers() && segment.next() == circuit.first) {
+        remove(&key, circuit.place);
+        return answer(packet, &key);
     }
-    answer(packet, &key)
+    if is_past(circuit) || segment.resets() && !exists(circuit) {
+        return answer(packet, &key);
+    }
+    note(&key, circuit, &segment, reset::POD);
+    if circuit.followed != 0 && !name_server::follow(packet, &segment, &key, circuit) {
+        circuit.followed = 0;
+    }
+    Some((circuit.external, circuit.domain))
+}
+
+/// Whether a circuit has ended so long ago that what a pod sends is something else's.
+#[inline(always)]
+fn is_past(circuit: &Circuit) -> bool {
+    circuit.has_ended() && seconds().wrapping_sub(circuit.seen) >= Circuit::LINGER
 }
 
 /// Remembers a connection that a client begins.
@@ -95,6 +109,7 @@ fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Ver
         generation: claim.generation,
         client: segment.next(),
         pod: 0,
+        domain: claim.domain,
         answered: 0,
     };
     if let Some(known) = lookup(&OPENINGS, *key)
@@ -107,16 +122,16 @@ fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Ver
     Verdict::TranslatedIn
 }
 
-/// The external endpoint of a pod's answer to a connection that a client begins.
+/// The same of a pod's answer to a connection that a client begins.
 #[inline(always)]
-fn answer(packet: &Packet, key: &FlowKey) -> Option<Endpoint> {
+fn answer(packet: &Packet, key: &FlowKey) -> Option<(Endpoint, u16)> {
     let segment = packet.segment()?;
     if segment.finishes() || !segment.begins() && packet.skb.length() > segment.payload {
         return None;
     }
     let opening = lookup(&OPENINGS, *key)?;
     if segment.is_bare() {
-        return doubts(packet, &opening).then_some(opening.external);
+        return doubts(packet, &opening).then_some((opening.external, opening.domain as u16));
     }
     if !segment.acknowledges(opening.client) {
         return None; // it answers a connection to the pod's own address
@@ -125,16 +140,16 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<Endpoint> {
         let answered = Opening { pod: segment.next(), answered: 1, ..opening };
         let _ = OPENINGS.insert(key, answered, BPF_EXIST as u64);
     }
-    Some(opening.external)
+    Some((opening.external, opening.domain as u16))
 }
 
-/// Whether a pod asks a client if it really means to connect, as a forged SYN from the same port came before (RFC 5961). The
-/// client's RST clears the way. A connection to the pod's own address may have the same port: the pod's socket knows.
+/// Whether a pod asks a client if it really means to connect, as a connection from the same port is still there: a forged SYN
+/// (RFC 5961), or a finished one. The client's RST clears the way. A connection to the pod's own address may have the same port: the pod's socket knows.
 #[inline(always)]
 fn doubts(packet: &Packet, opening: &Opening) -> bool {
     lookup(&MEMBERS, opening.member).is_some_and(|member| {
         member.generation == opening.generation
-            && packet.skb.is_half_open(&packet.destination, &packet.source, member.netns)
+            && packet.skb.is_in_doubt(&packet.destination, &packet.source, member.netns)
     })
 }
 
@@ -157,7 +172,12 @@ fn handshake(key: &FlowKey, segment: &Segment, claim: &Claim, external: &Endpoin
 /// Makes a circuit of a connection; false if there is no room.
 #[inline(always)]
 fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
-    remove(key); // of the same port of the client, through another external port
+    if let Some(known) = lookup(&CIRCUITS, *key) {
+        if known.is_through(&opening.external, claim.generation) && known.first == opening.pod {
+            return true; // another CPU was faster
+        }
+        remove(key, known.place); // of the same port of the client, through another external port
+    }
     let now = seconds();
     let place = look(now);
     if place == NO_PLACE || !admits(key, claim) {
@@ -165,7 +185,6 @@ fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
     }
     let circuit = Circuit {
         external: opening.external,
-        counted: 1,
         member: claim.member,
         generation: claim.generation,
         first: opening.pod,
@@ -176,10 +195,9 @@ fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
         pod_finished: 0,
         reset: reset::NOBODY,
         followed: 1,
-        reserved: 0,
     };
     if CIRCUITS.insert(key, circuit, BPF_NOEXIST as u64).is_err() {
-        return contains(&CIRCUITS, *key); // another CPU was faster
+        return contains(&CIRCUITS, *key); // as above
     }
     let _ = PLACES.set(place, key, 0);
     let _ = OPENINGS.remove(key); // or what comes late could establish it once more
@@ -188,28 +206,22 @@ fn establish(key: &FlowKey, claim: &Claim, opening: &Opening) -> bool {
     true
 }
 
-/// Removes a circuit that is over, if there is one.
+/// Removes the circuit at `place`, unless its key is another's meanwhile.
 #[inline(always)]
-fn remove(key: &FlowKey) {
-    if let Some(circuit) = CIRCUITS.get_ptr_mut(key) {
-        // SAFETY: as in `arrive`.
-        uncount(key, unsafe { &mut *circuit });
-        let _ = CIRCUITS.remove(key);
+fn remove(key: &FlowKey, place: u32) {
+    let Some(circuit) = lookup(&CIRCUITS, *key) else { return };
+    if circuit.place == place && CIRCUITS.remove(key).is_ok() {
+        add(key, &circuit, -1);
     }
 }
 
-/// Counts a circuit no longer; once, whoever finds out that it has ended.
-#[inline(always)]
-fn uncount(key: &FlowKey, circuit: &mut Circuit) {
-    if atomic::take(&raw mut circuit.counted) != 0 {
-        add(key, circuit, -1);
-    }
-}
-
-/// Notes that a segment came, and what it ends. One that does not reset the connection shows that the other side did not
-/// believe an earlier RST.
+/// Notes that a segment came, and what it ends. One that resets nothing shows that the other side did not believe an earlier
+/// RST of the client. A circuit that has ended stays so, and nobody renews it.
 #[inline(always)]
 fn note(key: &FlowKey, circuit: &mut Circuit, segment: &Segment, side: u16) {
+    if circuit.has_ended() {
+        return;
+    }
     let now = seconds();
     if circuit.seen != now {
         circuit.seen = now;
@@ -225,9 +237,41 @@ fn note(key: &FlowKey, circuit: &mut Circuit, segment: &Segment, side: u16) {
             circuit.pod_finished = 1;
         }
     }
-    if circuit.counted != 0 && circuit.has_ended() {
-        uncount(key, circuit);
+    if circuit.has_ended() {
+        end(key);
     }
+}
+
+/// Puts a circuit that has ended into the ring of those to be removed. If that is full, it is found by its place.
+#[inline(always)]
+fn end(key: &FlowKey) {
+    let (Some(put), Some(taken)) = (ENDED_COUNTS.get_ptr_mut(PUT), ENDED_COUNTS.get(TAKEN)) else { return };
+    // SAFETY: a number of a map.
+    if unsafe { put.read() }.wrapping_sub(*taken) < abi::ENDED as u64 {
+        let at = atomic::fetch_add(put, 1) as u32 % abi::ENDED;
+        let _ = ENDED.set(at, key, 0);
+    }
+}
+
+/// Removes the next circuit of the ring, if it ended long enough ago; 0 to go on.
+extern "C" fn remove_ended(_index: u32, now: *mut u32) -> i64 {
+    let (Some(put), Some(taken)) = (ENDED_COUNTS.get(PUT), ENDED_COUNTS.get_ptr_mut(TAKEN)) else { return 1 };
+    // SAFETY: a number of a map, and the time passed to bpf_loop, alive during the loop.
+    let (at, now) = unsafe { (taken.read(), now.read()) };
+    if at == *put {
+        return 1;
+    }
+    let Some(key) = ENDED.get(at as u32 % abi::ENDED).copied() else { return 1 };
+    if let Some(circuit) = lookup(&CIRCUITS, key)
+        && circuit.has_ended()
+    {
+        if now.wrapping_sub(circuit.seen) < Circuit::LINGER {
+            return 1;
+        }
+        remove(&key, circuit.place);
+    }
+    atomic::fetch_add(taken, 1);
+    0
 }
 
 /// Whether the domain, the client's host and the pod may have one more circuit.
@@ -248,10 +292,11 @@ fn add(key: &FlowKey, circuit: &Circuit, change: i64) {
         atomic::add(count, change);
     }
     for share in shares(key, circuit.domain, circuit.member) {
+        if change > 0 && !contains(&SHARES, share) {
+            let _ = SHARES.insert(share, 0, BPF_NOEXIST as u64);
+        }
         if let Some(count) = SHARES.get_ptr_mut(share) {
             atomic::add(count, change);
-        } else if change > 0 {
-            let _ = SHARES.insert(share, change, 0);
         }
     }
 }
@@ -274,15 +319,17 @@ struct Look {
     free: u32,
 }
 
-/// Looks at the next places, removes circuits that are over, and returns a free place or [`NO_PLACE`].
+/// Removes circuits that have ended, looks at the next places, removes circuits that are over, and returns a free place or
+/// [`NO_PLACE`].
 #[inline(always)]
 fn look(now: u32) -> u32 {
     let (Some(next), Some(config)) = (NEXT_PLACE.get_ptr_mut(0), CONFIG.get(0)) else { return NO_PLACE };
     let first = atomic::fetch_add(next, LOOKS as u64) as u32;
-    let mut look = Look { first, now, idle: config.circuit_idle, free: NO_PLACE };
+    let (mut look, mut time) = (Look { first, now, idle: config.circuit_idle, free: NO_PLACE }, now);
     let pointer = &raw mut look;
-    // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
+    // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives the loops.
     unsafe {
+        bpf_loop(ENDS, remove_ended as *mut c_void, (&raw mut time).cast(), 0);
         bpf_loop(LOOKS, look_at as *mut c_void, pointer.cast(), 0);
         (*pointer).free
     }
@@ -301,7 +348,7 @@ extern "C" fn look_at(index: u32, look: *mut Look) -> i64 {
         if !circuit.is_over(look.now, look.idle) && exists(&circuit) {
             return 0;
         }
-        remove(&key);
+        remove(&key, place);
     }
     look.free = place;
     0

@@ -141,34 +141,26 @@ fn tail_call(context: &TcContext, headers: Headers, protocol: u8) {
     unsafe { FROM_LAN.tail_call(context, protocol as u32) };
 }
 
-/// What is done with a datagram to an external port.
+/// What is done with a datagram to an external port: an answer or a search is translated. Remembers searchers, so that answers
+/// are translated.
 #[inline(always)]
 fn message(packet: &Packet, claim: &Claim) -> Verdict {
-    if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
-        Verdict::Limited
-    } else if is_message(packet, claim) {
-        Verdict::TranslatedIn
-    } else {
-        Verdict::Unrelated
-    }
-}
-
-/// Whether a datagram to an external port is an answer or a search. Remembers searchers, so that answers are translated.
-#[inline(always)]
-fn is_message(packet: &Packet, claim: &Claim) -> bool {
     let protocol = claim.protocol as u16;
-    let Ok(content) = format::inspect(packet, protocol, Direction::Announce) else {
-        return format::inspect(packet, protocol, Direction::Answer).is_ok();
+    let content = match format::inspect(packet, protocol, Direction::Announce) {
+        Ok(content) => Some(content),
+        Err(_) if format::inspect(packet, protocol, Direction::Answer).is_ok() => None,
+        Err(_) => return Verdict::Unrelated,
     };
-    let reply_to = content.reply_to(packet.source);
-    if content.is_search() && peers::on_lan(reply_to.address, claim.domain) & lan::HOSTS == 0 {
-        return false; // as in `content`
+    let search = content.filter(Content::is_search).map(|content| content.reply_to(packet.source));
+    if search.is_some_and(|reply_to| peers::on_lan(reply_to.address, claim.domain) & lan::HOSTS == 0) {
+        return Verdict::Unrelated; // as in `content`
+    }
+    if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
+        return Verdict::Limited;
     }
     let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
-    if let Some(relay) = lookup(&POD_RELAYS, key)
-        && content.is_search()
-    {
+    if let (Some(reply_to), Some(relay)) = (search, lookup(&POD_RELAYS, key)) {
         peers::learn_searcher(reply_to, relay.domain, relay.protocol, packet.destination.port);
     }
-    true
+    Verdict::TranslatedIn
 }

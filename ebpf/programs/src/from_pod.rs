@@ -83,7 +83,7 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
     // A host that searched from the port of cameras may still be commanded as a camera only.
     if !broadcast
         && relay.flags & paths::CAMERAS == 0
-        && let Some((protocol, asked)) = peers::searcher(address, port, member.domain)
+        && let Some((protocol, asked)) = peers::searcher(address, port, member.domain, interface)
     {
         return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN, asked));
     }

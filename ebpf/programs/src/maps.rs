@@ -81,7 +81,7 @@ pub static READS: LruHashMap<ReadKey, Read> = LruHashMap::pinned(abi::READS, 0);
 /// LAN sockets that searched.
 #[map]
 pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi::SEARCHERS, 0);
-/// LAN sockets that cameras in pods stream to, and the protocol.
+/// LAN sockets that cameras in pods stream to, and the member, by the interface index of its host-side veth.
 #[map]
 pub static RECEIVERS: LruHashMap<SearcherKey, u32> = LruHashMap::pinned(abi::RECEIVERS, 0);
 /// Connections through an external port that are being opened.
@@ -96,6 +96,12 @@ pub static PLACES: Array<FlowKey> = Array::pinned(abi::PLACES, 0);
 /// One entry: the place after those that were looked at last.
 #[map]
 pub static NEXT_PLACE: Array<u64> = Array::pinned(1, 0);
+/// Keys of circuits that have ended, one after the other in a ring.
+#[map]
+pub static ENDED: Array<FlowKey> = Array::pinned(abi::ENDED, 0);
+/// How many of these were put into the ring since the start, and how many were taken out.
+#[map]
+pub static ENDED_COUNTS: Array<u64> = Array::pinned(2, 0);
 /// Circuits of a domain.
 #[map]
 pub static CIRCUIT_COUNTS: Array<i64> = Array::pinned(abi::DOMAINS, 0);

@@ -13,7 +13,7 @@ use wire::{circuit::Stream, pva::HEADER};
 
 use crate::{
     count::count,
-    maps::{STREAMS, contains},
+    maps::STREAMS,
     packet::{Packet, Segment},
 };
 
@@ -39,15 +39,15 @@ struct Walk<'a> {
 /// Translates the ports in the search replies of a segment from a pod, whose source is still the pod's own. False if the
 /// circuit does not need to be followed.
 #[inline(always)]
-pub fn follow(packet: &Packet, segment: &Segment, key: &FlowKey, circuit: &Circuit, domain: u16) -> bool {
+pub fn follow(packet: &Packet, segment: &Segment, key: &FlowKey, circuit: &Circuit) -> bool {
     let length = packet.skb.length().saturating_sub(segment.payload);
     if length == 0 || segment.begins() {
         return true;
     }
-    let Some(followed) = followed(key, circuit.first) else { return true };
     let (sequence, payload) = (segment.sequence, segment.payload);
-    let mut walk =
-        Walk { packet, followed, sequence, payload, length, external: circuit.external.port, domain };
+    let Some(followed) = followed(key, sequence == circuit.first, sequence) else { return true };
+    let Circuit { external, domain, .. } = *circuit;
+    let mut walk = Walk { packet, followed, sequence, payload, length, external: external.port, domain };
     let behind = walk.followed.stream.next.wrapping_sub(sequence).cast_signed();
     let pointer: *mut Walk = &raw mut walk;
     // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives both loops.
@@ -62,18 +62,22 @@ pub fn follow(packet: &Packet, segment: &Segment, key: &FlowKey, circuit: &Circu
     !walk.followed.stream.is_lost() || sequence != circuit.first
 }
 
-/// How far a circuit is followed; from its `first` byte, if it is new.
+/// How far a circuit is followed. If that is not known, it is followed from its first byte, or else from where a message
+/// begins.
 #[inline(always)]
-fn followed(key: &FlowKey, first: u32) -> Option<&'static mut Followed> {
-    if !contains(&STREAMS, *key) {
-        #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would be on the stack")]
-        STREAMS.insert(key, &BEFORE, 0).ok()?;
-        // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its
-        // place, and is followed on from its next message.
-        unsafe { (*STREAMS.get_ptr_mut(key)?).stream.begin(first) };
+fn followed(key: &FlowKey, begins: bool, first: u32) -> Option<&'static mut Followed> {
+    // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its place,
+    // and is followed on from its next message.
+    if let Some(known) = STREAMS.get_ptr_mut(key) {
+        return Some(unsafe { &mut *known });
     }
+    STREAMS.insert(key, &BEFORE, 0).ok()?;
     // SAFETY: as above.
-    Some(unsafe { &mut *STREAMS.get_ptr_mut(key)? })
+    let new = unsafe { &mut *STREAMS.get_ptr_mut(key)? };
+    if begins {
+        new.stream.begin(first);
+    }
+    Some(new)
 }
 
 /// Reads a header or a byte; returns 1 to stop.

@@ -2,8 +2,8 @@
 //! happens to the packet itself.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, Sending, TCP, UDP, Uplink,
-    Verdict, hold, paths, route,
+    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP,
+    Uplink, Verdict, hold, paths, route,
 };
 use wire::Direction;
 
@@ -12,7 +12,7 @@ use crate::{
     count::count,
     event::{Seen, emit},
     format::{Content, Format},
-    maps::{DOMAINS, SENDING, UPLINKS, lookup},
+    maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
     packet::Packet,
     ports::{self, Holder},
     skb::{DROP, NEXT, Skb},
@@ -166,9 +166,17 @@ impl Outgoing {
             source.port = asked;
         }
         if content.is_search() || own.port == 0 || source.port == 0 {
+            // Many servers answer from a new socket each time they start, which nobody finds again.
+            let hold = if self.is_relayed(self.packet.source.port) { hold } else { hold::CLIENT };
             source = self.external(uplink, self.packet.source, hold).ok_or(Verdict::NoPort)?;
         }
         Ok(Externals { own, external, source })
+    }
+
+    /// Whether a UDP port of the domain's pods is relayed: where servers are asked.
+    #[inline(always)]
+    fn is_relayed(&self, port: u16) -> bool {
+        contains(&POD_RELAYS, RelayKey { scope: self.member().domain as u32, port, reserved: 0 })
     }
 
     #[inline(always)]

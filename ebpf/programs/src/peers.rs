@@ -1,7 +1,8 @@
 //! Peers: which member sent a datagram, which addresses are broadcasts, who is on the LAN, and who searched there.
 
 use abi::{
-    Address, Endpoint, LIMITED_BROADCAST, Member, SEARCHER_AGE_NS, Searcher, SearcherKey, Uplink, network,
+    Address, Endpoint, LIMITED_BROADCAST, Member, Protocol, SEARCHER_AGE_NS, Searcher, SearcherKey, Uplink,
+    network,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
@@ -56,16 +57,16 @@ pub fn on_lan(address: Address, domain: u16) -> u32 {
 }
 
 /// The protocol of what a member sends to a LAN socket that searched recently, and the port that this one asked; the latter is
-/// 0 for one that receives a stream.
+/// 0 for one that receives its stream.
 #[inline(always)]
-pub fn searcher(address: Address, port: u16, domain: u16) -> Option<(u16, u16)> {
+pub fn searcher(address: Address, port: u16, domain: u16, interface: u32) -> Option<(u16, u16)> {
     let key = SearcherKey { address, port, domain };
     if let Some(searcher) = lookup(&SEARCHERS, key)
         && searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()
     {
         return Some((searcher.protocol as u16, searcher.asked as u16));
     }
-    lookup(&RECEIVERS, key).map(|protocol| (protocol as u16, 0))
+    (lookup(&RECEIVERS, key) == Some(interface)).then_some((Protocol::Gvsp as u16, 0))
 }
 
 /// Remembers where a search to port `asked` expects its answers, so that these are translated.
@@ -75,11 +76,11 @@ pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16, asked: u16
     let _ = SEARCHERS.insert(key(reply_to, domain), searcher, 0);
 }
 
-/// Remembers a LAN socket that a stream is sent to, apart from searchers, of whom strangers can send many. It does not
+/// Remembers a LAN socket that a member streams to, apart from searchers, of which strangers can send many. It does not
 /// expire: a stream may pause for any time.
 #[inline(always)]
-pub fn learn_receiver(receiver: Endpoint, domain: u16, protocol: u16) {
-    let _ = RECEIVERS.insert(key(receiver, domain), protocol as u32, 0);
+pub fn learn_receiver(receiver: Endpoint, domain: u16, interface: u32) {
+    let _ = RECEIVERS.insert(key(receiver, domain), interface, 0);
 }
 
 #[inline(always)]

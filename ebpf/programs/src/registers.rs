@@ -172,7 +172,7 @@ extern "C" fn learn_stream(index: u32, walk: *mut Walk<'_, Claim>) -> i64 {
     let port = u16::from_be_bytes([p0, p1]);
     if register(walk.packet, &walk.layout, index) == Register::Port && port != 0 {
         let receiver = Endpoint { port, ..walk.packet.source };
-        peers::learn_receiver(receiver, walk.context.domain, GVSP);
+        peers::learn_receiver(receiver, walk.context.domain, walk.context.member);
     }
     0
 }

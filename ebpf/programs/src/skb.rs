@@ -7,7 +7,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        BPF_TCP_NEW_SYN_RECV, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT, TC_ACT_SHOT, TC_ACT_UNSPEC,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
     },
     helpers::{
@@ -211,9 +211,9 @@ impl Skb {
         }
     }
 
-    /// Whether `netns` has a TCP connection `from` -> `to` that waits for the end of its handshake.
+    /// Whether `netns` has a TCP connection `from` -> `to` that waits for the end of its handshake, or is finished.
     #[inline(always)]
-    pub fn is_half_open(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
+    pub fn is_in_doubt(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
         let mut tuple = tuple(from, to);
         // SAFETY: as in `socket`.
         unsafe {
@@ -224,7 +224,7 @@ impl Skb {
             }
             let state = (*found).state;
             bpf_sk_release(found.cast());
-            state == BPF_TCP_NEW_SYN_RECV
+            state == BPF_TCP_NEW_SYN_RECV || state == BPF_TCP_TIME_WAIT
         }
     }
 

@@ -4,7 +4,7 @@
 //! Access name servers name in them. Searches and beacons that processes on the node broadcast are relayed to the members,
 //! so that a client on the node finds pods.
 
-use abi::{Endpoint, Point, Relay, RelayKey, TCP, Uplink, Verdict, paths};
+use abi::{Endpoint, Point, Relay, RelayKey, TCP, Verdict, paths};
 use wire::Direction;
 
 use crate::{
@@ -25,7 +25,7 @@ pub fn run(skb: Skb) -> i32 {
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
-        (false, false) => restore_external(&mut packet, &uplink),
+        (false, false) => restore_external(&mut packet),
         (true, true) if peers::is_broadcast_of_lan(packet.destination.address, &uplink) => {
             relay_to_pods(&mut packet, interface);
         }
@@ -36,10 +36,10 @@ pub fn run(skb: Skb) -> i32 {
 
 /// Gives a segment from a pod the external source that its peer knows.
 #[inline(always)]
-fn restore_external(packet: &mut Packet, uplink: &Uplink) {
-    if let Some(external) = circuits::depart(packet, uplink.domain) {
+fn restore_external(packet: &mut Packet) {
+    if let Some((external, domain)) = circuits::depart(packet) {
         packet.set_source(external);
-        count_other(uplink.domain, Verdict::TranslatedOut);
+        count_other(domain, Verdict::TranslatedOut);
     }
 }
 

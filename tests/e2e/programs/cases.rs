@@ -77,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) ports: u32,
     /// Circuits that the domain may have.
     pub(crate) circuits: u32,
+    /// Seconds that pass before the packet, as far as circuits know.
+    pub(crate) silence: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
     pub(crate) interval: u32,
 }
@@ -132,6 +134,7 @@ impl Case {
             ports_per_pod: 9,
             ports: 9,
             circuits: 100,
+            silence: 0,
             interval: 0,
         };
         let becomes = run.packet.clone();

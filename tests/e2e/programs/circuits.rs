@@ -78,7 +78,15 @@ impl Case {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [handshakes(), goings_on(), ends(), connections_to_the_pod_itself(), full_tables()].concat()
+    [
+        handshakes(),
+        goings_on(),
+        ends(),
+        connections_to_the_pod_itself(),
+        full_tables(),
+        places_that_are_given_away(),
+    ]
+    .concat()
 }
 
 fn handshakes() -> Vec<Case> {
@@ -198,6 +206,44 @@ fn full_tables() -> Vec<Case> {
             .after(two())
             .with(all(4))
             .comes_in(),
+    ]
+}
+
+/// A host that may have one circuit opens another, so many seconds after it has one that came to this.
+fn places_that_are_given_away() -> Vec<Case> {
+    let finished = || after([says(CLIENT, FIN | ACK, 2, 101, &[]), pod_says(FIN | ACK, 101, 3, &[])]);
+    let then = |runs: Vec<Run>, run: Run| runs.into_iter().chain([run]).collect::<Vec<_>>();
+    let by_client = || after([says(CLIENT, RST, 2, 0, &[])]);
+    let by_pod = || after([pod_says(RST, 101, 0, &[])]);
+    let odd = || says(CLIENT, ACK, 2, 101, b"odd");
+    let opens = |name: &'static str, before: Vec<Run>, silence: u32| {
+        Case::new(name, syn(AGAIN)).after(before).with(move |setup| {
+            setup.circuits = 4;
+            setup.silence = silence;
+        })
+    };
+    vec![
+        opens("a connection beside a circuit that was silent for long", established(), 180 * 60).comes_in(),
+        opens("one beside a circuit that was silent for a while", established(), 180 * 60 - 5).refused(),
+        opens("one after a circuit that has ended", finished(), 10).comes_in(),
+        opens("one just after a circuit that has ended", finished(), 2).refused(),
+        opens("one after a circuit that its client does not let end", then(finished(), odd()), 10).comes_in(),
+        opens("one after a circuit that the pod has reset", by_pod(), 10).comes_in(),
+        opens("one after that, and its client goes on", then(by_pod(), odd()), 10).comes_in(),
+        opens("one some time after a client has reset its circuit", by_client(), 300).comes_in(),
+        opens("one soon after a client has reset its circuit", by_client(), 200).refused(),
+        opens("one after a client's RST that nobody believed", then(by_client(), odd()), 300).refused(),
+        Case::new("data of a pod long after the circuit has ended", pod_says(ACK, 102, 3, b"odd"))
+            .after(finished())
+            .with(|setup| setup.silence = 20),
+        Case::new("a second circuit of a pod that may have two", syn(ANOTHER))
+            .after(established())
+            .with(|setup| setup.circuits = 4)
+            .comes_in(),
+        Case::new("a third one, of another host", syn("172.23.0.8:40000"))
+            .after(after([syn(ANOTHER), syn_ack(ANOTHER), ack(ANOTHER)]))
+            .with(|setup| setup.circuits = 4)
+            .refused(),
     ]
 }
 

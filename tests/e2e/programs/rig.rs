@@ -116,6 +116,7 @@ impl Rig {
             for run in before {
                 test_run(&run);
             }
+            age_circuits(setup.silence);
             set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
             let counted = count(&state);
             let tap = Tap::new();
@@ -244,8 +245,28 @@ fn forget_circuits() {
     forget::<abi::FlowKey, abi::Followed>("STREAMS", Map::LruHashMap);
     forget::<abi::FlowKey, abi::Circuit>("CIRCUITS", Map::HashMap);
     forget::<abi::BucketKey, i64>("SHARES", Map::LruHashMap);
-    let mut counts: Array<_, i64> = Map::Array(pinned("CIRCUIT_COUNTS")).try_into().unwrap();
-    counts.set(0, 0, 0).unwrap();
+    reset("CIRCUIT_COUNTS", 1);
+    reset("NEXT_PLACE", 1);
+    reset("ENDED_COUNTS", 2);
+}
+
+/// Sets the first numbers of an array to 0.
+fn reset(name: &str, count: u32) {
+    let mut numbers: Array<_, i64> = Map::Array(pinned(name)).try_into().unwrap();
+    (0..count).for_each(|index| numbers.set(index, 0, 0).unwrap());
+}
+
+/// Lets so many seconds pass for all circuits, and the next look begin where the first one did.
+fn age_circuits(seconds: u32) {
+    let mut circuits: HashMap<_, abi::FlowKey, abi::Circuit> =
+        Map::HashMap(pinned("CIRCUITS")).try_into().unwrap();
+    let all: Vec<_> = circuits.iter().map(std::result::Result::unwrap).collect();
+    for (key, circuit) in all {
+        circuits
+            .insert(key, abi::Circuit { seen: circuit.seen.wrapping_sub(seconds), ..circuit }, 0)
+            .unwrap();
+    }
+    reset("NEXT_PLACE", 1);
 }
 
 fn pinned(name: &str) -> MapData {

@@ -79,10 +79,10 @@ pub(super) fn flood_of_pins(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subje
         scene.lab.pod_with(name, &[("iocast.io/domain", DOMAIN), ("iocast.io/ports", ports)])
     };
     for number in 0..5 {
-        let pod = pod(&format!("pins-{number}"), &pins(64_000 + 100 * number, PINS))?;
+        let pod = pod(&format!("pins-{number}"), &pins(65_000 + 100 * number, PINS))?;
         scene.lab.delete_pod(&pod)?;
     }
-    match pod("pins-more", &pins(64_000, PINS + 1)) {
+    match pod("pins-more", &pins(65_000, PINS + 1)) {
         Err(_) => Ok(NOBODY),
         Ok(pod) => Err(Error::Missing(format!("{} has {} pins", pod.name, PINS + 1))),
     }

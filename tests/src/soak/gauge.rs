@@ -61,7 +61,7 @@ impl Gauges {
             steady("places in rosters", roster_entries),
             steady("filters on veths", filters),
             ("external ports", Kind::UpTo(4000), external_ports as u64),
-            ("circuits, finished ones included", Kind::UpTo(u64::from(abi::CIRCUITS)), self.circuits),
+            ("circuits", Kind::UpTo(u64::from(abi::CIRCUITS)), self.circuits),
         ]
     }
 }

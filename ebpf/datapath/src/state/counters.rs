@@ -42,7 +42,7 @@ impl State {
         Ok(found)
     }
 
-    /// How many circuits a domain has, those that ended a while ago included.
+    /// How many circuits a domain has. One that was only reset by its client, or is silent, counts until its place is given away.
     pub fn circuits(&self, domain: u16) -> Result<u64> {
         let count = self.circuit_counts.get(&u32::from(domain), 0);
         let count = count.map_err(|error| Error::bpf("cannot read CIRCUIT_COUNTS", &error))?;

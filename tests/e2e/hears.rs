@@ -6,8 +6,9 @@
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
 use std::{
-    fmt::Write,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    fmt::Write as _,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     panic::resume_unwind,
     path::Path,
@@ -69,12 +70,35 @@ const WAYS: &[Way] = &[
     Way("bound to a device", &[Bind::Any], And::Device),
 ];
 
+/// Ways to listen for connections.
+const TCP_WAYS: &[Way] = &[
+    Way("any address", &[Bind::Any], And::Nothing),
+    Way("its own address", &[Bind::Own], And::Nothing),
+    Way("any address, IPv6 as well", &[Bind::Any6], And::Nothing),
+    Way("any address, and another its own", &[Bind::Any, Bind::Own], And::ReusePort),
+    Way("any address, two with SO_REUSEPORT", &[Bind::Any, Bind::Any], And::ReusePort),
+    Way("bound to a device", &[Bind::Any], And::Device),
+];
+
 /// Where a datagram goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum To {
     Broadcast,
     Everybody,
     Host,
+    /// A connection to the port that the answer named.
+    Circuit,
+}
+
+impl To {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Broadcast => "broadcast",
+            Self::Everybody => "255.255.255.255",
+            Self::Host => "the host's address",
+            Self::Circuit => "a connection",
+        }
+    }
 }
 
 const ARRIVALS: [To; 3] = [To::Broadcast, To::Everybody, To::Host];
@@ -142,24 +166,30 @@ impl Host {
     }
 
     /// Its sockets that listen in this way.
-    fn listen(&self, lab: &Lab, Way(_, binds, and): &Way) -> Result<Vec<UdpSocket>> {
+    fn listen(&self, lab: &Lab, Way(_, binds, and): &Way, kind: Type) -> Result<Vec<Socket>> {
         let (addresses, and) = (binds.iter().map(|bind| self.address(*bind)).collect::<Vec<_>>(), *and);
         let client: SocketAddr = CLIENT.parse().unwrap();
         lab.sandbox.run_in(&self.netns, move || {
             let listen = |address: &SocketAddr| {
-                let socket = Socket::new(Domain::for_address(*address), Type::DGRAM, None).unwrap();
+                let socket = Socket::new(Domain::for_address(*address), kind, None).unwrap();
                 match and {
                     And::Device => socket.bind_device(Some(b"eth0")).unwrap(),
                     And::ReuseAddress => socket.set_reuse_address(true).unwrap(),
                     And::ReusePort => socket.set_reuse_port(true).unwrap(),
                     And::Nothing | And::Connected => {}
                 }
+                if kind == Type::STREAM {
+                    socket.set_reuse_address(true).unwrap(); // what was here before waits for its end
+                }
                 socket.bind(&(*address).into()).unwrap();
                 if and == And::Connected {
                     socket.connect(&client.into()).unwrap();
                 }
+                if kind == Type::STREAM {
+                    socket.listen(9).unwrap();
+                }
                 socket.set_read_timeout(Some(QUIET)).unwrap();
-                UdpSocket::from(socket)
+                socket
             };
             addresses.iter().map(listen).collect()
         })
@@ -169,7 +199,7 @@ impl Host {
         match to {
             To::Broadcast => LAN,
             To::Everybody => Ipv4Addr::BROADCAST,
-            To::Host => self.on_lan,
+            To::Host | To::Circuit => self.on_lan,
         }
     }
 }
@@ -281,7 +311,9 @@ impl Bench {
 
     /// What becomes of a search that `send` sends to each host: a broadcast comes to both.
     fn ask(&self, way: &Way, to: To, send: impl Fn(&Host)) -> Result<[Cell; 2]> {
-        let listen = |host: &Host| host.listen(&self.lab, way);
+        let listen = |host: &Host| -> Result<Vec<UdpSocket>> {
+            Ok(host.listen(&self.lab, way, Type::DGRAM)?.into_iter().map(UdpSocket::from).collect())
+        };
         let sockets = [listen(&self.hosts[0])?, listen(&self.hosts[1])?];
         let targets = if to == To::Host { &self.hosts[..] } else { &self.hosts[..1] };
         targets.iter().for_each(send);
@@ -291,6 +323,24 @@ impl Bench {
         let answers = received(&self.client);
         let [native, pod] = heard;
         Ok([self.cell(0, native, &answers), self.cell(1, pod, &answers)])
+    }
+
+    /// What becomes of a connection to each host, whose listeners send a byte.
+    fn connect_way(&self, way: &Way) -> Result<[Cell; 2]> {
+        let external = self.lab.external_port("server", "tcp", PORT)?.unwrap(); // it has answered for long
+        let connect = |host: &Host, port: u16| -> Result<Cell> {
+            let listeners = host.listen(&self.lab, way, Type::STREAM)?;
+            let to = (host.on_lan, port);
+            let client = self.lab.sandbox.run_in(WORKSTATION, move || TcpStream::connect(to).unwrap())?;
+            let mut heard: Vec<_> = listeners.iter().map(greet).collect();
+            heard.sort_unstable_by(|a, b| b.cmp(a));
+            client.set_read_timeout(Some(QUIET)).unwrap();
+            let answered = (&client).read(&mut [0]).is_ok_and(|length| length == 1);
+            drop(listeners);
+            lab::settle();
+            Ok(Cell { heard, answered })
+        };
+        Ok([connect(&self.hosts[0], PORT)?, connect(&self.hosts[1], external)?])
     }
 
     fn cell(&self, host: usize, mut heard: Vec<usize>, answers: &[SocketAddr]) -> Cell {
@@ -336,6 +386,13 @@ fn answer_all(socket: &UdpSocket) -> usize {
     received.map(answer).count()
 }
 
+/// Says something on every connection that comes; how many these were.
+fn greet(listener: &Socket) -> usize {
+    std::iter::from_fn(|| listener.accept().ok())
+        .map(|(mut connection, _)| connection.write_all(b"!").unwrap())
+        .count()
+}
+
 /// Whom the client hears.
 fn received(client: &UdpSocket) -> Vec<SocketAddr> {
     let mut buffer = [0; 2048];
@@ -363,34 +420,34 @@ fn device() -> nix::ifaddrs::InterfaceAddress {
 }
 
 /// A row of a table: its name, and by arrival what the native host hears and what each pod hears.
-struct Row(&'static str, [[Cell; 3]; 3]);
+struct Row(&'static str, Vec<[Cell; 3]>);
 
 /// What native host and pod hear, by arrival.
-type Heard = [[Cell; 2]; 3];
+type Heard = Vec<[Cell; 2]>;
 /// The same, row by row.
 type Cells = Vec<Heard>;
 
-/// What becomes of all ways and of all forms in one topology.
-fn try_all(topology: Topology) -> Result<[Cells; 2]> {
+/// What becomes of all ways, of all forms and of all connections in one topology.
+fn try_all(topology: Topology) -> Result<[Cells; 3]> {
     let bench = Bench::new(topology)?;
     let each = |ask: &dyn Fn(To) -> Result<[Cell; 2]>| -> Result<Heard> {
-        Ok([ask(To::Broadcast)?, ask(To::Everybody)?, ask(To::Host)?])
+        ARRIVALS.iter().map(|to| ask(*to)).collect()
     };
     let ways = WAYS.iter().map(|way| each(&|to| bench.ask_way(way, to)));
     let forms = FORMS.iter().map(|form| each(&|to| bench.ask_form(form, to)));
-    Ok([ways.collect::<Result<_>>()?, forms.collect::<Result<_>>()?])
+    let [ways, forms] = [ways.collect::<Result<_>>()?, forms.collect::<Result<_>>()?];
+    let connections = TCP_WAYS.iter().map(|way| Ok(vec![bench.connect_way(way)?]));
+    Ok([ways, forms, connections.collect::<Result<_>>()?])
 }
 
 /// The rows with these names, from what both topologies gave.
 fn rows(names: impl Iterator<Item = &'static str>, bridged: Cells, routed: Cells) -> Vec<Row> {
     let row = |(name, (bridged, routed)): (&'static str, (Heard, Heard))| {
-        let mut routed = routed.into_iter();
-        let both = bridged.map(|[native, bridged]| {
-            let [again, routed] = routed.next().unwrap();
+        let both = bridged.into_iter().zip(routed).map(|([native, bridged], [again, routed])| {
             assert_eq!(native, again, "{name}: a native host in one lab and in the other");
             [native, bridged, routed]
         });
-        Row(name, both)
+        Row(name, both.collect())
     };
     names.zip(bridged.into_iter().zip(routed)).map(row).collect()
 }
@@ -430,10 +487,11 @@ fn describe(name: &str, to: To, [native, bridged, routed]: &[Cell; 3]) -> (Strin
     (text, faults)
 }
 
-fn table(rows: &[Row], faults: &mut Vec<String>) -> String {
-    let mut out = "| | broadcast | 255.255.255.255 | the host's address |\n|---|---|---|---|\n".to_owned();
+fn table(arrivals: &[To], rows: &[Row], faults: &mut Vec<String>) -> String {
+    let heads: Vec<_> = arrivals.iter().map(|to| to.name()).collect();
+    let mut out = format!("| | {} |\n|---|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
     for Row(name, cells) in rows {
-        let texts = ARRIVALS.iter().zip(cells).map(|(to, cell)| {
+        let texts = arrivals.iter().zip(cells).map(|(to, cell)| {
             let (text, found) = describe(name, *to, cell);
             faults.extend(found);
             text
@@ -452,13 +510,18 @@ fn what_a_native_hosts_sockets_hear_a_pods_hear() -> Result<()> {
             .map(|topology| scope.spawn(move || try_all(topology)))
             .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
-    let ([ways, forms], [ways_routed, forms_routed]) = (bridged?, routed?);
+    let ([ways, forms, connections], [ways_routed, forms_routed, connections_routed]) = (bridged?, routed?);
     let ways = rows(WAYS.iter().map(|way| way.0), ways, ways_routed);
     let forms = rows(FORMS.iter().map(|form| form.0), forms, forms_routed);
     let mut faults = vec![];
-    let (ways, forms) = (table(&ways, &mut faults), table(&forms, &mut faults));
+    let connections = rows(TCP_WAYS.iter().map(|way| way.0), connections, connections_routed);
+    let (ways, forms) = (table(&ARRIVALS, &ways, &mut faults), table(&ARRIVALS, &forms, &mut faults));
+    let connections = table(&[To::Circuit], &connections, &mut faults);
     assert!(faults.is_empty(), "without a reason:\n{}", faults.join("\n"));
-    let mut text = include_str!("hears.md").replace("WAYS\n", &ways).replace("FORMS\n", &forms);
+    let mut text = include_str!("hears.md")
+        .replace("WAYS\n", &ways)
+        .replace("FORMS\n", &forms)
+        .replace("CONNECTIONS\n", &connections);
     for (number, note) in notes().iter().enumerate() {
         let _ = writeln!(text, "{}. {note}", number + 1);
     }

@@ -5,11 +5,13 @@
 //! beside that, at most twice a second, whoever asks how often.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     convert::Infallible,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -40,6 +42,8 @@ use crate::{
 
 /// The most clients at the same time.
 const CLIENTS: usize = 256;
+/// How many there may be of those that have asked and wait for their answer.
+const ANSWERS: usize = 4 * CLIENTS;
 /// Connections that the kernel completes before they are accepted: a client beyond them would try again after a second.
 const BACKLOG: u32 = 1024;
 /// How long a client may take.
@@ -93,7 +97,7 @@ fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, source: Arc<Source>) {
-    let mut clients: Vec<(IpAddr, JoinHandle<()>)> = vec![]; // the oldest first
+    let mut clients: Vec<Client> = vec![]; // the oldest first
     loop {
         let (client, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -103,14 +107,27 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
                 continue;
             }
         };
-        clients.retain(|(_, task)| !task.is_finished());
-        if clients.len() >= CLIENTS {
-            let places: Vec<_> = clients.iter().map(|(address, _)| *address).collect();
-            clients.remove(least_deserving(&places)).1.abort();
+        clients.retain(|client| !client.task.is_finished());
+        let waiting: Vec<_> = (0..clients.len()).filter(|index| !clients[*index].has_asked.get()).collect();
+        let crowded = if waiting.is_empty() { ANSWERS } else { CLIENTS };
+        if clients.len() >= crowded {
+            let candidates = if waiting.is_empty() { (0..clients.len()).collect() } else { waiting };
+            let places: Vec<_> = candidates.iter().map(|index| clients[*index].address).collect();
+            clients.remove(candidates[least_deserving(&places)]).task.abort();
         }
-        clients.push((address.ip(), spawn_local(serve(client, Arc::clone(&source)))));
+        let has_asked = Rc::new(Cell::new(false));
+        let task = spawn_local(serve(client, Arc::clone(&source), Rc::clone(&has_asked)));
+        clients.push(Client { address: address.ip(), has_asked, task });
         yield_now().await; // or those who come at the same time would drive out one that has asked already
     }
+}
+
+/// A client that is being served.
+struct Client {
+    address: IpAddr,
+    /// Whether its request is complete: what is left to do for it does not depend on it.
+    has_asked: Rc<Cell<bool>>,
+    task: JoinHandle<()>,
 }
 
 /// Which of the clients at these addresses has to leave: the oldest of the address that has most of them. So one host cannot
@@ -122,8 +139,9 @@ fn least_deserving(clients: &[IpAddr]) -> usize {
     clients.iter().position(|address| shares.get(address) == most).unwrap_or(0)
 }
 
-async fn serve(client: TcpStream, source: Arc<Source>) {
+async fn serve(client: TcpStream, source: Arc<Source>, has_asked: Rc<Cell<bool>>) {
     let answer = service_fn(|request: Request<Incoming>| {
+        has_asked.set(true);
         let source = Arc::clone(&source);
         async move { Ok::<_, Infallible>(source.answer(request.method(), request.uri().path()).await) }
     });

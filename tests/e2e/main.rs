@@ -16,6 +16,7 @@ mod differential;
 mod doctor;
 mod documents;
 mod edges;
+mod errors;
 mod hears;
 mod interface;
 mod kept_lab;

@@ -13,9 +13,9 @@ named! {
     Sent = "sent",
     /// A pod's answer to a LAN searcher, translated.
     Answered = "answered",
-    /// A datagram or segment from the LAN to an external port, translated.
+    /// A datagram or segment from the LAN to an external port, or an ICMP error about one from there, translated.
     TranslatedIn = "translated_in",
-    /// A segment of such a flow in the other direction, translated.
+    /// A segment of such a flow in the other direction, or an ICMP error about what came in, translated.
     TranslatedOut = "translated_out",
     /// A copy lost to a full queue.
     Overrun = "overrun",

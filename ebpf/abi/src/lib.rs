@@ -46,6 +46,8 @@ pub const CHANGING: u32 = 1024;
 pub const SEARCHERS: u32 = 64 * 1024;
 /// LAN sockets that cameras in pods stream to; the least recently used one is evicted first.
 pub const RECEIVERS: u32 = 4 * 1024;
+/// LAN sockets whose datagrams came to a pod through an external port; the least recently used one is evicted first.
+pub const SENDERS: u32 = 16 * 1024;
 /// Places of circuits, all domains together: enough that one is free among the few that are looked at when a circuit is
 /// established.
 pub const PLACES: u32 = 256 * 1024;
@@ -295,13 +297,19 @@ plain! {
     pub struct Searcher {
         /// Kernel's monotonic clock, nanoseconds.
         pub seen: u64,
+        /// The member that answered last, by the interface index of its host-side veth; 0 if none has.
+        pub member: u32,
+        /// The pod's port that it answered from.
+        pub port: u16,
+        /// The UDP port that the socket asked.
+        pub asked: u16,
         /// A [`Protocol`].
         pub protocol: u32,
-        /// The UDP port that it asked.
-        pub asked: u32,
+        /// Zero.
+        pub reserved: u32,
     }
 
-    /// Key of a connection through an external port, as the pod sees it.
+    /// Key of a connection, or of datagrams, through an external port, as the pod sees them.
     pub struct FlowKey {
         /// The LAN client.
         pub peer: Address,
@@ -499,6 +507,8 @@ pub mod limited {
     pub const TO_PORTS: usize = 4;
     /// What comes to a pod's external ports, with the limit of a pod: a LAN host may forge its address.
     pub const TO_POD: usize = 5;
+    /// ICMP errors for a pod, with the limit of a pod.
+    pub const ERRORS: usize = 6;
 }
 
 /// Who reset a circuit.

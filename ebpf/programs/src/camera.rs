@@ -165,6 +165,7 @@ fn stream(packet: &mut Packet, claim: &Claim) {
         unsafe { (*claim).trouble |= found };
     }
     if verdict != Verdict::Fragment {
+        peers::learn_sender(packet, claim);
         packet.set_destination(claim.pod);
     }
     count(claim.domain, GVSP, verdict);
@@ -183,6 +184,7 @@ pub fn at_external_port(context: &TcContext) -> i32 {
         (_, Ok(message)) => answered(&packet, &claim, &message, &uplink),
     };
     if verdict == Verdict::TranslatedIn {
+        peers::learn_sender(&packet, &claim);
         packet.set_destination(claim.pod);
     }
     count(claim.domain, GVCP, verdict);

@@ -91,6 +91,23 @@ fn is_past(circuit: &Circuit) -> bool {
     circuit.has_ended() && seconds().wrapping_sub(circuit.seen) >= Circuit::LINGER
 }
 
+/// Whether there is such a connection through `external`, established or being opened.
+#[inline(always)]
+pub fn is_known(key: &FlowKey, external: &Endpoint, generation: u32) -> bool {
+    let opening = |known: Opening| known.external == *external && known.generation == generation;
+    lookup(&CIRCUITS, *key).is_some_and(|circuit: Circuit| circuit.is_through(external, generation))
+        || lookup(&OPENINGS, *key).is_some_and(opening)
+}
+
+/// The external endpoint and the domain of a connection, established or being opened.
+#[inline(always)]
+pub fn external(key: &FlowKey) -> Option<(Endpoint, u16)> {
+    if let Some(circuit) = lookup(&CIRCUITS, *key).filter(|circuit| !is_past(circuit)) {
+        return Some((circuit.external, circuit.domain));
+    }
+    lookup(&OPENINGS, *key).map(|opening: Opening| (opening.external, opening.domain))
+}
+
 /// Remembers a connection that a client begins.
 #[inline(always)]
 fn open(packet: &Packet, key: &FlowKey, segment: &Segment, claim: &Claim) -> Verdict {
@@ -131,7 +148,7 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<(Endpoint, u16)> {
     }
     let opening = lookup(&OPENINGS, *key)?;
     if segment.is_bare() {
-        return doubts(packet, &opening).then_some((opening.external, opening.domain as u16));
+        return doubts(packet, &opening).then_some((opening.external, opening.domain));
     }
     if !segment.acknowledges(opening.client) {
         return None; // it answers a connection to the pod's own address
@@ -140,7 +157,7 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<(Endpoint, u16)> {
         let answered = Opening { pod: segment.next(), answered: 1, ..opening };
         let _ = OPENINGS.insert(key, answered, BPF_EXIST as u64);
     }
-    Some((opening.external, opening.domain as u16))
+    Some((opening.external, opening.domain))
 }
 
 /// Whether a pod asks a client if it really means to connect, as a connection from the same port is still there: a forged SYN

@@ -32,7 +32,7 @@ pub fn enqueue(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
 
 /// The length of the domain's roster: 0 if it never had a member.
 #[inline(always)]
-fn members(domain: u16) -> u32 {
+pub fn members(domain: u16) -> u32 {
     ROSTER_LENGTH.get(domain as u32).copied().unwrap_or(0)
 }
 

@@ -13,7 +13,7 @@ use crate::{
     count::{count, count_other},
     event::{Seen, emit},
     format::{self, Content},
-    limit,
+    icmp, limit,
     maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
     packet::Packet,
     peers, ports,
@@ -26,7 +26,7 @@ pub fn run(context: &TcContext) -> i32 {
     if skb.is_for_another_host() {
         return NEXT;
     }
-    let Some(mut packet) = Packet::parse(skb) else { return NEXT };
+    let Some(mut packet) = Packet::parse(skb) else { return icmp::arrive(skb) };
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let to = packet.destination;
@@ -119,6 +119,9 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> Option<Verdict>
     }
     let verdict = if udp { message(packet, &claim) } else { circuits::arrive(packet, &claim) };
     if verdict == Verdict::TranslatedIn {
+        if udp {
+            peers::learn_sender(packet, &claim);
+        }
         packet.set_destination(claim.pod);
     }
     let Claim { domain, member, .. } = claim;

@@ -33,6 +33,12 @@ pub fn admits_to_port(domain: u16, address: Address, interface: u32) -> bool {
         && admits(domain, limited::POD, limited::TO_POD, interface)
 }
 
+/// Whether one more ICMP error may reach a member.
+#[inline(always)]
+pub fn admits_error(domain: u16, interface: u32) -> bool {
+    admits(domain, limited::POD, limited::ERRORS, interface)
+}
+
 #[inline(always)]
 fn admits_domain(domain: u16) -> bool {
     admits(domain, limited::DOMAIN, limited::DOMAIN, 0)

@@ -84,6 +84,9 @@ pub static SEARCHERS: LruHashMap<SearcherKey, Searcher> = LruHashMap::pinned(abi
 /// LAN sockets that cameras in pods stream to, and the member, by the interface index of its host-side veth.
 #[map]
 pub static RECEIVERS: LruHashMap<SearcherKey, u32> = LruHashMap::pinned(abi::RECEIVERS, 0);
+/// LAN sockets that sent datagrams to a pod, and the external endpoint that they sent them to.
+#[map]
+pub static SENDERS: LruHashMap<FlowKey, Endpoint> = LruHashMap::pinned(abi::SENDERS, 0);
 /// Connections through an external port that are being opened.
 #[map]
 pub static OPENINGS: LruHashMap<FlowKey, Opening> = LruHashMap::pinned(abi::OPENINGS, 0);

@@ -66,9 +66,9 @@ pub fn follow(packet: &Packet, segment: &Segment, key: &FlowKey, circuit: &Circu
 /// begins.
 #[inline(always)]
 fn followed(key: &FlowKey, begins: bool, first: u32) -> Option<&'static mut Followed> {
-    // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its place,
-    // and is followed on from its next message.
     if let Some(known) = STREAMS.get_ptr_mut(key) {
+        // SAFETY: the memory stays a `Followed`; if another circuit gets the entry concurrently, one of the two loses its
+        // place, and is followed on from its next message.
         return Some(unsafe { &mut *known });
     }
     STREAMS.insert(key, &BEFORE, 0).ok()?;

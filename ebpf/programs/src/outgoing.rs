@@ -14,6 +14,7 @@ use crate::{
     format::{Content, Format},
     maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
     packet::Packet,
+    peers,
     ports::{self, Holder},
     skb::{DROP, NEXT, Skb},
 };
@@ -129,8 +130,11 @@ impl Outgoing {
         self.rename::<F>(content, &ends.own, &ends.external);
         let port = self.sending.port;
         if self.sending.route != route::BROADCAST {
+            let from = self.packet.source.port;
             self.packet.set_source(ends.source);
             if self.sending.route == route::ANSWER {
+                let (domain, interface) = (self.member().domain, self.sending.interface);
+                peers::learn_answer(self.packet.destination, domain, interface, from);
                 return Verdict::Answered;
             }
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });

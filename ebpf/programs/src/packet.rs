@@ -12,14 +12,14 @@ const MAC_DESTINATION: u32 = 0;
 const MAC_SOURCE: u32 = 6;
 /// Offset of the IP header from the Ethernet header.
 pub const IP: u32 = 14;
-const IP_CHECKSUM: u32 = IP + 10;
-const IP_SOURCE: u32 = IP + 12;
-const IP_DESTINATION: u32 = IP + 16;
-const L4: u32 = IP + 20;
-const PORT_SOURCE: u32 = L4;
-const PORT_DESTINATION: u32 = L4 + 2;
-const UDP_CHECKSUM: u32 = L4 + 6;
-const TCP_CHECKSUM: u32 = L4 + 16;
+pub(crate) const IP_CHECKSUM: u32 = IP + 10;
+pub(crate) const IP_SOURCE: u32 = IP + 12;
+pub(crate) const IP_DESTINATION: u32 = IP + 16;
+pub(crate) const L4: u32 = IP + 20;
+pub(crate) const PORT_SOURCE: u32 = L4;
+pub(crate) const PORT_DESTINATION: u32 = L4 + 2;
+pub(crate) const UDP_CHECKSUM: u32 = L4 + 6;
+pub(crate) const TCP_CHECKSUM: u32 = L4 + 16;
 const TCP_SEQUENCE: u32 = L4 + 4;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -31,8 +31,8 @@ pub const PAYLOAD: u32 = L4 + 8;
 pub const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 
 /// "More fragments" and the fragment offset.
-const FRAGMENT: u16 = 0x3fff;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
+pub(crate) const FRAGMENT: u16 = 0x3fff;
+pub(crate) const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// A packet and its current headers.
 pub struct Packet {

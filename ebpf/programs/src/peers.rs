@@ -1,13 +1,13 @@
 //! Peers: which member sent a datagram, which addresses are broadcasts, who is on the LAN, and who searched there.
 
 use abi::{
-    Address, Endpoint, LIMITED_BROADCAST, Member, Protocol, SEARCHER_AGE_NS, Searcher, SearcherKey, Uplink,
-    network,
+    Address, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Member, Protocol, SEARCHER_AGE_NS, Searcher,
+    SearcherKey, UDP, Uplink, network,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
-    maps::{DOMAINS, LAN, MEMBERS, RECEIVERS, SEARCHERS, UPLINKS, lookup},
+    maps::{DOMAINS, LAN, MEMBERS, RECEIVERS, SEARCHERS, SENDERS, UPLINKS, lookup},
     packet::Packet,
     skb::{Skb, now},
 };
@@ -60,19 +60,47 @@ pub fn on_lan(address: Address, domain: u16) -> u32 {
 /// 0 for one that receives its stream.
 #[inline(always)]
 pub fn searcher(address: Address, port: u16, domain: u16, interface: u32) -> Option<(u16, u16)> {
-    let key = SearcherKey { address, port, domain };
-    if let Some(searcher) = lookup(&SEARCHERS, key)
-        && searcher.seen.saturating_add(SEARCHER_AGE_NS) > now()
-    {
-        return Some((searcher.protocol as u16, searcher.asked as u16));
+    if let Some(searched) = searched(address, port, domain) {
+        return Some(searched);
     }
+    let key = SearcherKey { address, port, domain };
     (lookup(&RECEIVERS, key) == Some(interface)).then_some((Protocol::Gvsp as u16, 0))
+}
+
+/// The protocol in which a LAN socket searched recently, and the port that it asked.
+#[inline(always)]
+pub fn searched(address: Address, port: u16, domain: u16) -> Option<(u16, u16)> {
+    let searcher = recent(SearcherKey { address, port, domain })?;
+    Some((searcher.protocol as u16, searcher.asked))
+}
+
+#[inline(always)]
+fn recent(key: SearcherKey) -> Option<Searcher> {
+    lookup(&SEARCHERS, key).filter(|searcher| searcher.seen.saturating_add(SEARCHER_AGE_NS) > now())
+}
+
+/// Remembers from which endpoint of a member a LAN socket was answered last.
+#[inline(always)]
+pub fn learn_answer(to: Endpoint, domain: u16, interface: u32, from: u16) {
+    if let Some(searcher) = SEARCHERS.get_ptr_mut(key(to, domain)) {
+        // SAFETY: the memory stays a searcher; if the entry is removed concurrently, the write is lost with it.
+        unsafe { ((*searcher).member, (*searcher).port) = (interface, from) };
+    }
+}
+
+/// The member that answered a LAN socket last, by interface index, and its endpoint, if the socket asked this port.
+#[inline(always)]
+pub fn answerer(to: Endpoint, domain: u16, asked: u16) -> Option<(u32, Endpoint)> {
+    let searcher = recent(key(to, domain)).filter(|searcher| searcher.asked == asked)?;
+    let Member { address, .. } = lookup(&MEMBERS, searcher.member)?;
+    Some((searcher.member, Endpoint { address, port: searcher.port, protocol: UDP as u16 }))
 }
 
 /// Remembers where a search to port `asked` expects its answers, so that these are translated.
 #[inline(always)]
 pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16, asked: u16) {
-    let searcher = Searcher { seen: now(), protocol: protocol as u32, asked: asked as u32 };
+    let searcher =
+        Searcher { seen: now(), member: 0, port: 0, asked, protocol: protocol as u32, reserved: 0 };
     let _ = SEARCHERS.insert(key(reply_to, domain), searcher, 0);
 }
 
@@ -81,6 +109,15 @@ pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16, asked: u16
 #[inline(always)]
 pub fn learn_receiver(receiver: Endpoint, domain: u16, interface: u32) {
     let _ = RECEIVERS.insert(key(receiver, domain), interface, 0);
+}
+
+/// Remembers through which external port a datagram comes to a pod: errors about those that came to its own address stay.
+#[inline(always)]
+pub fn learn_sender(packet: &Packet, claim: &Claim) {
+    let key = FlowKey::between(&packet.source, &claim.pod);
+    if lookup(&SENDERS, key) != Some(packet.destination) {
+        let _ = SENDERS.insert(key, packet.destination, 0);
+    }
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use crate::{
     circuits, copies,
     count::{count, count_other},
     event::{Seen, emit},
-    format,
+    format, icmp,
     maps::{EXTERNALS, LAN_RELAYS, UPLINKS, contains, lookup},
     packet::Packet,
     peers,
@@ -20,9 +20,9 @@ use crate::{
 
 #[inline(always)]
 pub fn run(skb: Skb) -> i32 {
-    let Some(mut packet) = Packet::parse(skb) else { return NEXT };
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
+    let Some(mut packet) = Packet::parse(skb) else { return icmp::depart(skb, &uplink) };
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
         (false, false) => restore_external(&mut packet),

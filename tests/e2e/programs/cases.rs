@@ -5,24 +5,25 @@ use lab::ca::{message, reply, search};
 
 use super::{
     circuits,
-    frame::{BROADCAST, Frame, SYN, tcp, udp},
+    frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
+    icmp,
     rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
 pub(super) const NEXT: i32 = -1;
 pub(crate) const DROP: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(super) const REDIRECT: i32 = 7;
 
 /// The node on the LAN, under the only external port there is.
 pub(super) const EXTERNAL: &str = "172.23.0.10:61000";
 /// The node at the port that a search was sent to.
-const ASKED: &str = "172.23.0.10:5064";
+pub(super) const ASKED: &str = "172.23.0.10:5064";
 pub(super) const CLIENT: &str = "172.23.0.2:40000";
-const SERVER: &str = "172.23.0.3:5064";
-const LAN: &str = "172.23.0.255:5064";
+pub(super) const SERVER: &str = "172.23.0.3:5064";
+pub(super) const LAN: &str = "172.23.0.255:5064";
 const EVERYBODY: &str = "255.255.255.255:5064";
-const PODS: &str = "10.244.1.255:5064";
+pub(super) const PODS: &str = "10.244.1.255:5064";
 pub(super) const IOC: &str = "10.244.1.2:5064";
 const OTHER: &str = "10.244.1.3:5064";
 const CLIENT_IN_POD: &str = "10.244.1.2:40000";
@@ -151,7 +152,7 @@ impl Case {
         Self { setup, ..self }
     }
 
-    fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
+    pub(super) fn counts(self, protocol: Protocol, verdicts: &[Verdict]) -> Self {
         let counts = self.counts.into_iter().chain(verdicts.iter().map(|verdict| (protocol, *verdict)));
         Self { counts: counts.collect(), ..self }
     }
@@ -212,6 +213,7 @@ pub(crate) fn cases() -> Vec<Case> {
         to_the_lan(),
         circuits::cases(),
         circuits::of_name_servers(),
+        icmp::cases(),
         fans(),
     ];
     groups.concat()
@@ -591,6 +593,10 @@ fn cameras() -> Vec<Case> {
     let discovery = [0x42, 1, 0, 2, 0, 0, 0, 1];
     let mut here = [&[0, 0, 0, 3, 0, 0xf8, 0, 1][..], &[0; 248]].concat();
     here[44..48].copy_from_slice(&[10, 244, 1, 2]);
+    let refusal = |by: &str, from: &str, to: &str, length: usize| {
+        icmp(by, from, (3, 3), &udp(from, to, &vec![7; length]), 548)
+    };
+    let refused = |from: &str, to: &str, length| to_lan(refusal("10.244.1.2:0", from, to, length));
     let mut at_node = here.clone();
     at_node[44..48].copy_from_slice(&[172, 23, 0, 10]);
     vec![
@@ -645,6 +651,14 @@ fn cameras() -> Vec<Case> {
             .after([commands(&all)])
             .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1400]))
             .gvsp(&[TranslatedIn]),
+        Case::new("an error about a packet of a stream, whose client is gone", refused(STREAM, CLIENT, 1400))
+            .after([commands(&all), from_lan(udp(STREAM, EXTERNAL, &[7; 1400]))])
+            .becomes(NEXT, refusal("172.23.0.10:0", STREAM, EXTERNAL, 1400))
+            .other(&[TranslatedOut]),
+        Case::new("an error about what a camera tells a client that is gone", refused(CAMERA, CLIENT, 8))
+            .after([commands(&all), from_lan(udp(CAMERA, EXTERNAL, &told))])
+            .becomes(NEXT, refusal("172.23.0.10:0", CAMERA, EXTERNAL, 8))
+            .other(&[TranslatedOut]),
         Case::new("a packet larger than the pod takes", from_lan(udp(STREAM, EXTERNAL, &[7; 1473])))
             .after([commands(&all)])
             .becomes(NEXT, udp(STREAM, CLIENT, &[7; 1473]))

@@ -17,7 +17,7 @@ const ANOTHER: &str = "172.23.0.9:40000";
 const HELLO: &str = "ca02c10200004000";
 
 /// A client was told the external port of the IOC.
-fn told() -> Vec<Run> {
+pub(super) fn told() -> Vec<Run> {
     vec![
         from_lan(udp(CLIENT, "172.23.0.255:5064", &search(&["A:NAME"]))),
         from_pod(udp(IOC, CLIENT, &reply(5064))),
@@ -25,11 +25,11 @@ fn told() -> Vec<Run> {
 }
 
 /// The client's first sequence number is 1, the pod's 100.
-fn syn(client: &str) -> Run {
+pub(super) fn syn(client: &str) -> Run {
     from_lan(tcp(client, EXTERNAL, SYN, 1, &[]))
 }
 
-fn syn_ack(client: &str) -> Run {
+pub(super) fn syn_ack(client: &str) -> Run {
     to_lan(tcp(IOC, client, SYN_ACK, 100, &[]).acknowledging(2))
 }
 
@@ -50,7 +50,7 @@ fn shaken(client: &str) -> [Run; 3] {
     [syn(client), syn_ack(client), ack(client)]
 }
 
-fn established() -> Vec<Run> {
+pub(super) fn established() -> Vec<Run> {
     told().into_iter().chain(shaken(CLIENT)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Ethernet frames made by hand: IPv4 with UDP or TCP, every checksum computed over all of the packet, so that what a
+//! Ethernet frames made by hand: IPv4 with UDP, TCP or an ICMP error, every checksum computed over all of the packet, so that what a
 //! program corrected byte by byte is compared with what is right.
 
 use std::net::SocketAddrV4;
@@ -31,6 +31,7 @@ pub(crate) struct Frame {
 enum Transport {
     Udp { checksummed: bool },
     Tcp { flags: u8, sequence: u32, acknowledged: u32 },
+    Icmp { kind: u8, code: u8, mtu: u16 },
 }
 
 /// A datagram.
@@ -41,6 +42,14 @@ pub(crate) fn udp(from: &str, to: &str, payload: &[u8]) -> Frame {
 /// A segment.
 pub(crate) fn tcp(from: &str, to: &str, flags: u8, sequence: u32, payload: &[u8]) -> Frame {
     frame(from, to, Transport::Tcp { flags, sequence, acknowledged: 0 }, payload)
+}
+
+/// An ICMP message of this type and code that quotes `length` bytes of a packet. Ports of the addresses are of no account.
+pub(crate) fn icmp(from: &str, to: &str, (kind, code): (u8, u8), about: &Frame, length: usize) -> Frame {
+    let mtu = if (kind, code) == (3, 4) { 1400 } else { 0 };
+    let mut quoted = about.bytes().split_off(14);
+    quoted.truncate(length);
+    frame(from, to, Transport::Icmp { kind, code, mtu }, &quoted)
 }
 
 fn frame(from: &str, to: &str, transport: Transport, payload: &[u8]) -> Frame {
@@ -113,6 +122,11 @@ impl Frame {
         self
     }
 
+    /// Whether this address sent it.
+    pub(crate) fn is_from(&self, from: &str) -> bool {
+        self.from == address(from)
+    }
+
     /// The UDP or TCP checksum.
     pub(crate) fn checksum(&self) -> u16 {
         let at = if matches!(self.transport, Transport::Udp { .. }) { 40 } else { 50 };
@@ -146,13 +160,22 @@ impl Frame {
     }
 
     fn protocol(&self) -> u8 {
-        if matches!(self.transport, Transport::Udp { .. }) { abi::UDP } else { abi::TCP }
+        match self.transport {
+            Transport::Udp { .. } => abi::UDP,
+            Transport::Tcp { .. } => abi::TCP,
+            Transport::Icmp { .. } => 1,
+        }
     }
 
-    /// UDP or TCP header and payload.
+    /// UDP, TCP or ICMP header and payload.
     fn transport(&self) -> Vec<u8> {
         let mut bytes = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
         let at = match self.transport {
+            Transport::Icmp { kind, code, mtu } => {
+                bytes = vec![kind, code, 0, 0, 0, 0];
+                bytes.extend(mtu.to_be_bytes());
+                2
+            }
             Transport::Udp { .. } => {
                 bytes.extend(u16_of(8 + self.payload.len()).to_be_bytes());
                 bytes.extend([0, 0]);
@@ -175,6 +198,9 @@ impl Frame {
     fn transport_checksum(&self, bytes: &[u8]) -> u16 {
         if matches!(self.transport, Transport::Udp { checksummed: false }) {
             return 0;
+        }
+        if matches!(self.transport, Transport::Icmp { .. }) {
+            return ones_complement(bytes); // there is no pseudo header
         }
         let mut summed = [self.from.ip().octets(), self.to.ip().octets()].concat();
         summed.extend([0, self.protocol()]);

@@ -5,6 +5,7 @@ mod attach;
 mod cases;
 mod circuits;
 pub(crate) mod frame;
+mod icmp;
 mod rig;
 
 use abi::Verdict;

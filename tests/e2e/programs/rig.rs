@@ -178,6 +178,7 @@ fn fill(state: &mut State, setup: &Setup) {
         state.leave(&key, &attachment).unwrap();
     }
     forget::<abi::SearcherKey, abi::Searcher>("SEARCHERS", Map::LruHashMap);
+    forget::<abi::FlowKey, abi::Endpoint>("SENDERS", Map::LruHashMap);
     forget::<abi::BucketKey, u64>("BUCKETS", Map::LruHashMap);
     forget::<abi::Endpoint, abi::Claim>("EXTERNALS", Map::HashMap);
     forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);

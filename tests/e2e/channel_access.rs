@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lab::{
-    Lab, NATIVE, NODE, Options, Process, Result, Topology, WORKSTATION, ca, epics::PATIENCE, udp::Socket,
+    DOMAIN, Lab, NATIVE, NODE, Options, Process, Result, Topology, WORKSTATION, ca, epics::PATIENCE,
+    udp::Socket,
 };
 
 const NOTHING: [(&str, &str); 0] = [];
@@ -152,17 +153,16 @@ fn an_address_list_that_names_the_node_finds_every_pod(topology: Topology) -> Re
 }
 
 fn an_address_list_that_names_an_external_port_finds_its_pod_only(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::new(topology))?;
-    let (a, b) = (lab.pod("ioc-a")?, lab.pod("ioc-b")?);
+    let lab = Lab::up(Options::with_pins(topology))?;
+    let pins = [("iocast.io/domain", DOMAIN), ("iocast.io/ports", "udp/5064=15064")];
+    let (a, b) = (lab.pod("ioc-a")?, lab.pod_with("ioc-b", &pins)?);
     let _iocs = [lab.ioc(&a.netns, "X")?, lab.ioc(&b.netns, "X")?];
-    answers(&lab, WORKSTATION, "172.23.0.255:5064")?; // takes the ports
-    let port =
-        |pod: &str, protocol: &str| lab.external_port(pod, protocol, 5064).map(Option::unwrap_or_default);
     let socket = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
-    socket.send(&ca::search(&["X:NAME"]), &format!("172.23.0.10:{}", port("ioc-b", "udp")?))?;
+    socket.send(&ca::search(&["X:NAME"]), "172.23.0.10:15064")?;
     let answers = socket.drain(QUIET);
     assert_eq!(answers.len(), 1, "{answers:?}");
-    assert_eq!(ca::servers(&answers[0].0)[0].0, port("ioc-b", "tcp")?);
+    assert_eq!(Some(ca::servers(&answers[0].0)[0].0), lab.external_port("ioc-b", "tcp", 5064)?);
+    assert_eq!(answers[0].1.port(), 15064, "from the port that was asked");
     Ok(())
 }
 

@@ -130,7 +130,8 @@ fn read_ca(payload: &[u8], direction: Direction) -> Value {
     let mut chain = ca::Chain::new(payload.len() as u32);
     while chain.has_next() {
         let header = payload[chain.offset as usize..].first_chunk().unwrap();
-        match ca::step(&mut chain, header, direction).unwrap() {
+        let load = |at: u32| payload.get(at as usize..)?.first_chunk().copied();
+        match ca::step(&mut chain, header, direction, load).unwrap() {
             Step::Names(Kind::Reply, named) => {
                 found.push(json!(["reply", ids.next(), named.port, hex(&named)]));
             }
@@ -146,7 +147,7 @@ fn read_pva(payload: &[u8], direction: Direction) -> Value {
     let mut found = vec![];
     match pva::message(payload.first_chunk().unwrap(), payload.len() as u32, direction).unwrap() {
         pva::Body::Search(order) => {
-            let (named, _) = pva::search(body.first_chunk().unwrap(), order);
+            let named = pva::search(body.first_chunk().unwrap(), order);
             found.push(json!(["search to", named.port, hex(&named)]));
         }
         pva::Body::Server(_, order) => {

@@ -65,7 +65,6 @@ fn malformed_searches_from_the_lan_reach_no_pod(topology: Topology) -> Result<()
         ("a version only", good[..16].to_vec()),
         ("a search without its name", good[..32].to_vec()),
         ("a search cut short", good[..good.len() - 1].to_vec()),
-        ("a byte too many", [&good[..], &[0]].concat()),
         ("a payload of 65535 bytes", overlong),
         ("no search at all", message(15, 0, 0, 0, 0, &[])),
         ("129 messages", vec![0; 129 * 16]),
@@ -111,7 +110,8 @@ fn malformed_answers_of_a_pod_are_left_alone(topology: Topology) -> Result<()> {
     let port = lab.external_port("ioc-good", "tcp", 5064)?.unwrap_or_else(|| panic!("no external port"));
     assert_eq!(got.len(), 1);
     assert_eq!(ca::servers(&got[0].0)[0].0, port);
-    assert_eq!(Some(got[0].1), lab.external_port("ioc-good", "udp", 5064)?, "from a port that leads back");
+    assert_eq!(got[0].1, 5064, "from the port that was asked");
+    assert_eq!(lab.external_port("ioc-good", "udp", 5064)?, None, "it takes none for that");
     Ok(())
 }
 

@@ -132,11 +132,9 @@ fn a_client_hears_that_the_server_it_asks_is_gone(topology: Topology) -> Result<
     let pod = lab.pod("ioc-a")?;
     lab.sandbox.sh(WORKSTATION, "ip route add 10.244.1.0/24 via 172.23.0.10")?;
     let external = {
-        let (server, client) = (bind(&lab, &pod.netns, 5064)?, bind(&lab, WORKSTATION, 0)?);
-        client.send_to(&ca::search(&["A:NAME"]), "172.23.0.255:5064").unwrap();
-        let (_, asker) = server.recv_from(&mut [0; 64]).unwrap();
-        server.send_to(&ca::reply(5064), asker).unwrap();
-        client.recv_from(&mut [0; 64]).unwrap().1
+        let (pods, natives) = (bind(&lab, &pod.netns, 5064)?, bind(&lab, NATIVE, 5064)?);
+        pods.send_to(&ca::search(&["A:NAME"]), "172.23.0.3:5064").unwrap();
+        natives.recv_from(&mut [0; 64]).unwrap().1
     };
     lab::settle();
     let own = format!("{}:5064", pod.address).parse().unwrap();

@@ -1,5 +1,10 @@
 //! PV Access messages of the tests' own, for exact bytes. Layout: `ebpf/wire/src/pva.rs`.
 
+/// Where the flags of a search are.
+pub const FLAGS: usize = 12;
+/// That flag which says that it is sent to one server.
+pub const UNICAST: u8 = 0x80;
+
 /// A message in this byte order.
 pub fn message(version: u8, flags: u8, command: u8, body: &[u8], big: bool) -> Vec<u8> {
     let size = body.len() as u32;

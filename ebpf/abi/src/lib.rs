@@ -297,8 +297,16 @@ plain! {
     pub struct Searcher {
         /// Kernel's monotonic clock, nanoseconds.
         pub seen: u64,
+        /// The member that answered last, by the interface index of its host-side veth; 0 if none has.
+        pub member: u32,
+        /// The pod's port that it answered from.
+        pub port: u16,
+        /// The UDP port that the socket asked.
+        pub asked: u16,
         /// A [`Protocol`].
-        pub protocol: u64,
+        pub protocol: u32,
+        /// Zero.
+        pub reserved: u32,
     }
 
     /// Key of a connection, or of datagrams, through an external port, as the pod sees them.

@@ -34,7 +34,7 @@ plain! {
         pub protocol: u16,
         /// Directions of the relayed port, from [`crate::paths`].
         pub flags: u16,
-        /// Its destination port on the LAN.
+        /// Its destination port on the LAN; of an answer the port that was asked, 0 for a stream.
         pub port: u16,
     }
 }

@@ -194,7 +194,7 @@ pub fn at_external_port(context: &TcContext) -> i32 {
 /// A client on the LAN commands a camera in a pod: it expects acknowledgements, and perhaps a stream.
 #[inline(always)]
 fn commanded(packet: &Packet, claim: &Claim, message: &Message) -> Verdict {
-    peers::learn_searcher(packet.source, claim.domain, GVCP);
+    peers::learn_searcher(packet.source, claim.domain, GVCP, packet.destination.port);
     registers::learn_streams(packet, claim, message);
     Verdict::TranslatedIn
 }

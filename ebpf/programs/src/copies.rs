@@ -7,7 +7,6 @@
 use abi::{Endpoint, FanMark, Verdict};
 
 use crate::{
-    format::Content,
     maps::{CONFIG, ROSTER_LENGTH},
     packet::{BROADCAST_MAC, Packet},
     skb::random_below,
@@ -16,11 +15,10 @@ use crate::{
 /// Puts a copy of `packet` into the fan for all members of `domain` but the one that sent it, with `port` as the destination
 /// port; the packet itself stays as it is.
 #[inline(always)]
-pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -> Verdict {
+pub fn enqueue(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
     let length = members(domain);
     let Some(config) = CONFIG.get(0).filter(|_| length > 0) else { return Verdict::Relayed };
     let (mark, mac, destination) = (packet.skb.mark(), packet.mac_destination(), packet.destination);
-    content.set_unicast(packet, false);
     packet.set_destination(Endpoint { port, ..destination });
     packet.set_mac_destination(BROADCAST_MAC); // otherwise the fan device would treat it as another host's
     let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
@@ -29,7 +27,6 @@ pub fn enqueue(packet: &mut Packet, content: &Content, domain: u16, port: u16) -
     packet.skb.set_mark(mark);
     packet.set_mac_destination(mac);
     packet.set_destination(destination);
-    content.set_unicast(packet, true);
     if queued { Verdict::Relayed } else { Verdict::Overrun }
 }
 
@@ -40,16 +37,18 @@ pub fn members(domain: u16) -> u32 {
 }
 
 /// Sends a copy of `packet` to everybody on the uplink's network, `from` and `to` these endpoints and from the uplink's
-/// `mac`; of the packet itself only the destination MAC address changes.
+/// `mac`; the packet itself stays as it is.
 #[inline(always)]
 pub fn send(packet: &mut Packet, uplink: u32, mac: [u8; 6], (from, to): (Endpoint, Endpoint)) -> Verdict {
-    let (source, destination, own_mac) = (packet.source, packet.destination, packet.mac_source());
+    let (source, destination) = (packet.source, packet.destination);
+    let (mac_source, mac_destination) = (packet.mac_source(), packet.mac_destination());
     packet.set_source(from);
     packet.set_destination(to);
     packet.set_mac_source(mac);
     packet.set_mac_destination(BROADCAST_MAC);
     let sent = packet.skb.clone_out(uplink);
-    packet.set_mac_source(own_mac); // or a bridge would learn the uplink's at the pod's port
+    packet.set_mac_destination(mac_destination);
+    packet.set_mac_source(mac_source); // or a bridge would learn the uplink's at the pod's port
     packet.set_source(source);
     packet.set_destination(destination);
     if sent { Verdict::Sent } else { Verdict::Overrun }

@@ -5,17 +5,25 @@
 //! current member's packet, which enters the pod past the backlog. So the queue only grows with the datagrams in flight,
 //! not with the number of pods. The state travels in the mark ([`FanMark`]); members without a socket on the port are
 //! skipped; the start is random, so that overload is shared fairly.
+//!
+//! A copy reaches those sockets of a pod that the datagram itself would reach on a host of the LAN: what was sent to everybody,
+//! to everybody on a network, or to the node, gets that address of the pod's.
 
 use core::ffi::c_void;
 
-use abi::{Endpoint, FanMark, Member, Point, Protocol, RelayKey, Verdict, roster_index};
+use abi::{
+    Address, Endpoint, FanMark, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Verdict,
+    roster_index,
+};
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 
 use crate::{
     count::count,
     event::{Seen, emit},
+    format,
     maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH, lookup},
     packet::Packet,
+    peers,
     skb::{DROP, Skb},
 };
 
@@ -31,7 +39,9 @@ pub fn run(skb: Skb) -> i32 {
         destination: packet.destination,
         state,
         length,
+        node: peers::uplink(state.domain as u16).map_or(NO_ADDRESS, |uplink| uplink.address),
         found: 0,
+        address: NO_ADDRESS,
     };
     let pointer = &raw mut visit;
     // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
@@ -40,7 +50,7 @@ pub fn run(skb: Skb) -> i32 {
         pointer.read()
     };
     match lookup(&MEMBERS, visit.found) {
-        Some(member) => deliver(&mut packet, &member, visit.found, visit.state, config.fan),
+        Some(member) => deliver(&mut packet, &member, &visit, config.fan),
         None => DROP,
     }
 }
@@ -52,8 +62,12 @@ struct Visit {
     destination: Endpoint,
     state: FanMark,
     length: u32,
+    /// The node's address on the LAN, if the domain has an uplink.
+    node: Address,
     /// Interface index of the host-side veth of the member found; 0 until then.
     found: u32,
+    /// The address at which its sockets hear the datagram.
+    address: Address,
 }
 
 /// Visits one slot of the roster; returns 1 to stop.
@@ -64,25 +78,37 @@ extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
     visit.state.remaining -= 1;
     visit.state.slot = slot + 1;
     let interface = ROSTER.get(roster_index(visit.state.domain, slot)).copied().unwrap_or(0);
-    if interface != 0 && listens(visit, interface) {
-        visit.found = interface;
+    if interface != 0
+        && let Some(address) = listens(visit, interface)
+    {
+        (visit.found, visit.address) = (interface, address);
         return 1;
     }
     0
 }
 
-/// Whether the member behind `interface` has a socket for the datagram and did not send it.
+/// The address at which the member behind `interface` has a socket for the datagram; `None` too if the member sent it.
+///
+/// Of several sockets that are bound to no address only one hears a unicast, so they hear a broadcast instead: each may be
+/// another server.
 #[inline(always)]
-fn listens(visit: &Visit, interface: u32) -> bool {
-    let Some(member) = lookup(&MEMBERS, interface) else { return false };
-    let destination = Endpoint { address: member.broadcast, ..visit.destination };
-    member.address != visit.source.address
-        && Skb::from_raw(visit.skb).socket(&visit.source, &destination, member.netns)
+fn listens(visit: &Visit, interface: u32) -> Option<Address> {
+    let member = lookup(&MEMBERS, interface).filter(|member| member.address != visit.source.address)?;
+    let address = match visit.destination.address {
+        LIMITED_BROADCAST => LIMITED_BROADCAST,
+        node if node == visit.node => member.address,
+        _ => member.broadcast,
+    };
+    let destination = Endpoint { address, ..visit.destination };
+    let bound = Skb::from_raw(visit.skb).bound_address(&visit.source, &destination, member.netns)?;
+    let is_shared = address == member.address && bound == NO_ADDRESS;
+    Some(if is_shared { member.broadcast } else { address })
 }
 
 /// Turns the packet into the member's and delivers it.
 #[inline(always)]
-fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark, fan: u32) -> i32 {
+fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32 {
+    let Visit { found: interface, state, address, .. } = *visit;
     let protocol = protocol(member.domain, packet.destination.port);
     if state.remaining > 0 {
         packet.skb.set_mark(state.pack());
@@ -91,9 +117,10 @@ fn deliver(packet: &mut Packet, member: &Member, interface: u32, state: FanMark,
         }
     }
     packet.skb.set_mark(0);
-    // Only this address reaches every kind of server in the pod: one bound to the pod's broadcast address does not receive
-    // 255.255.255.255, and of several servers on a port only one receives unicast.
-    packet.set_destination(Endpoint { address: member.broadcast, ..packet.destination });
+    packet.set_destination(Endpoint { address, ..packet.destination });
+    if address != member.address {
+        format::make_broadcast(packet, protocol);
+    }
     let (source, domain, verdict) = (packet.source, member.domain, Verdict::Delivered);
     count(domain, protocol, verdict);
     let seen = Seen { point: Point::ToPod, member: interface, source, domain, protocol, verdict };

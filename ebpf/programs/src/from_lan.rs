@@ -74,9 +74,10 @@ fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast:
         Ok(_) if !limit::admits_host(domain, packet.source.address) => Verdict::Limited,
         Ok(content) => {
             if content.is_search() && flags & paths::ANSWERED != 0 {
-                peers::learn_searcher(content.reply_to(packet.source), domain, protocol);
+                let asked = packet.destination.port;
+                peers::learn_searcher(content.reply_to(packet.source), domain, protocol, asked);
             }
-            copies::enqueue(packet, &content, domain, port)
+            copies::enqueue(packet, domain, port)
         }
         Err(fault) => fault,
     };
@@ -162,7 +163,7 @@ fn message(packet: &Packet, claim: &Claim) -> Verdict {
     }
     let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
     if let (Some(reply_to), Some(relay)) = (search, lookup(&POD_RELAYS, key)) {
-        peers::learn_searcher(reply_to, relay.domain, relay.protocol);
+        peers::learn_searcher(reply_to, relay.domain, relay.protocol, packet.destination.port);
     }
     Verdict::TranslatedIn
 }

@@ -1,7 +1,7 @@
 //! tc ingress of a member's host-side veth: traffic from a pod.
 //!
-//! A broadcast to a relayed port goes to the other members, to the LAN with the uplink as source, and to the node's own
-//! sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN socket that searched, are translated and
+//! A broadcast to a relayed port, in the pod's network or in the LAN's, goes to the other members, to the LAN with the uplink
+//! as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN socket that searched, are translated and
 //! leave through the uplink. Everything else passes unchanged.
 //!
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
@@ -83,13 +83,14 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
     // A host that searched from the port of cameras may still be commanded as a camera only.
     if !broadcast
         && relay.flags & paths::CAMERAS == 0
-        && let Some(protocol) = peers::searcher(address, port, member.domain, interface)
+        && let Some((protocol, asked)) = peers::searcher(address, port, member.domain, interface)
     {
-        return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN, port));
+        return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN, asked));
     }
     if relay.flags == 0 {
         return None;
     }
+    let broadcast = broadcast || peers::is_broadcast_of_domain(address, member.domain);
     if !broadcast && peers::on_lan(address, member.domain) & lan::HOSTS == 0 {
         return None;
     }

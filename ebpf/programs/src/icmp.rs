@@ -26,17 +26,45 @@ pub fn arrive(skb: Skb) -> i32 {
     if error.destination != uplink.address || error.from.address != uplink.address {
         return NEXT;
     }
-    let Some(claim) = lookup(&EXTERNALS, error.from).filter(ports::is_current) else { return NEXT };
-    let Some(peer) = peer(&error, &claim, interface) else { return NEXT };
-    if !limit::admits_error(claim.domain, claim.member) {
-        count_other(claim.domain, Verdict::Limited);
+    let about = about_external(&error, interface).or_else(|| about_answer(&error, interface));
+    let Some(About { domain, member, pod, peer }) = about else { return NEXT };
+    if !limit::admits_error(domain, member) {
+        count_other(domain, Verdict::Limited);
         return NEXT;
     }
-    error.set_destination(claim.pod.address);
-    error.set_from(claim.pod);
+    error.set_destination(pod.address);
+    error.set_from(pod);
     error.set_to(peer);
-    count_other(claim.domain, Verdict::TranslatedIn);
-    skb.redirect_to_peer(claim.member)
+    count_other(domain, Verdict::TranslatedIn);
+    skb.redirect_to_peer(member)
+}
+
+/// The packet of a pod that an error is about.
+struct About {
+    domain: u16,
+    /// The member, by the interface index of its host-side veth.
+    member: u32,
+    /// Its source, as the pod sent it.
+    pod: Endpoint,
+    /// Its destination.
+    peer: Endpoint,
+}
+
+/// One that left from an external port.
+#[inline(always)]
+fn about_external(error: &IcmpError, interface: u32) -> Option<About> {
+    let claim = lookup(&EXTERNALS, error.from).filter(ports::is_current)?;
+    let peer = peer(error, &claim, interface)?;
+    Some(About { domain: claim.domain, member: claim.member, pod: claim.pod, peer })
+}
+
+/// An answer that left from the port that was asked, which all pods have in common: the last one.
+#[inline(always)]
+fn about_answer(error: &IcmpError, interface: u32) -> Option<About> {
+    let Endpoint { port, protocol, .. } = error.from;
+    let relay = lookup(&LAN_RELAYS, RelayKey { scope: interface, port, reserved: 0 })?;
+    let (member, pod) = peers::answerer(error.to, relay.domain, port).filter(|_| protocol == UDP as u16)?;
+    Some(About { domain: relay.domain, member, pod, peer: error.to })
 }
 
 /// Whom the pod's packet was for, as the pod knows it; `None` if it sent none there.

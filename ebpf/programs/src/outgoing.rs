@@ -2,8 +2,8 @@
 //! happens to the packet itself.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, UDP, Uplink,
-    Verdict, hold, paths, route,
+    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP,
+    Uplink, Verdict, hold, paths, route,
 };
 use wire::Direction;
 
@@ -14,6 +14,7 @@ use crate::{
     format::{Content, Format},
     maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
     packet::Packet,
+    peers,
     ports::{self, Holder},
     skb::{DROP, NEXT, Skb},
 };
@@ -99,7 +100,7 @@ impl Outgoing {
         }
         let to_node = self.packet.destination.address == uplink.address;
         if broadcast || to_node {
-            let verdict = self.copy_to_members(&content);
+            let verdict = self.copy_to_members();
             if to_node || self.sending.flags & paths::POD_TO_LAN == 0 {
                 return verdict; // the original is for the node's own sockets
             }
@@ -110,12 +111,12 @@ impl Outgoing {
 
     /// Gives the other members a copy.
     #[inline(always)]
-    fn copy_to_members(&mut self, content: &Content) -> Verdict {
+    fn copy_to_members(&mut self) -> Verdict {
         if self.sending.flags & paths::POD_TO_PODS == 0 {
             return Verdict::Relayed;
         }
         let (domain, port) = (self.member().domain, self.packet.destination.port);
-        copies::enqueue(&mut self.packet, content, domain, port)
+        copies::enqueue(&mut self.packet, domain, port)
     }
 
     /// Makes the datagram, payload included, come from the uplink and from external ports that lead back to the pod. Of a
@@ -129,9 +130,15 @@ impl Outgoing {
         self.rename::<F>(content, &ends.own, &ends.external);
         let port = self.sending.port;
         if self.sending.route != route::BROADCAST {
+            let from = self.packet.source.port;
             self.packet.set_source(ends.source);
+            if self.sending.route == route::ANSWER {
+                let (domain, interface) = (self.member().domain, self.sending.interface);
+                peers::learn_answer(self.packet.destination, domain, interface, from);
+                return Verdict::Answered;
+            }
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
-            return if self.sending.route == route::ANSWER { Verdict::Answered } else { Verdict::Sent };
+            return Verdict::Sent;
         }
         let address =
             if self.sending.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
@@ -155,9 +162,14 @@ impl Outgoing {
         if own.port != 0 {
             external = self.external(uplink, own, hold).ok_or(Verdict::NoPort)?;
         }
-        // Nobody answers a beacon: it is sent from the port that it names, and takes no other.
+        // Nobody answers a beacon, nor an answer that names a server: they take no port for their source. A beacon is sent from
+        // the port that it names, an answer from the one that was asked, as firewalls before the client expect.
+        let asked = if own.protocol == TCP as u16 { self.sending.port } else { 0 };
         let mut source = Endpoint { protocol: UDP as u16, ..external };
-        if self.sending.route == route::ANSWER || content.is_search() || own.port == 0 {
+        if self.sending.route == route::ANSWER {
+            source.port = asked;
+        }
+        if content.is_search() || own.port == 0 || source.port == 0 {
             // Many servers answer from a new socket each time they start, which nobody finds again.
             let hold = if self.is_relayed(self.packet.source.port) { hold } else { hold::CLIENT };
             source = self.external(uplink, self.packet.source, hold).ok_or(Verdict::NoPort)?;
@@ -208,7 +220,9 @@ impl Outgoing {
         match fate(verdict, self.sending.route == route::BROADCAST) {
             Fate::Pass => NEXT,
             Fate::KeepToNode => {
-                self.packet.set_mac_destination(self.member().mac);
+                if is_for_all(self.packet.mac_destination()) {
+                    self.packet.set_mac_destination(self.member().mac);
+                }
                 NEXT
             }
             Fate::Leave => {
@@ -218,6 +232,12 @@ impl Outgoing {
             Fate::Drop => DROP,
         }
     }
+}
+
+/// Whether a bridge floods a frame to this address. One to the LAN's broadcast address is for the node, pod's gateway, already.
+#[inline(always)]
+const fn is_for_all(mac: [u8; 6]) -> bool {
+    mac[0] & 1 != 0
 }
 
 /// What happens to a datagram after this verdict.

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use abi::{Endpoint, UDP};
+use abi::{Address, Endpoint, UDP};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -29,6 +29,8 @@ pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 const PACKET_OTHERHOST: u32 = 3;
 /// Size of the IPv4 part of `bpf_sock_tuple`, from which the kernel tells that it is IPv4.
 const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
+/// The VLAN in a tag; the rest is the priority (IEEE 802.1Q).
+const VLAN_ID: u32 = 0x0fff;
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 
 /// A packet in the kernel. Offsets count from the Ethernet header.
@@ -56,12 +58,15 @@ impl Skb {
         unsafe { (*self.0).len }
     }
 
-    /// Whether it is IPv4 without a VLAN tag. The tag is not in the packet's bytes: a packet for a VLAN
-    /// sub-interface looks untagged at the parent's hook.
+    /// Whether it is IPv4 of no VLAN. The tag is not in the packet's bytes: a packet for a VLAN sub-interface looks untagged at
+    /// the parent's hook. A tag of VLAN 0 only has a priority, and the stack takes it off.
     #[inline(always)]
     pub fn is_untagged_ipv4(self) -> bool {
         // SAFETY: as in `interface`.
-        unsafe { (*self.0).protocol == ETHERTYPE_IPV4 && (*self.0).vlan_present == 0 }
+        unsafe {
+            (*self.0).protocol == ETHERTYPE_IPV4
+                && ((*self.0).vlan_present == 0 || (*self.0).vlan_tci & VLAN_ID == 0)
+        }
     }
 
     /// Whether it came in a frame for another host, which the node's stack does not take.
@@ -180,11 +185,17 @@ impl Skb {
     /// Whether `netns` has a socket that would receive a datagram, or a connection request, `from` -> `to`.
     #[inline(always)]
     pub fn socket(self, from: &Endpoint, to: &Endpoint, netns: i32) -> bool {
+        self.bound_address(from, to, netns).is_some()
+    }
+
+    /// The address that this socket is bound to, zeros for any; `None` if there is no socket.
+    #[inline(always)]
+    pub fn bound_address(self, from: &Endpoint, to: &Endpoint, netns: i32) -> Option<Address> {
         let mut tuple = tuple(from, to);
         let tuple = (&raw mut tuple).cast();
         // The kernel takes the lower 32 bits of the id as an int.
         let netns = netns as u32 as u64;
-        // SAFETY: the tuple outlives the call; a socket that is found is released at once.
+        // SAFETY: the tuple outlives the call; a socket that is found is read before it is released.
         unsafe {
             let found = if to.protocol == UDP as u16 {
                 bpf_sk_lookup_udp(self.0.cast(), tuple, TUPLE, netns, 0)
@@ -192,11 +203,12 @@ impl Skb {
                 bpf_sk_lookup_tcp(self.0.cast(), tuple, TUPLE, netns, 0)
             };
             if found.is_null() {
-                return false;
+                return None;
             }
+            let bound = (*found).src_ip4.to_ne_bytes();
             bpf_sk_release(found.cast());
+            Some(bound)
         }
-        true
     }
 
     /// Whether `netns` has a TCP connection `from` -> `to` that waits for the end of its handshake, or is finished.

@@ -52,7 +52,7 @@ fn relay_to_pods(packet: &mut Packet, interface: u32) {
         return;
     }
     let verdict = match format::inspect(packet, protocol, Direction::Announce) {
-        Ok(content) => copies::enqueue(packet, &content, domain, port),
+        Ok(_) => copies::enqueue(packet, domain, port),
         Err(fault) => fault,
     };
     count(domain, protocol, verdict);

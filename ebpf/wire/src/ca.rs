@@ -7,6 +7,10 @@
 //! A search carries no address: the server answers to the datagram's source. A search *reply* carries the server's
 //! TCP port in the data type field and its address in parameter 1 (`ffffffff`: the datagram's source). A beacon carries
 //! the TCP port in the data count field and the address in parameter 2 (0: the datagram's source).
+//!
+//! A server executes the messages of a datagram in order and stops at one that is not complete, or at fewer bytes than a header
+//! has: what came before is answered (RSRV, `camessage.c`). So such a rest makes no search malformed. Answers are read
+//! strictly, because they pass by NetworkPolicy.
 
 use crate::{Direction, Kind, Malformed, Named, Order, Step};
 
@@ -29,8 +33,10 @@ const BEACON: u16 = 13;
 const REPLY_FROM_SOURCE: [u8; 4] = [0xff; 4];
 /// The address in a beacon that leaves it to the datagram's source.
 const BEACON_FROM_SOURCE: [u8; 4] = [0; 4];
-/// Payload size of a message with an extended header, which UDP never carries.
+/// Payload size that stands for an extended header: size u32 @16 and count u32 @20. No peer searches so, but RSRV reads it.
 pub(crate) const EXTENDED: u16 = 0xffff;
+/// Bytes that an extended header has more.
+pub(crate) const EXTENSION: u32 = 8;
 
 /// A walk along the messages of one datagram.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +70,20 @@ impl Chain {
         Ok(())
     }
 
-    /// Checks that the chain ends exactly at the end of the datagram, and holds a message of its direction.
+    /// Ends the walk: nobody reads what follows.
     #[inline(always)]
-    pub const fn finish(&self) -> Result<(), Malformed> {
+    const fn stop(&mut self) {
+        self.end = self.offset;
+    }
+
+    /// Checks that the whole chain was walked, and holds a message of its direction; that of an answer has to end exactly at
+    /// the end of the datagram.
+    #[inline(always)]
+    pub const fn finish(&self, direction: Direction) -> Result<(), Malformed> {
+        let rest = self.offset != self.end;
         if self.has_next() {
             Err(Malformed::TooLong)
-        } else if self.offset != self.end {
+        } else if rest && (self.found == 0 || matches!(direction, Direction::Answer)) {
             Err(Malformed::Truncated)
         } else if self.found == 0 {
             Err(Malformed::NoMessage)
@@ -79,20 +93,27 @@ impl Chain {
     }
 }
 
-/// Reads the header at [`Chain::offset`] and moves past its message.
+/// Reads the header at [`Chain::offset`] and moves past its message; `load` gives four bytes of the datagram.
 #[inline(always)]
 pub fn step(
     chain: &mut Chain,
     header: &[u8; HEADER as usize],
     direction: Direction,
+    load: impl FnOnce(u32) -> Option<[u8; 4]>,
 ) -> Result<Step, Malformed> {
     let offset = chain.offset;
+    let command = u16::from_be_bytes([header[0], header[1]]);
     let payload = u16::from_be_bytes([header[2], header[3]]);
     if payload == EXTENDED {
-        return Err(Malformed::Header);
+        return extended(chain, command, direction, load);
     }
-    chain.pass(u32::from(payload))?;
-    let command = u16::from_be_bytes([header[0], header[1]]);
+    match (chain.pass(u32::from(payload)), direction) {
+        (Err(_), Direction::Announce) => {
+            chain.stop();
+            return Ok(Step::Opaque);
+        }
+        (passed, _) => passed?,
+    }
     if matches!(direction, Direction::Answer) && !is_answer(command, payload) {
         return Err(Malformed::NoMessage);
     }
@@ -110,6 +131,29 @@ pub fn step(
     };
     chain.found |= 1; // not a count: the verifier would follow every value of it
     Ok(step)
+}
+
+/// Reads a message with an extended header, which is a search or nothing of interest: beacons and answers have none.
+#[inline(always)]
+fn extended(
+    chain: &mut Chain,
+    command: u16,
+    direction: Direction,
+    load: impl FnOnce(u32) -> Option<[u8; 4]>,
+) -> Result<Step, Malformed> {
+    if matches!(direction, Direction::Answer) {
+        return Err(Malformed::Header);
+    }
+    let size = load(chain.offset + HEADER).map_or(u32::MAX, u32::from_be_bytes);
+    if size > u32::from(u16::MAX) || chain.pass(EXTENSION + size).is_err() {
+        chain.stop();
+        return Ok(Step::Opaque);
+    }
+    if command != SEARCH {
+        return Ok(Step::Opaque);
+    }
+    chain.found |= 1;
+    Ok(Step::Plain(Kind::Search))
 }
 
 /// Whether servers say this to a client that searches: answers pass by NetworkPolicy, so they carry nothing else.
@@ -151,12 +195,16 @@ pub fn walk(datagram: &[u8], direction: Direction, mut visit: impl FnMut(Step)) 
 fn each(datagram: &[u8], direction: Direction, mut visit: impl FnMut(Step)) -> Result<(), Malformed> {
     let mut chain = Chain::new(u32::try_from(datagram.len()).map_err(|_| Malformed::TooLong)?);
     for _ in 0..MAX_MESSAGES {
+        if !chain.has_next() {
+            break;
+        }
         let Some(header) = datagram.get(chain.offset as usize..).and_then(|rest| rest.first_chunk()) else {
             break;
         };
-        visit(step(&mut chain, header, direction)?);
+        let load = |at: u32| datagram.get(at as usize..)?.first_chunk().copied();
+        visit(step(&mut chain, header, direction, load)?);
     }
-    chain.finish()
+    chain.finish(direction)
 }
 
 #[cfg(test)]
@@ -246,10 +294,46 @@ mod tests {
     }
 
     #[test]
-    fn an_extended_header_is_refused() {
+    fn an_answer_with_an_extended_header_is_refused() {
         let mut datagram = SEARCH_REPLY;
         datagram[18..20].copy_from_slice(&[0xff, 0xff]);
         assert_eq!(servers(&datagram), Err(Malformed::Header));
+    }
+
+    /// The captured search with an extended header: the same name, its size in 32 bits.
+    fn extended_search() -> Vec<u8> {
+        let mut datagram = SEARCH_REQUEST[..32].to_vec();
+        datagram[18..20].copy_from_slice(&[0xff, 0xff]);
+        datagram.extend([0, 0, 0, 8, 0, 0, 0, 13]);
+        datagram.extend(&SEARCH_REQUEST[32..]);
+        datagram
+    }
+
+    #[test]
+    fn a_search_with_an_extended_header_is_one() {
+        let found = [Step::Opaque, Step::Plain(Kind::Search)];
+        let datagram = extended_search();
+        assert_eq!(steps(&datagram, Direction::Announce), Ok(found.to_vec()));
+        for length in 17..datagram.len() {
+            assert!(steps(&datagram[..length], Direction::Announce).is_err(), "{length} bytes");
+        }
+        let mut endless = datagram;
+        endless[32..36].copy_from_slice(&[0xff; 4]);
+        assert_eq!(steps(&endless, Direction::Announce), Err(Malformed::NoMessage));
+    }
+
+    #[test]
+    fn what_follows_a_search_does_not_matter_as_far_as_servers_stop_there() {
+        for rest in [&[0][..], &[0; 8], &[7; 15], &SEARCH_REQUEST[16..39], &extended_search()[16..47]] {
+            let datagram = [&SEARCH_REQUEST[..], rest].concat();
+            let searches = steps(&datagram, Direction::Announce)
+                .map(|steps| steps.iter().filter(|step| **step == Step::Plain(Kind::Search)).count());
+            assert_eq!(searches, Ok(1), "{rest:?}");
+        }
+        for rest in [1, 8, 15, 39] {
+            let datagram = [&SEARCH_REPLY[..], &SEARCH_REPLY[..rest]].concat();
+            assert_eq!(servers(&datagram), Err(Malformed::Truncated), "an answer with {rest} bytes more");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::{
     Direction, Order,
-    ca::{self, EXTENDED},
+    ca::{self, EXTENDED, EXTENSION},
     pva::{self, Body, MAGIC, SEARCH_BODY, SEARCH_REPLY, SERVER_BODY},
 };
 
@@ -54,12 +54,18 @@ fn ca_messages(datagram: &[u8]) -> impl Iterator<Item = CaMessage<'_>> {
     let messages = core::iter::from_fn(move || {
         let (header, after) = rest.split_first_chunk::<{ ca::HEADER as usize }>()?;
         let [c0, c1, s0, s1, t0, t1, _, _, _, _, _, _, id @ ..] = *header;
-        let size = u16::from_be_bytes([s0, s1]);
-        let (payload, after) = after.split_at_checked(usize::from(size))?;
+        let (size, after) = match u16::from_be_bytes([s0, s1]) {
+            EXTENDED => {
+                let (extension, after) = after.split_first_chunk::<{ EXTENSION as usize }>()?;
+                (u32::from_be_bytes(*extension.first_chunk()?) as usize, after)
+            }
+            size => (usize::from(size), after),
+        };
+        let (payload, after) = after.split_at_checked(size)?;
         rest = after;
         let message =
             CaMessage { data_type: u16::from_be_bytes([t0, t1]), id: u32::from_be_bytes(id), payload };
-        (size != EXTENDED).then_some((u16::from_be_bytes([c0, c1]), message))
+        Some((u16::from_be_bytes([c0, c1]), message))
     });
     messages.filter(|(command, _)| *command == ca::SEARCH).map(|(_, message)| message)
 }

@@ -37,13 +37,16 @@ const LAST_VERSION: u8 = 2;
 const LAST_COMMAND: u8 = 22;
 
 const BEACON: u8 = 0;
-const SEARCH: u8 = 3;
+/// The command of a search.
+pub const SEARCH: u8 = 3;
 pub(crate) const SEARCH_REPLY: u8 = 4;
 /// Marks a search that a server forwards to others on its host; it must not leave the host.
 const ORIGIN_TAG: u8 = 22;
 
 /// Search flag: sent to one server. pvAccessCPP does not answer a unicast search without it; PVXS forwards one with it.
 pub const UNICAST: u8 = 0x80;
+/// Offset of the command.
+pub const COMMAND: u32 = 3;
 /// Offset of the flags in a search.
 pub const SEARCH_FLAGS: u32 = 12;
 
@@ -62,32 +65,41 @@ pub enum Body {
 #[inline(always)]
 pub fn message(header: &[u8; HEADER as usize], length: u32, direction: Direction) -> Result<Body, Malformed> {
     let [magic, version, flags, command, size @ ..] = *header;
-    if magic != MAGIC || version == 0 || flags & (SEGMENTED | CONTROL) != 0 {
+    if magic != MAGIC || version == 0 || flags & CONTROL != 0 {
+        return Err(Malformed::Header);
+    }
+    // pvAccessCPP takes no notice of what no datagram has, and answers.
+    if flags & SEGMENTED != 0 && command != SEARCH {
         return Err(Malformed::Header);
     }
     let order = if is_big_endian(flags) { Order::Big } else { Order::Little };
     let size = body_size(flags, size);
+    // Servers read a search to its own end, and take no notice of what follows (pvxs `src/udp_collector.cpp`).
+    let rest = length.saturating_sub(HEADER);
     let (body, least) = match (command, direction) {
         (ORIGIN_TAG, _) => return Ok(Body::Local),
         (BEACON, Direction::Announce) => (Body::Server(Kind::Beacon, order), SERVER_BODY),
-        (SEARCH, Direction::Announce) => (Body::Search(order), SEARCH_BODY),
+        (SEARCH, Direction::Announce) if size <= rest && rest >= SEARCH_BODY => {
+            return Ok(Body::Search(order));
+        }
+        (SEARCH, Direction::Announce) => return Err(Malformed::Truncated),
         (SEARCH_REPLY, Direction::Answer) => (Body::Server(Kind::Reply, order), REPLY_BODY),
         _ => return Err(Malformed::NoMessage),
     };
-    if size < least || length < HEADER || size != length - HEADER {
+    if size < least || size != rest {
         return Err(Malformed::Truncated);
     }
     Ok(body)
 }
 
-/// Where a search expects its answers, and whether it says that it is sent to one server.
+/// Where a search expects its answers.
 #[inline(always)]
-pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> (Named, bool) {
-    let [_, _, _, _, flags, _, _, _, rest @ ..] = *body;
+pub fn search(body: &[u8; SEARCH_BODY as usize], order: Order) -> Named {
+    let [_, _, _, _, _, _, _, _, rest @ ..] = *body;
     let [address @ .., p0, p1] = rest;
     let port = order.port([p0, p1]);
     let (address, unsupported) = mapped(&address);
-    (Named { port_at: 32, address_at: 28, port, order, address, unsupported }, flags & UNICAST != 0)
+    Named { port_at: 32, address_at: 28, port, order, address, unsupported }
 }
 
 /// Whether a search reply of `length` bytes ends with the channels found, given the bytes from [`SERVER_BODY`] to
@@ -183,7 +195,7 @@ pub fn parse(datagram: &[u8], direction: Direction) -> Result<Option<(Kind, Name
     Ok(match message {
         Body::Local => None,
         Body::Search(order) => {
-            Some((Kind::Search, search(body.first_chunk().ok_or(Malformed::Truncated)?, order).0))
+            Some((Kind::Search, search(body.first_chunk().ok_or(Malformed::Truncated)?, order)))
         }
         Body::Server(kind, order) => {
             let named = server(body.first_chunk().ok_or(Malformed::Truncated)?, order);
@@ -219,7 +231,7 @@ mod tests {
 
     #[test]
     fn only_a_unicast_search_says_so() {
-        let flag = |hex: &str| search(bytes(hex)[8..].first_chunk().unwrap(), Order::Big).1;
+        let flag = |hex: &str| bytes(hex)[SEARCH_FLAGS as usize] & UNICAST != 0;
         assert_eq!((flag(PVXS_SEARCH), flag(CPP_SEARCH)), (false, true));
     }
 
@@ -284,17 +296,31 @@ mod tests {
                     "{length} of {hex}"
                 );
             }
+            let read = parse(&whole, direction);
             whole.push(0);
-            assert_eq!(parse(&whole, direction), Err(Malformed::Truncated), "one byte more than {hex}");
+            let expected = if direction == Direction::Answer { Err(Malformed::Truncated) } else { read };
+            assert_eq!(parse(&whole, direction), expected, "one byte more than {hex}");
         }
     }
 
     #[test]
+    fn a_search_that_says_it_is_shorter_than_it_is_is_read_as_servers_read_it() {
+        let mut whole = bytes(PVXS_SEARCH);
+        let read = parse(&whole, Direction::Announce);
+        whole[7] = 0;
+        assert_eq!(parse(&whole, Direction::Announce), read);
+        whole[7] = 0xff;
+        assert_eq!(parse(&whole, Direction::Announce), Err(Malformed::Truncated), "longer than the datagram");
+    }
+
+    #[test]
     fn headers_that_no_datagram_has_are_refused() {
-        for (from, to) in [("ca02", "cb02"), ("ca02", "ca00"), ("ca0280", "ca0290"), ("ca0280", "ca0281")] {
+        for (from, to) in [("ca02", "cb02"), ("ca02", "ca00"), ("ca0280", "ca0281")] {
             let search = PVXS_SEARCH.replacen(from, to, 1);
             assert_eq!(read(&search, Direction::Announce), Err(Malformed::Header), "{to}");
         }
+        let part = PVXS_BEACON.replacen("ca02c0", "ca02d0", 1);
+        assert_eq!(read(&part, Direction::Announce), Err(Malformed::Header));
         let huge = PVXS_SEARCH.replacen("00000036", "ffffffff", 1);
         assert_eq!(read(&huge, Direction::Announce), Err(Malformed::Truncated));
     }

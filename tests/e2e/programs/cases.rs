@@ -1,13 +1,13 @@
 //! The cases: what there is, a packet, and what becomes of it.
 
-use abi::{FanMark, Protocol, Verdict};
+use abi::{FanMark, LIMITED_BROADCAST, Protocol, Verdict};
 use lab::ca::{message, reply, search};
 
 use super::{
     circuits,
     frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
     icmp,
-    rig::{POD_MACS, UPLINK_MAC},
+    rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
@@ -17,9 +17,12 @@ pub(super) const REDIRECT: i32 = 7;
 
 /// The node on the LAN, under the only external port there is.
 pub(super) const EXTERNAL: &str = "172.23.0.10:61000";
+/// The node at the port that a search was sent to.
+pub(super) const ASKED: &str = "172.23.0.10:5064";
 pub(super) const CLIENT: &str = "172.23.0.2:40000";
 pub(super) const SERVER: &str = "172.23.0.3:5064";
 pub(super) const LAN: &str = "172.23.0.255:5064";
+const EVERYBODY: &str = "255.255.255.255:5064";
 pub(super) const PODS: &str = "10.244.1.255:5064";
 pub(super) const IOC: &str = "10.244.1.2:5064";
 const OTHER: &str = "10.244.1.3:5064";
@@ -81,7 +84,7 @@ pub(crate) struct Setup {
     pub(crate) interval: u32,
 }
 
-/// One case. Both pods listen on 5064 and 5076; `pod-a` is the IOC, and has the first place in the roster.
+/// One case. Both pods listen on 5064 and 5076, on 7064 `pod-a` at its own address and `pod-b` at its broadcast address; `pod-a` is the IOC, and has the first place in the roster.
 #[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -106,6 +109,8 @@ pub(super) fn to_lan(packet: Frame) -> Run {
 }
 
 pub(super) fn from_pod(packet: Frame) -> Run {
+    let in_its_network = packet.is_to(POD_BROADCAST) || packet.is_to(LIMITED_BROADCAST);
+    let packet = if in_its_network { packet.mac_to(BROADCAST) } else { packet };
     Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
 }
 
@@ -219,8 +224,9 @@ fn searches_from_the_lan() -> Vec<Case> {
     let ask = |to: &str| from_lan(udp(CLIENT, to, &search(&["A:NAME"])));
     let say = |payload: &[u8]| from_lan(udp(CLIENT, LAN, payload));
     let say_pva = |to: &str, payload: &[u8]| from_lan(udp(CLIENT, to, payload));
-    let mut longer = search(&["A:NAME"]);
-    longer.push(0);
+    let followed_by = |rest: &[u8]| say(&[&search(&["A:NAME"]), rest].concat());
+    let mut extended = message(6, 5, 13, 1, 1, b"\0\0\0\x08\0\0\0\0A:NAME\0\0");
+    extended[2..4].copy_from_slice(&[0xff, 0xff]);
     let unicast = pva(&PVA_SEARCH.replacen(" 00 ", " 80 ", 1));
     vec![
         Case::new("a search by broadcast", ask(LAN)).fans(|copy| copy).ca(&[Relayed]),
@@ -237,10 +243,14 @@ fn searches_from_the_lan() -> Vec<Case> {
         Case::new("a PV Access search", say_pva("172.23.0.255:5076", &pva(PVA_SEARCH)))
             .fans(|copy| copy)
             .pva(&[Relayed]),
-        Case::new("a PV Access search to the node, which is none to one server any more", {
-            say_pva("172.23.0.10:5076", &unicast)
-        })
-        .fans(|copy| copy.with(&pva(PVA_SEARCH)))
+        Case::new("a PV Access search to the node", say_pva("172.23.0.10:5076", &unicast))
+            .fans(|copy| copy)
+            .pva(&[Relayed]),
+        Case::new(
+            "a PV Access search with a byte too many",
+            say_pva("172.23.0.255:5076", &[pva(PVA_SEARCH), vec![0]].concat()),
+        )
+        .fans(|copy| copy)
         .pva(&[Relayed]),
         Case::new(
             "a search without a UDP checksum",
@@ -262,10 +272,18 @@ fn searches_from_the_lan() -> Vec<Case> {
             .ca(&[Limited]),
         Case::new("a search after one that was not relayed", ask(LAN))
             .with(|setup| setup.interval = u32::MAX)
-            .after([say(&longer)])
+            .after([say(&search(&["A:NAME"])[..39])])
             .fans(|copy| copy)
             .ca(&[Relayed]),
-        Case::new("a search with a byte too many", say(&longer)).ca(&[Malformed]),
+        Case::new("a search with a byte too many", followed_by(&[0])).fans(|copy| copy).ca(&[Relayed]),
+        Case::new("a search with eight zeros behind it", followed_by(&[0; 8]))
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
+        Case::new("a search before another that is cut short", followed_by(&search(&["B:NAME"])[16..39]))
+            .fans(|copy| copy)
+            .ca(&[Relayed]),
+        Case::new("a search with an extended header", say(&extended)).fans(|copy| copy).ca(&[Relayed]),
+        Case::new("a search with an extended header, cut short", say(&extended[..31])).ca(&[Malformed]),
         Case::new("nothing", say(&[])).ca(&[Malformed]),
         Case::new("what PVXS keeps to its host", say_pva("172.23.0.255:5076", &pva(FORWARDED))).pva(&[Local]),
         Case::new("a first fragment", from_lan(ask(LAN).packet.fragment(0x2000))).ca(&[Fragment]),
@@ -327,6 +345,20 @@ fn searches_of_pods() -> Vec<Case> {
             .shared(0)
             .sends(|copy| copy.to(LAN))
             .ca(&[Relayed, Sent]),
+        Case::new("a pod's search at the LAN's broadcast address", from_pod(ask().to(LAN)))
+            .fans(|copy| copy)
+            .sends(|copy| copy)
+            .ca(&[Relayed, Sent]),
+        Case::new("a pod's beacon at the LAN's broadcast address", {
+            from_pod(beacon_to(5064).to("172.23.0.255:5065"))
+        })
+        .fans(|copy| copy)
+        .sends(|copy| copy.to("172.23.0.255:5065").with(&beacon(61000)))
+        .ca(&[Relayed, Sent]),
+        Case::new(
+            "a pod's search at another LAN's broadcast address",
+            from_pod(ask().to("10.99.0.255:5064")),
+        ),
         Case::new("a pod's search by limited broadcast, to a port that is another one on the LAN", {
             from_pod(ask().to("255.255.255.255:7064"))
         })
@@ -454,13 +486,13 @@ fn answers_of_pods() -> Vec<Case> {
     let answers = |name, from: &[u8], to: &[u8]| {
         Case::new(name, answer(from))
             .after([asked.clone()])
-            .becomes(REDIRECT, udp(EXTERNAL, CLIENT, to))
+            .becomes(REDIRECT, udp(ASKED, CLIENT, to))
             .ca(&[Answered])
     };
     let answers_pva = |name, hex: &str, old, new| {
         Case::new(name, from_pod(udp("10.244.1.2:37000", CLIENT, &pva(hex))))
             .after([asked_pva.clone()])
-            .becomes(REDIRECT, udp(EXTERNAL, CLIENT, &pva(&hex.replacen(old, new, 1))))
+            .becomes(REDIRECT, udp("172.23.0.10:5076", CLIENT, &pva(&hex.replacen(old, new, 1))))
             .pva(&[Answered])
     };
     let zero = with_zero_checksum();
@@ -486,7 +518,29 @@ fn answers_of_pods() -> Vec<Case> {
             from_pod(answer(&reply(5064)).packet.without_checksum()),
         )
         .after([asked.clone()])
-        .becomes(REDIRECT, udp(EXTERNAL, CLIENT, &reply(61000)).without_checksum())
+        .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)).without_checksum())
+        .ca(&[Answered]),
+        Case::new("an answer to a search to the node", answer(&reply(5064)))
+            .after([from_lan(udp(CLIENT, ASKED, &search(&["A:NAME"])))])
+            .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)))
+            .ca(&[Answered]),
+        Case::new(
+            "an answer to a search to a port that is another one in pods",
+            from_pod(udp("10.244.1.2:7064", CLIENT, &reply(5064))),
+        )
+        .after([from_lan(udp(CLIENT, "172.23.0.10:8064", &search(&["A:NAME"])))])
+        .becomes(REDIRECT, udp("172.23.0.10:8064", CLIENT, &reply(61000)))
+        .ca(&[Answered]),
+        Case::new(
+            "an answer to a search to the pod's own external port",
+            from_pod(udp(IOC, CLIENT, &reply(5064))),
+        )
+        .with(|setup| setup.ports_per_pod = 9)
+        .after([
+            from_pod(udp(IOC, PODS, &search(&["N:NAME"]))),
+            from_lan(udp(CLIENT, EXTERNAL, &search(&["A:NAME"]))),
+        ])
+        .becomes(REDIRECT, udp(EXTERNAL, CLIENT, &reply(61000)))
         .ca(&[Answered]),
         Case::new("an answer that names another host", answer(&named(&[172, 23, 0, 3])))
             .after([asked.clone()])
@@ -643,11 +697,34 @@ fn fans() -> Vec<Case> {
     let asked = |from: &str| udp(from, LAN, &search(&["A:NAME"])).mac_to(BROADCAST);
     let delivered = |from: &str| asked(from).to(PODS);
     let to_nobody = asked(CLIENT).to("172.23.0.255:5065");
+    let bound = |to: &str| asked(CLIENT).to(to);
+    let unicast = asked(CLIENT).to("172.23.0.10:5076").with(&pva(&PVA_SEARCH.replacen(" 00 ", " 80 ", 1)));
     vec![
         Case::new("a copy for the first of two", fan(2, 0, asked(CLIENT)))
             .becomes(REDIRECT, delivered(CLIENT))
             .fans(|copy| copy)
             .ca(&[Delivered]),
+        Case::new("a copy by limited broadcast", fan(1, 0, asked(CLIENT).to(EVERYBODY)))
+            .becomes(REDIRECT, asked(CLIENT).to(EVERYBODY))
+            .ca(&[Delivered]),
+        Case::new("a copy of a search to the node", fan(1, 0, asked(CLIENT).to(ASKED)))
+            .becomes(REDIRECT, delivered(CLIENT))
+            .ca(&[Delivered]),
+        Case::new("one for a pod whose socket is bound to its address", fan(2, 0, bound("172.23.0.10:7064")))
+            .becomes(REDIRECT, bound("10.244.1.2:7064"))
+            .fans(|copy| copy)
+            .ca(&[Delivered]),
+        Case::new("one for a pod whose socket hears broadcasts only", fan(1, 1, bound("172.23.0.10:7064")))
+            .becomes(DROP, bound("172.23.0.10:7064")),
+        Case::new("a broadcast for these two", fan(2, 0, bound("172.23.0.255:7064")))
+            .becomes(REDIRECT, bound("10.244.1.255:7064"))
+            .ca(&[Delivered]),
+        Case::new(
+            "a PV Access search to the node, which all servers of a pod hear",
+            fan(1, 0, unicast.clone()),
+        )
+        .becomes(REDIRECT, unicast.to("10.244.1.255:5076").with(&pva(PVA_SEARCH)))
+        .pva(&[Delivered]),
         Case::new("a copy for the last", fan(1, 1, asked(CLIENT)))
             .becomes(REDIRECT, delivered(CLIENT))
             .ca(&[Delivered]),
@@ -690,7 +767,7 @@ fn with_zero_checksum() -> (Vec<u8>, Vec<u8>) {
         bytes[30..32].copy_from_slice(&id.to_be_bytes()); // the client's own number for the channel
         bytes
     };
-    let zero = |id: &u16| udp(EXTERNAL, CLIENT, &with(61000, *id)).checksum() == 0xffff;
+    let zero = |id: &u16| udp(ASKED, CLIENT, &with(61000, *id)).checksum() == 0xffff;
     let id = (0..=u16::MAX).find(zero).unwrap_or_else(|| panic!("16 bits reach every checksum"));
     (with(5064, id), with(61000, id))
 }

@@ -79,6 +79,10 @@ impl Frame {
         Self { to: address(to), ..self }
     }
 
+    pub(crate) fn is_to(&self, address: [u8; 4]) -> bool {
+        self.to.ip().octets() == address
+    }
+
     pub(crate) fn with(self, payload: &[u8]) -> Self {
         Self { payload: payload.into(), ..self }
     }
@@ -210,7 +214,7 @@ impl Frame {
 }
 
 /// The Internet checksum (RFC 1071).
-fn ones_complement(bytes: &[u8]) -> u16 {
+pub(crate) fn ones_complement(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {

@@ -5,7 +5,8 @@ use lab::ca::{reply, search};
 
 use super::{
     cases::{
-        CLIENT, Case, DROP, EXTERNAL, IOC, LAN, NEXT, PODS, REDIRECT, Run, SERVER, from_lan, from_pod, to_lan,
+        ASKED, CLIENT, Case, DROP, EXTERNAL, IOC, LAN, NEXT, PODS, REDIRECT, Run, SERVER, from_lan, from_pod,
+        to_lan,
     },
     circuits::{established, syn, syn_ack, told},
     frame::{ACK, Frame, SYN, SYN_ACK, icmp, tcp, udp},
@@ -97,7 +98,7 @@ fn about_datagrams_of_pods() -> Vec<Case> {
     let answered = || [asked(), from_pod(answer(IOC))];
     let each = ERRORS.iter().flat_map(|(name, error)| {
         [28, usize::MAX].map(|length| {
-            Case::new(name, arrives(CLIENT, *error, &answer(EXTERNAL), length))
+            Case::new(name, arrives(CLIENT, *error, &answer(ASKED), length))
                 .after(answered())
                 .reaches_the_pod(CLIENT, *error, &answer(IOC), length)
         })
@@ -107,14 +108,22 @@ fn about_datagrams_of_pods() -> Vec<Case> {
     let ask = |from: &str, port| udp(from, &format!("172.23.0.3:{port}"), &search(&["N:NAME"]));
     let other = [
         Case::new("an error about an answer without a checksum", {
-            arrives(CLIENT, UNREACHABLE_PORT, &unchecked(EXTERNAL), 28)
+            arrives(CLIENT, UNREACHABLE_PORT, &unchecked(ASKED), 28)
         })
         .after(answered())
         .reaches_the_pod(CLIENT, UNREACHABLE_PORT, &unchecked(IOC), 28),
         Case::new("an error about an answer to nobody who asked", {
-            arrives(CLIENT, UNREACHABLE_PORT, &answer(EXTERNAL).to("172.23.0.2:40001"), 28)
+            arrives(CLIENT, UNREACHABLE_PORT, &answer(ASKED).to("172.23.0.2:40001"), 28)
         })
         .after(answered()),
+        Case::new("an error about an answer from a port that was not asked", {
+            arrives(CLIENT, UNREACHABLE_PORT, &answer("172.23.0.10:5076"), 28)
+        })
+        .after(answered()),
+        Case::new("an error about an answer that nobody gave", {
+            arrives(CLIENT, UNREACHABLE_PORT, &answer(ASKED), 28)
+        })
+        .after([asked()]),
         Case::new("an error about a search", arrives(SERVER, UNREACHABLE_PORT, &ask(EXTERNAL, 5064), 28))
             .after([searched(5064)])
             .reaches_the_pod(SERVER, UNREACHABLE_PORT, &ask(IOC, 5064), 28),

@@ -4,7 +4,7 @@
 mod attach;
 mod cases;
 mod circuits;
-mod frame;
+pub(crate) mod frame;
 mod icmp;
 mod rig;
 

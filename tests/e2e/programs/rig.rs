@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   172.23.0.10 eth0 ----- lan                     pod-a 10.244.1.2    pod-b 10.244.1.3
-//!                                                  both with sockets on 5064 and 5076
+//!                                                  both with sockets on 5064 and 5076, and on 7064
+//!                                                  the one at its own address, the other at 10.244.1.255
 //! ```
 
 use std::{
@@ -36,11 +37,13 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The uplink's MAC address, and those of the pods' host-side veths.
 pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
 pub(crate) const POD_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 2, 0], [2, 0, 0, 0, 2, 1]];
-const PODS: [&str; 2] = ["pod-a", "pod-b"];
+/// Pods, their addresses, and their sockets on 7064.
+const PODS: [(&str, &str, &str); 2] =
+    [("pod-a", "10.244.1.2", "10.244.1.2:7064"), ("pod-b", "10.244.1.3", "10.244.1.255:7064")];
 const UPLINK: [u8; 4] = [172, 23, 0, 10];
 const NETWORK: [u8; 4] = [172, 23, 0, 0];
 const UPLINK_BROADCAST: [u8; 4] = [172, 23, 0, 255];
-const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
+pub(crate) const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
 /// The only external port.
 const PORT: u16 = 61000;
 /// An interface index that no device has.
@@ -87,10 +90,11 @@ impl Rig {
         sandbox.sh(NODE, "ip address add 172.23.0.10/24 broadcast + dev eth0")?;
         sandbox.sh(NODE, "ip link set eth0 address 02:00:00:00:00:01")?; // whom frames are for
         let mut sockets = vec![];
-        for pod in PODS {
+        for (pod, address, at_7064) in PODS {
             add_pair(&sandbox, pod, pod)?;
-            for port in [5064, 5076] {
-                sockets.push(Socket::bind(&sandbox, pod, &format!("0.0.0.0:{port}"))?);
+            sandbox.sh(pod, &format!("ip address add {address}/24 broadcast + dev eth0"))?;
+            for socket in ["0.0.0.0:5064", "0.0.0.0:5076", at_7064] {
+                sockets.push(Socket::bind(&sandbox, pod, socket)?);
             }
         }
         sandbox.run_in(NODE, || {
@@ -180,7 +184,7 @@ fn fill(state: &mut State, setup: &Setup) {
     forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);
     forget::<u32, abi::Share>("PORT_COUNTS", Map::HashMap);
     forget_circuits();
-    for (number, pod) in (0..).zip(PODS) {
+    for (number, (pod, ..)) in (0..).zip(PODS) {
         join(state, number, pod);
     }
     state.tend_ports(&[], &[(PORT, PORT), (3956, 3956)]).unwrap();

@@ -26,7 +26,11 @@ impl Format for Ca {
             bpf_loop(ca::MAX_MESSAGES, read_message as *mut c_void, pointer.cast(), 0);
             pointer.read()
         };
-        if scan.sound && scan.chain.finish().is_ok() { Ok(scan.content) } else { Err(Verdict::Malformed) }
+        if scan.sound && scan.chain.finish(direction).is_ok() {
+            Ok(scan.content)
+        } else {
+            Err(Verdict::Malformed)
+        }
     }
 
     #[inline(always)]
@@ -54,8 +58,10 @@ extern "C" fn read_message(_index: u32, scan: *mut Scan) -> i64 {
     if !scan.chain.has_next() {
         return 1;
     }
-    let header = Skb::from_raw(scan.skb).load(PAYLOAD + scan.chain.offset);
-    match header.map(|header| ca::step(&mut scan.chain, &header, scan.content.direction)) {
+    let skb = Skb::from_raw(scan.skb);
+    let header = skb.load(PAYLOAD + scan.chain.offset);
+    let load = |at| skb.load(PAYLOAD + at);
+    match header.map(|header| ca::step(&mut scan.chain, &header, scan.content.direction, load)) {
         Some(Ok(Step::Opaque)) => 0,
         Some(Ok(Step::Plain(kind))) => {
             scan.content.add_kind(kind);
@@ -88,8 +94,9 @@ extern "C" fn rename_message(_index: u32, rewrite: *mut Rewrite) -> i64 {
     if !rewrite.chain.has_next() {
         return 1;
     }
-    let Some(header) = rewrite.packet.skb.load(PAYLOAD + rewrite.chain.offset) else { return 1 };
-    match ca::step(&mut rewrite.chain, &header, rewrite.direction) {
+    let skb = rewrite.packet.skb;
+    let Some(header) = skb.load(PAYLOAD + rewrite.chain.offset) else { return 1 };
+    match ca::step(&mut rewrite.chain, &header, rewrite.direction, |at| skb.load(PAYLOAD + at)) {
         Ok(Step::Names(_, named)) => put(rewrite.packet, &named, &rewrite.from, &rewrite.to),
         Ok(_) => {}
         Err(_) => return 1,

@@ -3,7 +3,7 @@
 use abi::{Endpoint, TCP, UDP, Verdict};
 use wire::{Direction, Kind, Named};
 
-use crate::packet::{PAYLOAD, Packet};
+use crate::packet::Packet;
 
 /// How to read a protocol's payloads, and to rewrite them.
 pub trait Format {
@@ -37,10 +37,6 @@ pub struct Content {
     address: u32,
     /// Not 0 if it names several addresses, or one that is not IPv4.
     unsupported: u32,
-    /// Offset of a search's flags, if they say "sent to one server"; otherwise 0.
-    unicast_at: u32,
-    /// The flag that says it.
-    unicast: u32,
     /// Not 0 if it is for a single server, never for all.
     directed: u32,
 }
@@ -58,8 +54,6 @@ impl Content {
             udp: 0,
             address: 0,
             unsupported: 0,
-            unicast_at: 0,
-            unicast: 0,
             directed: 0,
         }
     }
@@ -160,25 +154,6 @@ impl Content {
         self.names = u32::MAX;
         self.port = port;
         self.address = address;
-    }
-
-    /// Records that the byte at `at` has the bit `flag` set, which says "sent to one server".
-    #[inline(always)]
-    pub fn add_unicast(&mut self, at: u32, flag: u8) {
-        self.unicast_at = at;
-        self.unicast = flag as u32;
-    }
-
-    /// Sets or clears the flag "sent to one server" in a search that had it set: a copy broadcast to pods must not have it.
-    #[inline(always)]
-    pub fn set_unicast(&self, packet: &Packet, unicast: bool) {
-        if self.unicast_at == 0 {
-            return;
-        }
-        let Some([flags, next]) = packet.skb.load(PAYLOAD + self.unicast_at) else { return };
-        let flag = self.unicast as u8;
-        let new = if unicast { flags | flag } else { flags & !flag };
-        packet.set_payload(self.unicast_at, [flags, next], [new, next]);
     }
 }
 

@@ -37,3 +37,11 @@ macro_rules! dispatcher {
     };
 }
 abi::protocols!(dispatcher);
+
+/// Makes a copy of a search to one host fit to be broadcast.
+#[inline(always)]
+pub fn make_broadcast(packet: &Packet, protocol: u16) {
+    if protocol == Protocol::Pva as u16 {
+        pva::make_broadcast(packet);
+    }
+}

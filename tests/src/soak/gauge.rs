@@ -1,5 +1,7 @@
 //! What must not grow, and what may up to a limit.
 
+use std::collections::BTreeMap;
+
 use lab::{Error, Leftovers, NODE, Result};
 
 use super::scene::Scene;
@@ -66,15 +68,16 @@ impl Gauges {
     }
 }
 
-/// Memory of the maps that a process has open, kB.
+/// Memory of the maps that a process has open, each once, kB.
 fn maps(process: u32) -> Result<u64> {
     let directory = format!("/proc/{process}/fdinfo");
     let files = lab::tried(&*directory, std::fs::read_dir(&directory))?.flatten();
     // A descriptor may be closed while we look.
     let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
-    let memory = |text: String| -> Option<u64> {
-        text.contains("map_type").then_some(())?;
-        text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+    let map = |text: String| -> Option<(u64, u64)> {
+        let number =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key))?.trim().parse::<u64>().ok();
+        Some((number("map_id:")?, number("memlock:")?))
     };
-    Ok(texts.filter_map(memory).sum::<u64>() / 1024)
+    Ok(texts.filter_map(map).collect::<BTreeMap<_, _>>().values().sum::<u64>() / 1024)
 }

@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use lab::{Dice, Error, NATIVE, Result, SWITCH, ca, udp::Socket};
+use lab::{Dice, Error, NATIVE, NODE, Result, SWITCH, ca, udp::Socket};
 
 use super::{
     attack,
@@ -22,7 +22,7 @@ pub(crate) struct Trouble {
 }
 
 /// All of them; a round does each at most once. The agent is left alone in most, so that what it would leak is seen.
-pub(crate) const TROUBLES: [Trouble; 14] = [
+pub(crate) const TROUBLES: [Trouble; 16] = [
     trouble("an IOC restarts", "its own clients", 1, restart_ioc),
     trouble("a pod is deleted and created again", "its own clients", 1, recreate_pod),
     trouble("five pods come, read a PV and go", "nobody", 1, churn),
@@ -30,6 +30,8 @@ pub(crate) const TROUBLES: [Trouble; 14] = [
     trouble("the agent is replaced", "nobody", 10, replace_agent),
     trouble("the configuration changes", "nobody", 1, reconfigure),
     trouble("the uplink has no carrier for 2 s", "the camera's client", 1, flap),
+    trouble("all pins are removed", "nobody", 1, remove_pins),
+    trouble("another BPF file system is mounted", "nobody", 10, mount_bpffs),
     trouble("a LAN host sends 25 000 searches in 5 s", "nobody", 1, storm_of_the_lan),
     trouble("a pod sends 25 000 searches in 5 s", "nobody", 1, storm_of_a_pod),
     trouble("a LAN host forges 200 000 connections", "nobody", 1, attack::forge_connections),
@@ -104,6 +106,23 @@ fn flap(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.sandbox.sh(SWITCH, "ip link set node up")?;
     sleep(Duration::from_secs(10)); // a client of a camera takes a while to find that it has lost control
     Ok(vec![Subject::Camera])
+}
+
+fn remove_pins(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
+    lose_pins(scene, "rm -r /sys/fs/bpf/iocast")
+}
+
+fn mount_bpffs(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
+    lose_pins(scene, "mount -t bpf bpf /sys/fs/bpf")
+}
+
+/// Does something to the pins, and waits for the agent to mend it.
+fn lose_pins(scene: &mut Scene, line: &str) -> Result<Vec<Subject>> {
+    let mended = |output: &str| output.matches("all is pinned again").count();
+    let before = mended(&scene.lab.agent_output());
+    scene.lab.sandbox.sh(NODE, line)?;
+    scene.lab.wait_for_agent("pins", |output| mended(output) > before)?;
+    Ok(vec![])
 }
 
 fn storm_of_the_lan(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {

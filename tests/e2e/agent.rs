@@ -269,7 +269,7 @@ fn connect(lab: &Lab) -> Result<TcpStream> {
 }
 
 /// What the agent answers over HTTP.
-fn ask(lab: &Lab, request: &str) -> Result<String> {
+pub(crate) fn ask(lab: &Lab, request: &str) -> Result<String> {
     let mut stream = connect(lab)?;
     let mut answer = String::new();
     lab::tried("ask the agent", write!(stream, "{request} HTTP/1.1\r\nHost: node\r\n\r\n"))?;

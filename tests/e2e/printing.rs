@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use lab::{Attachment, Lab, NODE, Options, Result, Sandbox, Topology, WORKSTATION, ca, udp::Socket};
+use lab::{Attachment, Lab, Options, Result, Sandbox, Topology, WORKSTATION, ca, udp::Socket};
 use serde_json::Value;
 
-use crate::cni::{configuration, environment, plugin, previous_result};
+use crate::{
+    agent::ask,
+    cni::{configuration, environment, plugin, previous_result},
+};
 
 /// ESC, CSI in one character, DEL, an override of the direction, a line separator, something without a width, and lines
 /// that would look like ours.
@@ -154,7 +157,12 @@ fn files_and_interfaces_may_be_called_what_they_like() -> Result<()> {
         output.contains("ready") && output.contains("because of it, containerd")
     })?;
     let doctor = said(&lab, &format!("doctor --config /run/iocast/config.toml {cni}"))?;
-    let get = |path: &str| lab.sandbox.sh(NODE, &format!("curl --silent http://127.0.0.1:9402/{path}"));
+    let get = |path: &str| {
+        let answer = ask(&lab, &format!("GET /{path}"))?;
+        Ok::<_, lab::Error>(
+            answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default(),
+        )
+    };
     for (what, text) in [
         ("the agent", agent.output()),
         ("doctor", doctor),

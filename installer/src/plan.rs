@@ -100,10 +100,9 @@ pub(crate) fn plan(
         for Relayed { in_pods, on_lan, protocol, flags } in domain.relayed() {
             let protocol = protocol_number(protocol, &plan.described);
             let relay = |port| Relay { domain: number, port, protocol, flags };
-            let key = |scope, port| RelayKey { scope, port, reserved: 0 };
-            plan.pod_relays.push((key(u32::from(number), in_pods), relay(on_lan)));
+            plan.pod_relays.push((RelayKey::of_pods(number, in_pods), relay(on_lan)));
             if uplink != 0 {
-                plan.lan_relays.push((key(uplink, on_lan), relay(in_pods)));
+                plan.lan_relays.push((RelayKey::on_lan(uplink, on_lan), relay(in_pods)));
             }
         }
     }

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     net::{TcpListener, UdpSocket},
-    path::Path,
     thread::{scope, sleep},
     time::{Duration, Instant},
 };
@@ -21,11 +20,12 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::programs::rig::pinned;
+
 /// Longer than any copy takes, also on a busy machine.
 const QUIET: Duration = Duration::from_millis(300);
 /// The agent looks every two seconds.
 const PASS: Duration = Duration::from_secs(3);
-const BPFFS: &str = "/sys/fs/bpf";
 
 lab::in_both_topologies! {
     a_deleted_servers_ports_are_its_own_again_whoever_asks_meanwhile
@@ -66,8 +66,7 @@ fn lab_of(topology: Topology, ports: u16) -> Result<Lab> {
 
 /// A pinned map.
 fn map<K: aya::Pod, V: aya::Pod>(name: &str) -> HashMap<MapData, K, V> {
-    let path = datapath::pin_directory(Path::new(BPFFS)).join("maps").join(name);
-    Map::HashMap(MapData::from_pin(path).unwrap()).try_into().unwrap()
+    Map::HashMap(pinned(name)).try_into().unwrap()
 }
 
 fn entries<K: aya::Pod, V: aya::Pod>(name: &str) -> Vec<(K, V)> {

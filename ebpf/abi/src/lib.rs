@@ -435,6 +435,20 @@ plain! {
     }
 }
 
+impl RelayKey {
+    /// The key of a domain's port as pods see it.
+    #[inline(always)]
+    pub const fn of_pods(domain: u16, port: u16) -> Self {
+        Self { scope: domain as u32, port, reserved: 0 }
+    }
+
+    /// The key of a port as the LAN sees it at the uplink with this interface index.
+    #[inline(always)]
+    pub const fn on_lan(interface: u32, port: u16) -> Self {
+        Self { scope: interface, port, reserved: 0 }
+    }
+}
+
 impl FlowKey {
     /// The key of the flow between a LAN client and a pod, the same for both directions.
     #[inline(always)]

@@ -2,9 +2,9 @@
 //!
 //! What anybody can send without an answer must not hold, evict or end what somebody lives on. So a connection that is being
 //! opened is apart, in OPENINGS, where only its handshake is translated. It becomes a circuit when the client acknowledges
-//! the sequence number that the pod chose: someone who forges an address never learns it. Circuits are not evicted: when they or a
-//! share of them are full, the new one is refused. Each has a place in PLACES, so that whoever establishes one looks at a few
-//! others, and takes the places of those that are over; those that have ended wait in ENDED.
+//! the sequence number that the pod chose: someone who forges an address never learns it. Circuits are not evicted: when
+//! they or a share of them are full, the new one is refused. Each has a place in PLACES, so that whoever establishes one
+//! looks at a few others, and takes the places of those that are over; those that have ended wait in ENDED.
 //!
 //! Only the pod knows which of its connections with a client's port is the current one: the client may have come directly
 //! to the pod's address since. A SYN of the pod that does not open the circuit shows that the circuit is over.
@@ -160,8 +160,9 @@ fn answer(packet: &Packet, key: &FlowKey) -> Option<(Endpoint, u16)> {
     Some((opening.external, opening.domain))
 }
 
-/// Whether a pod asks a client if it really means to connect, as a connection from the same port is still there: a forged SYN
-/// (RFC 5961), or a finished one. The client's RST clears the way. A connection to the pod's own address may have the same port: the pod's socket knows.
+/// Whether a pod asks a client if it really means to connect, as a connection from the same port is still there: a forged
+/// SYN (RFC 5961), or a finished one. The client's RST clears the way. A connection to the pod's own address may have the
+/// same port: the pod's socket knows.
 #[inline(always)]
 fn doubts(packet: &Packet, opening: &Opening) -> bool {
     lookup(&MEMBERS, opening.member).is_some_and(|member| {
@@ -271,10 +272,10 @@ fn end(key: &FlowKey) {
 }
 
 /// Removes the next circuit of the ring, if it ended long enough ago; 0 to go on.
-extern "C" fn remove_ended(_index: u32, now: *mut u32) -> i64 {
+extern "C" fn remove_ended(_index: u32, look: *mut Look) -> i64 {
     let (Some(put), Some(taken)) = (ENDED_COUNTS.get(PUT), ENDED_COUNTS.get_ptr_mut(TAKEN)) else { return 1 };
-    // SAFETY: a number of a map, and the time passed to bpf_loop, alive during the loop.
-    let (at, now) = unsafe { (taken.read(), now.read()) };
+    // SAFETY: a number of a map, and the state passed to bpf_loop, alive during the loop.
+    let (at, now) = unsafe { (taken.read(), (*look).now) };
     if at == *put {
         return 1;
     }
@@ -342,11 +343,11 @@ struct Look {
 fn look(now: u32) -> u32 {
     let (Some(next), Some(config)) = (NEXT_PLACE.get_ptr_mut(0), CONFIG.get(0)) else { return NO_PLACE };
     let first = atomic::fetch_add(next, LOOKS as u64) as u32;
-    let (mut look, mut time) = (Look { first, now, idle: config.circuit_idle, free: NO_PLACE }, now);
+    let mut look = Look { first, now, idle: config.circuit_idle, free: NO_PLACE };
     let pointer = &raw mut look;
     // SAFETY: the callbacks have the type that bpf_loop calls, and the state outlives the loops.
     unsafe {
-        bpf_loop(ENDS, remove_ended as *mut c_void, (&raw mut time).cast(), 0);
+        bpf_loop(ENDS, remove_ended as *mut c_void, pointer.cast(), 0);
         bpf_loop(LOOKS, look_at as *mut c_void, pointer.cast(), 0);
         (*pointer).free
     }

@@ -6,8 +6,8 @@
 //! not with the number of pods. The state travels in the mark ([`FanMark`]); members without a socket on the port are
 //! skipped; the start is random, so that overload is shared fairly.
 //!
-//! A copy reaches those sockets of a pod that the datagram itself would reach on a host of the LAN: what was sent to everybody,
-//! to everybody on a network, or to the node, gets that address of the pod's.
+//! A copy reaches those sockets of a pod that the datagram itself would reach on a host of the LAN: what was sent to
+//! everybody, to everybody on a network, or to the node, gets that address of the pod's.
 
 use core::ffi::c_void;
 
@@ -131,6 +131,6 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
 /// The protocol of datagrams to `port` of the domain's pods.
 #[inline(always)]
 fn protocol(domain: u16, port: u16) -> u16 {
-    let key = RelayKey { scope: domain as u32, port, reserved: 0 };
+    let key = RelayKey::of_pods(domain, port);
     lookup(&POD_RELAYS, key).map_or(Protocol::Other as u16, |relay| relay.protocol)
 }

@@ -49,7 +49,7 @@ pub fn run(context: &TcContext) -> i32 {
 #[inline(always)]
 fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32) -> bool {
     let broadcast = peers::is_broadcast_of_lan(packet.destination.address, uplink);
-    let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
+    let key = RelayKey::on_lan(interface, packet.destination.port);
     match lookup(&LAN_RELAYS, key) {
         Some(relay) if relay.flags & paths::LAN_TO_PODS != 0 => {
             relay_to_pods(packet, uplink, &relay, broadcast)
@@ -144,8 +144,8 @@ fn tail_call(context: &TcContext, headers: Headers, protocol: u8) {
     unsafe { FROM_LAN.tail_call(context, protocol as u32) };
 }
 
-/// What is done with a datagram to an external port: an answer or a search is translated. Remembers searchers, so that answers
-/// are translated.
+/// What is done with a datagram to an external port: an answer or a search is translated. Remembers searchers, so that
+/// answers are translated.
 #[inline(always)]
 fn message(packet: &Packet, claim: &Claim) -> Verdict {
     let protocol = claim.protocol as u16;
@@ -161,7 +161,7 @@ fn message(packet: &Packet, claim: &Claim) -> Verdict {
     if !limit::admits_to_port(claim.domain, packet.source.address, claim.member) {
         return Verdict::Limited;
     }
-    let key = RelayKey { scope: claim.domain as u32, port: claim.pod.port, reserved: 0 };
+    let key = RelayKey::of_pods(claim.domain, claim.pod.port);
     if let (Some(reply_to), Some(relay)) = (search, lookup(&POD_RELAYS, key)) {
         peers::learn_searcher(reply_to, relay.domain, relay.protocol, packet.destination.port);
     }

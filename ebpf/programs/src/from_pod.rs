@@ -1,8 +1,8 @@
 //! tc ingress of a member's host-side veth: traffic from a pod.
 //!
-//! A broadcast to a relayed port, in the pod's network or in the LAN's, goes to the other members, to the LAN with the uplink
-//! as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN socket that searched, are translated and
-//! leave through the uplink. Everything else passes unchanged.
+//! A broadcast to a relayed port, in the pod's network or in the LAN's, goes to the other members, to the LAN with the
+//! uplink as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN
+//! socket that searched, are translated and leave through the uplink. Everything else passes unchanged.
 //!
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
 //! bytes of stack and its own budget with the verifier.
@@ -118,7 +118,7 @@ fn other(skb: Skb) -> i32 {
 /// How a port of the domain's pods is relayed; no flag is set if it is not.
 #[inline(always)]
 fn relay(domain: u16, port: u16) -> Relay {
-    let key = RelayKey { scope: domain as u32, port, reserved: 0 };
+    let key = RelayKey::of_pods(domain, port);
     lookup(&POD_RELAYS, key).unwrap_or(Relay { domain, port, protocol: 0, flags: 0 })
 }
 

@@ -62,7 +62,7 @@ fn about_external(error: &IcmpError, interface: u32) -> Option<About> {
 #[inline(always)]
 fn about_answer(error: &IcmpError, interface: u32) -> Option<About> {
     let Endpoint { port, protocol, .. } = error.from;
-    let relay = lookup(&LAN_RELAYS, RelayKey { scope: interface, port, reserved: 0 })?;
+    let relay = lookup(&LAN_RELAYS, RelayKey::on_lan(interface, port))?;
     let (member, pod) = peers::answerer(error.to, relay.domain, port).filter(|_| protocol == UDP as u16)?;
     Some(About { domain: relay.domain, member, pod, peer: error.to })
 }
@@ -79,7 +79,7 @@ fn peer(error: &IcmpError, claim: &Claim, interface: u32) -> Option<Endpoint> {
         return Some(to);
     }
     // A search for a server on the LAN, where it may have another port than in pods.
-    let key = RelayKey { scope: interface, port: to.port, reserved: 0 };
+    let key = RelayKey::on_lan(interface, to.port);
     let relay = lookup(&LAN_RELAYS, key).filter(|relay| relay.domain == claim.domain)?;
     let on_lan = peers::on_lan(to.address, claim.domain) & lan::HOSTS != 0;
     on_lan.then_some(Endpoint { port: relay.port, ..to })
@@ -105,7 +105,7 @@ pub fn depart(skb: Skb, uplink: &Uplink) -> i32 {
 #[inline(always)]
 fn refuses_search(error: &IcmpError, uplink: &Uplink, interface: u32) -> bool {
     let (from, to) = (error.from, error.to);
-    let key = RelayKey { scope: interface, port: to.port, reserved: 0 };
+    let key = RelayKey::on_lan(interface, to.port);
     to.protocol == UDP as u16
         && to.address == uplink.address
         && lookup(&LAN_RELAYS, key).is_some_and(|relay| {

@@ -180,7 +180,7 @@ impl Outgoing {
     /// Whether a UDP port of the domain's pods is relayed: where servers are asked.
     #[inline(always)]
     fn is_relayed(&self, port: u16) -> bool {
-        contains(&POD_RELAYS, RelayKey { scope: self.member().domain as u32, port, reserved: 0 })
+        contains(&POD_RELAYS, RelayKey::of_pods(self.member().domain, port))
     }
 
     #[inline(always)]

@@ -46,7 +46,7 @@ fn restore_external(packet: &mut Packet) {
 /// Relays a broadcast from the node's address to the members, unless it is a member's on its way out.
 #[inline(always)]
 fn relay_to_pods(packet: &mut Packet, interface: u32) {
-    let key = RelayKey { scope: interface, port: packet.destination.port, reserved: 0 };
+    let key = RelayKey::on_lan(interface, packet.destination.port);
     let Some(Relay { domain, protocol, flags, port }) = lookup(&LAN_RELAYS, key) else { return };
     if is_external(&packet.source) || flags & paths::LAN_TO_PODS == 0 {
         return;

@@ -6,7 +6,7 @@ mod cases;
 mod circuits;
 pub(crate) mod frame;
 mod icmp;
-mod rig;
+pub(crate) mod rig;
 
 use abi::Verdict;
 use cases::{Case, cases};

@@ -270,7 +270,8 @@ fn age_circuits(seconds: u32) {
     reset("NEXT_PLACE", 1);
 }
 
-fn pinned(name: &str) -> MapData {
+/// A map of the datapath of the namespaces that the thread is in.
+pub(crate) fn pinned(name: &str) -> MapData {
     MapData::from_pin(pin_directory(Path::new(BPFFS)).join("maps").join(name)).unwrap()
 }
 

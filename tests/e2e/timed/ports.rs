@@ -1,13 +1,10 @@
 //! What an answer costs that gets an external port, and one that gets none; what ADD and DEL cost where there are many.
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use abi::{Claim, EXTERNALS, Endpoint, TCP, hold};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map};
 use lab::{
     DOMAIN, Lab, NODE, Options, Pod, Result, Topology, WORKSTATION, bpf,
     ca::{reply, search},
@@ -15,17 +12,18 @@ use lab::{
     udp::Socket,
 };
 
-use crate::cni::{configuration, environment, plugin, previous_result};
+use crate::{
+    cni::{configuration, environment, plugin, previous_result},
+    programs::rig::pinned,
+};
 
 const ANSWERS: u16 = 2000;
-const BPFFS: &str = "/sys/fs/bpf";
 
 /// Gives the first ports of the domain, or all that the table holds, to nobody, pinned.
 fn fill(lab: &Lab, count: u32) -> Result<()> {
     lab.sandbox.run_in(NODE, move || {
-        let path = datapath::pin_directory(Path::new(BPFFS)).join("maps/EXTERNALS");
-        let map = Map::HashMap(MapData::from_pin(path).unwrap());
-        let mut externals: HashMap<_, Endpoint, Claim> = map.try_into().unwrap();
+        let mut externals: HashMap<_, Endpoint, Claim> =
+            Map::HashMap(pinned("EXTERNALS")).try_into().unwrap();
         let (_, any) = externals.iter().next().unwrap().unwrap();
         for number in 0..count {
             let [high, low] = ((number / 4000) as u16).to_be_bytes();

@@ -114,13 +114,13 @@ impl State {
 
     /// How a UDP port in the pods of `domain` is relayed; `None` if it is not.
     pub fn pod_relay(&self, domain: u16, port: u16) -> Result<Option<Relay>> {
-        let key = RelayKey { scope: u32::from(domain), port, reserved: 0 };
+        let key = RelayKey::of_pods(domain, port);
         absent_is_none("POD_RELAYS", self.pod_relays.get(&key, 0))
     }
 
     /// How a UDP port on the LAN of the uplink with this interface index is relayed; `None` if it is not.
     pub fn lan_relay(&self, uplink: u32, port: u16) -> Result<Option<Relay>> {
-        absent_is_none("LAN_RELAYS", self.lan_relays.get(&RelayKey { scope: uplink, port, reserved: 0 }, 0))
+        absent_is_none("LAN_RELAYS", self.lan_relays.get(&RelayKey::on_lan(uplink, port), 0))
     }
 
     /// The described protocols, in order of their numbers.

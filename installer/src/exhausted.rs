@@ -107,6 +107,7 @@ mod tests {
             ports_per_pod: 2,
             ports: 4,
             circuits: 0,
+            direct: 0,
             limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
             name: field("lab").unwrap(),
         };

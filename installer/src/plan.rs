@@ -56,6 +56,7 @@ const NO_DOMAIN: Domain = Domain {
     ports_per_pod: 0,
     ports: 0,
     circuits: 0,
+    direct: 0,
     limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
     name: [0; 64],
 };
@@ -179,6 +180,7 @@ fn entry(domain: &DomainConfig, uplink: u32, shares: Shares) -> Domain {
         ports_per_pod: domain.ports_per_pod,
         ports: u32::from(domain.ports.last - domain.ports.first).saturating_add(1).min(shares.ports),
         circuits: shares.circuits,
+        direct: 0,
         limits: domain.rates.map(limit),
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }

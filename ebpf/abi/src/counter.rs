@@ -55,6 +55,8 @@ named! {
     /// Not relayed: over the rate limit of its pod, its LAN host or the domain. Dropped if a pod sent it to one LAN host, or
     /// if it was for an external port.
     Limited = "limited",
+    /// Dropped: a pod's broadcast that the same socket has just sent to another broadcast address.
+    Repeated = "repeated",
     /// Left alone: an answer to another pod, or to the node. Shown by `snoop`, but not counted.
     Direct = "direct",
 }

@@ -25,7 +25,7 @@ pub use protocol::{
 use wire::{circuit::Stream, data::Descriptor};
 
 /// Version of everything in this crate; part of the pin directory's name.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 /// Broadcast domains on one node.
 pub const DOMAINS: u32 = 16;
 /// Member pods of one domain on one node.
@@ -75,6 +75,17 @@ pub const READS: u32 = 1024;
 pub const PORT_WORDS: u32 = 1024;
 /// How long after a LAN socket's last search answers to it are translated, in nanoseconds.
 pub const SEARCHER_AGE_NS: u64 = 30_000_000_000;
+
+/// LAN addresses of pods, all domains together.
+pub const LAN_ADDRESSES: u32 = DOMAINS * SLOTS;
+/// Ranges of addresses that pods may have, all domains together.
+pub const ADDRESS_RANGES: u32 = 1024;
+/// LAN addresses that other hosts claimed; the least recently claimed one is evicted first.
+pub const RIVALS: u32 = 4 * 1024;
+/// Sockets of pods with a LAN address whose last broadcast is remembered; the least recently used one is evicted first.
+pub const BROADCASTS: u32 = 16 * 1024;
+/// How long after a broadcast the same one to another address of the pod's is taken for a repetition, in nanoseconds.
+pub const REPETITION_NS: u64 = 1_000_000_000;
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -177,6 +188,8 @@ plain! {
         pub ports: u32,
         /// Circuits that it may have.
         pub circuits: u32,
+        /// Not 0 if packets from and to its pods' LAN addresses pass by the node's stack.
+        pub direct: u32,
         /// Limits, by [`limited`].
         pub limits: [Limit; limited::KINDS],
         /// The domain's name, padded with zeros; all zeros where there is no such domain.
@@ -217,6 +230,66 @@ plain! {
         pub mtu: u32,
         /// The list of name prefixes that it owns; 0 for all names.
         pub prefixes: u32,
+    }
+
+    /// Whose a LAN address is; keyed by the address. Valid only while the member exists, but for one that is reserved.
+    pub struct LanAddress {
+        /// The member, by the interface index of its host-side veth; 0 for an address that an admin took before its pod came.
+        pub member: u32,
+        /// The member's [`Member::generation`].
+        pub generation: u32,
+        /// When it was reserved or taken, in [`seconds`].
+        pub since: u32,
+        /// The domain.
+        pub domain: u16,
+        /// What the node does about it, from [`standing`].
+        pub standing: u16,
+    }
+
+    /// Another host that claimed a pod's LAN address, or is about to; keyed by the address.
+    pub struct Rival {
+        /// When it did so last; kernel's monotonic clock, nanoseconds.
+        pub seen: u64,
+        /// When the node defended the address last; 0 if never.
+        pub defended: u64,
+        /// Its MAC address.
+        pub mac: [u8; 6],
+        /// How it did so, flags from [`rival`].
+        pub flags: u16,
+    }
+
+    /// Addresses that pods in a domain may have. Read by user space only.
+    pub struct AddressRange {
+        /// The first one.
+        pub first: Address,
+        /// The last one, inclusive.
+        pub last: Address,
+        /// The domain.
+        pub domain: u32,
+        /// The namespace whose pods may have one, or a prefix followed by `*`, padded with zeros.
+        pub pattern: [u8; 64],
+    }
+
+    /// Key of a pod's socket that broadcasts.
+    pub struct BroadcasterKey {
+        /// The member, by the interface index of its host-side veth.
+        pub member: u32,
+        /// The source port.
+        pub source: u16,
+        /// The destination port.
+        pub destination: u16,
+    }
+
+    /// The last broadcast of a socket.
+    pub struct Broadcast {
+        /// When it was sent; kernel's monotonic clock, nanoseconds.
+        pub seen: u64,
+        /// The address that it was sent to.
+        pub to: Address,
+        /// Its length, bytes of payload.
+        pub length: u32,
+        /// The first bytes of its payload; zeros if it has fewer.
+        pub head: [u8; 32],
     }
 
     /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.
@@ -523,6 +596,28 @@ pub mod limited {
     pub const TO_POD: usize = 5;
     /// ICMP errors for a pod, with the limit of a pod.
     pub const ERRORS: usize = 6;
+}
+
+/// What the node does about a pod's LAN address; values of [`LanAddress`].
+pub mod standing {
+    /// Nothing yet: it is being looked whether another host has it.
+    pub const RESERVED: u16 = 0;
+    /// It answers for it, as long as no host with a lower MAC address claims it, or an admin's command on another node.
+    pub const HELD: u16 = 1;
+    /// The same by an admin's command, whoever claims it without one.
+    pub const TAKEN: u16 = 2;
+    /// Nothing any more: another host has it.
+    pub const LOST: u16 = 3;
+}
+
+/// How another host claims an address; flags of [`Rival`].
+pub mod rival {
+    /// It only asks whether anybody has it, because it would like to.
+    pub const PROBES: u16 = 1;
+    /// An admin took the address to it: the ARP packet is followed by [`OVERRULES`].
+    pub const OVERRULED: u16 = 2;
+    /// What follows an ARP packet by which a node announces an address that an admin took.
+    pub const OVERRULES: [u8; 8] = *b"iocast!\n";
 }
 
 /// Who reset a circuit.

@@ -1,9 +1,10 @@
 //! The maps, pinned by name: all of the programs' state.
 
 use abi::{
-    Attachment, AttachmentKey, BucketKey, Circuit, Claim, Config, Described, Domain, Endpoint, FlowKey,
-    Followed, Headers, Member, NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Search,
-    Searcher, SearcherKey, Sending, Share, Snoop, Uplink,
+    Address, AddressRange, Attachment, AttachmentKey, Broadcast, BroadcasterKey, BucketKey, Circuit, Claim,
+    Config, Described, Domain, Endpoint, FlowKey, Followed, Headers, LanAddress, Member, NamespaceKey,
+    Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search, Searcher, SearcherKey, Sending,
+    Share, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -117,6 +118,20 @@ pub static STREAMS: LruHashMap<FlowKey, Followed> = LruHashMap::pinned(abi::STRE
 /// Counters, see [`abi::counter_index`].
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(abi::COUNTERS, 0);
+/// LAN addresses of pods.
+#[map]
+pub static LAN_ADDRESSES: HashMap<Address, LanAddress> =
+    HashMap::pinned(abi::LAN_ADDRESSES, BPF_F_NO_PREALLOC);
+/// Hosts that claimed one of these, by the address.
+#[map]
+pub static RIVALS: LruHashMap<Address, Rival> = LruHashMap::pinned(abi::RIVALS, 0);
+/// The last broadcasts of sockets of pods with a LAN address.
+#[map]
+pub static BROADCASTS: LruHashMap<BroadcasterKey, Broadcast> = LruHashMap::pinned(abi::BROADCASTS, 0);
+/// Addresses that pods may have; for user space.
+#[map]
+pub static ADDRESS_RANGES: HashMap<AddressRange, u32> =
+    HashMap::pinned(abi::ADDRESS_RANGES, BPF_F_NO_PREALLOC);
 /// Namespaces whose pods may join a domain; without any, all may. For user space.
 #[map]
 pub static NAMESPACES: HashMap<NamespaceKey, u32> = HashMap::pinned(abi::NAMESPACES, BPF_F_NO_PREALLOC);

@@ -252,6 +252,7 @@ const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
         }
         Relayed | Overrun | NoUplink | Foreign => Fate::Pass,
         Sent | Answered => Fate::Leave,
+        Repeated => Fate::Drop,
         // It would reach the LAN untranslated and unchecked, and no answer could come back.
         NoPort | Limited | Denied => Fate::Drop,
         // Verdicts that only other programs give.

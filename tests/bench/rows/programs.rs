@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Where the lab's first node pins programs.
-const PROGRAMS: &str = "/sys/fs/bpf/iocast/v2/programs";
+const PROGRAMS: &str = "/sys/fs/bpf/iocast/v3/programs";
 /// A process on the node.
 const UNRELATED_PORT: u16 = 7002;
 

@@ -157,6 +157,7 @@ fn fill(state: &mut State, setup: &Setup) {
         ports_per_pod: setup.ports_per_pod,
         ports: setup.ports,
         circuits: setup.circuits,
+        direct: 0,
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
     };

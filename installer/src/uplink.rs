@@ -197,6 +197,7 @@ mod tests {
             has_carrier: true,
             vlan: None,
             active_port: Some(2),
+            controller: None,
         };
         let over = |port| described(&bond, [172, 23, 0, 10], Some(port));
         let mut uplinks = Uplinks::default();
@@ -228,6 +229,7 @@ mod tests {
             has_carrier,
             vlan: None,
             active_port: None,
+            controller: None,
         };
         assert_eq!(Fault::of(&device(true, true), true), None);
         assert_eq!(Fault::of(&device(false, false), false), Some(Fault::Down));

@@ -32,6 +32,12 @@ pub enum Error {
     /// The kernel refuses BPF to this user.
     #[error("{0}: not permitted; run as root, or with CAP_BPF and CAP_NET_ADMIN")]
     NotPermitted(String),
+    /// The kernel refuses packets of our own making to this user.
+    #[error("cannot send ARP to {interface}: not permitted; run as root, or with CAP_NET_RAW")]
+    NoPackets {
+        /// The interface.
+        interface: String,
+    },
     /// The kernel lacks something the programs call.
     #[error("this kernel lacks {}: iocast needs Linux 5.17 or newer, or a kernel with these backported", .0.join(", "))]
     MissingFeatures(Vec<&'static str>),

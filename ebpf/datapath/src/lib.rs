@@ -3,6 +3,7 @@
 //! Mechanism only: `membership` decides who may join, and annotations, configuration files and Kubernetes are handled by
 //! `membership`, `plugin` and `installer`.
 
+pub mod arp;
 mod attach;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod pinned;
 mod pod;
 pub mod printable;
 mod ring;
+pub mod route;
 mod state;
 mod unload;
 

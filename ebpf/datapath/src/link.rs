@@ -42,6 +42,8 @@ pub struct Link {
     pub vlan: Option<u16>,
     /// Interface index of the port that a bond uses, if it uses one at a time.
     pub active_port: Option<u32>,
+    /// Interface index of the bridge or bond that it is a port of.
+    pub controller: Option<u32>,
 }
 
 /// An IPv4 address of a device.
@@ -128,12 +130,14 @@ fn parse_link(message: &LinkMessage) -> Link {
         has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
         vlan: None,
         active_port: None,
+        controller: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
             LinkAttribute::Link(index) => link.peer = Some(*index),
+            LinkAttribute::Controller(index) => link.controller = Some(*index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
             LinkAttribute::LinkInfo(info) => info.iter().for_each(|info| link.take_in(info)),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,

@@ -1,6 +1,8 @@
 //! Configuration: the agent writes it, programs and plugin read it. Maps `CONFIG`, `DOMAINS`, `UPLINKS`, `LAN`,
 //! `NAMESPACES`, `LAN_RELAYS`, `POD_RELAYS`, `DESCRIPTORS`.
 
+use std::net::Ipv4Addr;
+
 use abi::{Config, Described, Domain, NamespaceKey, Protocol, Relay, RelayKey, Uplink};
 use aya::maps::lpm_trie::Key;
 
@@ -87,6 +89,19 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// The networks on the LAN of `domain` that [`State::set_networks`] set, in no order: address, prefix length, and flags
+    /// from [`abi::lan`].
+    pub fn networks(&self, domain: u16) -> Result<Vec<(Ipv4Addr, u8, u32)>> {
+        let networks: Result<Vec<_>, _> = self.lan.iter().collect();
+        let networks = networks.map_err(|error| Error::bpf("cannot read LAN", &error))?;
+        let of_domain = networks.iter().filter_map(|(key, flags)| {
+            let [high, low, address @ ..] = key.data();
+            let prefix = key.prefix_len().saturating_sub(16) as u8;
+            ([high, low] == domain.to_be_bytes()).then(|| (address.into(), prefix, *flags))
+        });
+        Ok(of_domain.collect())
     }
 
     /// The namespaces that [`State::set_namespaces`] set for a domain, in no order. A [`Policy`](crate::member::Policy)

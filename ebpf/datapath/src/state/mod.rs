@@ -3,6 +3,7 @@
 //! They are the only source of truth. A process that changes several of them holds the lock; if it dies half-way, DEL and GC
 //! find the rest through the attachment record.
 
+mod addresses;
 mod configured;
 mod counters;
 mod externals;
@@ -20,8 +21,8 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, Member, NamespaceKey, Owner,
-    Relay, RelayKey, Share, Uplink,
+    Address, AddressRange, Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, LanAddress,
+    Member, NamespaceKey, Owner, Relay, RelayKey, Rival, Share, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
@@ -59,6 +60,10 @@ pub struct State {
     lan_relays: HashMap<MapData, RelayKey, Relay>,
     pod_relays: HashMap<MapData, RelayKey, Relay>,
     descriptors: Array<MapData, Described>,
+    // addresses
+    address_ranges: HashMap<MapData, AddressRange, u32>,
+    lan_addresses: HashMap<MapData, Address, LanAddress>,
+    rivals: HashMap<MapData, Address, Rival>,
     // members
     attachments: HashMap<MapData, AttachmentKey, Attachment>,
     members: HashMap<MapData, u32, Member>,
@@ -89,6 +94,9 @@ impl State {
             lan_relays: hash(&maps, "LAN_RELAYS")?,
             pod_relays: hash(&maps, "POD_RELAYS")?,
             descriptors: array(&maps, "DESCRIPTORS")?,
+            address_ranges: hash(&maps, "ADDRESS_RANGES")?,
+            lan_addresses: hash(&maps, "LAN_ADDRESSES")?,
+            rivals: typed(&maps, "RIVALS", Map::LruHashMap)?,
             attachments: hash(&maps, "ATTACHMENTS")?,
             members: hash(&maps, "MEMBERS")?,
             roster: array(&maps, "ROSTER")?,

@@ -292,6 +292,8 @@ plain! {
         pub length: u32,
         /// The first bytes of its payload; zeros if it has fewer.
         pub head: [u8; 32],
+        /// The last ones; zeros if it has fewer.
+        pub tail: [u8; 16],
     }
 
     /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.

@@ -14,11 +14,13 @@ use crate::{
 #[inline(always)]
 pub fn is_repeated(packet: &Packet, member: u32) -> bool {
     let key = BroadcasterKey { member, source: packet.source.port, destination: packet.destination.port };
+    let length = packet.payload.unwrap_or(0);
     let this = Broadcast {
         seen: now(),
         to: packet.destination.address,
-        length: packet.payload.unwrap_or(0),
+        length,
         head: packet.skb.load(PAYLOAD).unwrap_or([0; 32]),
+        tail: packet.skb.load(PAYLOAD + length.saturating_sub(16)).unwrap_or([0; 16]),
     };
     let repeated = lookup(&BROADCASTS, key).is_some_and(|last| repeats(&this, &last));
     if !repeated {
@@ -32,5 +34,6 @@ fn repeats(this: &Broadcast, last: &Broadcast) -> bool {
     this.to != last.to
         && this.length == last.length
         && this.head == last.head
+        && this.tail == last.tail
         && this.seen.saturating_sub(last.seen) < REPETITION_NS
 }

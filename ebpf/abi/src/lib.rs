@@ -109,6 +109,8 @@ pub mod names {
     pub const TO_LAN: &str = "to_lan";
     /// tc ingress of a member's host-side veth.
     pub const FROM_POD: &str = "from_pod";
+    /// tc egress of a bridge that connects pods.
+    pub const TO_BRIDGE: &str = "to_bridge";
     /// tc ingress of the fan device.
     pub const FAN: &str = "fan";
 }
@@ -290,6 +292,8 @@ plain! {
         pub length: u32,
         /// The first bytes of its payload; zeros if it has fewer.
         pub head: [u8; 32],
+        /// The last ones; zeros if it has fewer.
+        pub tail: [u8; 16],
     }
 
     /// Key of a relayed UDP port: a domain as pods see it, or an uplink's interface index as the LAN sees it.
@@ -562,7 +566,7 @@ impl Circuit {
             reset::CLIENT => Self::DOUBT,
             _ => idle,
         };
-        now.saturating_sub(self.seen) >= patience
+        now.wrapping_sub(self.seen) as i32 >= patience as i32
     }
 }
 
@@ -699,13 +703,13 @@ mod tests {
 
     #[test]
     fn a_circuit_is_over_some_time_after_its_end_or_after_long_silence() {
-        const NOW: u32 = 100_000;
+        const NOW: u32 = 100; // seconds after the start: what was seen before that counts, too
         let circuit = |(client, pod, reset), silent| Circuit {
             external: Endpoint { address: NO_ADDRESS, port: 0, protocol: 0 },
             member: 0,
             generation: 0,
             first: 0,
-            seen: NOW - silent,
+            seen: NOW.wrapping_sub(silent),
             place: 0,
             domain: 0,
             client_finished: client,

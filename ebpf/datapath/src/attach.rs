@@ -43,6 +43,8 @@ pub enum Hook {
     ToLan,
     /// `from_pod`: ingress of a member's host-side veth.
     FromPod,
+    /// `to_bridge`: egress of a bridge that connects pods.
+    ToBridge,
     /// `fan`: ingress of the fan device.
     Fan,
 }
@@ -55,19 +57,24 @@ impl std::fmt::Display for Hook {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::FromLan, Self::ToLan, Self::FromPod, Self::Fan];
+    pub const ALL: [Self; 5] = [Self::FromLan, Self::ToLan, Self::FromPod, Self::ToBridge, Self::Fan];
 
-    fn program(self) -> &'static str {
+    pub(crate) fn program(self) -> &'static str {
         match self {
             Self::FromLan => names::FROM_LAN,
             Self::ToLan => names::TO_LAN,
             Self::FromPod => names::FROM_POD,
+            Self::ToBridge => names::TO_BRIDGE,
             Self::Fan => names::FAN,
         }
     }
 
+    fn is_egress(self) -> bool {
+        matches!(self, Self::ToLan | Self::ToBridge)
+    }
+
     fn direction(self) -> TcAttachType {
-        if self == Self::ToLan { TcAttachType::Egress } else { TcAttachType::Ingress }
+        if self.is_egress() { TcAttachType::Egress } else { TcAttachType::Ingress }
     }
 
     /// Whether TCX is worth its cost here if nobody else uses it.
@@ -76,7 +83,7 @@ impl Hook {
     }
 
     fn parent(self) -> NetlinkHandle {
-        let minor = if self == Self::ToLan { 0xfff3 } else { 0xfff2 };
+        let minor = if self.is_egress() { 0xfff3 } else { 0xfff2 };
         NetlinkHandle { major: 0xffff, minor }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use abi::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, names, next_place};
+use abi::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, next_place};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
@@ -20,7 +20,7 @@ use nix::{
 };
 
 use crate::{
-    Error, Result, State,
+    Error, Hook, Result, State,
     link::{self, Link},
     pinned::{LINKS, MAPS, PARENT, PROGRAMS, pin_directory},
 };
@@ -60,7 +60,7 @@ pub fn load(bpffs: &Path) -> Result<State> {
         .default_map_pin_directory(directory.join(MAPS))
         .load(OBJECT)
         .map_err(|error| fault("cannot create the maps", &error))?;
-    let entered = [names::FROM_POD, names::FROM_LAN, names::TO_LAN, names::FAN];
+    let entered = Hook::ALL.map(Hook::program);
     let called = PARSED.iter().flat_map(|parsed| parsed.from_pod.iter().chain(parsed.from_lan)).copied();
     for name in called.chain([FROM_POD_DESCRIBED]).chain(entered) {
         let what = format!("cannot load the program {name}");

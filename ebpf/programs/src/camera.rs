@@ -64,6 +64,9 @@ fn command_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     if peers::on_lan(camera, outgoing.member().domain) & lan::CAMERAS == 0 {
         return Err(Verdict::Denied);
     }
+    if outgoing.is_from_lan_address() {
+        return Ok(()); // the camera reaches it there
+    }
     let holder = holder(outgoing)?;
     if camera == holder.uplink {
         return Err(Verdict::Foreign); // the node's own camera, if it has one
@@ -88,12 +91,14 @@ fn acknowledgement_of_pod(outgoing: &Outgoing) -> Result<(), Verdict> {
     if packet.destination.address == holder.uplink {
         return Ok(()); // inside the node nothing is translated
     }
-    let external = Endpoint { address: holder.uplink, port: gvcp::PORT, protocol: UDP as u16 };
-    if !ports::claim(&holder, external, packet.source, GVCP) {
+    let mut external = Endpoint { address: holder.uplink, port: gvcp::PORT, protocol: UDP as u16 };
+    if let Some(own) = outgoing.at_lan_address(packet.source) {
+        external = own;
+    } else if !ports::claim(&holder, external, packet.source, GVCP) {
         return Err(Verdict::NoPort); // another camera has the port: clients could not command this one
     }
     if packet.skb.load(PAYLOAD + gvcp::CURRENT_ADDRESS) == Some(holder.member.address) {
-        packet.set_payload(gvcp::CURRENT_ADDRESS, holder.member.address, holder.uplink);
+        packet.set_payload(gvcp::CURRENT_ADDRESS, holder.member.address, external.address);
     }
     Ok(())
 }

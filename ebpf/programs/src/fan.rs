@@ -33,13 +33,16 @@ pub fn run(skb: Skb) -> i32 {
     let Some(state) = FanMark::unpack(skb.mark()) else { return DROP };
     let (Some(config), Some(mut packet)) = (CONFIG.get(0), Packet::parse(skb)) else { return DROP };
     let Some(&length) = ROSTER_LENGTH.get(state.domain) else { return DROP };
+    let (node, broadcast) = peers::uplink(state.domain as u16)
+        .map_or((NO_ADDRESS, NO_ADDRESS), |uplink| (uplink.address, uplink.broadcast));
     let mut visit = Visit {
         skb: skb.raw(),
         source: packet.source,
         destination: packet.destination,
         state,
         length,
-        node: peers::uplink(state.domain as u16).map_or(NO_ADDRESS, |uplink| uplink.address),
+        node,
+        broadcast,
         found: 0,
         address: NO_ADDRESS,
     };
@@ -64,6 +67,8 @@ struct Visit {
     length: u32,
     /// The node's address on the LAN, if the domain has an uplink.
     node: Address,
+    /// The LAN's broadcast address.
+    broadcast: Address,
     /// Interface index of the host-side veth of the member found; 0 until then.
     found: u32,
     /// The address at which its sockets hear the datagram.
@@ -93,16 +98,31 @@ extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
 /// another server.
 #[inline(always)]
 fn listens(visit: &Visit, interface: u32) -> Option<Address> {
-    let member = lookup(&MEMBERS, interface).filter(|member| member.address != visit.source.address)?;
+    let from = visit.source.address;
+    let member =
+        lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
+    if member.lan_address != NO_ADDRESS
+        && visit.destination.address != LIMITED_BROADCAST
+        && visit.destination.address != visit.node
+        && bound(visit, visit.broadcast, &member).is_some()
+    {
+        return Some(visit.broadcast);
+    }
     let address = match visit.destination.address {
         LIMITED_BROADCAST => LIMITED_BROADCAST,
         node if node == visit.node => member.address,
         _ => member.broadcast,
     };
-    let destination = Endpoint { address, ..visit.destination };
-    let bound = Skb::from_raw(visit.skb).bound_address(&visit.source, &destination, member.netns)?;
+    let bound = bound(visit, address, &member)?;
     let is_shared = address == member.address && bound == NO_ADDRESS;
     Some(if is_shared { member.broadcast } else { address })
+}
+
+/// The address that the member's socket is bound to which hears the datagram at `address`.
+#[inline(always)]
+fn bound(visit: &Visit, address: Address, member: &Member) -> Option<Address> {
+    let destination = Endpoint { address, ..visit.destination };
+    Skb::from_raw(visit.skb).bound_address(&visit.source, &destination, member.netns)
 }
 
 /// Turns the packet into the member's and delivers it.

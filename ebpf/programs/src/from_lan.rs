@@ -9,11 +9,11 @@ use aya_ebpf::programs::TcContext;
 use wire::Direction;
 
 use crate::{
-    circuits, copies,
+    arp, circuits, copies,
     count::{count, count_other},
     event::{Seen, emit},
     format::{self, Content},
-    icmp, limit,
+    icmp, lan_address, limit,
     maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
     packet::Packet,
     peers, ports,
@@ -26,10 +26,15 @@ pub fn run(context: &TcContext) -> i32 {
     if skb.is_for_another_host() {
         return NEXT;
     }
-    let Some(mut packet) = Packet::parse(skb) else { return icmp::arrive(skb) };
+    let Some(mut packet) = Packet::parse(skb) else { return other(skb) };
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let to = packet.destination;
+    if to.address != uplink.address
+        && let Some(verdict) = lan_address::arrive(&packet, interface)
+    {
+        return verdict;
+    }
     let may_be_external = to.address == uplink.address && may_be_external(to.port);
     let external = if may_be_external { to_external_port(context, &mut packet) } else { None };
     if matches!(external, Some(Verdict::NoCircuit | Verdict::Limited)) {
@@ -43,6 +48,15 @@ pub fn run(context: &TcContext) -> i32 {
         count_other(uplink.domain, Verdict::Unowned);
     }
     NEXT // the node's stack and sockets get everything
+}
+
+/// Handles what is neither TCP nor UDP.
+#[inline(always)]
+fn other(skb: Skb) -> i32 {
+    if skb.is_untagged_arp() {
+        return arp::arrive(skb);
+    }
+    lan_address::arrive_other(skb).unwrap_or_else(|| icmp::arrive(skb))
 }
 
 /// Handles a datagram from another host, if its port is relayed or it is a broadcast; false otherwise.

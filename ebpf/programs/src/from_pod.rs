@@ -7,18 +7,18 @@
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
 //! bytes of stack and its own budget with the verifier.
 
-use abi::{Endpoint, Member, Protocol, Relay, RelayKey, Sending, Verdict, lan, paths, route};
+use abi::{Endpoint, Member, NO_ADDRESS, Protocol, Relay, RelayKey, Sending, Verdict, lan, paths, route};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
     count::{count, count_other},
     event::emit_direct,
     format::Format,
-    limit,
+    lan_address, limit,
     maps::{FROM_POD, MEMBERS, POD_RELAYS, SENDING, lookup},
     outgoing::Outgoing,
     packet::Packet,
-    peers,
+    peers, repeats,
     skb::{DROP, NEXT, Skb},
 };
 
@@ -36,25 +36,36 @@ pub fn run(context: &TcContext) -> i32 {
         } else {
             emit_direct(skb, &member);
         }
-        return NEXT;
+        return if broadcast { NEXT } else { lan_address::depart(skb) };
     };
-    let admitted = match (sending.route, sending.protocol) {
-        (route::ANSWER, GVSP) => true,
-        (route::ANSWER, _) => limit::admits_answer(member.domain, interface),
-        _ => limit::admits_pod(member.domain, interface),
-    };
+    let verdict = verdict(&packet, &sending);
     let protocol = sending.protocol;
     pass_on(sending);
-    let verdict = if admitted {
+    if verdict == Verdict::Unrelayed {
         // SAFETY: comes back only if there is no such program.
         unsafe { FROM_POD.tail_call(context, protocol as u32) };
-        Verdict::Unrelayed
-    } else {
-        Verdict::Limited
-    };
+    }
     let Some(outgoing) = Outgoing::resume(skb) else { return NEXT };
     outgoing.report(verdict);
     outgoing.finish(verdict)
+}
+
+/// Why a datagram goes no further; [`Verdict::Unrelayed`] if only for want of a program of its protocol.
+#[inline(always)]
+fn verdict(packet: &Packet, sending: &Sending) -> Verdict {
+    let Sending { member, interface, route, protocol, .. } = sending;
+    if *route == route::BROADCAST
+        && member.lan_address != NO_ADDRESS
+        && repeats::is_repeated(packet, *interface)
+    {
+        return Verdict::Repeated;
+    }
+    let admitted = match (*route, *protocol) {
+        (route::ANSWER, GVSP) => true,
+        (route::ANSWER, _) => limit::admits_answer(member.domain, *interface),
+        _ => limit::admits_pod(member.domain, *interface),
+    };
+    if admitted { Verdict::Unrelayed } else { Verdict::Limited }
 }
 
 /// Handles a datagram of a protocol whose payloads have format `F`.
@@ -102,14 +113,14 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
     })
 }
 
-/// A datagram with IP options is none that `Packet` reads. It must not pass by what the domain says of cameras.
+/// What is no UDP datagram that `Packet` reads. One with IP options must not pass by what the domain says of cameras.
 #[inline(always)]
 fn other(skb: Skb) -> i32 {
-    let Some(to) = Packet::destination_behind_options(skb) else { return NEXT };
+    let Some(to) = Packet::destination_behind_options(skb) else { return lan_address::depart(skb) };
     let Some(Member { domain, .. }) = lookup(&MEMBERS, skb.interface()) else { return NEXT };
     let relay = relay(domain, to.port);
     if relay.flags & paths::CAMERAS == 0 || peers::on_lan(to.address, domain) & lan::HOSTS == 0 {
-        return NEXT;
+        return lan_address::depart(skb);
     }
     count(domain, relay.protocol, Verdict::Denied);
     DROP

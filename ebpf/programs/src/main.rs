@@ -5,6 +5,7 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // for `atomic`
 
+mod arp;
 mod atomic;
 mod camera;
 mod circuits;
@@ -16,6 +17,7 @@ mod format;
 mod from_lan;
 mod from_pod;
 mod icmp;
+mod lan_address;
 mod limit;
 mod maps;
 mod name_server;
@@ -25,7 +27,9 @@ mod peers;
 mod ports;
 mod quote;
 mod registers;
+mod repeats;
 mod skb;
+mod to_bridge;
 mod to_lan;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
@@ -53,6 +57,12 @@ pub fn from_lan(context: TcContext) -> i32 {
 #[classifier]
 pub fn to_lan(context: TcContext) -> i32 {
     to_lan::run(Skb::new(&context))
+}
+
+/// tc egress of a bridge.
+#[classifier]
+pub fn to_bridge(context: TcContext) -> i32 {
+    to_bridge::run(Skb::new(&context))
 }
 
 /// tc ingress of the fan device.

@@ -12,6 +12,7 @@ use crate::{
     count::count,
     event::{Seen, emit},
     format::{Content, Format},
+    lan_address,
     maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
     packet::Packet,
     peers,
@@ -67,10 +68,17 @@ impl Outgoing {
         &self.sending.member
     }
 
-    /// Whether its source is not the member's address.
+    /// Whether its source is no address of the member's.
     #[inline(always)]
     pub fn is_spoofed(&self) -> bool {
-        self.packet.source.address != self.member().address
+        self.packet.source.address != self.member().address && !self.is_from_lan_address()
+    }
+
+    /// Whether its source is the member's address on the LAN.
+    #[inline(always)]
+    pub fn is_from_lan_address(&self) -> bool {
+        let Member { lan_address, .. } = *self.member();
+        lan_address != NO_ADDRESS && self.packet.source.address == lan_address
     }
 
     /// Its domain and the domain's uplink; the uplink's address is [`NO_ADDRESS`] while there is none.
@@ -154,7 +162,9 @@ impl Outgoing {
         if uplink.address == NO_ADDRESS {
             return Err(Verdict::NoUplink);
         }
-        let own = content.own(self.packet.source.address).ok_or(Verdict::Foreign)?;
+        let Member { address, lan_address, .. } = *self.member();
+        let other = if self.is_from_lan_address() { address } else { lan_address };
+        let own = content.own(self.packet.source.address, other).ok_or(Verdict::Foreign)?;
         // A stream has a socket of its own each time, which nobody finds again.
         let lasts = !content.is_search() && self.sending.protocol != Protocol::Gvsp as u16;
         let hold = if lasts { hold::SERVER } else { hold::CLIENT };
@@ -163,9 +173,12 @@ impl Outgoing {
             external = self.external(uplink, own, hold).ok_or(Verdict::NoPort)?;
         }
         // Nobody answers a beacon, nor an answer that names a server: they take no port for their source. A beacon is sent from
-        // the port that it names, an answer from the one that was asked, as firewalls before the client expect.
+        // the external port that it names, an answer from the one that was asked, as firewalls before the client expect.
         let asked = if own.protocol == TCP as u16 { self.sending.port } else { 0 };
         let mut source = Endpoint { protocol: UDP as u16, ..external };
+        if external.address == lan_address {
+            source.port = self.packet.source.port;
+        }
         if self.sending.route == route::ANSWER {
             source.port = asked;
         }
@@ -190,11 +203,25 @@ impl Outgoing {
         }
     }
 
+    /// What stands for the pod's endpoint on the LAN.
     #[inline(always)]
     fn external(&self, uplink: &Uplink, pod: Endpoint, hold: u8) -> Option<Endpoint> {
+        if let Some(own) = self.at_lan_address(pod) {
+            return Some(own);
+        }
         let Sending { ref member, interface, protocol, .. } = *self.sending;
         let holder = Holder { member, interface, uplink: uplink.address };
         ports::external(self.packet.skb, &holder, pod, protocol, hold)
+    }
+
+    /// The same port of the member's address on the LAN, if it has one and a socket hears there.
+    #[inline(always)]
+    pub fn at_lan_address(&self, pod: Endpoint) -> Option<Endpoint> {
+        let Member { lan_address, netns, .. } = *self.member();
+        let there = Endpoint { address: lan_address, ..pod };
+        let hears = lan_address != NO_ADDRESS
+            && (pod.address == lan_address || self.packet.skb.socket(&ports::ANYONE, &there, netns));
+        hears.then_some(there)
     }
 
     /// Counts the datagram.
@@ -214,10 +241,24 @@ impl Outgoing {
         emit(&self.packet, &seen);
     }
 
+    /// Whether the node's stack takes it to the LAN, and sees its answer come: it is from the member's address there.
+    #[inline(always)]
+    fn is_routed(&self) -> bool {
+        let Member { lan_address, domain, .. } = *self.member();
+        lan_address != NO_ADDRESS
+            && self.packet.source.address == lan_address
+            && self.sending.headers.source.address == lan_address
+            && !lan_address::is_direct(domain)
+    }
+
     /// The program's return code.
     #[inline(always)]
     pub fn finish(&self, verdict: Verdict) -> i32 {
-        match fate(verdict, self.sending.route == route::BROADCAST) {
+        let broadcast = self.sending.route == route::BROADCAST;
+        if !broadcast && verdict == Verdict::Sent && self.is_routed() {
+            return NEXT;
+        }
+        match fate(verdict, broadcast) {
             Fate::Pass => NEXT,
             Fate::KeepToNode => {
                 if is_for_all(self.packet.mac_destination()) {

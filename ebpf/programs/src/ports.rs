@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// No peer: for looking up any socket on a port.
-const ANYONE: Endpoint = Endpoint { address: [0; 4], port: 0, protocol: 0 };
+pub const ANYONE: Endpoint = Endpoint { address: [0; 4], port: 0, protocol: 0 };
 /// The most ports that one search looks at.
 const MOST: u32 = 4096;
 /// How often a lock is tried: longer than a search takes.

@@ -1,19 +1,20 @@
 //! The kernel's helpers for packets, as safe calls: only this module calls them.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, zeroed};
 
 use abi::{Address, Endpoint, UDP};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT, TC_ACT_SHOT, TC_ACT_UNSPEC,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
     },
     helpers::{
-        bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_lookup_tcp,
-        bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_clone_redirect, bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
+        bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+        bpf_redirect_peer, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes,
+        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     programs::TcContext,
 };
@@ -32,6 +33,9 @@ const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
 /// The VLAN in a tag; the rest is the priority (IEEE 802.1Q).
 const VLAN_ID: u32 = 0x0fff;
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
+const ETHERTYPE_ARP: u32 = 0x0806u16.to_be() as u32;
+/// `AF_INET` (linux/socket.h).
+const AF_INET: u8 = 2;
 
 /// A packet in the kernel. Offsets count from the Ethernet header.
 #[derive(Clone, Copy)]
@@ -62,9 +66,20 @@ impl Skb {
     /// the parent's hook. A tag of VLAN 0 only has a priority, and the stack takes it off.
     #[inline(always)]
     pub fn is_untagged_ipv4(self) -> bool {
+        self.is_untagged(ETHERTYPE_IPV4)
+    }
+
+    /// The same for ARP.
+    #[inline(always)]
+    pub fn is_untagged_arp(self) -> bool {
+        self.is_untagged(ETHERTYPE_ARP)
+    }
+
+    #[inline(always)]
+    fn is_untagged(self, ethertype: u32) -> bool {
         // SAFETY: as in `interface`.
         unsafe {
-            (*self.0).protocol == ETHERTYPE_IPV4
+            (*self.0).protocol == ethertype
                 && ((*self.0).vlan_present == 0 || (*self.0).vlan_tci & VLAN_ID == 0)
         }
     }
@@ -173,6 +188,30 @@ impl Skb {
     pub fn redirect_to_peer(self, interface: u32) -> i32 {
         // SAFETY: no memory is passed.
         unsafe { bpf_redirect_peer(interface, 0) as i32 }
+    }
+
+    /// Verdict: leave through `interface` as it is.
+    #[inline(always)]
+    pub fn redirect_out(self, interface: u32) -> i32 {
+        // SAFETY: no memory is passed.
+        unsafe { bpf_redirect(interface, 0) as i32 }
+    }
+
+    /// The interface that the node's routes lead to from `source`, arriving at `interface`, to `destination`; 0 if it is the
+    /// node's own, if there is none, or if the packet is too large for it.
+    #[inline(always)]
+    pub fn leads_to(self, source: Address, destination: Address, interface: u32) -> u32 {
+        // SAFETY: numbers and arrays of them, for which zeros are values.
+        let mut route: bpf_fib_lookup = unsafe { zeroed() };
+        route.family = AF_INET;
+        route.ifindex = interface;
+        route.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
+        route.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the parameters outlive the call.
+        let result = unsafe { fib_lookup(self.0.cast(), &raw mut route, size, 0) };
+        let found = result == BPF_FIB_LKUP_RET_SUCCESS as i64 || result == BPF_FIB_LKUP_RET_NO_NEIGH as i64;
+        if found { route.ifindex } else { 0 }
     }
 
     /// Verdict: leave through `interface` towards the destination; the kernel resolves the neighbour.

@@ -6,7 +6,7 @@ use lab::ca::{message, reply, search};
 use super::{
     circuits,
     frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
-    icmp,
+    icmp, lan_address,
     rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
 };
 
@@ -82,6 +82,10 @@ pub(crate) struct Setup {
     pub(crate) silence: u32,
     /// Nanoseconds from one datagram to the next, one at once; 0 for no limit.
     pub(crate) interval: u32,
+    /// What the node does about the LAN address of `pod-a`, from [`abi::standing`], if that has one.
+    pub(crate) standing: Option<u16>,
+    /// Whether LAN addresses pass by the node's stack.
+    pub(crate) direct: bool,
 }
 
 /// One case. Both pods listen on 5064 and 5076, on 7064 `pod-a` at its own address and `pod-b` at its broadcast address; `pod-a` is the IOC, and has the first place in the roster.
@@ -114,12 +118,12 @@ pub(super) fn from_pod(packet: Frame) -> Run {
     Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
 }
 
-fn from_pod_b(packet: Frame) -> Run {
+pub(super) fn from_pod_b(packet: Frame) -> Run {
     Run { interface: "pod-b", ..from_pod(packet) }
 }
 
 /// The fan, with so many places left to visit from `slot` on.
-fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
+pub(super) fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
     let mark = Some(FanMark { domain: 0, remaining, slot });
     Run { program: abi::names::FAN, interface: "iocast-fan", mark, packet }
 }
@@ -137,6 +141,8 @@ impl Case {
             circuits: 100,
             silence: 0,
             interval: 0,
+            standing: None,
+            direct: false,
         };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
@@ -157,7 +163,7 @@ impl Case {
         Self { counts: counts.collect(), ..self }
     }
 
-    fn ca(self, verdicts: &[Verdict]) -> Self {
+    pub(super) fn ca(self, verdicts: &[Verdict]) -> Self {
         self.counts(Protocol::Ca, verdicts)
     }
 
@@ -165,7 +171,7 @@ impl Case {
         self.counts(Protocol::Pva, verdicts)
     }
 
-    fn gvcp(self, verdicts: &[Verdict]) -> Self {
+    pub(super) fn gvcp(self, verdicts: &[Verdict]) -> Self {
         self.counts(Protocol::Gvcp, verdicts)
     }
 
@@ -182,19 +188,19 @@ impl Case {
     }
 
     /// A broadcast of a pod: a copy for the other pods, and the packet for the node's own sockets, past a bridge.
-    fn shared(self, pod: usize) -> Self {
+    pub(super) fn shared(self, pod: usize) -> Self {
         let becomes = self.run.packet.clone().mac_to(POD_MACS[pod]);
         self.fans(|copy| copy).becomes(NEXT, becomes)
     }
 
     /// A copy for the fan, which is the packet itself with this much changed.
-    fn fans(mut self, change: impl FnOnce(Frame) -> Frame) -> Self {
+    pub(super) fn fans(mut self, change: impl FnOnce(Frame) -> Frame) -> Self {
         self.copies.push((Where::Fan, change(self.run.packet.clone()).mac_to(BROADCAST)));
         self
     }
 
     /// A copy that leaves by the uplink as a broadcast, which is the packet itself with this much changed.
-    fn sends(mut self, change: impl FnOnce(Frame) -> Frame) -> Self {
+    pub(super) fn sends(mut self, change: impl FnOnce(Frame) -> Frame) -> Self {
         let copy = change(self.run.packet.clone().from(EXTERNAL)).mac_to(BROADCAST).mac_from(UPLINK_MAC);
         self.copies.push((Where::Uplink, copy));
         self
@@ -214,6 +220,7 @@ pub(crate) fn cases() -> Vec<Case> {
         circuits::cases(),
         circuits::of_name_servers(),
         icmp::cases(),
+        lan_address::cases(),
         fans(),
     ];
     groups.concat()
@@ -747,7 +754,7 @@ fn fans() -> Vec<Case> {
 }
 
 /// An announcement of RecSync's.
-fn announcement(address: [u8; 4], port: u16) -> Vec<u8> {
+pub(super) fn announcement(address: [u8; 4], port: u16) -> Vec<u8> {
     [&b"RC\0\0"[..], &address, &port.to_be_bytes(), &[0, 0, 0, 0, 0, 7]].concat()
 }
 

@@ -1,4 +1,4 @@
-//! Ethernet frames made by hand: IPv4 with UDP, TCP or an ICMP error, every checksum computed over all of the packet, so that what a
+//! Ethernet frames made by hand: ARP, and IPv4 with UDP, TCP or an ICMP error, every checksum computed over all of the packet, so that what a
 //! program corrected byte by byte is compared with what is right.
 
 use std::net::SocketAddrV4;
@@ -29,9 +29,25 @@ pub(crate) struct Frame {
 
 #[derive(Clone, Copy)]
 enum Transport {
-    Udp { checksummed: bool },
-    Tcp { flags: u8, sequence: u32, acknowledged: u32 },
-    Icmp { kind: u8, code: u8, mtu: u16 },
+    Udp {
+        checksummed: bool,
+    },
+    Tcp {
+        flags: u8,
+        sequence: u32,
+        acknowledged: u32,
+    },
+    Icmp {
+        kind: u8,
+        code: u8,
+        mtu: u16,
+    },
+    /// Instead of IPv4: an operation, and the MAC addresses that it speaks of.
+    Arp {
+        operation: u16,
+        sender: [u8; 6],
+        target: [u8; 6],
+    },
 }
 
 /// A datagram.
@@ -50,6 +66,13 @@ pub(crate) fn icmp(from: &str, to: &str, (kind, code): (u8, u8), about: &Frame, 
     let mut quoted = about.bytes().split_off(14);
     quoted.truncate(length);
     frame(from, to, Transport::Icmp { kind, code, mtu }, &quoted)
+}
+
+/// An ARP packet to everybody: an operation, whose MAC and IP address the sender says are its own, and the address asked for.
+pub(crate) fn arp(operation: u16, mac: [u8; 6], from: &str, to: &str) -> Frame {
+    let at = |address: &str| format!("{address}:0");
+    let transport = Transport::Arp { operation, sender: mac, target: [0; 6] };
+    frame(&at(from), &at(to), transport, &[]).ethertype(0x0806).mac_from(mac).mac_to(BROADCAST)
 }
 
 fn frame(from: &str, to: &str, transport: Transport, payload: &[u8]) -> Frame {
@@ -114,6 +137,14 @@ impl Frame {
         Self { transport: Transport::Udp { checksummed: false }, ..self }
     }
 
+    /// An ARP packet for this host alone.
+    pub(crate) fn answering(mut self, mac: [u8; 6]) -> Self {
+        if let Transport::Arp { target, .. } = &mut self.transport {
+            *target = mac;
+        }
+        self.mac_to(mac)
+    }
+
     /// A segment that acknowledges everything before this sequence number.
     pub(crate) fn acknowledging(mut self, number: u32) -> Self {
         if let Transport::Tcp { acknowledged, .. } = &mut self.transport {
@@ -139,7 +170,9 @@ impl Frame {
         let transport = self.transport();
         let mut bytes = self.macs.concat();
         bytes.extend(self.ethertype.to_be_bytes());
-        bytes.extend(self.ip_header(transport.len()));
+        if !matches!(self.transport, Transport::Arp { .. }) {
+            bytes.extend(self.ip_header(transport.len()));
+        }
         bytes.extend(transport);
         bytes
     }
@@ -164,13 +197,27 @@ impl Frame {
             Transport::Udp { .. } => abi::UDP,
             Transport::Tcp { .. } => abi::TCP,
             Transport::Icmp { .. } => 1,
+            Transport::Arp { .. } => 0, // it has no such header
         }
     }
 
-    /// UDP, TCP or ICMP header and payload.
+    /// ARP over Ethernet (RFC 826), and what follows it.
+    fn arp(&self, operation: u16, [sender, target]: [[u8; 6]; 2]) -> Vec<u8> {
+        let mut bytes = vec![0, 1, 8, 0, 6, 4];
+        bytes.extend(operation.to_be_bytes());
+        for (mac, address) in [(sender, self.from), (target, self.to)] {
+            bytes.extend(mac);
+            bytes.extend(address.ip().octets());
+        }
+        bytes.extend(&self.payload);
+        bytes
+    }
+
+    /// UDP, TCP or ICMP header and payload, or what there is instead of IPv4.
     fn transport(&self) -> Vec<u8> {
         let mut bytes = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
         let at = match self.transport {
+            Transport::Arp { operation, sender, target } => return self.arp(operation, [sender, target]),
             Transport::Icmp { kind, code, mtu } => {
                 bytes = vec![kind, code, 0, 0, 0, 0];
                 bytes.extend(mtu.to_be_bytes());

@@ -6,6 +6,7 @@ mod cases;
 mod circuits;
 pub(crate) mod frame;
 mod icmp;
+mod lan_address;
 pub(crate) mod rig;
 
 use abi::Verdict;

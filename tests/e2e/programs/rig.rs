@@ -4,12 +4,13 @@
 //! ```text
 //!   172.23.0.10 eth0 ----- lan                     pod-a 10.244.1.2    pod-b 10.244.1.3
 //!                                                  both with sockets on 5064 and 5076, and on 7064
-//!                                                  the one at its own address, the other at 10.244.1.255
+//!                                                  the one at its own address, the other at 10.244.1.255;
+//!                                                  pod-a with one on TCP port 5075, too
 //! ```
 
 use std::{
     io::IoSliceMut,
-    net::UdpSocket,
+    net::{TcpListener, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
     time::{Duration, Instant},
@@ -44,6 +45,8 @@ const UPLINK: [u8; 4] = [172, 23, 0, 10];
 const NETWORK: [u8; 4] = [172, 23, 0, 0];
 const UPLINK_BROADCAST: [u8; 4] = [172, 23, 0, 255];
 pub(crate) const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
+/// The LAN address of the first pod, where it has one.
+const LAN_ADDRESS: [u8; 4] = [172, 23, 0, 50];
 /// The only external port.
 const PORT: u16 = 61000;
 /// An interface index that no device has.
@@ -70,6 +73,7 @@ const CONTEXT: usize = 44;
 pub(crate) struct Rig {
     sandbox: Sandbox,
     _sockets: Vec<Socket>,
+    _server: TcpListener,
 }
 
 /// What a program made of a packet.
@@ -88,6 +92,7 @@ impl Rig {
         add_netns(&sandbox, NODE)?;
         add_pair(&sandbox, "eth0", "lan")?;
         sandbox.sh(NODE, "ip address add 172.23.0.10/24 broadcast + dev eth0")?;
+        sandbox.sh(NODE, "sysctl -q -w net.ipv4.ip_forward=1")?;
         sandbox.sh(NODE, "ip link set eth0 address 02:00:00:00:00:01")?; // whom frames are for
         let mut sockets = vec![];
         for (pod, address, at_7064) in PODS {
@@ -101,7 +106,8 @@ impl Rig {
             datapath::load(Path::new(BPFFS)).unwrap();
             datapath::ensure_fan().unwrap();
         })?;
-        Ok(Self { sandbox, _sockets: sockets })
+        let server = sandbox.run_in(PODS[0].0, || TcpListener::bind("0.0.0.0:5075").unwrap())?;
+        Ok(Self { sandbox, _sockets: sockets, _server: server })
     }
 
     /// Runs a case: fills the maps anew, lets pass what came before, and then the packet.
@@ -157,7 +163,7 @@ fn fill(state: &mut State, setup: &Setup) {
         ports_per_pod: setup.ports_per_pod,
         ports: setup.ports,
         circuits: setup.circuits,
-        direct: 0,
+        direct: u32::from(setup.direct),
         limits: [abi::Limit { interval: setup.interval, burst: 1 }; abi::limited::KINDS],
         name,
     };
@@ -185,8 +191,15 @@ fn fill(state: &mut State, setup: &Setup) {
     forget::<abi::Owner, abi::Endpoint>("INTERNALS", Map::HashMap);
     forget::<u32, abi::Share>("PORT_COUNTS", Map::HashMap);
     forget_circuits();
+    forget::<abi::Address, abi::LanAddress>("LAN_ADDRESSES", Map::HashMap);
+    forget::<abi::Address, abi::Rival>("RIVALS", Map::LruHashMap);
+    forget::<abi::BroadcasterKey, abi::Broadcast>("BROADCASTS", Map::LruHashMap);
     for (number, (pod, ..)) in (0..).zip(PODS) {
-        join(state, number, pod);
+        let lan_address = if number == 0 && setup.standing.is_some() { LAN_ADDRESS } else { abi::NO_ADDRESS };
+        join(state, number, pod, lan_address);
+    }
+    if let Some(standing) = setup.standing {
+        have_lan_address(standing);
     }
     state.tend_ports(&[], &[(PORT, PORT), (3956, 3956)]).unwrap();
 }
@@ -204,14 +217,23 @@ fn set_fan(state: &mut State, fan: u32) {
     state.set_config(Config { fan, circuit_idle: 180 * 60 }).unwrap();
 }
 
-fn join(state: &mut State, number: u8, pod: &str) {
+/// Gives the first pod its LAN address.
+fn have_lan_address(standing: u16) {
+    let mut map: HashMap<_, abi::Address, abi::LanAddress> =
+        Map::HashMap(pinned("LAN_ADDRESSES")).try_into().unwrap();
+    let member = index(PODS[0].0);
+    let entry = abi::LanAddress { member, generation: 1, since: 1, domain: 0, standing };
+    map.insert(LAN_ADDRESS, entry, 0).unwrap();
+}
+
+fn join(state: &mut State, number: u8, pod: &str, lan_address: abi::Address) {
     let device = link::by_name(pod).unwrap().unwrap();
     let address = [10, 244, 1, 2 + number];
     let key = AttachmentKey { container: abi::field(pod).unwrap(), interface: abi::field("eth0").unwrap() };
     let member = Member {
         address,
         broadcast: POD_BROADCAST,
-        lan_address: abi::NO_ADDRESS,
+        lan_address,
         generation: 1,
         netns: device.peer_netns.unwrap(),
         identity: abi::identity("bl07", pod),

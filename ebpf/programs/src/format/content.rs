@@ -83,9 +83,12 @@ impl Content {
         self.search != 0
     }
 
-    /// The endpoint that it names, with port 0 if it names none; `None` if that is not on `sender` itself.
+    /// The endpoint that it names, with port 0 if it names none; `None` if that is not on `sender` itself, or at the `other`
+    /// address that this one has.
     #[inline(always)]
-    pub fn own(&self, sender: [u8; 4]) -> Option<Endpoint> {
+    pub fn own(&self, sender: [u8; 4], other: [u8; 4]) -> Option<Endpoint> {
+        let is_other = self.address != 0 && self.address == u32::from_ne_bytes(other);
+        let sender = if is_other { other } else { sender };
         let foreign = self.address != 0 && self.address != u32::from_ne_bytes(sender);
         if self.unsupported != 0 || foreign || (self.names != 0 && self.port == 0) {
             return None;

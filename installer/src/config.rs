@@ -12,6 +12,9 @@
 //! ports_per_pod = 1000      # external ports that one pod may take, default: a sixteenth of `ports`, at least 16
 //! rates = { pod = 10000, host = 10000, domain = 50000 }  # relayed datagrams per second, default as here; 0: no limit
 //! cameras = ["172.23.0.128/25"]  # where pods may command cameras (protocol "gvcp"), default: all of the LAN
+//! addresses = ["172.23.0.48/28", { range = "172.23.0.200-172.23.0.220", namespaces = ["bl07-*"] }]  # that pods may have,
+//!                           # and pods of which namespaces; default: none
+//! path = "stack"            # of packets from and to these: through the node's stack, default, or "direct"
 //! lan = ["172.24.0.0/16"]   # networks that belong to the LAN besides those of the uplink
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
 //! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and their counterparts on the LAN
@@ -19,11 +22,14 @@
 //!
 //! Sections `[protocol.NAME]` describe more protocols, see [`crate::protocol`].
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, ops::Range, path::Path};
+use std::{collections::BTreeMap, fmt, fs, net::Ipv4Addr, ops::Range, path::Path};
 
 use abi::{Protocol, limited};
-use membership::namespace::is_pattern;
-use serde::Deserialize;
+use membership::{address, namespace::is_pattern};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use toml::de::{DeTable, DeValue};
 use wire::gvcp::PORT as GVCP_PORT;
 
@@ -38,6 +44,12 @@ const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
 /// The most minutes that a circuit may be idle: a year.
 const MOST_IDLE: u32 = 365 * 24 * 60;
+
+/// The addresses that hosts can have.
+const HOSTS: [address::Range; 2] = [
+    address::Range { first: Ipv4Addr::new(1, 0, 0, 0), last: Ipv4Addr::new(126, 255, 255, 255) },
+    address::Range { first: Ipv4Addr::new(128, 0, 0, 0), last: Ipv4Addr::new(223, 255, 255, 255) },
+];
 
 /// Instead of an uplink's name: the interface of the default route.
 pub(crate) const AUTO: &str = "auto";
@@ -89,6 +101,18 @@ pub(crate) struct DomainConfig {
     pub(crate) lan: Vec<Network>,
     /// Networks in which pods may command cameras; all of the LAN if `None`.
     pub(crate) cameras: Option<Vec<Network>>,
+    /// Addresses on the LAN that pods may have.
+    pub(crate) addresses: Vec<Addresses>,
+    /// Whether packets from and to these pass by the node's stack.
+    pub(crate) direct: bool,
+}
+
+/// Addresses on the LAN that pods may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) range: address::Range,
+    /// Namespaces whose pods may have one, each may end in `*`; if empty, all that may join.
+    pub(crate) namespaces: Vec<String>,
 }
 
 /// An IPv4 network.
@@ -184,6 +208,49 @@ struct Section {
     #[serde(default)]
     lan: Vec<String>,
     cameras: Option<Vec<String>>,
+    #[serde(default)]
+    addresses: Vec<Given>,
+    path: Option<String>,
+}
+
+/// Addresses that pods may have: a range, or a table with one.
+struct Given {
+    range: String,
+    namespaces: Vec<String>,
+}
+
+/// By hand, because a derived choice between the two would not say which key is unknown.
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            range: String,
+            #[serde(default)]
+            namespaces: Vec<String>,
+        }
+
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Given;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("addresses as text, or a table of a `range` and `namespaces`")
+            }
+
+            fn visit_str<E: Error>(self, range: &str) -> Result<Given, E> {
+                Ok(Given { range: range.into(), namespaces: vec![] })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Given, A::Error> {
+                let Table { range, namespaces } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Given { range, namespaces })
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Relayed datagrams per second of a pod, of a host on the LAN, and of the whole domain.
@@ -242,6 +309,7 @@ impl Config {
         }
         let config = Self { circuit_idle: file.circuit_idle_minutes.saturating_mul(60), domains };
         check_shared_uplinks(&config.domains, &mut faults);
+        check_addresses(&config.domains, &mut faults);
         let described = config.described().len();
         if described > abi::DESCRIPTORS as usize {
             faults.push(format!(
@@ -333,13 +401,10 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
     if section.ports_per_pod == Some(0) {
         found.push("`ports_per_pod` is 0: no client could connect to a pod; expected 1 or more".into());
     }
-    for pattern in section.namespaces.iter().filter(|pattern| !is_pattern(pattern)) {
-        found.push(format!(
-            "`namespaces` has `{pattern}`: expected a namespace, or the beginning of one followed by `*`"
-        ));
-    }
+    check_namespaces("namespaces", &section.namespaces, &mut found);
     let ports = range("ports", section.ports.as_deref(), &mut found).unwrap_or(DEFAULT_PORTS);
     let Rates { pod, host, domain: all } = section.rates;
+    let has_addresses = !section.addresses.is_empty();
     let domain = DomainConfig {
         protocols: protocols(section.protocols, registry, &mut found),
         ports,
@@ -352,6 +417,8 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks("lan", &section.lan, &mut found),
         cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
+        direct: section.path.is_some_and(|path| is_direct(&path, has_addresses, &mut found)),
+        addresses: addresses(section.addresses, &mut found),
         uplink: section.uplink,
         namespaces: section.namespaces,
         name,
@@ -376,6 +443,50 @@ fn pins(text: Option<&str>, ports: Ports, faults: &mut Vec<String>) -> Option<Po
         ));
     }
     Some(pins)
+}
+
+fn check_namespaces(key: &str, patterns: &[String], faults: &mut Vec<String>) {
+    for pattern in patterns.iter().filter(|pattern| !is_pattern(pattern)) {
+        faults.push(format!(
+            "`{key}` has `{pattern}`: expected a namespace, or the beginning of one followed by `*`"
+        ));
+    }
+}
+
+fn addresses(given: Vec<Given>, faults: &mut Vec<String>) -> Vec<Addresses> {
+    let mut found: Vec<Addresses> = vec![];
+    for Given { range: text, namespaces } in given {
+        check_namespaces("addresses", &namespaces, faults);
+        let range = match address::Range::parse(&text) {
+            Ok(range) => range,
+            Err(reason) => {
+                faults.push(format!("`addresses`: {reason}"));
+                continue;
+            }
+        };
+        if !HOSTS.iter().any(|hosts| hosts.contains(range.first) && hosts.contains(range.last)) {
+            faults.push(format!("`addresses` has `{text}`: no host can have all of these"));
+        }
+        if let Some(other) = found.iter().find(|other| other.range.overlaps(&range)) {
+            faults.push(format!(
+                "`addresses` has {} and {range}, which overlap: say once which namespaces may have an address",
+                other.range
+            ));
+        }
+        found.push(Addresses { range, namespaces });
+    }
+    found
+}
+
+/// Whether packets of LAN addresses pass by the node's stack.
+fn is_direct(path: &str, has_addresses: bool, faults: &mut Vec<String>) -> bool {
+    if !["stack", "direct"].contains(&path) {
+        faults.push(format!("`path` is `{path}`: expected \"stack\" or \"direct\""));
+    }
+    if !has_addresses {
+        faults.push("`path` has no effect without `addresses`".into());
+    }
+    path == "direct"
 }
 
 fn is_name(name: &str) -> bool {
@@ -521,6 +632,29 @@ fn check_shared_uplinks(domains: &[DomainConfig], faults: &mut Vec<String>) {
     }
 }
 
+/// An address is one pod's on a node, whatever the domain; and a node can have so many ranges.
+fn check_addresses(domains: &[DomainConfig], faults: &mut Vec<String>) {
+    let all = domains.iter().flat_map(|domain| domain.addresses.iter().map(move |of| (&domain.name, of)));
+    let all: Vec<_> = all.collect();
+    for (index, (domain, Addresses { range, .. })) in all.iter().enumerate() {
+        let overlaps = |(other, of): &&(&String, &Addresses)| other != domain && of.range.overlaps(range);
+        if let Some((other, of)) = all[index + 1..].iter().find(overlaps) {
+            faults.push(format!(
+                "domains `{domain}` and `{other}` both give addresses of {range} and {}, so two pods could have the same \
+                 one; keep their `addresses` apart",
+                of.range
+            ));
+        }
+    }
+    let entries: usize = all.iter().map(|(_, of)| of.namespaces.len().max(1)).sum();
+    if entries > abi::ADDRESS_RANGES as usize {
+        faults.push(format!(
+            "`addresses` of all domains have {entries} entries, counting each namespace; a node can have {}",
+            abi::ADDRESS_RANGES
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{prelude::*, sample::Index};
@@ -574,8 +708,69 @@ mod tests {
             lan_ports: BTreeMap::new(),
             lan: vec![],
             cameras: None,
+            addresses: vec![],
+            direct: false,
         };
         assert_eq!(config.domains, [expected]);
+    }
+
+    #[test]
+    fn addresses_are_ranges_some_of_them_for_some_namespaces() {
+        let text = "[domain.a]\nuplink = \"eth0\"\npath = \"direct\"\n\
+                    addresses = [\"172.23.0.48/28\", { range = \"172.23.0.230\", namespaces = [\"bl07-*\"] }]";
+        let domain = Config::parse(text).unwrap().domains.remove(0);
+        let found: Vec<_> =
+            domain.addresses.iter().map(|of| (of.range.to_string(), of.namespaces.join(" "))).collect();
+        let expected = [("172.23.0.48-172.23.0.63", ""), ("172.23.0.230", "bl07-*")];
+        assert_eq!(found, expected.map(|(range, namespaces)| (range.to_owned(), namespaces.to_owned())));
+        assert!(domain.direct);
+    }
+
+    #[test]
+    fn what_is_wrong_with_addresses_is_named() {
+        let of = |lines: &str| faults(&format!("[domain.a]\nuplink = \"eth0\"\n{lines}"));
+        for (lines, fault) in [
+            ("addresses = [\"172.23.0\"]", "`172.23.0` is no address and no range"),
+            ("addresses = [\"172.23.0.50/24\"]", "172.23.0.0/24 for the network"),
+            ("addresses = [\"224.0.0.0/24\"]", "`224.0.0.0/24`: no host"),
+            ("addresses = [\"0.0.0.0/0\"]", "`0.0.0.0/0`: no host"),
+            ("addresses = [\"172.23.0.48/28\", \"172.23.0.50\"]", "172.23.0.50, which overlap"),
+            ("addresses = [{ range = \"172.23.0.50\", namespaces = [\"A\"] }]", "`addresses` has `A`"),
+            (
+                "addresses = [{ range = \"172.23.0.50\", namespace = \"a\" }]",
+                "line 3: unknown field `namespace`",
+            ),
+            ("addresses = [{ namespaces = [] }]", "line 3: missing field `range`"),
+            ("addresses = [7]", "line 3: invalid type: integer `7`, expected addresses as text"),
+            ("addresses = [\"172.23.0.50\"]\npath = \"fast\"", "`path` is `fast`"),
+            ("path = \"direct\"", "`path` has no effect"),
+        ] {
+            let found = of(lines);
+            assert!(found.len() == 1 && found[0].contains(fault), "{lines}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn no_two_domains_give_the_same_address() {
+        let domain = |name: &str, addresses: &str| {
+            format!("[domain.{name}]\nuplink = \"eth-{name}\"\naddresses = [\"{addresses}\"]\n")
+        };
+        let found = faults(&(domain("a", "172.23.0.48/28") + &domain("b", "172.23.0.63-172.23.0.70")));
+        assert!(
+            found.len() == 1 && found[0].contains("`a` and `b` both give addresses of 172.23.0.48-"),
+            "{found:#?}"
+        );
+        assert!(Config::parse(&(domain("a", "172.23.0.48/28") + &domain("b", "172.23.0.64/28"))).is_ok());
+    }
+
+    #[test]
+    fn a_node_has_room_for_so_many_ranges() {
+        let text = |count: u32| {
+            let ranges = (0..count).map(|number| format!("\"10.0.{}.{}\", ", number / 256, number % 256));
+            format!("[domain.a]\nuplink = \"eth0\"\naddresses = [{}]", ranges.collect::<String>())
+        };
+        assert!(Config::parse(&text(abi::ADDRESS_RANGES)).is_ok());
+        assert!(faults(&text(abi::ADDRESS_RANGES + 1))[0].contains("1025 entries"));
     }
 
     #[test]

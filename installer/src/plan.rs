@@ -6,7 +6,7 @@ use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, la
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
 use crate::{
-    config::{Config, DomainConfig, Network, Ports, Relayed},
+    config::{Addresses, Config, DomainConfig, Network, Ports, Relayed},
     protocol::DomainProtocol,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) doubled: Option<u16>,
     /// Namespaces whose pods may join a domain, unless all may: domain, and a name or a prefix followed by `*`.
     pub(crate) namespaces: Vec<(u16, String)>,
+    /// Addresses that pods may have: domain, the first and the last one, and a namespace or a prefix followed by `*`.
+    pub(crate) addresses: Vec<(u16, [u8; 4], [u8; 4], String)>,
 }
 
 /// How many seconds' worth of a rate may come at once: archivers and whole facilities start with a burst of searches.
@@ -93,6 +95,7 @@ pub(crate) fn plan(
         let cameras = domain.relayed().filter(|relayed| relayed.flags & paths::CAMERAS != 0);
         plan.external_ports.extend(cameras.map(|relayed| (relayed.on_lan, relayed.on_lan))); // of one in a pod
         plan.namespaces.extend(domain.namespaces.iter().map(|pattern| (number, pattern.clone())));
+        plan.addresses.extend(addresses(number, domain));
         let connected = found.iter().flat_map(|interface| &interface.networks);
         plan.networks.extend(networks(number, domain, connected.chain(&domain.lan).copied().collect()));
         if let Some(interface) = &found {
@@ -180,7 +183,7 @@ fn entry(domain: &DomainConfig, uplink: u32, shares: Shares) -> Domain {
         ports_per_pod: domain.ports_per_pod,
         ports: u32::from(domain.ports.last - domain.ports.first).saturating_add(1).min(shares.ports),
         circuits: shares.circuits,
-        direct: 0,
+        direct: domain.direct.into(),
         limits: domain.rates.map(limit),
         name: field(&domain.name).unwrap_or([0; 64]), // validated to fit
     }
@@ -202,6 +205,17 @@ fn networks(number: u16, domain: &DomainConfig, lan: Vec<Network>) -> Vec<(u16, 
         lan::HOSTS | if commanded { lan::CAMERAS } else { 0 }
     };
     all.iter().map(|network| (number, network.address, network.prefix, flags(network))).collect()
+}
+
+/// The addresses that a domain gives: an entry for each namespace.
+fn addresses(number: u16, domain: &DomainConfig) -> Vec<(u16, [u8; 4], [u8; 4], String)> {
+    let all = ["*".to_owned()];
+    let of = |Addresses { range, namespaces }: &Addresses| {
+        let patterns = if namespaces.is_empty() { all.as_slice() } else { namespaces };
+        let entry = |pattern: &String| (number, range.first.octets(), range.last.octets(), pattern.clone());
+        patterns.iter().map(entry).collect::<Vec<_>>()
+    };
+    domain.addresses.iter().flat_map(of).collect()
 }
 
 /// Adds the uplink, unless another domain has it already.
@@ -347,6 +361,17 @@ mod tests {
         let plan = plan(&config(&["a"]), Present::default(), |_| Some(eth0()));
         let both = lan::HOSTS | lan::CAMERAS;
         assert_eq!(plan.networks, [(0, [172, 23, 0, 10], 24, both), (0, [172, 24, 0, 0], 16, both)]);
+    }
+
+    #[test]
+    fn addresses_are_given_to_all_namespaces_or_to_some() {
+        let text = "[domain.a]\nuplink = \"eth0\"\npath = \"direct\"\naddresses = [\"172.23.0.50\", \
+                    { range = \"172.23.0.60/31\", namespaces = [\"bl07\", \"vac-*\"] }]";
+        let plan = plan(&Config::parse(text).unwrap(), Present::default(), |_| Some(eth0()));
+        let entry =
+            |first, last, pattern: &str| (0, [172, 23, 0, first], [172, 23, 0, last], pattern.to_owned());
+        assert_eq!(plan.addresses, [entry(50, 50, "*"), entry(60, 61, "bl07"), entry(60, 61, "vac-*")]);
+        assert_eq!(plan.domains[0].1.direct, 1);
     }
 
     #[test]

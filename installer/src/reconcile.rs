@@ -115,6 +115,7 @@ impl Pass<'_> {
             ));
         }
         self.state.set_namespaces(&plan.namespaces)?;
+        self.state.set_address_ranges(&plan.addresses)?;
         self.state.set_described(&plan.described)?;
         self.state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
         self.state.set_networks(&plan.networks)?;

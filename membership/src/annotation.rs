@@ -4,5 +4,7 @@
 pub const DOMAIN: &str = "iocast.io/domain";
 /// The annotation with which a pod pins external ports.
 pub const PORTS: &str = "iocast.io/ports";
+/// The annotation with which a pod asks for an address of its own on the LAN.
+pub const ADDRESS: &str = "iocast.io/address";
 /// The CRI capability with which a runtime passes a pod's annotations to a CNI plugin.
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";

@@ -6,9 +6,13 @@ pub enum Error {
     /// An annotation is invalid, or requests something that the domain does not allow.
     #[error("{0}")]
     Refused(String),
-    /// A domain without an uplink cannot give external ports.
+    /// It would be admitted if another pod were gone.
+    #[error("{0}")]
+    Taken(String),
+    /// A domain without an uplink can give neither external ports nor LAN addresses.
     #[error(
-        "the domain `{0}` has no uplink at the moment, so it has no ports to pin; see `iocast-node doctor`"
+        "the domain `{0}` has no uplink at the moment, so it has no ports to pin and no addresses to give; see \
+         `iocast-node doctor`"
     )]
     NoUplink(String),
     /// The datapath failed.

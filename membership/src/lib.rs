@@ -3,6 +3,7 @@
 //! `datapath` makes pods members and asks [`Admission`] under its lock; nothing here attaches a program or writes a map.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod annotation;
 mod error;
 pub mod namespace;

@@ -27,7 +27,7 @@ pub(crate) fn check(patterns: &[String], joining: &Joining<'_>) -> Result<(), Er
 }
 
 /// Whether `name` is `pattern`, or starts with its prefix if that ends in `*`.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |stem| name.starts_with(stem))
 }
 

@@ -90,7 +90,7 @@ impl From<membership::Error> for CniError {
     fn from(error: membership::Error) -> Self {
         match error {
             membership::Error::Refused(_) => Self::config(error.to_string()),
-            membership::Error::NoUplink(_) => Self::later(error.to_string()),
+            membership::Error::Taken(_) | membership::Error::NoUplink(_) => Self::later(error.to_string()),
             membership::Error::Datapath(error) => error.into(),
         }
     }

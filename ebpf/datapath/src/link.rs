@@ -170,6 +170,21 @@ pub fn addresses(index: u32) -> Result<Vec<Address>> {
     addresses_of(index, None)
 }
 
+/// The IPv4 addresses of all devices, each with the interface index of its device.
+pub fn all_addresses() -> Result<Vec<(u32, Address)>> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let answers = netlink::dump(Message::GetAddress(request))
+        .map_err(|error| Error::kernel("cannot list the addresses of the node", error))?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Message::NewAddress(message) => Some((message.header.index, parse_address(message)?)),
+            _ => None,
+        })
+        .collect())
+}
+
 /// The IPv4 addresses of device `index` in the namespace with id `netns`, in the kernel's order.
 pub fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
     addresses_of(index, Some(netns))

@@ -184,6 +184,7 @@ impl Adopter {
             network: "", // not known here, so GC, which selects by network, ignores this attachment
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
+            address: None,
         };
         member::join(&self.bpffs, state, &key, &joining, &found, &admission)?;
         say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));

@@ -9,6 +9,7 @@ mod error;
 mod events;
 pub mod firewall;
 mod held;
+pub mod lan_address;
 pub mod link;
 mod load;
 mod maps;

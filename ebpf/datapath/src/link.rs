@@ -273,6 +273,27 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     Ok(address.natural_broadcast())
 }
 
+/// Gives device `index` an address besides those that it has; not an error if it has it.
+pub fn give_address(index: u32, address: Address) -> Result<()> {
+    match add_address(index, address, false) {
+        Err(error) if !is_one_of(&error, &[Errno::EEXIST]) => {
+            Err(Error::kernel(format!("cannot add the address {}", address.address), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes an address from device `index`, and with it the routes that prefer it as source; not an error if it does not have
+/// it.
+pub fn take_address(index: u32, address: Address) -> Result<()> {
+    match remove_address(index, address) {
+        Err(error) if !is_one_of(&error, &[Errno::EADDRNOTAVAIL]) => {
+            Err(Error::kernel(format!("cannot remove the address {}", address.address), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn add_address(index: u32, address: Address, without_route: bool) -> std::io::Result<()> {
     let mut message = address_message(index, address);
     if without_route {

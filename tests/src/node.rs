@@ -91,6 +91,8 @@ pub struct Options {
     pub ports: (u16, u16),
     /// Ports that pods may pin besides those.
     pub pins: Option<(u16, u16)>,
+    /// Addresses on the LAN that pods may have.
+    pub addresses: &'static [&'static str],
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
     /// How many nodes there are, one or two.
@@ -107,12 +109,18 @@ impl Options {
         Self { pins: Some((15000, 15999)), ..Self::new(topology) }
     }
 
+    /// A lab whose pods may have the addresses 172.23.0.48 to 172.23.0.63.
+    pub fn with_addresses(topology: Topology) -> Self {
+        Self { addresses: &["172.23.0.48/28"], ..Self::new(topology) }
+    }
+
     /// A plain lab.
     pub fn new(topology: Topology) -> Self {
         Self {
             topology,
             ports: (61000, 64999),
             pins: None,
+            addresses: &[],
             cni_version: "1.0.0",
             nodes: 1,
             checksum_offload: true,
@@ -184,9 +192,9 @@ impl Lab {
     /// What is configured if nothing else is wanted.
     pub(crate) fn configuration(&self) -> String {
         let key = |name: &str, (first, last): (u16, u16)| format!("{name} = \"{first}-{last}\"\n");
-        let Options { ports, pins, .. } = self.options;
+        let Options { ports, pins, addresses, .. } = self.options;
         let ranges = key("ports", ports) + &pins.map(|pins| key("pins", pins)).unwrap_or_default();
-        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{ranges}")
+        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{ranges}addresses = {addresses:?}\n")
     }
 
     /// Starts iocast-node with this configuration on every node and waits until it is ready.
@@ -311,6 +319,16 @@ impl Lab {
     /// Creates a pod that is a member of the domain, on a node.
     pub fn pod_on(&self, node: usize, name: &str) -> Result<Pod> {
         self.create_pod(node, name, &[("iocast.io/domain", DOMAIN)])
+    }
+
+    /// Creates a pod that is a member of the domain and asks for an address on the LAN, on the first node.
+    pub fn pod_at(&self, name: &str, address: &str) -> Result<Pod> {
+        self.pod_at_on(0, name, address)
+    }
+
+    /// The same on a node.
+    pub fn pod_at_on(&self, node: usize, name: &str, address: &str) -> Result<Pod> {
+        self.create_pod(node, name, &[("iocast.io/domain", DOMAIN), ("iocast.io/address", address)])
     }
 
     /// Creates a pod with these annotations, on the first node.

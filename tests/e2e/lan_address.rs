@@ -99,8 +99,8 @@ fn change(lab: &Lab, change: impl FnOnce(&mut State) + Send + 'static) -> Result
 }
 
 fn a_pod_has_its_address_beside_its_own_and_prefers_it_on_the_lan(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
-    let pod = lab.pod_at("ioc-a", ADDRESS)?;
+    let lab = Lab::up(Options::new(topology))?;
+    let pod = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
     let own = if topology == Topology::Bridge {
         format!("{}/24 brd 10.244.1.255", pod.address)
     } else {
@@ -129,9 +129,12 @@ fn a_pod_has_its_address_beside_its_own_and_prefers_it_on_the_lan(topology: Topo
 }
 
 fn everybody_reaches_a_pod_at_its_address_and_hears_it_from_there(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
-    let (pod, plain, second) =
-        (lab.pod_at("ioc-a", ADDRESS)?, lab.pod("ioc-b")?, lab.pod_at("ioc-c", "172.23.0.51")?);
+    let lab = Lab::up(Options::new(topology))?;
+    let (pod, plain, second) = (
+        lab.pod_at(0, "ioc-a", Some(ADDRESS))?,
+        lab.pod("ioc-b")?,
+        lab.pod_at(0, "ioc-c", Some("172.23.0.51"))?,
+    );
     for (netns, client) in [
         (WORKSTATION, "172.23.0.2"),
         (NATIVE, "172.23.0.3"),
@@ -155,7 +158,7 @@ fn everybody_reaches_a_pod_at_its_address_and_hears_it_from_there(topology: Topo
 }
 
 fn the_previous_result_comes_back_to_the_letter(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
+    let lab = Lab::up(Options::new(topology))?;
     let pod = lab.plain_pod("ioc-a")?;
     assert_eq!(run(&lab, "ADD", &pod, ADDRESS)?, (true, previous_result("1.1.0")));
     assert_eq!(run(&lab, "CHECK", &pod, ADDRESS)?, (true, String::new()));
@@ -165,8 +168,8 @@ fn the_previous_result_comes_back_to_the_letter(topology: Topology) -> Result<()
 }
 
 fn del_gc_and_a_second_add_leave_what_they_should(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
-    let pod = lab.pod_at("ioc-a", ADDRESS)?;
+    let lab = Lab::up(Options::new(topology))?;
+    let pod = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
     let before = addresses(&lab, &pod)?;
     let (added, said) = run(&lab, "ADD", &pod, ADDRESS)?;
     assert!(added, "{said}");
@@ -179,13 +182,13 @@ fn del_gc_and_a_second_add_leave_what_they_should(topology: Topology) -> Result<
     assert!(plugin(&lab.sandbox, &[("CNI_COMMAND", "GC")], gc)?.0);
     assert_eq!(lab.leftovers()?, NOTHING, "GC");
     lab.delete_pod(&pod)?;
-    lab.pod_at("ioc-b", ADDRESS).map(drop)
+    lab.pod_at(0, "ioc-b", Some(ADDRESS)).map(drop)
 }
 
 fn check_finds_what_is_missing_of_an_address(topology: Topology) -> Result<()> {
-    let mut lab = Lab::up(Options::with_addresses(topology))?;
+    let mut lab = Lab::up(Options::new(topology))?;
     lab.terminate_agent()?; // or it would mend some of it
-    let pod = lab.pod_at("ioc-a", ADDRESS)?;
+    let pod = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
     let misses = |what: &str| {
         let (success, said) = run(&lab, "CHECK", &pod, ADDRESS)?;
         assert!(!success && said.contains(r#""code":101"#) && said.contains(what), "{what}: {said}");
@@ -206,7 +209,7 @@ fn check_finds_what_is_missing_of_an_address(topology: Topology) -> Result<()> {
 }
 
 fn a_host_that_has_the_address_is_named_by_its_mac_in_half_a_second(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
+    let lab = Lab::up(Options::new(topology))?;
     lab.sandbox.sh(NATIVE, &format!("ip address add {ADDRESS}/32 dev eth0"))?;
     let pod = lab.plain_pod("ioc-a")?;
     let before = addresses(&lab, &pod)?;
@@ -228,18 +231,18 @@ fn a_host_that_has_the_address_is_named_by_its_mac_in_half_a_second(topology: To
 }
 
 fn a_pod_that_has_the_address_is_named(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
-    let first = lab.pod_at("ioc-a", ADDRESS)?;
-    let error = lab.pod_at("ioc-b", ADDRESS).unwrap_err().to_string();
+    let lab = Lab::up(Options::new(topology))?;
+    let first = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
+    let error = lab.pod_at(0, "ioc-b", Some(ADDRESS)).unwrap_err().to_string();
     assert!(error.contains("code 11") && error.contains("pod beamline/ioc-a has it"), "{error}");
     assert_eq!(lab.leftovers()?, ONE);
     assert_eq!(client_of(&lab, &first, WORKSTATION, ADDRESS)?, "172.23.0.2");
     lab.delete_pod(&first)?;
-    lab.pod_at("ioc-b", ADDRESS).map(drop)
+    lab.pod_at(0, "ioc-b", Some(ADDRESS)).map(drop)
 }
 
 fn two_pods_that_want_one_address_at_once_end_with_one_owner(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
+    let lab = Lab::up(Options::new(topology))?;
     let pods = [lab.plain_pod("ioc-a")?, lab.plain_pod("ioc-b")?];
     for _ in 0..5 {
         let outcomes: Vec<_> = scope(|scope| {
@@ -284,7 +287,7 @@ fn finish(child: std::process::Child) -> (bool, String) {
 }
 
 fn a_pod_without_a_default_route_is_told_so(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
+    let lab = Lab::up(Options::new(topology))?;
     let pod = lab.plain_pod("ioc-a")?;
     lab.sandbox.sh(&pod.netns, "ip route del default")?;
     let (added, said) = run(&lab, "ADD", &pod, ADDRESS)?;
@@ -301,15 +304,15 @@ fn a_pod_without_a_default_route_is_told_so(topology: Topology) -> Result<()> {
 }
 
 fn what_an_admin_took_is_given_without_asking_the_lan(topology: Topology) -> Result<()> {
-    let lab = Lab::up(Options::with_addresses(topology))?;
+    let lab = Lab::up(Options::new(topology))?;
     lab.sandbox.sh(NATIVE, &format!("ip address add {ADDRESS}/32 dev eth0"))?;
-    lab.pod_at("ioc-a", ADDRESS).unwrap_err();
+    lab.pod_at(0, "ioc-a", Some(ADDRESS)).unwrap_err();
     let since = seconds(kernel_clock().unwrap().as_nanos() as u64);
     change(&lab, move |state| {
         let taken = LanAddress { member: 0, generation: 0, since, domain: 0, standing: standing::TAKEN };
         state.set_lan_address([172, 23, 0, 50], taken).unwrap();
     })?;
-    let pod = lab.pod_at("ioc-a", ADDRESS)?;
+    let pod = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
     let entry = lab.state(|state| state.lan_address([172, 23, 0, 50]).unwrap().unwrap())?;
     assert_eq!(entry.standing, standing::TAKEN);
     assert_eq!(lab.leftovers()?, ONE);
@@ -320,10 +323,9 @@ fn what_an_admin_took_is_given_without_asking_the_lan(topology: Topology) -> Res
 
 #[test]
 fn what_is_wrong_with_an_address_is_said_and_nothing_is_left() -> Result<()> {
-    let mut lab = Lab::up(Options {
-        addresses: &["172.23.0.0/26", "172.23.0.255", "172.24.0.1"],
-        ..Options::new(Topology::Bridge)
-    })?;
+    let mut lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+    let with = |more: &str| format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{more}");
+    lab.start_agent_with(&with("addresses = [\"172.23.0.0/26\", \"172.23.0.255\", \"172.24.0.1\"]\n"))?;
     lab.sandbox.sh(NODE, "ip route add default via 172.23.0.1")?;
     for (name, address, expected) in [
         ("ioc-0", "", "`` is no address"),
@@ -340,7 +342,7 @@ fn what_is_wrong_with_an_address_is_said_and_nothing_is_left() -> Result<()> {
         ("ioc-2", "172.23.0.50-172.23.0.51", "has 2 addresses"),
         ("ioc", "172.23.0.48/28", "the name `ioc` has none at its end"),
     ] {
-        let error = lab.pod_at(name, address).unwrap_err().to_string();
+        let error = lab.pod_at(0, name, Some(address)).unwrap_err().to_string();
         assert!(
             error.contains("annotation iocast.io/address") && error.contains(expected),
             "{address}: {error}"
@@ -350,8 +352,8 @@ fn what_is_wrong_with_an_address_is_said_and_nothing_is_left() -> Result<()> {
     let error = lab.pod_with("ioc-0", &[("iocast.io/address", ADDRESS)]).unwrap_err().to_string();
     assert!(error.contains("without iocast.io/domain"), "{error}");
     lab.terminate_agent()?;
-    lab.start_agent_with(&format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n"))?;
-    let error = lab.pod_at("ioc-0", ADDRESS).unwrap_err().to_string();
+    lab.start_agent_with(&with(""))?;
+    let error = lab.pod_at(0, "ioc-0", Some(ADDRESS)).unwrap_err().to_string();
     assert!(error.contains("gives no addresses"), "{error}");
     assert_eq!(lab.leftovers()?, NOTHING);
     Ok(())
@@ -360,7 +362,7 @@ fn what_is_wrong_with_an_address_is_said_and_nothing_is_left() -> Result<()> {
 #[test]
 fn only_pods_with_an_address_wait_for_the_probe() -> Result<()> {
     lab::turn::take(lab::turn::Kind::Alone);
-    let lab = Lab::up(Options::with_addresses(Topology::Bridge))?;
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
     let pod = lab.plain_pod("ioc-a")?;
     let plain = configuration(&previous_result("1.1.0"), &[("iocast.io/domain", DOMAIN)]);
     let time = |stdin: &str| {

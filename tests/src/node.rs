@@ -47,6 +47,8 @@ const LAN: [(&str, &str); 4] =
 pub(crate) const NODES: [&str; 2] = [NODE, NODE2];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
+/// The LAN addresses that its pods may have.
+pub(crate) const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
 pub(crate) const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
 /// The CRI capability by which annotations reach plugins.
@@ -91,8 +93,6 @@ pub struct Options {
     pub ports: (u16, u16),
     /// Ports that pods may pin besides those.
     pub pins: Option<(u16, u16)>,
-    /// Addresses on the LAN that pods may have.
-    pub addresses: &'static [&'static str],
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
     /// How many nodes there are, one or two.
@@ -109,18 +109,12 @@ impl Options {
         Self { pins: Some((15000, 15999)), ..Self::new(topology) }
     }
 
-    /// A lab whose pods may have the addresses 172.23.0.48 to 172.23.0.63.
-    pub fn with_addresses(topology: Topology) -> Self {
-        Self { addresses: &["172.23.0.48/28"], ..Self::new(topology) }
-    }
-
     /// A plain lab.
     pub fn new(topology: Topology) -> Self {
         Self {
             topology,
             ports: (61000, 64999),
             pins: None,
-            addresses: &[],
             cni_version: "1.0.0",
             nodes: 1,
             checksum_offload: true,
@@ -192,9 +186,9 @@ impl Lab {
     /// What is configured if nothing else is wanted.
     pub(crate) fn configuration(&self) -> String {
         let key = |name: &str, (first, last): (u16, u16)| format!("{name} = \"{first}-{last}\"\n");
-        let Options { ports, pins, addresses, .. } = self.options;
+        let Options { ports, pins, .. } = self.options;
         let ranges = key("ports", ports) + &pins.map(|pins| key("pins", pins)).unwrap_or_default();
-        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{ranges}addresses = {addresses:?}\n")
+        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\naddresses = [\"{ADDRESSES}\"]\n{ranges}")
     }
 
     /// Starts iocast-node with this configuration on every node and waits until it is ready.
@@ -321,14 +315,11 @@ impl Lab {
         self.create_pod(node, name, &[("iocast.io/domain", DOMAIN)])
     }
 
-    /// Creates a pod that is a member of the domain and asks for an address on the LAN, on the first node.
-    pub fn pod_at(&self, name: &str, address: &str) -> Result<Pod> {
-        self.pod_at_on(0, name, address)
-    }
-
-    /// The same on a node.
-    pub fn pod_at_on(&self, node: usize, name: &str, address: &str) -> Result<Pod> {
-        self.create_pod(node, name, &[("iocast.io/domain", DOMAIN), ("iocast.io/address", address)])
+    /// Creates a pod that is a member of the domain, on a node, with this address on the LAN if one is named.
+    pub fn pod_at(&self, node: usize, name: &str, address: Option<&str>) -> Result<Pod> {
+        let address = address.map(|address| ("iocast.io/address", address));
+        let annotations: Vec<_> = [("iocast.io/domain", DOMAIN)].into_iter().chain(address).collect();
+        self.create_pod(node, name, &annotations)
     }
 
     /// Creates a pod with these annotations, on the first node.

@@ -15,23 +15,41 @@ lab::in_both_topologies! {
     every_client_reads_every_pvxs_as_the_table_says
 }
 
-/// Where a program runs, as the table calls it, and on which host of the lab.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(&'static str, &'static str, &'static str);
+/// Where a program runs: as the table calls it, the host of the lab, that host's node, and its address on the LAN: the node's
+/// for a pod that has none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place(&'static str, &'static str, Option<usize>, &'static str);
 
-const CLIENT_PLACES: [Place; 4] = [
-    Place("LAN", WORKSTATION, ""),
-    Place("pod", "pod-client", ""),
-    Place("pod on the other node", "pod-client2", ""),
-    Place("node process", NODE, ""),
+const CLIENT_PLACES: [Place; 6] = [
+    Place("LAN", WORKSTATION, None, "172.23.0.2"),
+    Place("pod", "pod-client", Some(0), NODE_ADDRESS),
+    Place("pod on the other node", "pod-client2", Some(1), NODE2_ADDRESS),
+    Place("pod with a LAN address", "pod-client3", Some(0), "172.23.0.53"),
+    Place("pod with a LAN address on the other node", "pod-client4", Some(1), "172.23.0.54"),
+    Place("node process", NODE, Some(0), NODE_ADDRESS),
 ];
-/// The third is the address that a list must name to find a server there.
-const SERVER_PLACES: [Place; 4] = [
-    Place("pod", "pod-server", "172.23.0.10"),
-    Place("pod on the other node", "pod-server2", "172.23.0.11"),
-    Place("LAN", NATIVE, "172.23.0.3"),
-    Place("node process", NODE, "172.23.0.10"),
+const SERVER_PLACES: [Place; 6] = [
+    Place("pod", "pod-server", Some(0), NODE_ADDRESS),
+    Place("pod on the other node", "pod-server2", Some(1), NODE2_ADDRESS),
+    Place("pod with a LAN address", "pod-server3", Some(0), "172.23.0.51"),
+    Place("pod with a LAN address on the other node", "pod-server4", Some(1), "172.23.0.52"),
+    Place("LAN", NATIVE, None, "172.23.0.3"),
+    Place("node process", NODE, Some(0), NODE_ADDRESS),
 ];
+const NODE_ADDRESS: &str = "172.23.0.10";
+const NODE2_ADDRESS: &str = "172.23.0.11";
+
+impl Place {
+    /// The pod's name, if it is one.
+    fn pod(self) -> Option<&'static str> {
+        self.1.strip_prefix("pod-")
+    }
+
+    /// Whether it is a pod that is known on the LAN by its node's address.
+    fn has_ports(self) -> bool {
+        self.pod().is_some() && [NODE_ADDRESS, NODE2_ADDRESS].contains(&self.3)
+    }
+}
 const CLIENTS: [(&str, Option<Client>); 3] =
     [("libca", None), ("pvAccessCPP", Some(Client::PvAccessCpp)), ("PVXS", Some(Client::Pvxs))];
 const SERVERS: [(&str, Server); 3] =
@@ -51,11 +69,11 @@ const WAYS: [(&str, Way); 3] =
 fn why_not(client: (Place, Option<Client>), way: Way, server: (Place, Server)) -> usize {
     let ((client_place, client), (server_place, server)) = (client, server);
     let pva_names = client.is_some() && way == Way::NameServer;
-    let from_node_to_its_pod = client_place.1 == NODE && server_place.0 == "pod" && way != Way::Broadcast;
-    let same_node = client_place.0 == server_place.0 && server_place.0.starts_with("pod");
+    let own_node = server_place.has_ports() && client_place.2 == server_place.2;
+    let from_node_to_its_pod = own_node && client_place.1 == NODE && way != Way::Broadcast;
     if pva_names && (client == Some(Client::PvAccessCpp) || server == Server::PvAccessCpp) {
         1
-    } else if from_node_to_its_pod || (same_node && way == Way::NameServer) {
+    } else if from_node_to_its_pod || (own_node && way == Way::NameServer) {
         2
     } else {
         0
@@ -68,7 +86,7 @@ const NOTES: [&str; 2] = [
      address, as broadcast finds it.",
 ];
 
-/// A lab of two nodes with a server of one kind in each place, whose records begin with `S0` to `S3`.
+/// A lab of two nodes with a server of one kind in each place, whose records begin with `S0`, `S1` and so on.
 struct Bench {
     lab: Lab,
     _iocs: Vec<Process>,
@@ -77,9 +95,12 @@ struct Bench {
 impl Bench {
     fn new(topology: Topology, server: Server) -> Result<Self> {
         let lab = Lab::up(Options { nodes: 2, ..Options::new(topology) })?;
-        for (node, names) in [["server", "client"], ["server2", "client2"]].iter().enumerate() {
-            for name in names {
-                lab.pod_on(node, name)?;
+        for place in SERVER_PLACES.iter().chain(&CLIENT_PLACES) {
+            if let Place(_, _, Some(node), address) = *place
+                && let Some(name) = place.pod()
+            {
+                let address = Some(address).filter(|_| !place.has_ports());
+                lab.pod_at(node, name, address)?;
             }
         }
         let serve = |(number, place): (usize, &Place)| lab.ioc_of(server, place.1, &format!("S{number}"));
@@ -93,9 +114,9 @@ impl Bench {
         let place = SERVER_PLACES[number];
         let value = match way {
             Way::Broadcast => return Ok(vec![]),
-            Way::List => ("ADDR_LIST", place.2.to_owned()),
+            Way::List => ("ADDR_LIST", place.3.to_owned()),
             Way::NameServer => {
-                ("NAME_SERVERS", format!("{}:{}", place.2, self.circuit_port(client, number)?))
+                ("NAME_SERVERS", format!("{}:{}", place.3, self.circuit_port(client, number)?))
             }
         };
         Ok(vec![
@@ -107,12 +128,14 @@ impl Bench {
     /// The port at which a circuit reaches the server from the LAN.
     fn circuit_port(&self, client: Option<Client>, number: usize) -> Result<u16> {
         let port = if client.is_none() { 5064 } else { 5075 };
-        let pod = match number {
-            0 => (0, "server"),
-            1 => (1, "server2"),
-            _ => return Ok(port),
+        let place = SERVER_PLACES[number];
+        let external = match (place.pod(), place.2) {
+            (Some(pod), Some(node)) if place.has_ports() => {
+                self.lab.external_port_on(node, pod, "tcp", port)?
+            }
+            _ => None,
         };
-        Ok(self.lab.external_port_on(pod.0, pod.1, "tcp", port)?.unwrap_or(port))
+        Ok(external.unwrap_or(port))
     }
 
     /// Whether a client reads each of the servers; all at the same time, as what cannot work takes its time. Not those that
@@ -219,11 +242,11 @@ fn rows(server: Server) -> Vec<(Row, (Place, Option<Client>), Way)> {
 
 fn table(cells: &BTreeMap<Row, BTreeMap<(usize, usize), usize>>) -> String {
     let mut out = String::from("| client | runs in | finds by |");
-    let servers: Vec<_> = (0..4).map(|place| format!(" server in {} |", SERVER_PLACES[place].0)).collect();
-    out += &format!("{}\n|---|---|---|{}\n", servers.concat(), "---|".repeat(4));
+    let servers: Vec<_> = SERVER_PLACES.iter().map(|place| format!(" server in {} |", place.0)).collect();
+    out += &format!("{}\n|---|---|---|{}\n", servers.concat(), "---|".repeat(SERVER_PLACES.len()));
     for ((p, c, w), row) in cells {
         let _ = write!(out, "| {} | {} | {} |", CLIENTS[*c].0, CLIENT_PLACES[*p].0, WAYS[*w].0);
-        for place in 0..4 {
+        for place in 0..SERVER_PLACES.len() {
             let kinds = row.iter().filter(|((number, _), _)| *number == place);
             let texts = kinds.map(|((_, kind), note)| match note {
                 0 => format!("{} yes", SERVERS[*kind].0),

@@ -47,6 +47,8 @@ const LAN: [(&str, &str); 4] =
 pub(crate) const NODES: [&str; 2] = [NODE, NODE2];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
+/// The LAN addresses that its pods may have.
+pub(crate) const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
 pub(crate) const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
 /// The CRI capability by which annotations reach plugins.
@@ -186,7 +188,7 @@ impl Lab {
         let key = |name: &str, (first, last): (u16, u16)| format!("{name} = \"{first}-{last}\"\n");
         let Options { ports, pins, .. } = self.options;
         let ranges = key("ports", ports) + &pins.map(|pins| key("pins", pins)).unwrap_or_default();
-        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\n{ranges}")
+        format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\naddresses = [\"{ADDRESSES}\"]\n{ranges}")
     }
 
     /// Starts iocast-node with this configuration on every node and waits until it is ready.
@@ -311,6 +313,13 @@ impl Lab {
     /// Creates a pod that is a member of the domain, on a node.
     pub fn pod_on(&self, node: usize, name: &str) -> Result<Pod> {
         self.create_pod(node, name, &[("iocast.io/domain", DOMAIN)])
+    }
+
+    /// Creates a pod that is a member of the domain, on a node, with this address on the LAN if one is named.
+    pub fn pod_at(&self, node: usize, name: &str, address: Option<&str>) -> Result<Pod> {
+        let address = address.map(|address| ("iocast.io/address", address));
+        let annotations: Vec<_> = [("iocast.io/domain", DOMAIN)].into_iter().chain(address).collect();
+        self.create_pod(node, name, &annotations)
     }
 
     /// Creates a pod with these annotations, on the first node.

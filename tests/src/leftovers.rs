@@ -18,11 +18,22 @@ pub struct Leftovers {
     pub roster_entries: usize,
     /// Veths with our filter.
     pub filters: usize,
+    /// Entries of `LAN_ADDRESSES`.
+    pub addresses: usize,
+    /// Routes to these.
+    pub routes: usize,
 }
 
 /// A node without members.
-pub const NOTHING: Leftovers =
-    Leftovers { attachments: 0, members: 0, external_ports: 0, roster_entries: 0, filters: 0 };
+pub const NOTHING: Leftovers = Leftovers {
+    attachments: 0,
+    members: 0,
+    external_ports: 0,
+    roster_entries: 0,
+    filters: 0,
+    addresses: 0,
+    routes: 0,
+};
 
 /// How many external ports members have, not counting those that are kept for deleted pods.
 pub fn held_ports(state: &State) -> datapath::Result<usize> {
@@ -53,6 +64,7 @@ impl Lab {
     /// What is left of ours on the first node: in maps, and of filters on veths.
     pub fn leftovers(&self) -> Result<Leftovers> {
         let filters = self.filters()?;
+        let routes = self.sandbox.sh(NODE, "ip route show proto 105")?.lines().count();
         let found = self.state(move |state| {
             let attachments = state.attachments()?;
             let members = attachments.iter().filter_map(|(_, entry)| state.member(entry.member).transpose());
@@ -63,6 +75,8 @@ impl Lab {
                 external_ports,
                 roster_entries: state.roster_entries()?,
                 filters,
+                addresses: state.lan_addresses()?.len(),
+                routes,
             })
         })?;
         found.map_err(|error: datapath::Error| Error::Missing(error.to_string()))

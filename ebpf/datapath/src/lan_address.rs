@@ -131,7 +131,8 @@ pub fn set_route(bpffs: &Path, lan: &Lan, veth: &Link, address: Ipv4Addr) -> Res
     if !is_attached(bpffs, Hook::ToBridge, &bridge)? {
         attach(bpffs, Hook::ToBridge, &bridge)?;
     }
-    route::set_route(address, bridge.index, lan.address)
+    route::set_route(address, bridge.index, lan.address)?;
+    link::forget_neighbour(bridge.index, address) // the node would go on sending to the pod that had it before
 }
 
 /// The bridge that a device is a port of.

@@ -10,6 +10,7 @@ use netlink_packet_route::{
     link::{
         InfoBond, InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
@@ -315,6 +316,20 @@ fn address_message(index: u32, address: Address) -> AddressMessage {
     message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
     message.attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
     message
+}
+
+/// Forgets which MAC address `address` has on the link of device `index`; not an error if that is not known.
+pub(crate) fn forget_neighbour(index: u32, address: Ipv4Addr) -> Result<()> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+    match netlink::change(Message::DelNeighbour(message), 0) {
+        Err(error) if !is_one_of(&error, &[Errno::ENOENT]) => {
+            Err(Error::kernel(format!("cannot forget the neighbour {address}"), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Creates a veth pair `name`/`peer` with the largest MTU; an existing one is left as it is.

@@ -2,9 +2,7 @@
 //!
 //! Otherwise the node's stack routes what comes for such an address and what comes from it, untouched.
 
-use abi::{
-    Address, Claim, Endpoint, LanAddress, Member, NO_ADDRESS, Protocol, Relay, RelayKey, lan, paths, standing,
-};
+use abi::{Address, LanAddress, Member, NO_ADDRESS, Relay, RelayKey, lan, paths, standing};
 use wire::Direction;
 
 use crate::{
@@ -96,6 +94,12 @@ pub fn depart(skb: Skb) -> i32 {
     } else {
         NEXT
     }
+}
+
+/// The member on this node whose LAN address this is, by the interface index of its host-side veth.
+#[inline(always)]
+pub fn neighbour(address: Address) -> Option<u32> {
+    lookup(&LAN_ADDRESSES, address).filter(is_held).map(|found| found.member)
 }
 
 /// Whether packets of the domain's LAN addresses pass by the node's stack.

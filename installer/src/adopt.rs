@@ -14,11 +14,7 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{
-    Netns, Pod, State,
-    lan_address::{self, Lan},
-    link, member, printable,
-};
+use datapath::{Netns, Pod, State, lan_address, link, member, printable};
 use membership::{Admission, pins};
 
 use crate::{
@@ -194,7 +190,7 @@ impl Adopter {
         };
         member::join(&self.bpffs, state, &key, &joining, &found, &admission)?;
         if let Some(address) = joining.address {
-            let held = self.hold(state, domain, &found, address);
+            let held = self.hold(state, &found, address);
             held.inspect_err(|_| drop(member::remove(&self.bpffs, state, &key)))?; // to be tried again
         }
         say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
@@ -202,10 +198,9 @@ impl Adopter {
     }
 
     /// Makes the address that a new member has already its own, if no other host has it.
-    fn hold(&self, state: &mut State, domain: &str, found: &Pod, address: Ipv4Addr) -> datapath::Result<()> {
-        let lan = Lan::of(state, state.domain_number(domain)?)?;
-        lan_address::probe(state, &lan, address)?;
-        lan_address::hold(&self.bpffs, state, &lan, &found.veth)
+    fn hold(&self, state: &mut State, found: &Pod, address: Ipv4Addr) -> datapath::Result<()> {
+        let lan = lan_address::probe(state, &found.veth, address)?;
+        lan_address::hold(&self.bpffs, state, &lan, &found.veth, address)
     }
 }
 

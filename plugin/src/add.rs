@@ -8,8 +8,7 @@ use std::{
 };
 
 use datapath::{
-    Error, Netns, Pod, State,
-    lan_address::{self, Lan},
+    Error, Netns, Pod, State, lan_address,
     member::{self, Joining},
 };
 use membership::Admission;
@@ -57,10 +56,12 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     member::join(&bpffs, &mut state, &key, &joining, &pod, &admission)?;
     let finished = match address {
         None => ensure_broadcast(&netns, &pod),
-        Some(address) => settle(&bpffs, &mut state, domain, &netns, &pod, address),
+        Some(address) => settle(&bpffs, &mut state, &netns, &pod, address),
     };
     finished.inspect_err(|_| {
-        let _ = member::remove(&bpffs, &mut state, &key); // the runtime needs the error of the step that failed
+        // The runtime needs the error of the step that failed.
+        let _ = member::remove(&bpffs, &mut state, &key);
+        let _ = address.map(|address| take_address(&netns, &pod, address));
     })
 }
 
@@ -68,18 +69,14 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
 fn settle(
     bpffs: &Path,
     state: &mut State,
-    domain: &str,
     netns: &Netns,
     pod: &Pod,
     address: Ipv4Addr,
 ) -> Result<(), CniError> {
-    let lan = Lan::of(state, state.domain_number(domain)?)?;
-    lan_address::probe(state, &lan, address)?;
-    ensure_broadcast(netns, pod)?; // first: it adds the pod's own address anew, which has to stay the first one
+    let lan = lan_address::probe(state, &pod.veth, address)?;
+    ensure_broadcast(netns, pod)?; // before: it adds the pod's own address anew, which has to stay the first one
     give_address(netns, pod, &lan, address)?;
-    Ok(lan_address::hold(bpffs, state, &lan, &pod.veth).inspect_err(|_| {
-        let _ = take_address(netns, pod, address);
-    })?)
+    Ok(lan_address::hold(bpffs, state, &lan, &pod.veth, address)?)
 }
 
 /// The state, once the agent has loaded the datapath and configured its domains.

@@ -21,8 +21,7 @@ pub(crate) fn ensure_broadcast(netns: &Netns, pod: &Pod) -> Result<(), CniError>
     inside(netns, || Ok(link::ensure_broadcast(pod.interface.index, pod.address).map(drop)?))
 }
 
-/// Gives the pod an address on the LAN, after its own, and makes it the source of what the pod sends there. Undone if a step
-/// fails.
+/// Gives the pod an address on the LAN, after its own, and makes it the source of what the pod sends there.
 pub(crate) fn give_address(netns: &Netns, pod: &Pod, lan: &Lan, address: Ipv4Addr) -> Result<(), CniError> {
     let Pod { interface, .. } = pod;
     let given = Address { address, prefix: 32, broadcast: Some(lan.broadcast) };
@@ -41,14 +40,11 @@ pub(crate) fn give_address(netns: &Netns, pod: &Pod, lan: &Lan, address: Ipv4Add
             source: Some(address),
             ..default
         });
-        routes.map(|route| route::set(&route)).collect::<Result<(), _>>().or_else(|error| {
-            link::take_address(interface.index, given)?;
-            Err(error.into())
-        })
+        Ok(routes.into_iter().try_for_each(|route| route::set(&route))?)
     })
 }
 
-/// Undoes [`give_address`].
+/// Undoes [`give_address`], as far as it came.
 pub(crate) fn take_address(netns: &Netns, pod: &Pod, address: Ipv4Addr) -> Result<(), CniError> {
     let taken = Address { address, prefix: 32, broadcast: None };
     inside(netns, || Ok(link::take_address(pod.interface.index, taken)?))

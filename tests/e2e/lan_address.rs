@@ -2,16 +2,18 @@
 #![allow(clippy::unwrap_used)] // a test's helper fails its test
 
 use std::{
+    io::{Seek, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
-    thread::scope,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use abi::{LanAddress, seconds, standing};
 use datapath::{BPFFS, State, kernel_clock};
 use lab::{
-    DOMAIN, Lab, Leftovers, NATIVE, NODE, NOTHING, Options, Pod, Result, Topology, WORKSTATION, tried,
+    DOMAIN, Lab, Leftovers, NATIVE, NODE, NODE2, NOTHING, Options, Pod, Result, SWITCH, Topology,
+    WORKSTATION, tried,
 };
 use serde_json::json;
 
@@ -38,6 +40,8 @@ lab::in_both_topologies! {
     a_host_that_has_the_address_is_named_by_its_mac_in_half_a_second
     a_pod_that_has_the_address_is_named
     two_pods_that_want_one_address_at_once_end_with_one_owner
+    two_nodes_that_want_one_address_at_once_end_with_one_owner
+    a_pod_starts_while_the_uplink_has_no_carrier
     a_pod_without_a_default_route_is_told_so
     what_an_admin_took_is_given_without_asking_the_lan
 }
@@ -245,17 +249,7 @@ fn two_pods_that_want_one_address_at_once_end_with_one_owner(topology: Topology)
     let lab = Lab::up(Options::new(topology))?;
     let pods = [lab.plain_pod("ioc-a")?, lab.plain_pod("ioc-b")?];
     for _ in 0..5 {
-        let outcomes: Vec<_> = scope(|scope| {
-            let add = |pod| {
-                let mut command = std::process::Command::new(lab::binary("iocast").unwrap());
-                command.env_clear().envs(environment("ADD", pod));
-                let lab = &lab;
-                let child = lab.sandbox.run_in(NODE, move || start(command)).unwrap();
-                scope.spawn(move || finish(child))
-            };
-            let running: Vec<_> = pods.iter().map(|pod| add(&pod.attachment)).collect();
-            running.into_iter().map(|running| running.join().unwrap()).collect()
-        });
+        let outcomes = race(&lab, [(NODE, &pods[0]), (NODE, &pods[1])])?;
         let (winner, loser) = if outcomes[0].0 { (0, 1) } else { (1, 0) };
         assert!(outcomes[winner].0 && !outcomes[loser].0, "{outcomes:?}");
         let named = format!("pod beamline/{} has it", pods[winner].name);
@@ -264,26 +258,69 @@ fn two_pods_that_want_one_address_at_once_end_with_one_owner(topology: Topology)
         assert_eq!(client_of(&lab, &pods[winner], WORKSTATION, ADDRESS)?, "172.23.0.2");
         for pod in &pods {
             assert!(run(&lab, "DEL", pod, ADDRESS)?.0);
-            let _ = lab.sandbox.sh(&pod.netns, &format!("ip address del {ADDRESS}/32 dev eth0")); // as with its namespace
         }
+        leave(&lab, &pods[winner])?;
     }
     Ok(())
 }
 
-/// Starts the plugin with what a pod that asks for [`ADDRESS`] passes.
-fn start(mut command: std::process::Command) -> std::process::Child {
-    use std::{
-        io::{Seek, Write},
-        process::Stdio,
-    };
-    let mut input = tempfile::tempfile().unwrap();
-    write!(input, "{}", asking(ADDRESS)).and_then(|()| input.rewind()).unwrap();
-    lab::start(command.stdin(input).stdout(Stdio::piped())).unwrap()
+fn two_nodes_that_want_one_address_at_once_end_with_one_owner(topology: Topology) -> Result<()> {
+    let mut lab = Lab::up(Options { nodes: 2, ..Options::new(topology) })?;
+    let pods = [lab.plain_pod_on(0, "ioc-a")?, lab.plain_pod_on(1, "ioc-b")?];
+    for _ in 0..5 {
+        let outcomes = race(&lab, [(NODE, &pods[0]), (NODE2, &pods[1])])?;
+        let (winner, loser) = if outcomes[0].0 { (0, 1) } else { (1, 0) };
+        assert!(outcomes[winner].0 && !outcomes[loser].0, "{outcomes:?}");
+        let named = format!("in use by the host with the MAC address {}", mac(&lab, NODES[winner])?);
+        assert!(outcomes[loser].1.contains(&named), "{outcomes:?}");
+        assert_eq!(client_of(&lab, &pods[winner], WORKSTATION, ADDRESS)?, "172.23.0.2");
+        for (node, pod) in NODES.into_iter().zip(&pods) {
+            assert!(finish(start(&lab, "DEL", node, pod)?).0);
+        }
+        leave(&lab, &pods[winner])?;
+    }
+    lab.terminate_agent()
 }
 
-fn finish(child: std::process::Child) -> (bool, String) {
+const NODES: [&str; 2] = [NODE, NODE2];
+
+/// ADD of two pods that ask for [`ADDRESS`] at the same time: whether each succeeded, and what was said.
+fn race(lab: &Lab, pods: [(&'static str, &Pod); 2]) -> Result<Vec<(bool, String)>> {
+    let running: Vec<_> =
+        pods.into_iter().map(|(node, pod)| start(lab, "ADD", node, pod)).collect::<Result<_>>()?;
+    Ok(running.into_iter().map(finish).collect())
+}
+
+/// Takes the address from the pod, as happens when its namespace is deleted.
+fn leave(lab: &Lab, pod: &Pod) -> Result<()> {
+    lab.sandbox.sh(&pod.netns, &format!("ip address del {ADDRESS}/32 dev eth0")).map(drop)
+}
+
+/// Starts the plugin on a node for a pod that asks for [`ADDRESS`].
+fn start(lab: &Lab, verb: &str, node: &'static str, pod: &Pod) -> Result<Child> {
+    let mut input = tried("create a file for input", tempfile::tempfile())?;
+    let bpffs = if node == NODE2 { r#","bpffs":"/run/bpf-node2""# } else { "" };
+    let asking = asking(ADDRESS);
+    let configuration = format!("{}{bpffs}}}", asking.strip_suffix('}').unwrap());
+    tried("write the plugin's input", write!(input, "{configuration}").and_then(|()| input.rewind()))?;
+    let mut command = Command::new(lab::binary("iocast")?);
+    command.env_clear().envs(environment(verb, &pod.attachment)).stdin(input).stdout(Stdio::piped());
+    tried("start the plugin", lab.sandbox.run_in(node, move || lab::start(&mut command))?)
+}
+
+fn finish(child: Child) -> (bool, String) {
     let output = child.wait_with_output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into())
+}
+
+fn a_pod_starts_while_the_uplink_has_no_carrier(topology: Topology) -> Result<()> {
+    let lab = Lab::up(Options::new(topology))?;
+    lab.sandbox.sh(SWITCH, &format!("ip link set {NODE} down"))?;
+    let pod = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
+    assert_eq!(client_of(&lab, &pod, NODE, ADDRESS)?, "172.23.0.10");
+    lab.sandbox.sh(SWITCH, &format!("ip link set {NODE} up"))?;
+    assert_eq!(client_of(&lab, &pod, WORKSTATION, ADDRESS)?, "172.23.0.2");
+    Ok(())
 }
 
 fn a_pod_without_a_default_route_is_told_so(topology: Topology) -> Result<()> {
@@ -318,6 +355,17 @@ fn what_an_admin_took_is_given_without_asking_the_lan(topology: Topology) -> Res
     assert_eq!(lab.leftovers()?, ONE);
     lab.delete_pod(&pod)?;
     assert_eq!(lab.leftovers()?, NOTHING);
+    Ok(())
+}
+
+#[test]
+fn an_unloaded_datapath_leaves_no_route() -> Result<()> {
+    let mut lab = Lab::up(Options::new(Topology::Bridge))?;
+    let _pod = lab.pod_at(0, "ioc-a", Some(ADDRESS))?;
+    lab.terminate_agent()?;
+    let failures = lab.sandbox.run_in(NODE, || datapath::unload(Path::new(BPFFS)))?;
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_eq!(routes(&lab, NODE)?, "");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use datapath::State;
 use serde_json::Value;
 
-use crate::{DOMAIN, Error, Lab, NODE, Pod, Result};
+use crate::{Error, Lab, NODE, Pod, Result};
 
 /// How much of ours is on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,16 +42,21 @@ pub fn held_ports(state: &State) -> datapath::Result<usize> {
 }
 
 impl Lab {
-    /// A pod that the other plugins made, without ours.
+    /// A pod that the other plugins made, without ours, on the first node.
     pub fn plain_pod(&self, name: &str) -> Result<Pod> {
-        let ours = self.execute(|executor| {
+        self.plain_pod_on(0, name)
+    }
+
+    /// The same on a node.
+    pub fn plain_pod_on(&self, node: usize, name: &str) -> Result<Pod> {
+        let ours = self.execute_on(node, |executor| {
             let mut list = executor.conflist().clone();
             let plugins = list.0["plugins"].as_array_mut().and_then(Vec::pop);
             executor.set_conflist(list);
             plugins
         });
-        let pod = self.pod_with(name, &[("iocast.io/domain", DOMAIN)]);
-        self.execute(move |executor| {
+        let pod = self.pod_on(node, name);
+        self.execute_on(node, move |executor| {
             let mut list = executor.conflist().clone();
             if let (Some(plugins), Some(ours)) = (list.0["plugins"].as_array_mut(), ours) {
                 plugins.push(ours);

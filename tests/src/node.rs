@@ -387,7 +387,7 @@ impl Lab {
         self.execute_on(0, work)
     }
 
-    fn execute_on<T: Send + 'static>(
+    pub(crate) fn execute_on<T: Send + 'static>(
         &self,
         node: usize,
         work: impl FnOnce(&mut Executor) -> T + Send + 'static,

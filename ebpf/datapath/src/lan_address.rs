@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::{Attachment, LanAddress, Member, lan, seconds, standing};
+use abi::{Attachment, LanAddress, Member, Rival, lan, rival, seconds, standing};
 
 use crate::{
     Error, Hook, Result, State, arp, attach, is_attached, kernel_clock,
@@ -76,11 +76,14 @@ pub(crate) fn reserve(state: &mut State, interface: u32, member: &Member) -> Res
     state.set_lan_address(lan_address, entry)
 }
 
-/// Asks the LAN whether another host has `address`, for less than half a second; an error that names the one that has. It is
-/// not asked about an address that an admin has taken to this node. The caller does not hold the lock.
-pub fn probe(state: &mut State, lan: &Lan, address: Ipv4Addr) -> Result<()> {
+/// Asks the LAN whether another host has `address`, for less than half a second, and returns that LAN; an error that names
+/// the host that has it. It is not asked about an address that an admin has taken to this node. The caller does not hold the
+/// lock.
+pub fn probe(state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
+    let domain = state.member(veth.index)?.ok_or(Error::AddressGone { address })?.domain;
+    let lan = Lan::of(state, domain)?;
     if awaited(state, address.octets())?.is_some() {
-        return Ok(());
+        return Ok(lan);
     }
     state.forget_rival(address.octets())?;
     let begin = Instant::now();
@@ -90,32 +93,36 @@ pub fn probe(state: &mut State, lan: &Lan, address: Ipv4Addr) -> Result<()> {
             arp::probe(&lan.uplink, address)?;
         }
         sleep(PAUSE);
-        if let Some(rival) = state.rival(address.octets())? {
+        if let Some(rival) = state.rival(address.octets())?.filter(|rival| prevails(rival, &lan.uplink)) {
             return Err(Error::AddressInUse { address, mac: rival.mac });
         }
     }
-    Ok(())
+    Ok(lan)
+}
+
+/// Whether another host has the address, or is to have it: of two nodes that look for it at the same time, the one with the
+/// lower MAC address.
+fn prevails(rival: &Rival, uplink: &Link) -> bool {
+    rival.flags & rival::PROBES == 0 || rival.mac < uplink.mac
 }
 
 /// Makes the address that the member behind `veth` has reserved its own: the node answers for it, sends what comes for it to
 /// the pod, and tells the LAN. The pod has the address already.
-pub fn hold(bpffs: &Path, state: &mut State, lan: &Lan, veth: &Link) -> Result<()> {
+pub fn hold(bpffs: &Path, state: &mut State, lan: &Lan, veth: &Link, address: Ipv4Addr) -> Result<()> {
     let _lock = state.lock()?;
-    let Some(member) = state.member(veth.index)? else { return Ok(()) };
-    let address = member.lan_address.into();
-    let entry = held(state, veth.index, &member)?.ok_or(Error::AddressGone { address })?;
-    state.set_lan_address(member.lan_address, entry)?;
+    let entry = held(state, veth.index, address.octets())?.ok_or(Error::AddressGone { address })?;
+    state.set_lan_address(address.octets(), entry)?;
     set_route(bpffs, lan, veth, address)?;
     arp::announce(&lan.uplink, address, entry.standing == standing::TAKEN)
 }
 
-/// The entry by which a member has its address; `None` if that is another's.
-fn held(state: &State, interface: u32, member: &Member) -> Result<Option<LanAddress>> {
-    let Member { lan_address, generation, .. } = *member;
-    if let Some(taken) = awaited(state, lan_address)? {
+/// The entry by which the member behind a veth has its address; `None` if that is another's.
+fn held(state: &State, interface: u32, address: abi::Address) -> Result<Option<LanAddress>> {
+    let Some(Member { generation, .. }) = state.member(interface)? else { return Ok(None) };
+    if let Some(taken) = awaited(state, address)? {
         return Ok(Some(LanAddress { member: interface, generation, ..taken }));
     }
-    let entry = state.lan_address(lan_address)?;
+    let entry = state.lan_address(address)?;
     let own = entry.filter(|entry| (entry.member, entry.generation) == (interface, generation));
     Ok(own.map(|entry| match entry.standing {
         standing::RESERVED => LanAddress { standing: standing::HELD, ..entry },
@@ -178,6 +185,16 @@ mod tests {
         let of = |prefix| network([172, 23, 5, 10].into(), prefix).octets();
         assert_eq!([of(24), of(16), of(32)], [[172, 23, 5, 0], [172, 23, 0, 0], [172, 23, 5, 10]]);
         assert_eq!(of(0), [0; 4]);
+    }
+
+    #[test]
+    fn of_two_that_look_at_once_the_lower_mac_address_prevails_and_one_that_has_it_always() {
+        let of = |mac, flags| Rival { seen: 1, defended: 0, mac: [mac; 6], flags };
+        let mut uplink = Link { mac: [5; 6], ..Link::default() };
+        assert!(prevails(&of(4, rival::PROBES), &uplink) && !prevails(&of(6, rival::PROBES), &uplink));
+        assert!(prevails(&of(4, 0), &uplink) && prevails(&of(6, 0), &uplink));
+        uplink.mac = [6; 6];
+        assert!(prevails(&of(5, rival::PROBES), &uplink));
     }
 
     #[test]

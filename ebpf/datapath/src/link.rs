@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use crate::{Error, Result, netlink};
 
 /// A network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -121,17 +121,9 @@ fn find(request: LinkMessage) -> std::io::Result<Option<Link>> {
 fn parse_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
-        mac: [0; 6],
-        kind: String::new(),
-        peer: None,
-        peer_netns: None,
-        mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
         has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
-        vlan: None,
-        active_port: None,
-        controller: None,
+        ..Link::default()
     };
     for attribute in &message.attributes {
         match attribute {

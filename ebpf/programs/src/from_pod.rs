@@ -29,6 +29,7 @@ const GVSP: u16 = Protocol::Gvsp as u16;
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some((mut packet, member, interface)) = peers::datagram(skb) else { return other(skb) };
+    let member = lan_address::as_held(member);
     let broadcast = peers::is_broadcast_of_pod(packet.destination.address, &member);
     let Some(sending) = classify(&packet, member, interface, broadcast) else {
         if broadcast {

@@ -28,6 +28,14 @@ pub fn is_held(address: &LanAddress) -> bool {
         && lookup(&MEMBERS, address.member).is_some_and(|member| member.generation == address.generation)
 }
 
+/// The member, without its LAN address if another host has that: then it has external ports, as pods without one have.
+#[inline(always)]
+pub fn as_held(member: Member) -> Member {
+    let is_lost = member.lan_address != NO_ADDRESS
+        && lookup(&LAN_ADDRESSES, member.lan_address).is_none_or(|address| !is_held(&address));
+    Member { lan_address: if is_lost { NO_ADDRESS } else { member.lan_address }, ..member }
+}
+
 /// `from_lan` for what is to the LAN address of a pod; `None` for anything else.
 #[inline(always)]
 pub fn arrive(packet: &Packet, interface: u32) -> Option<i32> {

@@ -173,6 +173,14 @@ fn unicasts() -> Vec<Case> {
         .after([asked])
         .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)))
         .ca(&[Answered]),
+        stands(
+            "one from there when another host has the LAN address",
+            from_pod(udp(IOC, CLIENT, &reply(5075))),
+            standing::LOST,
+        )
+        .after([from_lan(udp(CLIENT, LAN, &search(&["A:NAME"])))])
+        .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)))
+        .ca(&[Answered]),
         held("a search to a server", from_pod(udp(POD, SERVER, &search(&["N:NAME"])))).ca(&[Sent]),
         held("one from its own address", from_pod(udp(IOC, SERVER, &search(&["N:NAME"]))))
             .becomes(REDIRECT, udp(POD, SERVER, &search(&["N:NAME"])))

@@ -203,7 +203,7 @@ impl View {
         let addresses = link::addresses(lan.uplink.index)?;
         let carries = lan.uplink.is_up && lan.uplink.has_carrier;
         let has_address = addresses.iter().any(|own| own.address == lan.address);
-        let bearing = (carries && has_address).then(|| Bearing {
+        let bearing = (carries && has_address).then_some(Bearing {
             index: lan.uplink.index,
             mac: lan.uplink.mac,
             address: lan.address,

@@ -108,6 +108,37 @@ impl Legacy {
     }
 }
 
+/// A part of a packet that a rule compares.
+struct Compared {
+    /// Where the wanted value is in the rule, and where its mask.
+    at: usize,
+    mask: usize,
+    length: usize,
+    /// The flag of `IPT_INV_` that negates it.
+    negated: u8,
+}
+
+const SOURCE: Compared = Compared { at: 0, mask: 8, length: 4, negated: 0x08 };
+const DESTINATION: Compared = Compared { at: 4, mask: 12, length: 4, negated: 0x10 };
+const INPUT: Compared = Compared { at: 16, mask: 48, length: NAME, negated: 0x01 };
+const OUTPUT: Compared = Compared { at: 32, mask: 64, length: NAME, negated: 0x02 };
+
+impl Compared {
+    /// Whether the rule with these fields wants what the packet has, which may not be known.
+    fn holds(&self, fields: &[u8], value: Option<Vec<u8>>) -> Option<bool> {
+        let Self { at, mask, length, negated } = *self;
+        let (wanted, mask) = (&fields[at..at + length], &fields[mask..mask + length]);
+        let is_negated = fields[83] & negated != 0;
+        let Some(value) = value else {
+            let any = mask.iter().all(|byte| *byte == 0) && !is_negated;
+            return any.then_some(true);
+        };
+        let mut bytes = wanted.iter().zip(mask).zip(value);
+        let is_equal = bytes.all(|((wanted, mask), value)| (wanted ^ value) & mask == 0);
+        Some(is_equal != is_negated)
+    }
+}
+
 /// A rule, or the name of the chain that begins after it; followed by all others.
 #[derive(Clone, Copy)]
 struct Entry<'a>(&'a [u8]);
@@ -126,31 +157,20 @@ impl<'a> Entry<'a> {
     fn conditions(self, packet: Packet<'_>) -> Option<Verdict> {
         let fields = self.0.get(..ENTRY)?;
         let protocol = half(fields, 80)?;
-        let negates = |flag: u8| fields[83] & flag != 0;
         let address = |address: abi::Address| address.to_vec();
         let name = |name: &str| name.bytes().chain(repeat(0)).take(NAME).collect();
-        // Where the value stands, its mask, its length, its flag of `IPT_INV_`, and what the packet has.
-        let compared: [(usize, usize, usize, u8, Option<Vec<u8>>); 4] = [
-            (0, 8, 4, 0x08, packet.source().map(address)),
-            (4, 12, 4, 0x10, Some(address(packet.destination()))),
-            (16, 48, NAME, 0x01, packet.input().map(name)),
-            (32, 64, NAME, 0x02, packet.output().map(name)),
+        let of_protocol =
+            protocol == 0 || (protocol == u16::from(packet.protocol())) != (fields[83] & 0x40 != 0); // IPT_INV_PROTO
+        let known = [
+            Some(of_protocol),
+            SOURCE.holds(fields, packet.source().map(address)),
+            DESTINATION.holds(fields, Some(address(packet.destination()))),
+            INPUT.holds(fields, packet.input().map(name)),
+            OUTPUT.holds(fields, packet.output().map(name)),
         ];
-        let judge =
-            |(at, mask, length, flag, value): (usize, usize, usize, u8, Option<Vec<u8>>)| match value {
-                Some(value) => Some(
-                    equal(&fields[at..at + length], &fields[mask..mask + length], &value) != negates(flag),
-                ),
-                None => (fields[mask..mask + length].iter().all(|byte| *byte == 0) && !negates(flag))
-                    .then_some(true),
-            };
-        let of_protocol = protocol == 0 || (protocol == u16::from(packet.protocol())) != negates(0x40); // IPT_INV_PROTO
-        let verdict = |holds| Verdict { holds, names_port: false };
-        let fields = compared
-            .into_iter()
-            .map(judge)
-            .fold(verdict(Some(of_protocol)), |all, holds| all.and(verdict(holds)));
-        Some(self.matches().fold(fields, |all, (name, info)| all.and(xt::judge(name, info, packet))))
+        let known = known.into_iter().map(|holds| Verdict { holds, names_port: false });
+        let matches = self.matches().map(|(name, info)| xt::judge(name, info, packet));
+        Some(known.chain(matches).fold(Verdict::MATCHES, Verdict::and))
     }
 
     /// Names of matches, and what they compare with.
@@ -182,11 +202,6 @@ impl<'a> Entry<'a> {
         let code = if name.is_empty() { word(target, MATCH)?.cast_signed() } else { 0 };
         Some((name, code))
     }
-}
-
-/// Whether the bits of `value` under `mask` are the wanted ones.
-fn equal(wanted: &[u8], mask: &[u8], value: &[u8]) -> bool {
-    wanted.iter().zip(mask).zip(value).all(|((wanted, mask), value)| (wanted ^ value) & mask == 0)
 }
 
 /// A question about the table, with room for an answer of this length.

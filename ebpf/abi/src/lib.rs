@@ -526,6 +526,20 @@ impl RelayKey {
     }
 }
 
+impl LanAddress {
+    /// Whether it is this member's.
+    #[inline(always)]
+    pub const fn is_of(&self, member: u32, generation: u32) -> bool {
+        self.member == member && self.generation == generation
+    }
+
+    /// Whether the node answers for it, if its member exists.
+    #[inline(always)]
+    pub const fn is_answered(&self) -> bool {
+        self.standing == standing::HELD || self.standing == standing::TAKEN
+    }
+}
+
 impl FlowKey {
     /// The key of the flow between a LAN client and a pod, the same for both directions.
     #[inline(always)]

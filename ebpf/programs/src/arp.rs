@@ -9,7 +9,7 @@ use crate::{
     lan_address,
     maps::{LAN_ADDRESSES, RIVALS, UPLINKS, lookup},
     packet::BROADCAST_MAC,
-    skb::{NEXT, Skb, now},
+    skb::{DROP, NEXT, Skb, now},
 };
 
 const MAC_DESTINATION: u32 = 0;
@@ -21,8 +21,10 @@ const OPERATION: u32 = ARP + 6;
 const TRAILER: u32 = ARP + 28;
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
-/// How long nobody is told again whose address it is, in nanoseconds.
-const DEFENCE_NS: u64 = 1_000_000_000;
+/// How long nobody is told again whose address it is, in nanoseconds (`DEFEND_INTERVAL`).
+const DEFENCE_NS: u64 = 10_000_000_000;
+/// How long a host that says that it has an address is not forgotten for one that only asks, in nanoseconds.
+const CLAIM_NS: u64 = 1_000_000_000;
 
 /// An ARP packet for IPv4 over Ethernet (RFC 826).
 struct Arp {
@@ -60,6 +62,7 @@ impl Arp {
         self.skb.store(OPERATION + 2, [m0, m1, m2, m3, m4, m5, s0, s1, s2, s3]);
         self.skb.store(OPERATION + 12, to);
         self.skb.store(OPERATION + 18, target);
+        self.skb.store(TRAILER, [0; 8]); // if it overruled us, we overrule nobody
         self.skb.redirect_out(self.skb.interface())
     }
 }
@@ -85,7 +88,17 @@ pub fn arrive(skb: Skb) -> i32 {
     if !lan_address::is_held(&ours) {
         return NEXT;
     }
+    // The kernel does not see the question. What it knows of the host that asks, it finds out as of all others.
     arp.send(REPLY, uplink.mac, arp.mac, [arp.target, arp.sender])
+}
+
+/// `from_pod` for an ARP packet: on a bridge a pod could say that another's address is its own.
+#[inline(always)]
+pub fn depart(skb: Skb) -> i32 {
+    match Arp::parse(skb) {
+        Some(arp) if lan_address::is_of_another(arp.sender, skb.interface()) => DROP,
+        _ => NEXT,
+    }
 }
 
 /// Another host says that it has a pod's address. The rule by which one of two nodes keeps it needs no message: the lower MAC
@@ -97,7 +110,7 @@ fn claimed(arp: &Arp, uplink: &Uplink, ours: &LanAddress) -> i32 {
     let lower = number(arp.mac) < number(uplink.mac);
     let loses = match ours.standing {
         standing::HELD => lower || overruled,
-        standing::TAKEN => lower && overruled,
+        standing::TAKEN => overruled, // the last command counts
         _ => return NEXT,
     };
     if loses {
@@ -114,10 +127,18 @@ fn claimed(arp: &Arp, uplink: &Uplink, ours: &LanAddress) -> i32 {
     arp.send(REQUEST, uplink.mac, BROADCAST_MAC, [arp.sender, arp.sender])
 }
 
+/// Nobody else wants an address.
+const NOBODY: Rival = Rival { seen: 0, defended: 0, mac: [0; 6], flags: 0 };
+
 /// Notes who else wants the address. Returns when it was defended last.
 #[inline(always)]
 fn note(arp: &Arp, address: Address, flags: u16) -> u64 {
-    let defended = lookup(&RIVALS, address).map_or(0, |known| known.defended);
+    let known = lookup(&RIVALS, address).unwrap_or(NOBODY);
+    let claims = known.seen != 0 && known.flags & rival::PROBES == 0;
+    if flags & rival::PROBES != 0 && claims && now() < known.seen.saturating_add(CLAIM_NS) {
+        return known.defended;
+    }
+    let defended = known.defended;
     let rival = Rival { seen: now(), defended, mac: arp.mac, flags };
     let _ = RIVALS.insert(address, rival, 0);
     defended

@@ -11,6 +11,7 @@ use abi::{Endpoint, Member, NO_ADDRESS, Protocol, Relay, RelayKey, Sending, Verd
 use aya_ebpf::programs::TcContext;
 
 use crate::{
+    arp,
     count::{count, count_other},
     event::emit_direct,
     format::Format,
@@ -29,7 +30,11 @@ const GVSP: u16 = Protocol::Gvsp as u16;
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let Some((mut packet, member, interface)) = peers::datagram(skb) else { return other(skb) };
-    let member = lan_address::as_held(member);
+    let held = lan_address::as_held(member, interface);
+    if held.lan_address != member.lan_address && packet.source.address == member.lan_address {
+        packet.set_source(Endpoint { address: member.address, ..packet.source }); // the other one is another host's
+    }
+    let member = held;
     let broadcast = peers::is_broadcast_of_pod(packet.destination.address, &member);
     let Some(sending) = classify(&packet, member, interface, broadcast) else {
         if broadcast {
@@ -40,10 +45,6 @@ pub fn run(context: &TcContext) -> i32 {
         answer_to_node(&mut packet, &member);
         return lan_address::depart(skb);
     };
-    if let Some(neighbour) = neighbour(&packet, &sending) {
-        count(member.domain, sending.protocol, Verdict::Delivered);
-        return skb.redirect_to_neighbouring_pod(neighbour);
-    }
     let verdict = verdict(&packet, &sending);
     let protocol = sending.protocol;
     pass_on(sending);
@@ -56,8 +57,8 @@ pub fn run(context: &TcContext) -> i32 {
     outgoing.finish(verdict)
 }
 
-/// Makes an answer to a process on the node come from the pod's own address: on a bridge the node's searches reach the pod
-/// there, too, and a client that hears of two addresses takes them for two servers.
+/// Makes an answer of Channel Access to a process on the node come from the pod's own address: on a bridge the node's searches
+/// reach the pod there, too, and a client that hears of two addresses takes them for two servers.
 #[inline(always)]
 fn answer_to_node(packet: &mut Packet, member: &Member) {
     let Endpoint { address, port, .. } = packet.source;
@@ -65,24 +66,11 @@ fn answer_to_node(packet: &mut Packet, member: &Member) {
         || peers::uplink(member.domain).is_some_and(|uplink| uplink.address == packet.destination.address);
     if member.lan_address != NO_ADDRESS
         && member.lan_address == address
-        && relay(member.domain, port).flags & paths::ANSWERED != 0
+        && relay(member.domain, port).protocol == Protocol::Ca as u16
         && to_node()
     {
         packet.set_source(Endpoint { address: member.address, ..packet.source });
     }
-}
-
-/// The member whose LAN address a pod without one asks, if it is on this node: it answers directly, as to all pods here. Its
-/// address is not known to the LAN's ARP from this side, and the node would masquerade the question.
-#[inline(always)]
-fn neighbour(packet: &Packet, sending: &Sending) -> Option<u32> {
-    let Endpoint { address, .. } = packet.destination;
-    let Member { domain, address: own, .. } = sending.member;
-    if sending.route != route::UNICAST || packet.source.address != own {
-        return None;
-    }
-    let denied = sending.flags & paths::CAMERAS != 0 && peers::on_lan(address, domain) & lan::CAMERAS == 0;
-    if denied { None } else { lan_address::neighbour(address) }
 }
 
 /// Why a datagram goes no further; [`Verdict::Unrelayed`] if only for want of a program of its protocol.
@@ -151,6 +139,9 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
 /// What is no UDP datagram that `Packet` reads. One with IP options must not pass by what the domain says of cameras.
 #[inline(always)]
 fn other(skb: Skb) -> i32 {
+    if skb.is_untagged_arp() {
+        return arp::depart(skb);
+    }
     let Some(to) = Packet::destination_behind_options(skb) else { return lan_address::depart(skb) };
     let Some(Member { domain, .. }) = lookup(&MEMBERS, skb.interface()) else { return NEXT };
     let relay = relay(domain, to.port);

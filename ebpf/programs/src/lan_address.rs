@@ -2,13 +2,14 @@
 //!
 //! Otherwise the node's stack routes what comes for such an address and what comes from it, untouched.
 
-use abi::{Address, LanAddress, Member, NO_ADDRESS, lan, standing};
+use abi::{Address, LanAddress, Member, NO_ADDRESS, Verdict, lan};
 
 use crate::{
+    count::count_other,
     maps::{DOMAINS, LAN_ADDRESSES, MEMBERS, lookup},
     packet::IP,
     peers,
-    skb::{NEXT, Skb},
+    skb::{DROP, NEXT, Skb},
 };
 
 /// Whose `address` is, if it is one of a domain whose uplink is `interface`.
@@ -22,15 +23,28 @@ pub fn at(address: Address, interface: u32) -> Option<LanAddress> {
 /// Whether its pod is there, and the node answers for it.
 #[inline(always)]
 pub fn is_held(address: &LanAddress) -> bool {
-    (address.standing == standing::HELD || address.standing == standing::TAKEN)
-        && lookup(&MEMBERS, address.member).is_some_and(|member| member.generation == address.generation)
+    address.is_answered() && is_current(address)
 }
 
-/// The member, without its LAN address if another host has that: then it has external ports, as pods without one have.
+/// Whether its pod is there.
 #[inline(always)]
-pub fn as_held(member: Member) -> Member {
-    let is_lost = member.lan_address != NO_ADDRESS
-        && lookup(&LAN_ADDRESSES, member.lan_address).is_none_or(|address| !is_held(&address));
+fn is_current(address: &LanAddress) -> bool {
+    lookup(&MEMBERS, address.member).is_some_and(|member| member.generation == address.generation)
+}
+
+/// Whether `address` is the LAN address of another pod than the one behind `interface`.
+#[inline(always)]
+pub fn is_of_another(address: Address, interface: u32) -> bool {
+    lookup(&LAN_ADDRESSES, address).is_some_and(|of| of.member != interface && is_held(&of))
+}
+
+/// The member behind `interface`, without its LAN address if another host has that: then it has external ports, as pods without
+/// one have.
+#[inline(always)]
+pub fn as_held(member: Member, interface: u32) -> Member {
+    let is_held = |of: LanAddress| of.is_answered() && of.is_of(interface, member.generation);
+    let is_lost =
+        member.lan_address != NO_ADDRESS && !lookup(&LAN_ADDRESSES, member.lan_address).is_some_and(is_held);
     Member { lan_address: if is_lost { NO_ADDRESS } else { member.lan_address }, ..member }
 }
 
@@ -53,20 +67,26 @@ pub fn arrive_other(skb: Skb) -> i32 {
     addresses(skb).map_or(NEXT, |(from, to)| arrive(skb, from, to))
 }
 
-/// `from_pod` for what is not translated: out of the uplink, if it is from the pod's LAN address to the LAN and passes by the
-/// node's stack. What is for the node, for pods on it, or too large for the LAN, is the stack's to handle.
+/// `from_pod` for what is not translated, from an address of a pod on the LAN: out of the uplink, if it goes to the LAN and
+/// passes by the node's stack. What is for the node, or too large for the LAN, is the stack's to handle. Another pod's address
+/// nobody has as a source, nor one that another host has.
 #[inline(always)]
 pub fn depart(skb: Skb) -> i32 {
     let interface = skb.interface();
-    let Some(Member { lan_address, domain, .. }) = lookup(&MEMBERS, interface) else { return NEXT };
-    if lan_address == NO_ADDRESS || !is_direct(domain) {
-        return NEXT;
-    }
     let Some((source, destination)) = addresses(skb) else { return NEXT };
-    if source != lan_address || peers::on_lan(destination, domain) & lan::HOSTS == 0 {
+    let Some(of) = lookup(&LAN_ADDRESSES, source).filter(is_current) else { return NEXT };
+    let to_lan = peers::on_lan(destination, of.domain) & lan::HOSTS != 0;
+    if of.member != interface || !of.is_answered() && to_lan {
+        count_other(of.domain, Verdict::Spoofed);
+        return DROP;
+    }
+    if !to_lan || !is_direct(of.domain) {
         return NEXT;
     }
-    let uplink = DOMAINS.get(domain as u32).map_or(0, |domain| domain.uplink);
+    if let Some(pod) = neighbour(destination, of.domain) {
+        return skb.redirect_to_neighbouring_pod(pod);
+    }
+    let uplink = DOMAINS.get(of.domain as u32).map_or(0, |domain| domain.uplink);
     if uplink != 0 && skb.leads_to(source, destination, interface) == uplink {
         skb.redirect_to_neighbour(uplink)
     } else {
@@ -74,10 +94,10 @@ pub fn depart(skb: Skb) -> i32 {
     }
 }
 
-/// The member on this node whose LAN address this is, by the interface index of its host-side veth.
+/// The member of the domain on this node whose LAN address this is, by the interface index of its host-side veth.
 #[inline(always)]
-pub fn neighbour(address: Address) -> Option<u32> {
-    lookup(&LAN_ADDRESSES, address).filter(is_held).map(|found| found.member)
+pub fn neighbour(address: Address, domain: u16) -> Option<u32> {
+    lookup(&LAN_ADDRESSES, address).filter(|of| of.domain == domain && is_held(of)).map(|of| of.member)
 }
 
 /// Whether packets of the domain's LAN addresses pass by the node's stack.

@@ -106,6 +106,9 @@ impl Outgoing {
         if broadcast && content.is_directed() {
             return Verdict::Malformed;
         }
+        if self.neighbour().is_some() {
+            return Verdict::Delivered;
+        }
         let to_node = self.packet.destination.address == uplink.address;
         if broadcast || to_node {
             let verdict = self.copy_to_members();
@@ -115,6 +118,16 @@ impl Outgoing {
             self.count(verdict);
         }
         self.send::<F>(&content, domain, &uplink)
+    }
+
+    /// The member whose LAN address a pod asks from its own address, if it is on this node: it answers directly, as to all pods
+    /// here. The LAN would not answer the node's question where it is, and the node would masquerade the search.
+    #[inline(always)]
+    pub fn neighbour(&self) -> Option<u32> {
+        if self.sending.route != route::UNICAST || self.packet.source.address != self.member().address {
+            return None;
+        }
+        lan_address::neighbour(self.packet.destination.address, self.member().domain)
     }
 
     /// Gives the other members a copy.
@@ -260,11 +273,9 @@ impl Outgoing {
     /// Whether the node's stack takes it to the LAN, and sees its answer come: it is from the member's address there.
     #[inline(always)]
     fn is_routed(&self) -> bool {
-        let Member { lan_address, domain, .. } = *self.member();
-        lan_address != NO_ADDRESS
-            && self.packet.source.address == lan_address
-            && self.sending.headers.source.address == lan_address
-            && !lan_address::is_direct(domain)
+        self.is_from_lan_address()
+            && self.sending.headers.source.address == self.packet.source.address
+            && !lan_address::is_direct(self.member().domain)
     }
 
     /// The program's return code.
@@ -273,6 +284,14 @@ impl Outgoing {
         let broadcast = self.sending.route == route::BROADCAST;
         if !broadcast && verdict == Verdict::Sent && self.is_routed() {
             return NEXT;
+        }
+        if verdict == Verdict::Spoofed
+            && lan_address::is_of_another(self.packet.source.address, self.sending.interface)
+        {
+            return DROP;
+        }
+        if verdict == Verdict::Delivered {
+            return self.neighbour().map_or(NEXT, |pod| self.packet.skb.redirect_to_neighbouring_pod(pod));
         }
         match fate(verdict, broadcast) {
             Fate::Pass => NEXT,

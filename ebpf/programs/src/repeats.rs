@@ -14,7 +14,7 @@ use crate::{
 #[inline(always)]
 pub fn is_repeated(packet: &Packet, member: u32) -> bool {
     let key = BroadcasterKey { member, source: packet.source.port, destination: packet.destination.port };
-    let length = packet.payload.unwrap_or(0);
+    let Some(length) = packet.payload.filter(|_| !packet.fragment) else { return false };
     let this = Broadcast {
         seen: now(),
         to: packet.destination.address,

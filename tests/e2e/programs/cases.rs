@@ -187,6 +187,12 @@ impl Case {
         Self { verdict, becomes, ..self }
     }
 
+    /// A packet that goes nowhere.
+    pub(super) fn denied(self) -> Self {
+        let packet = self.run.packet.clone();
+        self.becomes(DROP, packet)
+    }
+
     /// A broadcast of a pod: a copy for the other pods, and the packet for the node's own sockets, past a bridge.
     pub(super) fn shared(self, pod: usize) -> Self {
         let becomes = self.run.packet.clone().mac_to(POD_MACS[pod]);

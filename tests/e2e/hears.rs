@@ -17,13 +17,13 @@ use std::{
 };
 
 use lab::{Lab, NATIVE, NODE, Options, Result, Topology, WORKSTATION, ca};
-use nix::{
-    ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket},
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
 use socket2::{Domain, Socket, Type};
 
-use crate::programs::frame::{BROADCAST as BROADCAST_MAC, ones_complement, udp};
+use crate::{
+    programs::frame::{BROADCAST as BROADCAST_MAC, ones_complement, udp},
+    tap::device,
+};
 
 /// Longer than a copy or an answer takes, also on a busy machine.
 const QUIET: Duration = Duration::from_millis(150);
@@ -402,21 +402,13 @@ fn received(client: &UdpSocket) -> Vec<SocketAddr> {
 /// A socket for whole frames that leave by `eth0`.
 fn raw_socket() -> OwnedFd {
     let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let device = device();
+    let device = device("eth0");
     bind(raw.as_raw_fd(), device.address.unwrap().as_link_addr().unwrap()).unwrap();
     raw
 }
 
 fn mac_address() -> [u8; 6] {
-    device().address.unwrap().as_link_addr().unwrap().addr().unwrap()
-}
-
-fn device() -> nix::ifaddrs::InterfaceAddress {
-    let is_it = |entry: &nix::ifaddrs::InterfaceAddress| {
-        entry.interface_name == "eth0"
-            && entry.address.is_some_and(|address| address.as_link_addr().is_some())
-    };
-    getifaddrs().unwrap().find(is_it).unwrap()
+    device("eth0").address.unwrap().as_link_addr().unwrap().addr().unwrap()
 }
 
 /// A row of a table: its name, and by arrival what the native host hears and what each pod hears.

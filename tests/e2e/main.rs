@@ -2,6 +2,7 @@
 //! runs, and what beside it, is said in `lab::turn`.
 
 mod absence;
+mod addressed;
 mod adopt;
 mod agent;
 mod arguments;
@@ -41,4 +42,5 @@ mod recovery;
 mod settings;
 mod snoop;
 mod structure;
+mod tap;
 mod timed;

@@ -245,16 +245,18 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     let twin = Address { prefix: if address.prefix == 31 { 30 } else { 31 }, ..address };
     let wanted = Address { broadcast: Some(address.natural_broadcast()), ..address };
     let steps: [(&str, &dyn Fn() -> std::io::Result<()>); 4] = [
-        ("add a twin of", &|| add_address(index, twin, true)),
+        ("add a twin of", &|| {
+            add_address(index, twin, Some(AddressAttribute::Flags(AddressFlags::Noprefixroute)))
+        }),
         ("remove", &|| remove_address(index, address)),
-        ("set the broadcast address of", &|| add_address(index, wanted, false)),
+        ("set the broadcast address of", &|| add_address(index, wanted, None)),
         ("remove the twin of", &|| remove_address(index, twin)),
     ];
     for (number, (what, step)) in steps.into_iter().enumerate() {
         if let Err(error) = step() {
             // Undo as far as possible: the first step, and the second if it was carried out.
             if number == 2 {
-                let _ = add_address(index, address, false);
+                let _ = add_address(index, address, None);
             }
             if number > 0 {
                 let _ = remove_address(index, twin);
@@ -266,9 +268,13 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     Ok(address.natural_broadcast())
 }
 
-/// Gives device `index` an address besides those that it has; not an error if it has it.
-pub fn give_address(index: u32, address: Address) -> Result<()> {
-    match add_address(index, address, false) {
+/// Gives a device an address besides those that it has; not an error if it has it.
+///
+/// It has a label of its own. By the device's name alone, SIOCGIFBRDADDR gives the broadcast address of the first: servers of
+/// pvAccessCPP, which ask so for each address, would listen there twice and answer each search twice.
+pub fn give_address(device: &Link, address: Address) -> Result<()> {
+    let label = label(&device.name).map(AddressAttribute::Label);
+    match add_address(device.index, address, label) {
         Err(error) if !is_one_of(&error, &[Errno::EEXIST]) => {
             Err(Error::kernel(format!("cannot add the address {}", address.address), error))
         }
@@ -287,11 +293,15 @@ pub fn take_address(index: u32, address: Address) -> Result<()> {
     }
 }
 
-fn add_address(index: u32, address: Address, without_route: bool) -> std::io::Result<()> {
+/// A label for an address of the device with this name, if that leaves room for one.
+fn label(device: &str) -> Option<String> {
+    let label = format!("{device}:lan");
+    (label.len() < nix::libc::IFNAMSIZ).then_some(label)
+}
+
+fn add_address(index: u32, address: Address, more: Option<AddressAttribute>) -> std::io::Result<()> {
     let mut message = address_message(index, address);
-    if without_route {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
-    }
+    message.attributes.extend(more);
     netlink::change(Message::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 

@@ -20,10 +20,11 @@ use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 use crate::{
     count::count,
     event::{Seen, emit},
-    format,
+    format, lan_address,
     maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH, lookup},
     packet::Packet,
     peers,
+    ports::ANYONE,
     skb::{DROP, Skb},
 };
 
@@ -101,8 +102,11 @@ fn listens(visit: &Visit, interface: u32) -> Option<Address> {
     let from = visit.source.address;
     let member =
         lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
+    // A neighbour with a LAN address means the LAN, whichever of its broadcast addresses it asks first.
+    let to_lan = visit.destination.address != LIMITED_BROADCAST
+        || lan_address::neighbour(from, member.domain).is_some();
     if member.lan_address != NO_ADDRESS
-        && visit.destination.address != LIMITED_BROADCAST
+        && to_lan
         && visit.destination.address != visit.node
         && bound(visit, visit.broadcast, &member).is_some()
     {
@@ -137,6 +141,9 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
         }
     }
     packet.skb.set_mark(0);
+    if let Some(own) = source_inside(visit, member) {
+        packet.set_source(own);
+    }
     packet.set_destination(Endpoint { address, ..packet.destination });
     if address != member.address {
         format::make_broadcast(packet, protocol);
@@ -146,6 +153,19 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
     let seen = Seen { point: Point::ToPod, member: interface, source, domain, protocol, verdict };
     emit(packet, &seen);
     packet.skb.redirect_to_peer(interface)
+}
+
+/// The own address of the pod on this node that sent the datagram from its address on the LAN, if a socket hears there. Those
+/// that do not hear on the LAN themselves know it by that: the node would masquerade an answer to the other.
+#[inline(always)]
+fn source_inside(visit: &Visit, receiver: &Member) -> Option<Endpoint> {
+    let sender = lookup(&MEMBERS, lan_address::neighbour(visit.source.address, receiver.domain)?)?;
+    let on_lan = receiver.lan_address != NO_ADDRESS && visit.destination.address != visit.node;
+    if on_lan && bound(visit, visit.broadcast, receiver).is_some() {
+        return None;
+    }
+    let own = Endpoint { address: sender.address, ..visit.source };
+    Skb::from_raw(visit.skb).socket(&ANYONE, &own, sender.netns).then_some(own)
 }
 
 /// The protocol of datagrams to `port` of the domain's pods.

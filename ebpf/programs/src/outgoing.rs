@@ -138,22 +138,12 @@ impl Outgoing {
         }
         let (domain, port) = (self.member().domain, self.packet.destination.port);
         let source = self.packet.source;
-        if let Some(own) = self.at_own_address() {
-            self.packet.set_source(own);
+        if let Some(on_lan) = self.at_lan_address(source) {
+            self.packet.set_source(on_lan); // the fan takes the own one for those that know the pod by that
         }
         let verdict = copies::enqueue(&mut self.packet, domain, port);
         self.packet.set_source(source);
         verdict
-    }
-
-    /// The same port of the member's own address, if the datagram is from its address on the LAN and a socket hears there.
-    /// Inside the cluster pods know each other by these: the node would masquerade an answer to the other.
-    #[inline(always)]
-    fn at_own_address(&self) -> Option<Endpoint> {
-        let Member { address, netns, .. } = *self.member();
-        let own = Endpoint { address, ..self.packet.source };
-        let hears = self.is_from_lan_address() && self.packet.skb.socket(&ports::ANYONE, &own, netns);
-        hears.then_some(own)
     }
 
     /// Makes the datagram, payload included, come from the uplink and from external ports that lead back to the pod. Of a
@@ -273,9 +263,11 @@ impl Outgoing {
     /// Whether the node's stack takes it to the LAN, and sees its answer come: it is from the member's address there.
     #[inline(always)]
     fn is_routed(&self) -> bool {
+        let domain = self.member().domain;
         self.is_from_lan_address()
             && self.sending.headers.source.address == self.packet.source.address
-            && !lan_address::is_direct(self.member().domain)
+            && (!lan_address::is_direct(domain)
+                || lan_address::neighbour(self.packet.destination.address, domain).is_some())
     }
 
     /// The program's return code.

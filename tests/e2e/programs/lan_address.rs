@@ -36,6 +36,12 @@ fn stands(name: &'static str, run: Run, standing: u16) -> Case {
     Case::new(name, run).with(|setup| setup.standing = Some(standing))
 }
 
+/// A broadcast from the pod's own address: the others get it from the one on the LAN.
+fn shared(case: Case) -> Case {
+    let packet = case.run.packet.clone().mac_to(POD_MACS[0]);
+    case.fans(|copy| copy.from(POD)).becomes(NEXT, packet)
+}
+
 /// A host with this MAC address says that the pod's address is its own.
 fn claim(mac: [u8; 6]) -> Run {
     from_lan(arp(REQUEST, mac, OWN, OWN))
@@ -114,31 +120,28 @@ fn broadcasts() -> Vec<Case> {
     let sent = |case: Case, to: &'static str| case.sends(|copy| copy.from(POD).to(to)).ca(&[Relayed, Sent]);
     let dropped = |case: Case| case.denied().ca(&[Repeated]);
     vec![
-        sent(held("a search from a pod's LAN address", ask(POD, LAN)).fans(|copy| copy.from(IOC)), LAN),
-        sent(held("one from its own address", ask(IOC, PODS)).shared(0), LAN),
+        sent(held("a search from a pod's LAN address", ask(POD, LAN)).fans(|copy| copy), LAN),
+        sent(shared(held("one from its own address", ask(IOC, PODS))), LAN),
         dropped(held("the same to its other broadcast address", ask(POD, LAN)).after([ask(IOC, PODS)])),
         dropped(held("the other way around", ask(IOC, PODS)).after([ask(POD, LAN)])),
-        sent(held("the same to the same one again", ask(IOC, PODS)).after([ask(IOC, PODS)]).shared(0), LAN),
-        sent(held("another one to the other", ask(POD, LAN)).after([other]).fans(|copy| copy.from(IOC)), LAN),
+        sent(shared(held("the same to the same one again", ask(IOC, PODS)).after([ask(IOC, PODS)])), LAN),
+        sent(held("another one to the other", ask(POD, LAN)).after([other]).fans(|copy| copy), LAN),
         held("one from a socket that hears at its own address only", ask("10.244.1.2:7064", PODS))
             .shared(0)
             .sends(|copy| copy.to(LAN))
             .ca(&[Relayed, Sent]),
-        held("an announcement of the pod's own address", announce(IOC, [10, 244, 1, 2], 5075))
-            .shared(0)
+        shared(held("an announcement of the pod's own address", announce(IOC, [10, 244, 1, 2], 5075)))
             .sends(|copy| copy.from(POD).to("172.23.0.255:5049").with(&announcement([172, 23, 0, 50], 5075)))
             .counts(Protocol::Described1, &[Relayed, Sent]),
-        held("one of its LAN address", announce(IOC, [172, 23, 0, 50], 5075))
-            .shared(0)
+        shared(held("one of its LAN address", announce(IOC, [172, 23, 0, 50], 5075)))
             .sends(|copy| copy.from(POD).to("172.23.0.255:5049"))
             .counts(Protocol::Described1, &[Relayed, Sent]),
         held("one of its own address from its LAN address", announce(POD, [10, 244, 1, 2], 5075))
             .becomes(NEXT, announce(POD, [10, 244, 1, 2], 5075).packet.mac_to(POD_MACS[0]))
-            .fans(|copy| copy.from(IOC))
+            .fans(|copy| copy)
             .sends(|copy| copy.from(POD).to("172.23.0.255:5049").with(&announcement([172, 23, 0, 50], 5075)))
             .counts(Protocol::Described1, &[Relayed, Sent]),
-        held("one of a port where nobody listens there", announce(IOC, [10, 244, 1, 2], 5999))
-            .shared(0)
+        shared(held("one of a port where nobody listens there", announce(IOC, [10, 244, 1, 2], 5999)))
             .sends(|copy| copy.to("172.23.0.255:5049").with(&announcement([172, 23, 0, 10], 61000)))
             .counts(Protocol::Described1, &[Relayed, Sent]),
         held("one in the name of a pod with a LAN address", from_pod_b(udp(POD, PODS, &search(&["A:B"]))))
@@ -186,7 +189,7 @@ fn unicasts() -> Vec<Case> {
             .becomes(REDIRECT, udp(POD, SERVER, &search(&["N:NAME"])))
             .ca(&[Sent]),
         held("a search to the node", from_pod(udp(POD, ASKED, &search(&["N:NAME"]))))
-            .fans(|copy| copy.from(IOC))
+            .fans(|copy| copy)
             .ca(&[Relayed]),
         held(
             "a search of a neighbour without one",
@@ -301,6 +304,9 @@ fn fans() -> Vec<Case> {
             .ca(&[Delivered]),
         held("a copy for a pod without one", fan(1, 1, asked(CLIENT, LAN)))
             .becomes(REDIRECT, asked(CLIENT, PODS))
+            .ca(&[Delivered]),
+        held("a copy of a neighbour's search, for a pod without one", fan(1, 1, asked(POD, LAN)))
+            .becomes(REDIRECT, asked(IOC, PODS))
             .ca(&[Delivered]),
         held("a copy of another pod's search", fan(1, 0, asked("10.244.1.3:40000", PODS)))
             .becomes(REDIRECT, asked("10.244.1.3:40000", LAN))

@@ -18,7 +18,7 @@ lab::in_both_topologies! {
 /// A camera whose client is gone frees its control after 3 s without a heartbeat, when it looks.
 const FREED: Duration = Duration::from_secs(6);
 /// Packets of an image at a client's defaults: 512 x 512 bytes, 1364 a packet, a leader and a trailer.
-const PACKETS: u32 = 195;
+pub(super) const PACKETS: u32 = 195;
 /// Options of a client with a plain socket, whose buffer has no room for one of the larger images, which come at once.
 const PLAIN_SOCKET: [&str; 5] = ["--no-packet-socket", "-w", "256", "-h", "256"];
 /// Options of a client that wants packets of 8000 bytes.
@@ -41,19 +41,30 @@ fn lab_of(options: Options, more: &str) -> Result<Lab> {
 
 /// A camera in `netns` with this serial number.
 fn camera(lab: &Lab, netns: &str, serial: &str) -> Result<Process> {
-    let command = lab::program("arv-fake-gv-camera-0.8", &["-i", "eth0", "-s", serial])?;
+    camera_at(lab, netns, "eth0", serial)
+}
+
+/// The same at an interface or an address.
+pub(super) fn camera_at(lab: &Lab, netns: &str, place: &str, serial: &str) -> Result<Process> {
+    let command = lab::program("arv-fake-gv-camera-0.8", &["-i", place, "-s", serial])?;
     let camera = lab.sandbox.spawn(netns, command)?;
     std::thread::sleep(Duration::from_millis(500)); // it says nothing when it listens
     Ok(camera)
 }
 
 /// What discovery finds from `netns`.
-fn discover(lab: &Lab, netns: &str) -> Result<String> {
+pub(super) fn discover(lab: &Lab, netns: &str) -> Result<String> {
     lab.sandbox.spawn(netns, lab::program("arv-tool-0.8", &[])?)?.finish()?.success()
 }
 
 /// What a client says that takes the stream of a camera for so many seconds: images at 25 Hz.
-fn stream(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) -> Result<Process> {
+pub(super) fn stream(
+    lab: &Lab,
+    netns: &str,
+    camera: &str,
+    seconds: u32,
+    options: &[&str],
+) -> Result<Process> {
     let duration = format!("--duration={seconds}");
     let mut arguments = vec!["-n", camera, "-f", "25", duration.as_str()];
     arguments.extend(options);
@@ -62,7 +73,7 @@ fn stream(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) 
 
 /// What a client says of its stream at the end.
 #[derive(Clone, Copy, Debug, Default)]
-struct Stream {
+pub(super) struct Stream {
     /// Complete images.
     complete: u32,
     /// Images that were not.
@@ -81,13 +92,13 @@ impl Stream {
     }
 
     /// Whether all packets came, and images at this rate or faster.
-    fn is_whole(&self, seconds: u32, rate: u32) -> bool {
+    pub(super) fn is_whole(&self, seconds: u32, rate: u32) -> bool {
         self.complete > rate * seconds && self.lost() == 0
     }
 }
 
 /// Waits for the end of a client of [`stream`].
-fn result(mut client: Process, seconds: u32) -> Result<Stream> {
+pub(super) fn result(mut client: Process, seconds: u32) -> Result<Stream> {
     let patience = Duration::from_secs(u64::from(seconds)) + PATIENCE;
     client.wait_for("end of the stream", patience, |output| output.contains("n_ignored_bytes"))?;
     let output = client.finish()?.success()?;
@@ -106,7 +117,7 @@ fn result(mut client: Process, seconds: u32) -> Result<Stream> {
 }
 
 /// A stream that is to be as the camera sends it, but for what came to a plain socket of the client that had no room for it.
-fn watch(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) -> Result<()> {
+pub(super) fn watch(lab: &Lab, netns: &str, camera: &str, seconds: u32, options: &[&str]) -> Result<()> {
     let before = lab.full_buffers(netns)?;
     let stream = result(stream(lab, netns, camera, seconds, options)?, seconds)?;
     let refused = u32::try_from(lab.full_buffers(netns)? - before).unwrap_or(u32::MAX);

@@ -5,6 +5,7 @@ mod absence;
 mod adopt;
 mod agent;
 mod arguments;
+mod beside;
 mod chain;
 mod channel_access;
 mod churn;

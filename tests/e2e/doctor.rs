@@ -109,3 +109,65 @@ fn with_the_agents_capabilities_all_is_found_well() -> Result<()> {
     assert_eq!(said.output.matches("CAP_SYS_ADMIN").count(), 1, "{}", said.output);
     Ok(())
 }
+
+/// Rules that leave what comes from a LAN address alone: those of the bridge plugin, of kube-proxy, and of ip-masq-agent
+/// where the LAN is among the networks that it leaves alone.
+const HARMLESS: [&str; 10] = [
+    "-N KUBE-POSTROUTING",
+    "-A POSTROUTING -j KUBE-POSTROUTING",
+    "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
+    "-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0",
+    "-A KUBE-POSTROUTING -j MASQUERADE",
+    "-A POSTROUTING -s 10.244.1.0/24 ! -d 10.244.0.0/16 -j MASQUERADE",
+    "-A POSTROUTING -o eth1 -j MASQUERADE",
+    "-N IP-MASQ-AGENT",
+    "-A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT",
+    "-A IP-MASQ-AGENT -d 172.23.0.0/16 -j RETURN",
+];
+
+/// Tries the doctor with rules made by this command.
+fn finds_masquerading(iptables: &str) -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    lab.pod_at(0, "ioc-a", Some("172.23.0.50"))?;
+    let add = |rule: &str| lab.sandbox.sh(NODE, &format!("{iptables} -t nat {rule}")).map(drop);
+    HARMLESS.into_iter().try_for_each(add)?;
+    add("-A IP-MASQ-AGENT -j MASQUERADE")?;
+    let said = doctor(&lab, "+all")?;
+    assert!(!said.output.contains("get the node's address"), "{}", said.output);
+    add("-D IP-MASQ-AGENT -d 172.23.0.0/16 -j RETURN")?;
+    let said = doctor(&lab, "+all")?;
+    says(
+        &said,
+        "WARN  addresses",
+        "beamline/ioc-a: packets from 172.23.0.50 to the LAN get the node's address",
+    );
+    says(&said, "WARN  addresses", "chain IP-MASQ-AGENT");
+    Ok(())
+}
+
+#[test]
+fn rules_of_nf_tables_that_translate_a_lan_address_are_found() -> Result<()> {
+    finds_masquerading("iptables-nft")
+}
+
+#[test]
+fn rules_of_legacy_iptables_that_translate_a_lan_address_are_found() -> Result<()> {
+    finds_masquerading("iptables-legacy")
+}
+
+#[test]
+fn a_native_rule_that_masquerades_by_interface_is_found() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Routed))?;
+    lab.pod_at(0, "ioc-a", Some("172.23.0.50"))?;
+    for line in [
+        "nft add table ip nat",
+        "nft add chain ip nat post { type nat hook postrouting priority 100 ; }",
+        "nft add rule ip nat post meta mark and 0x4000 == 0 ip saddr 172.23.0.51 masquerade",
+    ] {
+        lab.sandbox.sh(NODE, line)?;
+    }
+    assert!(!doctor(&lab, "+all")?.output.contains("get the node's address"));
+    lab.sandbox.sh(NODE, "nft add rule ip nat post oifname eth0 ip daddr != 10.0.0.0/8 masquerade")?;
+    says(&doctor(&lab, "+all")?, "WARN  addresses", "(table ip nat, chain post)");
+    Ok(())
+}

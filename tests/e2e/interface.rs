@@ -15,6 +15,7 @@ fn the_names_that_programs_read_are_those_recorded() -> Result<()> {
     let annotations = [(annotation::DOMAIN, DOMAIN), (annotation::PORTS, "tcp/5064=65064")];
     let pod = lab.pod_with("ioc-a", &annotations)?;
     let _ioc = lab.ioc(&pod.netns, "A")?;
+    lab.pod_with("ioc-b", &[(annotation::DOMAIN, DOMAIN), (annotation::ADDRESS, "172.23.0.50")])?;
     let mut packets = snoop(&lab, "--json")?;
     lab.epics_output(WORKSTATION, "caget -t -w 5 A:NAME", &[])?;
     packets.wait_for("an answer", PATIENCE, |said| said.contains("answered"))?;
@@ -23,7 +24,8 @@ fn the_names_that_programs_read_are_those_recorded() -> Result<()> {
     let searches = snoop(&lab, "--unanswered --for 5 --json")?;
     lab.epics(WORKSTATION, "caget -w 4 A:NONE", &[])?.finish()?;
     let run = |line: &str| Ok::<_, lab::Error>(lab.agent_command(line)?.finish()?.output);
-    let mut found = format!("annotations\n  {}\n  {}\n", annotation::DOMAIN, annotation::PORTS);
+    let annotations = [annotation::DOMAIN, annotation::PORTS, annotation::ADDRESS];
+    let mut found = format!("annotations\n  {}\n", annotations.join("\n  "));
     for (what, said) in [
         ("iocast-node status --json", run("status --json")?),
         ("iocast-node doctor --json", run("doctor --json --config /run/iocast/config.toml")?),

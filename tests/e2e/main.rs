@@ -24,6 +24,7 @@ mod interface;
 mod kept_lab;
 mod kept_ports;
 mod lan_address;
+mod lan_life;
 mod manifests;
 mod matrix;
 mod neighbours;

@@ -311,7 +311,7 @@ fn addresses(addresses: &Fact<Vec<String>>) -> Vec<Finding> {
 
 /// What of the node may come between a LAN address and its pod.
 fn addressed(Member { pod, addressed, .. }: &Member) -> Vec<Finding> {
-    let Some(Addressed { address, direct, elsewhere, others }) = addressed else { return vec![] };
+    let Some(Addressed { address, direct, elsewhere, masquerade, others }) = addressed else { return vec![] };
     let what = format!("{pod}: packets");
     let route = elsewhere.as_ref().map(|device| {
         warn(
@@ -329,7 +329,14 @@ fn addressed(Member { pod, addressed, .. }: &Member) -> Vec<Finding> {
             "if they drop what is not from the pod's own address, as Cilium's do, set `path = \"direct\"`",
         )
     });
-    route.into_iter().chain(programs).collect()
+    let masquerade = masquerade.as_ref().filter(|_| !direct).map(|chain| {
+        warn(
+            "addresses",
+            format!("{what} from {address} to the LAN get the node's address, by a NAT rule ({chain})"),
+            "leave the LAN's network alone there, as by ip-masq-agent's nonMasqueradeCIDRs",
+        )
+    });
+    route.into_iter().chain(masquerade).chain(programs).collect()
 }
 
 fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
@@ -737,11 +744,12 @@ mod tests {
 
     #[test]
     fn what_comes_between_a_lan_address_and_its_pod_is_named() {
-        let with = |direct, elsewhere: Option<&str>, others: &[&str]| {
+        let with = |direct, elsewhere: Option<&str>, masquerade: Option<&str>, others: &[&str]| {
             let addressed = Addressed {
                 address: [172, 23, 0, 50].into(),
                 direct,
                 elsewhere: elsewhere.map(str::to_owned),
+                masquerade: masquerade.map(str::to_owned),
                 others: others.iter().map(|name| (*name).to_owned()).collect(),
             };
             move |facts: &mut Facts| {
@@ -752,16 +760,23 @@ mod tests {
                     .for_each(|member| member.addressed = Some(addressed.clone()));
             }
         };
-        assert_eq!(complaints(with(false, None, &[])), []);
+        assert_eq!(complaints(with(false, None, None, &[])), []);
         complains(
-            with(false, Some("eth1"), &[]),
+            with(false, Some("eth1"), None, &[]),
             Level::Warn,
             "addresses",
             "to 172.23.0.50 would leave through eth1",
         );
+        let agent = with(false, None, Some("table ip nat, chain IP-MASQ-AGENT"), &[]);
+        complains(
+            agent,
+            Level::Warn,
+            "addresses",
+            "(table ip nat, chain IP-MASQ-AGENT); leave the LAN's network alone",
+        );
         let program = ["program cil_from_container"];
-        complains(with(false, None, &program), Level::Warn, "addresses", "set `path = \"direct\"`");
-        assert_eq!(complaints(with(true, None, &program)), [], "they do not see it");
+        complains(with(false, None, None, &program), Level::Warn, "addresses", "set `path = \"direct\"`");
+        assert_eq!(complaints(with(true, None, Some("x"), &program)), [], "they do not see it");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use datapath::{
     firewall::{self, Chain},
     is_attached, lan_address,
     link::{self, Link},
+    node_ports::{Departure, NodePorts},
     occupants, pin_directory, printable,
 };
 use nix::sys::utsname::uname;
@@ -149,6 +150,8 @@ pub(super) struct Addressed {
     pub(super) direct: bool,
     /// The device through which the node would send packets to it if that does not lead to the pod.
     pub(super) elsewhere: Option<String>,
+    /// The chain of the node's NAT rules that gives what it sends to the LAN another source.
+    pub(super) masquerade: Option<String>,
     /// Programs of others on the veth that see what the pod sends, if they are visible.
     pub(super) others: Vec<String>,
 }
@@ -271,9 +274,10 @@ fn rp_filter(device: &str) -> Fact<u8> {
 
 fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
     let mut found = vec![];
+    let mut node = NodePorts::default();
     for (_, attachment) in state.attachments()? {
         let device = link::by_index(attachment.member)?;
-        let addressed = device.as_ref().map_or(Ok(None), |veth| addressed(state, veth))?;
+        let addressed = device.as_ref().map_or(Ok(None), |veth| addressed(state, veth, &mut node))?;
         let veth = match device {
             Some(veth) => {
                 let attached = is_attached(bpffs, Hook::FromPod, &veth)?;
@@ -288,7 +292,7 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
 }
 
 /// What concerns the LAN address of the member behind `veth`, if it has one that the node answers for.
-fn addressed(state: &State, veth: &Link) -> datapath::Result<Option<Addressed>> {
+fn addressed(state: &State, veth: &Link, node: &mut NodePorts) -> datapath::Result<Option<Addressed>> {
     let member = state.member(veth.index)?.filter(|member| member.lan_address != NO_ADDRESS);
     let Some(member) = member else { return Ok(None) };
     let entry = state.lan_address(member.lan_address)?;
@@ -298,6 +302,7 @@ fn addressed(state: &State, veth: &Link) -> datapath::Result<Option<Addressed>> 
     }
     let domains = state.domains()?;
     let domain = domains.iter().find(|(number, _)| *number == member.domain);
+    let uplink = domain.map_or(0, |(_, domain)| domain.uplink);
     let address = member.lan_address.into();
     let device = lan_address::bridge_of(veth)?.map_or(veth.index, |bridge| bridge.index);
     let towards = link::towards(address)?.filter(|found| *found != device);
@@ -306,8 +311,23 @@ fn addressed(state: &State, veth: &Link) -> datapath::Result<Option<Addressed>> 
         address,
         direct: domain.is_some_and(|(_, domain)| domain.direct != 0),
         elsewhere: towards.map(link::by_index).transpose()?.flatten().map(|device| device.name),
+        masquerade: masquerade(node, uplink, member.lan_address)?,
         others: others.into_iter().filter(|other| !other.ours).map(|other| other.name).collect(),
     }))
+}
+
+/// The chain that gives what `source` sends to the LAN behind `uplink` another source.
+fn masquerade(node: &mut NodePorts, uplink: u32, source: [u8; 4]) -> datapath::Result<Option<String>> {
+    let device = if uplink == 0 { None } else { link::by_index(uplink)? };
+    let Some(Link { index, name, .. }) = device else { return Ok(None) };
+    let addresses = link::addresses(index)?;
+    let hosts = addresses.iter().filter_map(|own| some_host(own.address.octets(), own.prefix));
+    for destination in hosts.map(|host| host.octets()) {
+        if let Some(chain) = node.masquerade(Departure { index, uplink: &name, source, destination })? {
+            return Ok(Some(chain.to_string()));
+        }
+    }
+    Ok(None)
 }
 
 fn network(directory: &Path) -> Fact<Option<Network>> {

@@ -30,7 +30,7 @@ pub(crate) const TROUBLES: [Trouble; 17] = [
     trouble("the agent is replaced", "nobody", 10, replace_agent),
     trouble("the configuration changes", "nobody", 1, reconfigure),
     trouble("the uplink has no carrier for 2 s", "the camera's client", 1, flap),
-    trouble("the uplink has no address for 3 s", "the camera's client", 1, lose_address),
+    trouble("the uplink has no address for 3 s", "clients in pods", 1, lose_address),
     trouble("all pins are removed", "nobody", 1, remove_pins),
     trouble("another BPF file system is mounted", "nobody", 10, mount_bpffs),
     trouble("a LAN host sends 25 000 searches in 5 s", "nobody", 1, storm_of_the_lan),
@@ -115,7 +115,8 @@ fn lose_address(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     sleep(Duration::from_secs(3));
     node.sh(NODE, &format!("ip address add {own}"))?;
     sleep(Duration::from_secs(10)); // as in `flap`
-    Ok(vec![Subject::Camera])
+    // The kernel forgets what it has masqueraded: pods' connections to the LAN end.
+    Ok(vec![Subject::Camera, Subject::Native])
 }
 
 fn remove_pins(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs::read_to_string,
     io::Error as IoError,
+    iter::repeat,
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
 };
@@ -12,7 +13,7 @@ use std::{
 use nix::libc;
 
 use super::{
-    packet::Arrival,
+    packet::Packet,
     verdict::{Step, Verdict, conclude},
     xt,
 };
@@ -24,6 +25,8 @@ const NAT: &str = "nat";
 /// `IPT_SO_GET_INFO`, `IPT_SO_GET_ENTRIES`.
 const GET_INFO: libc::c_int = 64;
 const GET_ENTRIES: libc::c_int = 65;
+/// `IFNAMSIZ`.
+const NAME: usize = 16;
 /// `sizeof(struct ipt_getinfo)`, of `ipt_get_entries`, of `ipt_entry`, of `xt_entry_match`.
 const INFO: usize = 84;
 const BEFORE_ENTRIES: usize = 40;
@@ -34,8 +37,8 @@ const MATCH: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Legacy {
     entries: Vec<u8>,
-    /// Where the chain PREROUTING begins.
-    base: usize,
+    /// Where the chains PREROUTING and POSTROUTING begin.
+    bases: [usize; 2],
 }
 
 impl Legacy {
@@ -54,20 +57,21 @@ impl Legacy {
         let mut info = named(INFO);
         ask(&socket, GET_INFO, &mut info)?;
         let number = |at: usize| word(&info, at).unwrap_or(0) as usize;
-        let (base, size) = (number(36), number(80)); // hook_entry[NF_INET_PRE_ROUTING], size
+        let (bases, size) = ([number(36), number(52)], number(80)); // hook_entry[NF_INET_PRE_ROUTING, _POST_ROUTING], size
         let mut answer = named(BEFORE_ENTRIES + size);
         answer[32..36].copy_from_slice(&(size as u32).to_ne_bytes());
         ask(&socket, GET_ENTRIES, &mut answer)?;
-        Ok(Self { entries: answer.split_off(BEFORE_ENTRIES), base })
+        Ok(Self { entries: answer.split_off(BEFORE_ENTRIES), bases })
     }
 
-    /// The chain that forwards what arrives, of all those in which it may get.
-    pub(super) fn forwards(&self, arrival: Arrival<'_>) -> Option<String> {
-        let mut known = BTreeSet::from([self.base]);
-        let mut next = vec![self.base];
+    /// The chain that translates a packet, of all those in which it may get.
+    pub(super) fn translates(&self, packet: Packet<'_>) -> Option<String> {
+        let base = self.bases[usize::from(matches!(packet, Packet::Out(_)))];
+        let mut known = BTreeSet::from([base]);
+        let mut next = vec![base];
         while let Some(chain) = next.pop() {
             for rule in self.chain(chain) {
-                match rule.step(arrival) {
+                match rule.step(packet) {
                     Step::Next => {}
                     Step::Forwards => return Some(self.name(chain)),
                     Step::Ends => break,
@@ -97,7 +101,41 @@ impl Legacy {
     /// The name of the chain that begins at `at`, which stands before it.
     fn name(&self, at: usize) -> String {
         let before = self.entries(0).take_while(|(begin, _)| *begin < at).last();
-        before.and_then(|(_, entry)| entry.names_chain()).unwrap_or("PREROUTING").into()
+        before
+            .and_then(|(_, entry)| entry.names_chain())
+            .unwrap_or(if at == self.bases[0] { "PREROUTING" } else { "POSTROUTING" })
+            .into()
+    }
+}
+
+/// A part of a packet that a rule compares.
+struct Compared {
+    /// Where the wanted value is in the rule, and where its mask.
+    at: usize,
+    mask: usize,
+    length: usize,
+    /// The flag of `IPT_INV_` that negates it.
+    negated: u8,
+}
+
+const SOURCE: Compared = Compared { at: 0, mask: 8, length: 4, negated: 0x08 };
+const DESTINATION: Compared = Compared { at: 4, mask: 12, length: 4, negated: 0x10 };
+const INPUT: Compared = Compared { at: 16, mask: 48, length: NAME, negated: 0x01 };
+const OUTPUT: Compared = Compared { at: 32, mask: 64, length: NAME, negated: 0x02 };
+
+impl Compared {
+    /// Whether the rule with these fields wants what the packet has, which may not be known.
+    fn holds(&self, fields: &[u8], value: Option<Vec<u8>>) -> Option<bool> {
+        let Self { at, mask, length, negated } = *self;
+        let (wanted, mask) = (&fields[at..at + length], &fields[mask..mask + length]);
+        let is_negated = fields[83] & negated != 0;
+        let Some(value) = value else {
+            let any = mask.iter().all(|byte| *byte == 0) && !is_negated;
+            return any.then_some(true);
+        };
+        let mut bytes = wanted.iter().zip(mask).zip(value);
+        let is_equal = bytes.all(|((wanted, mask), value)| (wanted ^ value) & mask == 0);
+        Some(is_equal != is_negated)
     }
 }
 
@@ -106,39 +144,33 @@ impl Legacy {
 struct Entry<'a>(&'a [u8]);
 
 impl<'a> Entry<'a> {
-    fn step(self, arrival: Arrival<'_>) -> Step<usize> {
-        let Some(verdict) = self.conditions(arrival) else { return Step::Next };
+    fn step(self, packet: Packet<'_>) -> Step<usize> {
+        let Some(verdict) = self.conditions(packet) else { return Step::Next };
         let step = match self.target() {
             Some(("", code)) => usize::try_from(code).map_or(Step::Ends, |chain| Step::Chains(vec![chain])),
-            Some((name, _)) if xt::forwards(name) => Step::Forwards,
+            Some((name, _)) if xt::translates(name, packet) => Step::Forwards,
             _ => Step::Next,
         };
         conclude(verdict, step)
     }
 
-    fn conditions(self, arrival: Arrival<'_>) -> Option<Verdict> {
+    fn conditions(self, packet: Packet<'_>) -> Option<Verdict> {
         let fields = self.0.get(..ENTRY)?;
-        let negates = |flag: u8| fields[83] & flag != 0;
-        let equal = |at: usize, mask: usize, value: &[u8]| {
-            value
-                .iter()
-                .enumerate()
-                .all(|(byte, value)| (value ^ fields[at + byte]) & fields[mask + byte] == 0)
-        };
-        let mut name = [0; 16];
-        name.iter_mut().zip(arrival.uplink.bytes()).for_each(|(byte, value)| *byte = value);
         let protocol = half(fields, 80)?;
+        let address = |address: abi::Address| address.to_vec();
+        let name = |name: &str| name.bytes().chain(repeat(0)).take(NAME).collect();
+        let of_protocol =
+            protocol == 0 || (protocol == u16::from(packet.protocol())) != (fields[83] & 0x40 != 0); // IPT_INV_PROTO
         let known = [
-            equal(4, 12, &arrival.at.address) != negates(0x10), // IPT_INV_DSTIP
-            equal(16, 48, &name) != negates(1),                 // IPT_INV_VIA_IN
-            protocol == 0 || (protocol == arrival.at.protocol) != negates(0x40), // IPT_INV_PROTO
+            Some(of_protocol),
+            SOURCE.holds(fields, packet.source().map(address)),
+            DESTINATION.holds(fields, Some(address(packet.destination()))),
+            INPUT.holds(fields, packet.input().map(name)),
+            OUTPUT.holds(fields, packet.output().map(name)),
         ];
-        let from_all = fields[8..12] == [0; 4] && !negates(8); // IPT_INV_SRCIP
-        let fields = Verdict {
-            holds: if known.contains(&false) { Some(false) } else { from_all.then_some(true) },
-            names_port: false,
-        };
-        Some(self.matches().fold(fields, |all, (name, info)| all.and(xt::judge(name, info, arrival))))
+        let known = known.into_iter().map(|holds| Verdict { holds, names_port: false });
+        let matches = self.matches().map(|(name, info)| xt::judge(name, info, packet));
+        Some(known.chain(matches).fold(Verdict::MATCHES, Verdict::and))
     }
 
     /// Names of matches, and what they compare with.

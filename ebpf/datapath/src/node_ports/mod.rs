@@ -1,5 +1,6 @@
 //! What of the node itself receives what comes from the LAN: sockets, and rules that forward. The programs see a packet
-//! before all of these, so a port that is given to a pod is taken from them. Nothing is changed here.
+//! before all of these, so a port that is given to a pod is taken from them. And which of its rules give what goes to the LAN
+//! another source. Nothing is changed here.
 
 mod legacy;
 mod packet;
@@ -10,13 +11,14 @@ mod tables;
 mod verdict;
 mod xt;
 
-pub use packet::Arrival;
+pub use packet::{Arrival, Departure};
 pub use tables::NatChain;
 
 use std::{fmt, net::SocketAddr};
 
 use crate::Result;
 use legacy::Legacy;
+use packet::Packet;
 use sockets::Sockets;
 use tables::Tables;
 
@@ -45,7 +47,8 @@ impl fmt::Display for Receiver {
 #[derive(Debug, Default)]
 pub struct NodePorts {
     sockets: Sockets,
-    tables: Tables,
+    arriving: Tables,
+    leaving: Tables,
     legacy: Option<Legacy>,
 }
 
@@ -69,14 +72,24 @@ impl NodePorts {
 
     /// The rule that forwards what arrives.
     fn rule(&mut self, arrival: Arrival<'_>) -> Result<Option<Receiver>> {
-        if let Some(chain) = self.tables.forwards(arrival)? {
-            return Ok(Some(Receiver::Nat(chain)));
+        Ok(self.translator(Packet::In(arrival))?.map(Receiver::Nat))
+    }
+
+    /// The chain that gives what leaves another source; `None` if none does, as far as is known.
+    pub fn masquerade(&mut self, departure: Departure<'_>) -> Result<Option<NatChain>> {
+        self.translator(Packet::Out(departure))
+    }
+
+    fn translator(&mut self, packet: Packet<'_>) -> Result<Option<NatChain>> {
+        let tables = if matches!(packet, Packet::In(_)) { &mut self.arriving } else { &mut self.leaving };
+        if let Some(chain) = tables.translates(packet)? {
+            return Ok(Some(chain));
         }
         let legacy = match &mut self.legacy {
             Some(known) => known,
             new => new.insert(Legacy::read()?),
         };
-        let chain = legacy.forwards(arrival);
-        Ok(chain.map(|chain| Receiver::Nat(NatChain { table: "nat of legacy iptables".into(), chain })))
+        let chain = legacy.translates(packet);
+        Ok(chain.map(|chain| NatChain { table: "nat of legacy iptables".into(), chain }))
     }
 }

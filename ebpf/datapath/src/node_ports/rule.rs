@@ -1,7 +1,7 @@
 //! What a rule of nf_tables does with a packet. Expressions that are not known here may match anything.
 
 use super::{
-    packet::{Arrival, Byte},
+    packet::{Byte, Packet},
     set::{Set, named, values},
     verdict::{Step, Verdict, conclude},
     xt,
@@ -18,20 +18,20 @@ const REGISTERS: usize = 64;
 
 /// A rule that is being evaluated.
 struct Run<'a> {
-    arrival: Arrival<'a>,
+    packet: Packet<'a>,
     registers: [Byte; REGISTERS],
     verdict: Verdict,
     step: Step<String>,
 }
 
-/// What `rule` does with a packet that arrives.
+/// What `rule` does with a packet.
 pub(super) fn evaluate(
     rule: Attributes<'_>,
-    arrival: Arrival<'_>,
+    packet: Packet<'_>,
     sets: &mut impl Sets,
 ) -> Result<Step<String>> {
     let registers = [Byte::UNKNOWN; REGISTERS];
-    let mut run = Run { arrival, registers, verdict: Verdict::MATCHES, step: Step::Next };
+    let mut run = Run { packet, registers, verdict: Verdict::MATCHES, step: Step::Next };
     for (_, expression) in rule.get(4).into_iter().flatten() {
         // NFTA_RULE_EXPRESSIONS; NFTA_EXPR_NAME, NFTA_EXPR_DATA
         let data = expression.get(2).unwrap_or(Attributes(&[]));
@@ -62,21 +62,31 @@ impl Run<'_> {
     fn act(&mut self, name: &str, data: Attributes<'_>) {
         match name {
             "payload" => self.load_payload(data),
-            "meta" => self.load(data.number(1), &self.arrival.meta(data.number(2).unwrap_or(u32::MAX))), // _DREG, _KEY
+            "meta" => self.load(data.number(1), &self.packet.meta(data.number(2).unwrap_or(u32::MAX))), // _DREG, _KEY
             "bitwise" => self.combine(data),
             "immediate" => self.immediate(data),
-            "nat" if data.number(1) == Some(1) => self.step = Step::Forwards, // NFTA_NAT_TYPE, NFT_NAT_DNAT
-            "redir" => self.step = Step::Forwards,
-            "target" if data.text(1).is_some_and(xt::forwards) => self.step = Step::Forwards, // NFTA_TARGET_NAME
-            "byteorder" | "socket" | "tunnel" | "hash" => self.forget(data.number(2)),        // their _DREG
+            _ if self.translates(name, data) => self.step = Step::Forwards,
+            "byteorder" | "socket" | "tunnel" | "hash" => self.forget(data.number(2)), // their _DREG
             _ => self.forget(data.number(1)),
+        }
+    }
+
+    /// Whether an expression gives a packet that arrives another destination, or one that leaves another source.
+    fn translates(&self, name: &str, data: Attributes<'_>) -> bool {
+        let kind = || data.number(1); // NFTA_NAT_TYPE: NFT_NAT_SNAT, NFT_NAT_DNAT
+        match (name, self.packet) {
+            ("nat", Packet::In(_)) => kind() == Some(1),
+            ("nat", Packet::Out(_)) => kind() == Some(0),
+            ("redir", Packet::In(_)) | ("masq", Packet::Out(_)) => true,
+            ("target", packet) => data.text(1).is_some_and(|target| xt::translates(target, packet)), // NFTA_TARGET_NAME
+            _ => false,
         }
     }
 
     fn load_payload(&mut self, data: Attributes<'_>) {
         // NFTA_PAYLOAD_DREG, _BASE, _OFFSET, _LEN
         let number = |kind| data.number(kind).unwrap_or(0);
-        let bytes = self.arrival.payload(number(2), number(3) as usize, number(4) as usize);
+        let bytes = self.packet.payload(number(2), number(3) as usize, number(4) as usize);
         self.load(data.number(1), &bytes);
     }
 
@@ -169,7 +179,7 @@ impl Run<'_> {
     fn xt_match(&self, data: Attributes<'_>) -> Verdict {
         // NFTA_MATCH_NAME, NFTA_MATCH_INFO
         let info = data.get(3).map_or(&[][..], |info| info.0);
-        xt::judge(data.text(1).unwrap_or_default(), info, self.arrival)
+        xt::judge(data.text(1).unwrap_or_default(), info, self.packet)
     }
 }
 

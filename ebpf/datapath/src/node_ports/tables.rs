@@ -1,5 +1,5 @@
-//! The node's rules that give packets from the LAN another destination: DNAT in nf_tables, as hostPorts, NodePorts and admins
-//! have it. Chains and sets are read when a packet gets there, once each.
+//! The node's rules that give packets from the LAN another destination, or packets to the LAN another source: NAT in nf_tables,
+//! as hostPorts, NodePorts, masquerading and admins have it. Chains and sets are read when a packet gets there, once each.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    packet::Arrival,
+    packet::Packet,
     rule::{Sets, evaluate},
     set::Set,
     verdict::Step,
@@ -17,8 +17,9 @@ use crate::{
     nftables::{Kind, Message, dump},
 };
 
-/// `NF_INET_PRE_ROUTING`.
+/// `NF_INET_PRE_ROUTING`, `NF_INET_POST_ROUTING`.
 const PREROUTING: u32 = 0;
+const POSTROUTING: u32 = 4;
 
 /// A chain of a table that has NAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl fmt::Display for NatChain {
     }
 }
 
-/// The tables with chains of type nat at the prerouting hook, once they have been asked for.
+/// The tables with chains of type nat at the hook of packets that arrive, or that leave, once they have been asked for.
 #[derive(Debug, Default)]
 pub(super) struct Tables(Option<Vec<Table>>);
 
@@ -51,10 +52,10 @@ struct Table {
 }
 
 impl Tables {
-    fn read() -> Result<Vec<Table>> {
+    fn read(hook: u32) -> Result<Vec<Table>> {
         let mut tables: Vec<Table> = vec![];
         for chain in dump(Kind::Chains, 0, &[])? {
-            let Some((name, base)) = nat_chain(&chain) else { continue };
+            let Some((name, base)) = nat_chain(&chain, hook) else { continue };
             let known = |table: &&mut Table| table.family == chain.family() && table.name == name;
             match tables.iter_mut().find(known) {
                 Some(table) => table.bases.push(base),
@@ -64,14 +65,15 @@ impl Tables {
         Ok(tables)
     }
 
-    /// The chain that forwards what arrives.
-    pub(super) fn forwards(&mut self, arrival: Arrival<'_>) -> Result<Option<NatChain>> {
+    /// The chain that translates a packet. All that are asked for have the same direction.
+    pub(super) fn translates(&mut self, packet: Packet<'_>) -> Result<Option<NatChain>> {
+        let hook = if matches!(packet, Packet::In(_)) { PREROUTING } else { POSTROUTING };
         let tables = match &mut self.0 {
             Some(known) => known,
-            new => new.insert(Self::read()?),
+            new => new.insert(Self::read(hook)?),
         };
         for table in tables {
-            if let Some(chain) = table.forwards(arrival)? {
+            if let Some(chain) = table.translates(packet)? {
                 let family = if table.family == 1 { "inet" } else { "ip" };
                 return Ok(Some(NatChain { table: format!("{family} {}", table.name), chain }));
             }
@@ -80,12 +82,12 @@ impl Tables {
     }
 }
 
-/// The table and the name of a chain through which all IPv4 packets go before routing, to be translated.
-fn nat_chain(answer: &Message) -> Option<(String, String)> {
+/// The table and the name of a chain through which all IPv4 packets go at a hook, to be translated.
+fn nat_chain(answer: &Message, hook: u32) -> Option<(String, String)> {
     let attributes = answer.attributes();
     let is_ours = matches!(answer.family(), 1 | 2) // NFPROTO_INET, NFPROTO_IPV4
         && attributes.text(7) == Some("nat") // NFTA_CHAIN_TYPE
-        && attributes.get(4)?.number(1) == Some(PREROUTING); // NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
+        && attributes.get(4)?.number(1) == Some(hook); // NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
     is_ours.then_some(())?;
     Some((attributes.text(1)?.into(), attributes.text(3)?.into())) // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
 }
@@ -96,8 +98,8 @@ impl Table {
         Self { family, name, bases: vec![base], rules: BTreeMap::new(), sets }
     }
 
-    /// The chain that forwards what arrives, of all those in which it may get.
-    fn forwards(&mut self, arrival: Arrival<'_>) -> Result<Option<String>> {
+    /// The chain that translates a packet, of all those in which it may get.
+    fn translates(&mut self, packet: Packet<'_>) -> Result<Option<String>> {
         let mut visited = self.bases.clone();
         let mut next = 0;
         while let Some(chain) = visited.get(next).cloned() {
@@ -109,7 +111,7 @@ impl Table {
                 }
             };
             for rule in rules.iter() {
-                match evaluate(rule.attributes(), arrival, &mut self.sets)? {
+                match evaluate(rule.attributes(), packet, &mut self.sets)? {
                     Step::Next => {}
                     Step::Forwards => return Ok(Some(chain)),
                     Step::Ends => break,

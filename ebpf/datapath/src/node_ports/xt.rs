@@ -1,27 +1,37 @@
-//! Matches and targets of iptables that are in rules as iptables knows them (struct xt_tcp, xt_udp, xt_multiport).
+//! Matches and targets of iptables that are in rules as iptables knows them (struct xt_tcp, xt_udp,
+//! xt_multiport, xt_mark_mtinfo1).
 
 use abi::{TCP, UDP};
 
-use super::{packet::Arrival, verdict::Verdict};
+use super::{packet::Packet, verdict::Verdict};
 
-/// Targets that give a packet another destination.
-const FORWARDING: [&str; 3] = ["DNAT", "REDIRECT", "NETMAP"];
-
-pub(super) fn forwards(target: &str) -> bool {
-    FORWARDING.contains(&target)
+/// Whether a target gives a packet that arrives another destination, or one that leaves another source.
+pub(super) fn translates(target: &str, packet: Packet<'_>) -> bool {
+    match packet {
+        Packet::In(_) => ["DNAT", "REDIRECT", "NETMAP"].contains(&target),
+        Packet::Out(_) => ["SNAT", "MASQUERADE", "NETMAP"].contains(&target),
+    }
 }
 
 /// What a match says of a packet.
-pub(super) fn judge(name: &str, info: &[u8], arrival: Arrival<'_>) -> Verdict {
-    let known = match (name, arrival.protocol()) {
-        ("comment", _) => Some(Verdict::MATCHES),
-        ("tcp", TCP) => header(info, 11, arrival.at.port),
-        ("udp", UDP) => header(info, 8, arrival.at.port),
-        ("tcp" | "udp", _) => Some(Verdict::DIFFERS),
-        ("multiport", _) => multiport(info, arrival.at.port),
+pub(super) fn judge(name: &str, info: &[u8], packet: Packet<'_>) -> Verdict {
+    let known = match (name, packet.protocol(), packet.port()) {
+        ("comment", ..) => Some(Verdict::MATCHES),
+        ("tcp", TCP, Some(port)) => header(info, 11, port),
+        ("udp", UDP, Some(port)) => header(info, 8, port),
+        ("tcp" | "udp", _, Some(_)) => Some(Verdict::DIFFERS),
+        ("multiport", _, Some(port)) => multiport(info, port),
+        ("mark", _, None) => unmarked(info),
         _ => None,
     };
     known.unwrap_or(Verdict::UNKNOWN)
+}
+
+/// A mark, which of its bits count, and whether it is negated; for a packet without a mark.
+fn unmarked(info: &[u8]) -> Option<Verdict> {
+    let mark = u32::from_ne_bytes(info.get(0..4)?.try_into().ok()?);
+    let is_negated = *info.get(8)? != 0;
+    Some(if (mark == 0) == is_negated { Verdict::DIFFERS } else { Verdict::MATCHES })
 }
 
 /// Two source ports, two destination ports, what else is asked for, and at `inverted` what of all that is negated.

@@ -83,8 +83,9 @@ fn pass_in(skb: Skb, to: &LanAddress, from: Address) -> i32 {
     }
 }
 
-/// `from_pod` for what is not translated: out of the uplink, if it is from the pod's LAN address to the LAN and passes by the
-/// node's stack. What is for the node, for pods on it, or too large for the LAN, is the stack's to handle.
+/// `from_pod` for what is not translated: out of the uplink, or into a neighbour with an address of the domain, if it is from the pod's LAN
+/// address to the LAN and passes by the node's stack. What is for the node, for other pods on it, or too large for the LAN, is
+/// the stack's to handle.
 #[inline(always)]
 pub fn depart(skb: Skb) -> i32 {
     let interface = skb.interface();
@@ -95,6 +96,9 @@ pub fn depart(skb: Skb) -> i32 {
     let Some((source, destination)) = addresses(skb) else { return NEXT };
     if source != lan_address || peers::on_lan(destination, domain) & lan::HOSTS == 0 {
         return NEXT;
+    }
+    if let Some(to) = lookup(&LAN_ADDRESSES, destination).filter(|to| to.domain == domain && is_held(to)) {
+        return skb.redirect_to_neighbouring_pod(to.member);
     }
     let uplink = DOMAINS.get(domain as u32).map_or(0, |domain| domain.uplink);
     if uplink != 0 && skb.leads_to(source, destination, interface) == uplink {

@@ -257,14 +257,13 @@ impl Outgoing {
         emit(&self.packet, &seen);
     }
 
-    /// Whether the node's stack takes it to the LAN, and sees its answer come: it is from the member's address there.
+    /// Whether it takes the way of all that is from the member's LAN address, as its answer does: it is untranslated.
     #[inline(always)]
     fn is_routed(&self) -> bool {
-        let Member { lan_address, domain, .. } = *self.member();
+        let Member { lan_address, .. } = *self.member();
         lan_address != NO_ADDRESS
             && self.packet.source.address == lan_address
             && self.sending.headers.source.address == lan_address
-            && !lan_address::is_direct(domain)
     }
 
     /// The program's return code.
@@ -272,7 +271,7 @@ impl Outgoing {
     pub fn finish(&self, verdict: Verdict) -> i32 {
         let broadcast = self.sending.route == route::BROADCAST;
         if !broadcast && verdict == Verdict::Sent && self.is_routed() {
-            return NEXT;
+            return lan_address::depart(self.packet.skb);
         }
         match fate(verdict, broadcast) {
             Fate::Pass => NEXT,

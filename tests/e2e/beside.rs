@@ -26,6 +26,7 @@ lab::in_both_topologies! {
     pods_of_one_node_keep_to_the_gateway
     a_bridge_as_uplink_may_change_its_port
     jumbo_frames_fit
+    past_the_stack_everybody_reaches_a_pod
     who_drops_foreign_sources_is_named_and_passed_by_directly
 }
 
@@ -69,7 +70,7 @@ const SURROUNDINGS: &[Surroundings] = &[
 -A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
 -A IP-MASQ-AGENT -d 169.254.0.0/16 -j RETURN
 -A IP-MASQ-AGENT -d 10.0.0.0/8 -j RETURN
--A IP-MASQ-AGENT -m addrtype ! --dst-type LOCAL -j MASQUERADE
+-A IP-MASQ-AGENT -j MASQUERADE
 COMMIT
 ",
         sources: [NODE_ADDRESS, "10.244.1.1"],
@@ -87,7 +88,7 @@ COMMIT
 -A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
 -A IP-MASQ-AGENT -d 10.0.0.0/8 -j RETURN
 -A IP-MASQ-AGENT -d 172.23.0.0/24 -j RETURN
--A IP-MASQ-AGENT -m addrtype ! --dst-type LOCAL -j MASQUERADE
+-A IP-MASQ-AGENT -j MASQUERADE
 COMMIT
 ",
         ..NOTHING_ELSE
@@ -362,6 +363,9 @@ fn rules_and_settings_of_others_are_passed(topology: Topology) -> Result<()> {
             |complaint: &String| surroundings.breaks.iter().any(|known| complaint.starts_with(known));
         complaints.retain(|complaint| !is_known(complaint));
         complaints.extend(surroundings.dropped(&bench.lab)?);
+        if surroundings.sources != TRUE {
+            doctor::says(&doctor::doctor(&bench.lab, "+all")?, "WARN  addresses", "by a NAT rule");
+        }
         let sources = bench.sources()?;
         if sources != surroundings.sources {
             complaints.push(format!("sources are {sources:?}"));
@@ -432,6 +436,12 @@ fn jumbo_frames_fit(topology: Topology) -> Result<()> {
         assert!(ping(&bench.lab.sandbox, client, to, 9000)?, "{client}");
     }
     Ok(())
+}
+
+fn past_the_stack_everybody_reaches_a_pod(topology: Topology) -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    lab.start_agent_with(&domain("eth0", "path = \"direct\"\n"))?;
+    Bench::new(lab)?.assert_all_is_well("path = \"direct\"")
 }
 
 /// A pod network like Calico's.
@@ -573,9 +583,14 @@ fn who_drops_foreign_sources_is_named_and_passed_by_directly(topology: Topology)
 
     bench.lab.terminate_agent()?;
     bench.lab.start_agent_with(&domain("eth0", "path = \"direct\"\n"))?;
-    let complaints = bench.complaints(&bench.clients()[..1])?;
+    let complaints = bench.complaints(&bench.clients()[..2])?;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     assert_eq!(bench.sources()?, TRUE);
+    // These go through the stack, and find the pod by its own address.
+    for client in &bench.clients()[2..] {
+        let output = bench.lab.epics_output(client.1, "caget -t -w 5 POD:NAME", BROADCAST.1)?;
+        assert_eq!(output, "POD\n", "{}", client.0);
+    }
     Ok(())
 }
 

@@ -14,7 +14,10 @@ use crate::{
     event::{Seen, emit},
     format::{self, Content},
     icmp, lan_address, limit,
-    maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
+    maps::{
+        ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_ADDRESSES, LAN_RELAYS, POD_RELAYS, UPLINKS,
+        contains, lookup,
+    },
     packet::Packet,
     peers, ports,
     skb::{DROP, NEXT, Skb},
@@ -30,11 +33,8 @@ pub fn run(context: &TcContext) -> i32 {
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let to = packet.destination;
-    if to.address != uplink.address
-        && let Some(verdict) = lan_address::arrive(&packet, interface)
-    {
-        return verdict;
-    }
+    // Whose it is, is looked up again at the end: with an Option the compiler would spill registers that were never written.
+    let of_a_pod = to.address != uplink.address && contains(&LAN_ADDRESSES, to.address);
     let may_be_external = to.address == uplink.address && may_be_external(to.port);
     let external = if may_be_external { to_external_port(context, &mut packet) } else { None };
     if matches!(external, Some(Verdict::NoCircuit | Verdict::Limited)) {
@@ -43,9 +43,12 @@ pub fn run(context: &TcContext) -> i32 {
     let done = external.is_some()
         || packet.is_udp()
             && packet.source.address != uplink.address
-            && to_relayed_port(&mut packet, &uplink, interface);
+            && to_relayed_port(&mut packet, &uplink, interface, of_a_pod);
     if may_be_external && !done {
         count_other(uplink.domain, Verdict::Unowned);
+    }
+    if of_a_pod {
+        return lan_address::arrive(skb, packet.source.address, to.address);
     }
     NEXT // the node's stack and sockets get everything
 }
@@ -56,17 +59,20 @@ fn other(skb: Skb) -> i32 {
     if skb.is_untagged_arp() {
         return arp::arrive(skb);
     }
-    lan_address::arrive_other(skb).unwrap_or_else(|| icmp::arrive(skb))
+    match lan_address::arrive_other(skb) {
+        NEXT => icmp::arrive(skb),
+        verdict => verdict,
+    }
 }
 
 /// Handles a datagram from another host, if its port is relayed or it is a broadcast; false otherwise.
 #[inline(always)]
-fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32) -> bool {
+fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32, of_a_pod: bool) -> bool {
     let broadcast = peers::is_broadcast_of_lan(packet.destination.address, uplink);
     let key = RelayKey::on_lan(interface, packet.destination.port);
     match lookup(&LAN_RELAYS, key) {
         Some(relay) if relay.flags & paths::LAN_TO_PODS != 0 => {
-            relay_to_pods(packet, uplink, &relay, broadcast)
+            relay_to_pods(packet, uplink, &relay, (broadcast, of_a_pod))
         }
         _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
         _ => return false,
@@ -80,30 +86,40 @@ fn may_be_external(port: u16) -> bool {
     EXTERNAL_PORTS.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
-/// Relays a datagram to all members that listen.
+/// Relays a datagram to all members that listen. One `of_a_pod`, to a LAN address, goes there by itself; whom the pod answers is
+/// remembered all the same, because a server may answer from the pod's own address.
 #[inline(always)]
-fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) {
+fn relay_to_pods(packet: &mut Packet, uplink: &Uplink, relay: &Relay, (broadcast, of_a_pod): (bool, bool)) {
     let Relay { domain, protocol, flags, port } = *relay;
-    let verdict = match content(packet, uplink, relay, broadcast) {
+    let mut verdict = match content(packet, uplink, relay, (broadcast, of_a_pod)) {
         Ok(_) if !limit::admits_host(domain, packet.source.address) => Verdict::Limited,
         Ok(content) => {
             if content.is_search() && flags & paths::ANSWERED != 0 {
                 let asked = packet.destination.port;
                 peers::learn_searcher(content.reply_to(packet.source), domain, protocol, asked);
             }
-            copies::enqueue(packet, domain, port)
+            if of_a_pod { Verdict::Direct } else { copies::enqueue(packet, domain, port) }
         }
         Err(fault) => fault,
     };
-    count(domain, protocol, verdict);
+    if of_a_pod {
+        verdict = Verdict::Direct;
+    } else {
+        count(domain, protocol, verdict);
+    }
     let seen = Seen { point: Point::FromLan, member: 0, source: packet.source, domain, protocol, verdict };
     emit(packet, &seen);
 }
 
 /// The content of a datagram to a relayed port, or why it is not relayed.
 #[inline(always)]
-fn content(packet: &Packet, uplink: &Uplink, relay: &Relay, broadcast: bool) -> Result<Content, Verdict> {
-    if !broadcast && packet.destination.address != uplink.address {
+fn content(
+    packet: &Packet,
+    uplink: &Uplink,
+    relay: &Relay,
+    (broadcast, of_a_pod): (bool, bool),
+) -> Result<Content, Verdict> {
+    if !broadcast && !of_a_pod && packet.destination.address != uplink.address {
         return Err(Verdict::Elsewhere);
     }
     let content = format::inspect(packet, relay.protocol, Direction::Announce)?;

@@ -2,13 +2,11 @@
 //!
 //! Otherwise the node's stack routes what comes for such an address and what comes from it, untouched.
 
-use abi::{Address, LanAddress, Member, NO_ADDRESS, Relay, RelayKey, lan, paths, standing};
-use wire::Direction;
+use abi::{Address, LanAddress, Member, NO_ADDRESS, lan, standing};
 
 use crate::{
-    format, limit,
-    maps::{DOMAINS, LAN_ADDRESSES, LAN_RELAYS, MEMBERS, lookup},
-    packet::{IP, Packet},
+    maps::{DOMAINS, LAN_ADDRESSES, MEMBERS, lookup},
+    packet::IP,
     peers,
     skb::{NEXT, Skb},
 };
@@ -36,51 +34,23 @@ pub fn as_held(member: Member) -> Member {
     Member { lan_address: if is_lost { NO_ADDRESS } else { member.lan_address }, ..member }
 }
 
-/// `from_lan` for what is to the LAN address of a pod; `None` for anything else.
+/// `from_lan` for what goes to an address of a pod: into the pod, if both directions pass by the node's stack.
 #[inline(always)]
-pub fn arrive(packet: &Packet, interface: u32) -> Option<i32> {
-    let to = at(packet.destination.address, interface)?;
-    if packet.is_udp() {
-        learn(packet, interface);
-    }
-    Some(pass_in(packet.skb, &to, packet.source.address))
-}
-
-/// The same for what is neither TCP nor UDP, and for fragments.
-#[inline(always)]
-pub fn arrive_other(skb: Skb) -> Option<i32> {
-    let (source, destination) = addresses(skb)?;
-    let to = at(destination, skb.interface())?;
-    Some(pass_in(skb, &to, source))
-}
-
-/// Remembers who asks, because a server may answer from the pod's own address.
-#[inline(always)]
-fn learn(packet: &Packet, interface: u32) {
-    let asked = packet.destination.port;
-    let Some(Relay { domain, protocol, flags, .. }) = lookup(&LAN_RELAYS, RelayKey::on_lan(interface, asked))
-    else {
-        return;
-    };
-    let Ok(content) = format::inspect(packet, protocol, Direction::Announce) else { return };
-    let reply_to = content.reply_to(packet.source);
-    if content.is_search()
-        && flags & paths::ANSWERED != 0
-        && peers::on_lan(reply_to.address, domain) & lan::HOSTS != 0
-        && limit::admits_host(domain, packet.source.address)
-    {
-        peers::learn_searcher(reply_to, domain, protocol, asked);
+pub fn arrive(skb: Skb, from: Address, to: Address) -> i32 {
+    match at(to, skb.interface()) {
+        Some(of)
+            if is_direct(of.domain) && is_held(&of) && peers::on_lan(from, of.domain) & lan::HOSTS != 0 =>
+        {
+            skb.redirect_to_peer(of.member)
+        }
+        _ => NEXT,
     }
 }
 
-/// Into the pod, if both directions pass by the node's stack.
+/// The same for what is neither TCP nor UDP, or a later fragment.
 #[inline(always)]
-fn pass_in(skb: Skb, to: &LanAddress, from: Address) -> i32 {
-    if is_direct(to.domain) && is_held(to) && peers::on_lan(from, to.domain) & lan::HOSTS != 0 {
-        skb.redirect_to_peer(to.member)
-    } else {
-        NEXT
-    }
+pub fn arrive_other(skb: Skb) -> i32 {
+    addresses(skb).map_or(NEXT, |(from, to)| arrive(skb, from, to))
 }
 
 /// `from_pod` for what is not translated: out of the uplink, or into a neighbour with an address of the domain, if it is from the pod's LAN

@@ -17,10 +17,19 @@ lab::in_both_topologies! {
 
 /// How many pods come and go at the same time.
 const PODS: u16 = 16;
-/// How often each does, with the agent and again without: 512 times in each topology.
-const ROUNDS: usize = 16;
 
+/// Each pod 16 times with the agent and again without: 512 times in each topology.
 fn kills_of_the_plugin_at_any_moment_leave_nothing(topology: Topology) -> Result<()> {
+    kill_again_and_again(topology, 16)
+}
+
+#[test]
+#[ignore = "takes minutes, and shows what 512 times show"]
+fn two_thousand_kills_of_the_plugin_leave_nothing() -> Result<()> {
+    kill_again_and_again(Topology::Bridge, 63)
+}
+
+fn kill_again_and_again(topology: Topology, rounds: usize) -> Result<()> {
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed = std::env::var("SEED").map_or(seed, |seed| seed.parse().unwrap());
     println!("SEED={seed} kills at about the same moments");
@@ -34,12 +43,12 @@ fn kills_of_the_plugin_at_any_moment_leave_nothing(topology: Topology) -> Result
         if agent == "without it" {
             lab.terminate_agent()?;
         }
-        cut += come_and_go(&lab, &pods, &mut Dice(seed))?;
+        cut += come_and_go(&lab, &pods, rounds, &mut Dice(seed))?;
         assert_eq!(lab.leftovers()?, NOTHING, "{agent}");
         assert_eq!(self::pins(&lab)?, pins, "{agent}");
     }
     let Cut { adds, half, dels } = cut;
-    let all = 2 * usize::from(PODS) * ROUNDS;
+    let all = 2 * usize::from(PODS) * rounds;
     let took = start.elapsed().as_secs_f32();
     lab::report(
         &format!("pods that came and went, {PODS} at a time ({topology:?})"),
@@ -112,12 +121,12 @@ impl std::ops::AddAssign for Cut {
 }
 
 /// All pods at the same time.
-fn come_and_go(lab: &Lab, pods: &[Pod], dice: &mut Dice) -> Result<Cut> {
+fn come_and_go(lab: &Lab, pods: &[Pod], rounds: usize, dice: &mut Dice) -> Result<Cut> {
     scope(|scope| {
         let workers = (0..).zip(pods).map(|(number, pod)| {
             let usual = [Duration::from_millis(20); 3];
             let mut worker = Worker { lab, pod, number, dice: Dice(dice.roll()), usual };
-            scope.spawn(move || worker.come_and_go())
+            scope.spawn(move || worker.come_and_go(rounds))
         });
         let workers: Vec<_> = workers.collect(); // all are started before the first is waited for
         let mut cut = Cut::default();
@@ -146,9 +155,9 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// ADD and DEL, each cut off now and then; DEL again until one ends.
-    fn come_and_go(&mut self) -> Result<Cut> {
+    fn come_and_go(&mut self, rounds: usize) -> Result<Cut> {
         let mut cut = Cut::default();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let attachment = Attachment {
                 netns: self.pod.attachment.netns.clone(),
                 ..self.lab.attachment(&self.pod.name, &[])

@@ -7,7 +7,8 @@ use lab::{Finished, Lab, NODE, Options, Result, Topology};
 const CONFLIST: &str =
     r#"{"cniVersion":"1.0.0","name":"lab","plugins":[{"type":"bridge"},{"type":"iocast"}]}"#;
 
-fn doctor(lab: &Lab, capabilities: &str) -> Result<Finished> {
+/// What the doctor says, with these capabilities.
+pub(crate) fn doctor(lab: &Lab, capabilities: &str) -> Result<Finished> {
     let plugin = lab::binary("iocast")?;
     let mut command = Command::new("setpriv");
     command.arg(format!("--bounding-set={capabilities}")).arg(lab::binary("iocast-node")?);
@@ -23,7 +24,7 @@ fn chain(lab: &Lab) -> Result<()> {
 
 /// Asserts that the doctor's output has a line that begins with `start` and contains `text`.
 #[track_caller]
-fn says(said: &Finished, start: &str, text: &str) {
+pub(crate) fn says(said: &Finished, start: &str, text: &str) {
     let found = said.output.lines().any(|line| line.starts_with(start) && line.contains(text));
     assert!(found, "no line `{start}...{text}` in:\n{}", said.output);
 }

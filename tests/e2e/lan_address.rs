@@ -12,7 +12,7 @@ use std::{
 use abi::{LanAddress, seconds, standing};
 use datapath::{BPFFS, State, kernel_clock};
 use lab::{
-    DOMAIN, Lab, Leftovers, NATIVE, NODE, NODE2, NOTHING, Options, Pod, Result, SWITCH, Topology,
+    Attachment, DOMAIN, Lab, Leftovers, NATIVE, NODE, NODE2, NOTHING, Options, Pod, Result, SWITCH, Topology,
     WORKSTATION, tried,
 };
 use serde_json::json;
@@ -87,7 +87,7 @@ fn mac(lab: &Lab, netns: &str) -> Result<String> {
 }
 
 /// Connects to `to` from `netns`, and returns whom the server in `pod` takes the client for.
-fn client_of(lab: &Lab, pod: &Pod, netns: &str, to: &str) -> Result<String> {
+pub(crate) fn client_of(lab: &Lab, pod: &Pod, netns: &str, to: &str) -> Result<String> {
     let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0));
     let listener = tried("listen", lab.sandbox.run_in(&pod.netns, listen)?)?;
     let to: SocketAddr = format!("{to}:{}", listener.local_addr().unwrap().port()).parse().unwrap();
@@ -275,7 +275,7 @@ fn two_nodes_that_want_one_address_at_once_end_with_one_owner(topology: Topology
         assert!(outcomes[loser].1.contains(&named), "{outcomes:?}");
         assert_eq!(client_of(&lab, &pods[winner], WORKSTATION, ADDRESS)?, "172.23.0.2");
         for (node, pod) in NODES.into_iter().zip(&pods) {
-            assert!(finish(start(&lab, "DEL", node, pod)?).0);
+            assert!(finish(start(&lab, "DEL", node, &pod.attachment, ADDRESS)?).0);
         }
         leave(&lab, &pods[winner])?;
     }
@@ -286,8 +286,10 @@ const NODES: [&str; 2] = [NODE, NODE2];
 
 /// ADD of two pods that ask for [`ADDRESS`] at the same time: whether each succeeded, and what was said.
 fn race(lab: &Lab, pods: [(&'static str, &Pod); 2]) -> Result<Vec<(bool, String)>> {
-    let running: Vec<_> =
-        pods.into_iter().map(|(node, pod)| start(lab, "ADD", node, pod)).collect::<Result<_>>()?;
+    let running: Vec<_> = pods
+        .into_iter()
+        .map(|(node, pod)| start(lab, "ADD", node, &pod.attachment, ADDRESS))
+        .collect::<Result<_>>()?;
     Ok(running.into_iter().map(finish).collect())
 }
 
@@ -296,19 +298,26 @@ fn leave(lab: &Lab, pod: &Pod) -> Result<()> {
     lab.sandbox.sh(&pod.netns, &format!("ip address del {ADDRESS}/32 dev eth0")).map(drop)
 }
 
-/// Starts the plugin on a node for a pod that asks for [`ADDRESS`].
-fn start(lab: &Lab, verb: &str, node: &'static str, pod: &Pod) -> Result<Child> {
+/// Starts the plugin on a node for a pod that asks for `address`.
+pub(crate) fn start(
+    lab: &Lab,
+    verb: &str,
+    node: &'static str,
+    attachment: &Attachment,
+    address: &str,
+) -> Result<Child> {
     let mut input = tried("create a file for input", tempfile::tempfile())?;
     let bpffs = if node == NODE2 { r#","bpffs":"/run/bpf-node2""# } else { "" };
-    let asking = asking(ADDRESS);
+    let asking = asking(address);
     let configuration = format!("{}{bpffs}}}", asking.strip_suffix('}').unwrap());
     tried("write the plugin's input", write!(input, "{configuration}").and_then(|()| input.rewind()))?;
     let mut command = Command::new(lab::binary("iocast")?);
-    command.env_clear().envs(environment(verb, &pod.attachment)).stdin(input).stdout(Stdio::piped());
+    command.env_clear().envs(environment(verb, attachment)).stdin(input).stdout(Stdio::piped());
     tried("start the plugin", lab.sandbox.run_in(node, move || lab::start(&mut command))?)
 }
 
-fn finish(child: Child) -> (bool, String) {
+/// Whether the plugin succeeded, and its output.
+pub(crate) fn finish(child: Child) -> (bool, String) {
     let output = child.wait_with_output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into())
 }

@@ -6,6 +6,7 @@ mod addressed;
 mod adopt;
 mod agent;
 mod arguments;
+mod beside;
 mod chain;
 mod channel_access;
 mod churn;

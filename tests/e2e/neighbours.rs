@@ -73,7 +73,7 @@ fn add_lan(lab: &Lab) -> Result<()> {
 }
 
 /// Sets a sysctl of every interface of the calling thread's network namespace.
-fn set_everywhere(key: &str, value: u8) -> std::io::Result<()> {
+pub(crate) fn set_everywhere(key: &str, value: u8) -> std::io::Result<()> {
     for interface in std::fs::read_dir("/proc/sys/net/ipv4/conf")? {
         std::fs::write(interface?.path().join(key), value.to_string())?;
     }
@@ -116,8 +116,8 @@ fn a_firewall_that_drops_what_is_not_allowed_sees_nothing_invalid(topology: Topo
     Ok(())
 }
 
-fn a_bridge_is_an_uplink(topology: Topology) -> Result<()> {
-    let mut lab = Lab::without_agent(Options::new(topology))?;
+/// Makes a bridge of the node's uplink.
+pub(crate) fn bridge_the_uplink(lab: &Lab) -> Result<()> {
     for line in [
         "ip link add br-lan type bridge",
         "ip link set br-lan up",
@@ -129,6 +129,12 @@ fn a_bridge_is_an_uplink(topology: Topology) -> Result<()> {
     ] {
         lab.sandbox.sh(NODE, line)?;
     }
+    Ok(())
+}
+
+fn a_bridge_is_an_uplink(topology: Topology) -> Result<()> {
+    let mut lab = Lab::without_agent(Options::new(topology))?;
+    bridge_the_uplink(&lab)?;
     lab.start_agent_with(&domain(DOMAIN, "br-lan"))?;
     let _ioc = ioc(&lab, DOMAIN)?;
     assert_read(&lab, LAN, DOMAIN)
@@ -160,7 +166,8 @@ fn two_domains_on_two_uplinks_have_the_same_names(topology: Topology) -> Result<
 
 /// How another owner has its programs on interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
+    /// Links.
     Tcx,
     /// Filters of the clsact qdisc.
     Clsact,
@@ -216,7 +223,7 @@ impl Neighbour {
     }
 }
 
-fn attach(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<OwnedFd> {
+pub(crate) fn attach(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<OwnedFd> {
     let (program, interface) = (tried("clone", program.try_clone())?, interface.to_owned());
     let link = lab.sandbox.run_in(NODE, move || {
         bpf::attach(&program, nix::net::if_::if_nametoindex(interface.as_str())?, side)
@@ -224,7 +231,7 @@ fn attach(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<O
     tried("attach a program", link)
 }
 
-fn add_filter(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<()> {
+pub(crate) fn add_filter(lab: &Lab, program: &OwnedFd, interface: &str, side: Side) -> Result<()> {
     let side = if matches!(side, Side::Ingress) { "ingress" } else { "egress" };
     let pin = format!("/sys/fs/bpf/{interface}-{side}");
     let (cloned, path) = (tried("clone", program.try_clone())?, pin.clone());

@@ -12,6 +12,7 @@ mod installed;
 mod leftovers;
 pub mod monitors;
 mod node;
+pub mod ping;
 mod process;
 pub mod pva;
 mod sandbox;

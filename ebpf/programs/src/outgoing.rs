@@ -260,14 +260,10 @@ impl Outgoing {
         emit(&self.packet, &seen);
     }
 
-    /// Whether the node's stack takes it to the LAN, and sees its answer come: it is from the member's address there.
+    /// Whether it takes the way of all that is from the member's LAN address, as its answer does: it is untranslated.
     #[inline(always)]
     fn is_routed(&self) -> bool {
-        let domain = self.member().domain;
-        self.is_from_lan_address()
-            && self.sending.headers.source.address == self.packet.source.address
-            && (!lan_address::is_direct(domain)
-                || lan_address::neighbour(self.packet.destination.address, domain).is_some())
+        self.is_from_lan_address() && self.sending.headers.source.address == self.packet.source.address
     }
 
     /// The program's return code.
@@ -275,7 +271,7 @@ impl Outgoing {
     pub fn finish(&self, verdict: Verdict) -> i32 {
         let broadcast = self.sending.route == route::BROADCAST;
         if !broadcast && verdict == Verdict::Sent && self.is_routed() {
-            return NEXT;
+            return lan_address::depart(self.packet.skb);
         }
         if verdict == Verdict::Spoofed
             && lan_address::is_of_another(self.packet.source.address, self.sending.interface)

@@ -272,6 +272,10 @@ fn direct() -> Vec<Case> {
         passes("a connection straight out of a pod", from_pod(tcp(POD, SERVER, SYN, 1, &[]))),
         passes("a datagram straight out of it", from_pod(udp(POD, "172.23.0.3:9999", b"anything"))),
         passes("a search straight out of it", from_pod(udp(POD, SERVER, &search(&["N:NAME"])))).ca(&[Sent]),
+        passes(
+            "a connection to such an address on the node",
+            from_pod(tcp(POD, "172.23.0.50:22", SYN, 1, &[])),
+        ),
         case("a connection to the node", from_pod(tcp(POD, "172.23.0.10:22", SYN, 1, &[]))),
         case("a connection off the LAN", from_pod(tcp(POD, "198.51.100.7:80", SYN, 1, &[]))),
         case("a connection from its own address", from_pod(tcp(IOC, SERVER, SYN, 1, &[]))),

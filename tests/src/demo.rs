@@ -105,6 +105,10 @@ fn move_pod(lab: &Lab, stage: &mut Stage, paint: &Paint) -> Result<()> {
     let mut monitor = lab.epics(WORKSTATION, &line, &[])?;
     monitor.wait_for("ten values", PATIENCE, |output| values(output).count() >= 10)?;
     show_last(&monitor);
+    stage.motor.1.terminate(); // first, as a runtime does: its clients are told
+    while stage.motor.1.is_running() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     lab.delete_pod(&stage.motor.0)?;
     let gone = Instant::now();
     let had = values(&monitor.output()).count();

@@ -344,6 +344,11 @@ struct Bench {
 }
 
 impl Bench {
+    /// Whether a client has its protocol.
+    fn is_for(&self, client: Option<Client>) -> bool {
+        client.is_some() == (self.server != Server::Rsrv)
+    }
+
     /// Whether it hears the LAN's broadcasts. A server of PV Access that is bound to one address of several does not, as on any
     /// host: others in its process hear at the LAN's broadcast address, or it looks at where a datagram was sent.
     fn hears_broadcasts(&self) -> bool {
@@ -425,28 +430,34 @@ fn who_answers(client: &Socket) -> Vec<String> {
     from
 }
 
-/// Every client in `netns` reads every server, and is told of each once.
+/// Every client in `netns` reads every server, and is told of each once: one of a kind at a time, as two of pvAccessCPP may
+/// have the same port.
 fn assert_read(lab: &Lab, netns: &str, benches: &[Bench], listed: bool) -> Result<()> {
-    for bench in benches.iter().filter(|bench| listed || bench.hears_broadcasts()) {
-        let (server, prefix) = (bench.server, bench.prefix.as_str());
-        let is_pva = server != Server::Rsrv;
-        let protocol = if is_pva { "PVA" } else { "CA" };
-        let names = [format!("EPICS_{protocol}_AUTO_ADDR_LIST"), format!("EPICS_{protocol}_ADDR_LIST")];
-        let values = ["NO", bench.on_lan.as_str()];
-        let variables: Vec<_> = names.iter().map(String::as_str).zip(values).filter(|_| listed).collect();
-        let pv = format!("{prefix}:NAME");
-        let outputs = if is_pva {
-            let read = |client| lab.pvget(client, netns, &pv, &variables);
-            vec![read(Client::PvAccessCpp)?, read(Client::Pvxs)?]
-        } else {
-            vec![lab.epics_output(netns, &format!("caget -w 5 {pv}"), &variables)?]
+    thread::scope(|scope| {
+        let read_all = |client| {
+            let is_read = move |bench: &&Bench| bench.is_for(client) && (listed || bench.hears_broadcasts());
+            let mut found = benches.iter().filter(is_read);
+            scope.spawn(move || found.try_for_each(|bench| read(lab, netns, bench, client, listed)))
         };
-        for output in outputs {
-            assert!(shows(&output, prefix), "{prefix} from {netns}, {variables:?}: {output}");
-            for complaint in ["Identical process variable", "More than one channel", "Duplicate PV name"] {
-                assert!(!output.contains(complaint), "{prefix} from {netns}, {variables:?}: {output}");
-            }
-        }
+        let running = [None, Some(Client::PvAccessCpp), Some(Client::Pvxs)].map(read_all);
+        running.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })
+}
+
+/// Reads one server by `caget`, or by a client of PV Access.
+fn read(lab: &Lab, netns: &str, bench: &Bench, client: Option<Client>, listed: bool) -> Result<()> {
+    let protocol = if client.is_some() { "PVA" } else { "CA" };
+    let names = [format!("EPICS_{protocol}_AUTO_ADDR_LIST"), format!("EPICS_{protocol}_ADDR_LIST")];
+    let values = ["NO", bench.on_lan.as_str()];
+    let variables: Vec<_> = names.iter().map(String::as_str).zip(values).filter(|_| listed).collect();
+    let pv = format!("{}:NAME", bench.prefix);
+    let output = match client {
+        None => lab.epics_output(netns, &format!("caget -w 5 {pv}"), &variables)?,
+        Some(client) => lab.pvget(client, netns, &pv, &variables)?,
+    };
+    assert!(shows(&output, &bench.prefix), "{pv} from {netns}, {variables:?}: {output}");
+    for complaint in ["Identical process variable", "More than one channel", "Duplicate PV name"] {
+        assert!(!output.contains(complaint), "{pv} from {netns}, {variables:?}: {output}");
     }
     Ok(())
 }

@@ -105,19 +105,29 @@ fn move_pod(lab: &Lab, stage: &mut Stage, paint: &Paint) -> Result<()> {
     let mut monitor = lab.epics(WORKSTATION, &line, &[])?;
     monitor.wait_for("ten values", PATIENCE, |output| values(output).count() >= 10)?;
     show_last(&monitor);
+    stage.motor.1.terminate(); // first, as a runtime does: its clients are told
+    while stage.motor.1.is_running() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     lab.delete_pod(&stage.motor.0)?;
     let gone = Instant::now();
     let had = values(&monitor.output()).count();
     stage.motor = start_motor(lab, 1)?;
     let ready = Instant::now();
+    lab.epics_output(WORKSTATION, "caget MOTOR:NAME", &[])?;
+    let read = ready.elapsed();
     monitor.wait_for("values again", PATIENCE, |output| values(output).count() > had)?;
-    let gap = ready.elapsed();
     show_last(&monitor);
     let [from, to] = NODE_ADDRESSES;
     println!(
-        "     from node {from} to node {to}: created and serving after {:.1} s, the next value {} later",
+        "     node {from} -> node {to}: serving again after {:.1} s; a new client reads {} later,",
         (ready - gone).as_secs_f32(),
-        paint.good(&format!("{:.2} s", gap.as_secs_f32()))
+        paint.good(&format!("{:.2} s", read.as_secs_f32())),
+    );
+    println!(
+        "     the old monitor goes on {:.1} s later {}",
+        ready.elapsed().as_secs_f32(),
+        paint.dim("(libca looks for a server that it lost after 10 s)")
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Removes the datapath: detaches the programs from every device, deletes the fan device, then removes the pins, and with
+//! Removes the datapath: detaches the programs from every device, deletes the fan device, leaves groups, then removes the pins, and with
 //! them the maps.
 //!
 //! It needs no state, so it also removes what an incomplete load or another version left behind.
@@ -12,7 +12,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
-    Error, Hook, Result, detach, link,
+    Error, Hook, Result, detach, groups, link,
     load::FAN,
     pinned::{PARENT, pin_directory},
 };
@@ -29,6 +29,7 @@ pub fn unload(bpffs: &Path) -> Vec<Error> {
         Err(error) => failures.push(error),
     }
     failures.extend(link::delete(FAN.0).err());
+    failures.extend(groups::leave_all().err());
     if failures.is_empty() {
         failures.extend(unpin(bpffs).err());
     }

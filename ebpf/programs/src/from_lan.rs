@@ -1,10 +1,10 @@
 //! tc ingress of an uplink: traffic from the LAN.
 //!
-//! A search, broadcast or sent to the uplink's address, goes to the listening members and on to the node's own sockets.
+//! A search, broadcast, or sent to a group or to the uplink's address, goes to the listening members and on to the node's own sockets.
 //! A packet to an external port is translated to the pod behind it, and continues through the node's stack, where
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
-use abi::{Claim, Headers, Point, Relay, RelayKey, Uplink, Verdict, lan, paths};
+use abi::{Claim, Headers, Point, Relay, RelayKey, Uplink, Verdict, is_group, lan, paths};
 use aya_ebpf::programs::TcContext;
 use wire::Direction;
 
@@ -13,7 +13,7 @@ use crate::{
     count::{count, count_other},
     event::{Seen, emit},
     format::{self, Content},
-    icmp, lan_address, limit,
+    groups, icmp, lan_address, limit,
     maps::{ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_RELAYS, POD_RELAYS, UPLINKS, lookup},
     packet::Packet,
     peers, ports,
@@ -59,12 +59,15 @@ fn other(skb: Skb) -> i32 {
     lan_address::arrive_other(skb).unwrap_or_else(|| icmp::arrive(skb))
 }
 
-/// Handles a datagram from another host, if its port is relayed or it is a broadcast; false otherwise.
+/// Handles a datagram from another host, if its port is relayed or it is a broadcast, but for other groups; false otherwise.
 #[inline(always)]
 fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32) -> bool {
-    let broadcast = peers::is_broadcast_of_lan(packet.destination.address, uplink);
-    let key = RelayKey::on_lan(interface, packet.destination.port);
-    match lookup(&LAN_RELAYS, key) {
+    let to = packet.destination;
+    if groups::foreign_on_lan(interface, &to) {
+        return false;
+    }
+    let broadcast = is_group(to.address) || peers::is_broadcast_of_lan(to.address, uplink);
+    match lookup(&LAN_RELAYS, RelayKey::on_lan(interface, to.port)) {
         Some(relay) if relay.flags & paths::LAN_TO_PODS != 0 => {
             relay_to_pods(packet, uplink, &relay, broadcast)
         }

@@ -1,20 +1,22 @@
 //! tc ingress of a member's host-side veth: traffic from a pod.
 //!
-//! A broadcast to a relayed port, in the pod's network or in the LAN's, goes to the other members, to the LAN with the
+//! A broadcast to a relayed port, in the pod's network or in the LAN's, or to a group, goes to the other members, to the LAN with the
 //! uplink as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN
 //! socket that searched, are translated and leave through the uplink. Everything else passes unchanged.
 //!
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
 //! bytes of stack and its own budget with the verifier.
 
-use abi::{Endpoint, Member, NO_ADDRESS, Protocol, Relay, RelayKey, Sending, Verdict, lan, paths, route};
+use abi::{
+    Endpoint, Member, NO_ADDRESS, Protocol, Relay, RelayKey, Sending, Verdict, is_group, lan, paths, route,
+};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
     count::{count, count_other},
     event::emit_direct,
     format::Format,
-    lan_address, limit,
+    groups, lan_address, limit,
     maps::{FROM_POD, MEMBERS, POD_RELAYS, SENDING, lookup},
     outgoing::Outgoing,
     packet::Packet,
@@ -56,6 +58,7 @@ fn verdict(packet: &Packet, sending: &Sending) -> Verdict {
     let Sending { member, interface, route, protocol, .. } = sending;
     if *route == route::BROADCAST
         && member.lan_address != NO_ADDRESS
+        && !is_group(packet.destination.address) // others hear there than at a broadcast address
         && repeats::is_repeated(packet, *interface)
     {
         return Verdict::Repeated;
@@ -101,7 +104,9 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
     if relay.flags == 0 {
         return None;
     }
-    let broadcast = broadcast || peers::is_broadcast_of_domain(address, member.domain);
+    let broadcast = broadcast
+        || peers::is_broadcast_of_domain(address, member.domain)
+        || groups::of_pods(member.domain, &packet.destination);
     if !broadcast && peers::on_lan(address, member.domain) & lan::HOSTS == 0 {
         return None;
     }

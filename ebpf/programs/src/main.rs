@@ -16,6 +16,7 @@ mod fan;
 mod format;
 mod from_lan;
 mod from_pod;
+mod groups;
 mod icmp;
 mod lan_address;
 mod limit;

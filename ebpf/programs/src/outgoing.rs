@@ -3,7 +3,7 @@
 
 use abi::{
     Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP,
-    Uplink, Verdict, hold, paths, route,
+    Uplink, Verdict, hold, is_group, paths, route,
 };
 use wire::Direction;
 
@@ -13,7 +13,7 @@ use crate::{
     event::{Seen, emit},
     format::{Content, Format},
     lan_address,
-    maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
+    maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, lookup},
     packet::Packet,
     peers,
     ports::{self, Holder},
@@ -148,8 +148,11 @@ impl Outgoing {
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
             return Verdict::Sent;
         }
-        let address =
-            if self.sending.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
+        let address = match self.packet.destination.address {
+            group if is_group(group) => group,
+            _ if self.sending.flags & paths::CAMERAS != 0 => LIMITED_BROADCAST,
+            _ => uplink.broadcast,
+        };
         let to = Endpoint { address, port, protocol: UDP as u16 };
         let verdict = copies::send(&mut self.packet, domain.uplink, uplink.mac, (ends.source, to));
         self.rename::<F>(content, &ends.external, &ends.own);
@@ -183,17 +186,24 @@ impl Outgoing {
             source.port = asked;
         }
         if content.is_search() || own.port == 0 || source.port == 0 {
-            // Many servers answer from a new socket each time they start, which nobody finds again.
-            let hold = if self.is_relayed(self.packet.source.port) { hold } else { hold::CLIENT };
-            source = self.external(uplink, self.packet.source, hold).ok_or(Verdict::NoPort)?;
+            source = self.external_source(uplink, hold).ok_or(Verdict::NoPort)?;
         }
         Ok(Externals { own, external, source })
     }
 
-    /// Whether a UDP port of the domain's pods is relayed: where servers are asked.
+    /// What stands for the datagram's source on the LAN, if it is to be answered there.
     #[inline(always)]
-    fn is_relayed(&self, port: u16) -> bool {
-        contains(&POD_RELAYS, RelayKey::of_pods(self.member().domain, port))
+    fn external_source(&self, uplink: &Uplink, hold: u8) -> Option<Endpoint> {
+        let source = self.packet.source;
+        // Many servers answer from a new socket each time they start, which nobody finds again.
+        let Some(asked) = lookup(&POD_RELAYS, RelayKey::of_pods(self.member().domain, source.port)) else {
+            return self.external(uplink, source, hold::CLIENT);
+        };
+        if asked.flags & paths::SYMMETRIC == 0 {
+            return self.external(uplink, source, hold);
+        }
+        let of_node = Endpoint { address: uplink.address, port: asked.port, ..source };
+        Some(self.at_lan_address(source).unwrap_or(of_node))
     }
 
     #[inline(always)]

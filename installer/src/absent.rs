@@ -81,7 +81,13 @@ fn obstacle(netns: &Path, state: &State, sandbox: &Sandbox) -> Result<(), Error>
     Pod::find(&Netns::open(netns)?, INTERFACE)?;
     let domain = sandbox.domain.as_deref().unwrap_or_default();
     let pins = pins::parse(&sandbox.ports)?;
-    let joining = Joining { domain, network: "", namespace: &sandbox.namespace, pod: &sandbox.name };
+    let joining = Joining {
+        domain,
+        network: "",
+        namespace: &sandbox.namespace,
+        pod: &sandbox.name,
+        address: sandbox.address()?,
+    };
     let admission = Admission::new(state, domain, &pins)?;
     admission.admit(state, state.domain_number(domain)?, &joining)?;
     Ok(())

@@ -3,6 +3,7 @@
 //! The runtime is queried on a separate thread: a runtime that hangs must not keep the agent from following its uplinks.
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,7 +14,7 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Netns, Pod, State, link, member, printable};
+use datapath::{Netns, Pod, State, lan_address, link, member, printable};
 use membership::{Admission, pins};
 
 use crate::{
@@ -168,6 +169,7 @@ impl Adopter {
                 .flatten()
                 .filter_map(|(_, attachment)| silent(&state, &attachment)),
         );
+        problems.extend(sandboxes.iter().filter_map(|sandbox| without_address(&state, sandbox)));
         Ok(())
     }
 
@@ -184,11 +186,42 @@ impl Adopter {
             network: "", // not known here, so GC, which selects by network, ignores this attachment
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
+            address: sandbox.address()?.filter(|address| has(&found, *address)),
         };
         member::join(&self.bpffs, state, &key, &joining, &found, &admission)?;
+        if let Some(address) = joining.address {
+            let held = self.hold(state, &found, address);
+            held.inspect_err(|_| drop(member::remove(&self.bpffs, state, &key)))?; // to be tried again
+        }
         say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
         Ok(true)
     }
+
+    /// Makes the address that a new member has already its own, if no other host has it.
+    fn hold(&self, state: &mut State, found: &Pod, address: Ipv4Addr) -> datapath::Result<()> {
+        let lan = lan_address::probe(state, &found.veth, address)?;
+        lan_address::hold(&self.bpffs, state, &lan, &found.veth, address)
+    }
+}
+
+/// Whether the pod's interface has this address: it cannot be given one from outside.
+fn has(pod: &Pod, address: Ipv4Addr) -> bool {
+    let addresses = link::addresses_in(pod.netns, pod.interface.index).unwrap_or_default();
+    addresses.iter().any(|found| found.address == address)
+}
+
+/// The problem of a member that asks for an address on the LAN and has none: only ADD can give it, inside the pod.
+fn without_address(state: &State, sandbox: &Sandbox) -> Option<String> {
+    let wanted = sandbox.address.as_ref().filter(|_| sandbox.ready)?;
+    let attachment = state.attachment(&member::key(&sandbox.id, INTERFACE)?).ok()??;
+    let member = state.member(attachment.member).ok()??;
+    (member.lan_address == abi::NO_ADDRESS).then(|| {
+        printable(&format!(
+            "{} asks for the address {wanted} and has none, because it started before iocast: it is found through external \
+             ports; delete the pod to have it recreated",
+            pod(sandbox)
+        ))
+    })
 }
 
 fn pod(sandbox: &Sandbox) -> String {
@@ -230,6 +263,7 @@ mod tests {
             ready: true,
             domain: Some("lab".into()),
             ports: String::new(),
+            address: None,
         }
     }
 

@@ -6,12 +6,13 @@
 use std::{
     collections::HashMap,
     error,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
-use membership::annotation;
+use membership::{address, annotation};
 use prost::Message;
 use serde_json::Value;
 use tokio::{net::UnixStream, runtime};
@@ -118,6 +119,8 @@ pub(crate) struct Sandbox {
     pub(crate) domain: Option<String>,
     /// The external ports that it pins.
     pub(crate) ports: String,
+    /// The address on the LAN that it asks for.
+    pub(crate) address: Option<String>,
 }
 
 /// A connection to the runtime.
@@ -191,6 +194,13 @@ fn fault(socket: &Path, error: &dyn error::Error) -> Error {
     Error::Runtime { socket: socket.into(), cause: cause.to_string() }
 }
 
+impl Sandbox {
+    /// The address on the LAN that it asks for; an error if it cannot be read.
+    pub(crate) fn address(&self) -> Result<Option<Ipv4Addr>, membership::Error> {
+        self.address.as_ref().map(|text| address::parse(text, &self.name)).transpose()
+    }
+}
+
 impl From<PodSandbox> for Sandbox {
     fn from(mut sandbox: PodSandbox) -> Self {
         let PodSandboxMetadata { name, namespace } = sandbox.metadata.unwrap_or_default();
@@ -201,6 +211,7 @@ impl From<PodSandbox> for Sandbox {
             ready: sandbox.state == READY,
             domain: sandbox.annotations.remove(annotation::DOMAIN),
             ports: sandbox.annotations.remove(annotation::PORTS).unwrap_or_default(),
+            address: sandbox.annotations.remove(annotation::ADDRESS),
         }
     }
 }

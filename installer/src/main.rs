@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod absent;
+mod addresses;
 mod adopt;
 mod cni;
 mod config;
@@ -25,9 +26,10 @@ mod say;
 mod serve;
 mod snoop;
 mod status;
+mod take;
 mod uplink;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -84,6 +86,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give a LAN address to the pod on this node, whichever other node answers for it.
+    ///
+    /// For an address that has moved here with its pod while the node that had the pod is lost, but still answers on the
+    /// LAN: the new pod does not start then, because its address is in use, or another node's claim has come before. Run it
+    /// on the node where the pod is, or will be within ten minutes. It makes other nodes with iocast give the address up; a
+    /// host without iocast that has the address keeps it, so give it another one first.
+    Take {
+        /// The address.
+        address: Ipv4Addr,
+    },
     /// Show searches, answers and beacons as they pass: who asks for what, and who answers.
     Snoop {
         #[command(flatten)]
@@ -101,6 +113,7 @@ fn main() -> ExitCode {
         Command::Ready(options) => ready::run(options),
         Command::Idle => run::idle(),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
+        Command::Take { address } => take::run(&arguments.bpffs, *address),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
     };
     match outcome {

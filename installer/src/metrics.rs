@@ -32,6 +32,8 @@ pub(crate) struct Progress {
     pub(crate) adopted: u64,
     /// The configured domains and the names of their uplinks.
     pub(crate) uplinks: Vec<(String, String)>,
+    /// How often another host has claimed the LAN address of a pod since the agent started, by domain.
+    pub(crate) conflicts: BTreeMap<String, u64>,
 }
 
 /// Whether the runtime calls our plugin.
@@ -59,6 +61,8 @@ pub(crate) struct Domain {
     pub(crate) circuits: usize,
     /// How many it may have.
     pub(crate) circuits_limit: usize,
+    /// How many LAN addresses of its pods have each standing.
+    pub(crate) addresses: Vec<(&'static str, usize)>,
     /// (protocol, verdict) -> packets.
     pub(crate) packets: Vec<(String, &'static str, u64)>,
 }
@@ -115,6 +119,12 @@ struct OfUplink {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAddresses {
+    domain: String,
+    standing: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPackets {
     domain: String,
     protocol: String,
@@ -139,6 +149,7 @@ pub(crate) fn render(progress: &Progress, domains: Option<&Domains>, conntrack: 
     }
     if let Some(domains) = domains {
         register_uplinks(&mut registry, progress, domains);
+        register_addresses(&mut registry, progress, domains);
         register_domains(&mut registry, domains);
     }
     if let Some(Conntrack { entries, limit }) = conntrack {
@@ -175,6 +186,26 @@ fn register_uplinks(registry: &mut Registry, progress: &Progress, domains: &Doma
         let is_up = domains.get(domain).is_some_and(|domain| domain.uplink_trouble.is_none());
         up.get_or_create(&OfUplink { domain: printable(domain), uplink: printable(uplink) })
             .set(is_up.into());
+    }
+}
+
+fn register_addresses(registry: &mut Registry, progress: &Progress, domains: &Domains) {
+    let addresses = Family::<OfAddresses, Gauge>::default();
+    let conflicts = Family::<OfDomain, Counter>::default();
+    registry.register("lan_addresses", "LAN addresses of pods by standing", addresses.clone());
+    registry.register(
+        "lan_address_conflicts",
+        "Times that another host has claimed the LAN address of a pod",
+        conflicts.clone(),
+    );
+    for (name, found) in domains {
+        let domain = printable(name);
+        let claimed = progress.conflicts.get(name).copied().unwrap_or(0);
+        conflicts.get_or_create(&OfDomain { domain: domain.clone() }).inc_by(claimed);
+        for (standing, number) in &found.addresses {
+            let label = OfAddresses { domain: domain.clone(), standing };
+            addresses.get_or_create(&label).set(number.cast_signed() as i64);
+        }
     }
 }
 
@@ -217,6 +248,7 @@ mod tests {
             chain: Some(Chain { installed: true, chained: true, writes: 3 }),
             adopted: 4,
             uplinks: vec![("bl07".into(), "eth0".into())],
+            conflicts: [("bl07".to_owned(), 2)].into(),
         }
     }
 
@@ -228,6 +260,7 @@ mod tests {
             ports_limit: 4000,
             circuits: 7,
             circuits_limit: 100,
+            addresses: vec![("held", 3), ("lost", 1)],
             packets: vec![("ca".into(), "relayed", 6)],
         };
         [("bl07".to_owned(), domain)].into()
@@ -245,6 +278,9 @@ mod tests {
             "iocast_chained 1",
             "iocast_conflist_writes_total 3",
             "iocast_uplink_up{domain=\"bl07\",uplink=\"eth0\"} 1",
+            "iocast_lan_addresses{domain=\"bl07\",standing=\"held\"} 3",
+            "iocast_lan_addresses{domain=\"bl07\",standing=\"lost\"} 1",
+            "iocast_lan_address_conflicts_total{domain=\"bl07\"} 2",
             "iocast_members{domain=\"bl07\"} 2",
             "iocast_external_ports{domain=\"bl07\"} 5",
             "iocast_external_ports_limit{domain=\"bl07\"} 4000",

@@ -77,6 +77,16 @@ impl DomainProtocol {
         }
     }
 
+    /// Its name, if it uses groups, and nothing of its datagrams is translated: what they name is text, or nothing.
+    pub(crate) fn untranslated(&self) -> Option<&str> {
+        match self {
+            Self::Described(it) if !it.groups.is_empty() && it.descriptor.fields == [Field::NONE; FIELDS] => {
+                Some(&it.name)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it is this built-in protocol.
     pub(crate) fn is(&self, protocol: Protocol) -> bool {
         *self == Self::BuiltIn(protocol)

@@ -7,7 +7,7 @@ use std::{net::Ipv4Addr, path::Path};
 
 use abi::{Attachment, Domain, Uplink, text};
 use datapath::{
-    External, Home, Hook, State, attach, detach, ensure_fan, is_attached,
+    External, Home, Hook, State, attach, detach, ensure_fan, is_attached, lan_address,
     link::{self, Link},
     printable,
 };
@@ -135,9 +135,21 @@ impl Pass<'_> {
         let _lock = self.state.lock()?;
         for (key, attachment) in self.state.attachments()? {
             match link::by_index(attachment.member)? {
-                Some(veth) => self.attach(&veth.name, &[Hook::FromPod]),
+                Some(veth) => self.follow_member(&veth)?,
                 None => self.state.leave(&key, &attachment)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Attaches to a member's veth, and to the bridge over which the member has a LAN address.
+    fn follow_member(&mut self, veth: &Link) -> Result<(), Error> {
+        self.attach(&veth.name, &[Hook::FromPod]);
+        let member = self.state.member(veth.index)?;
+        if member.is_some_and(|member| member.lan_address != abi::NO_ADDRESS)
+            && let Some(bridge) = lan_address::bridge_of(veth)?
+        {
+            self.attach(&bridge.name, &[Hook::ToBridge]);
         }
         Ok(())
     }

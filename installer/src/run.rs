@@ -20,6 +20,7 @@ use nix::{
 };
 
 use crate::{
+    addresses::Addresses,
     adopt::Adoption,
     cni::{self, Keeper},
     conflicts::Conflicts,
@@ -67,7 +68,9 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let mut state = load(bpffs)?;
     let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
+    let mut addresses = Addresses::new(bpffs)?;
     let mut problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
+    problems.extend(addresses.pass(&mut state)?);
     problems.extend_from_slice(conflicts.pass(&state));
     let held = Held::open(bpffs)?; // what has just been attached, too
     let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
@@ -81,6 +84,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
         failing: None,
         keeper,
         adoption,
+        addresses,
         conflicts,
         exhausted,
         shared,
@@ -107,6 +111,7 @@ struct Agent<'a> {
     failing: Option<(Instant, String)>,
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
+    addresses: Addresses,
     conflicts: Conflicts,
     exhausted: Exhausted,
     shared: SharedProgress,
@@ -181,8 +186,10 @@ impl Agent<'_> {
     }
 
     fn reconcile(&mut self) -> Vec<String> {
-        match reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep) {
-            Ok(mut problems) => {
+        let passed = reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep);
+        match passed.and_then(|problems| Ok((problems, self.addresses.pass(&mut self.state)?))) {
+            Ok((mut problems, of_addresses)) => {
+                problems.extend(of_addresses);
                 self.failing = None;
                 problems.extend_from_slice(self.conflicts.pass(&self.state));
                 problems.extend(self.tell().err().map(|error| error.to_string()));
@@ -234,6 +241,7 @@ impl Agent<'_> {
             chain,
             adopted,
             uplinks: uplinks.collect(),
+            conflicts: self.addresses.conflicts().clone(),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::{Protocol, TCP, UDP, Verdict, share};
+use abi::{LanAddress, Protocol, TCP, UDP, Verdict, share};
 use datapath::{State, printable};
 use http_body_util::Full;
 use hyper::{
@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    addresses::STANDINGS,
     error::Error,
     metrics::{Conntrack, Domain, Domains, Progress, STARTING, not_alive, not_ready, render},
     uplink,
@@ -248,6 +249,7 @@ fn response(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> R
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
     let (counters, attachments) = (state.counters()?, state.attachments()?);
+    let addresses = state.lan_addresses()?;
     let mut found = Domains::new();
     for (number, domain) in state.domains()? {
         let ports = |protocol: u8| state.taken(share::of_domain(number, protocol.into()));
@@ -269,11 +271,21 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 ports_limit: domain.ports as usize,
                 circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
                 circuits_limit: domain.circuits as usize,
+                addresses: by_standing(number, &addresses),
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,
             },
         );
     }
     Ok(found)
+}
+
+/// How many addresses of a domain have each standing.
+fn by_standing(domain: u16, addresses: &[(abi::Address, LanAddress)]) -> Vec<(&'static str, usize)> {
+    let count = |standing: u16| {
+        let have = |entry: &LanAddress| (entry.domain, entry.standing) == (domain, standing);
+        addresses.iter().filter(|(_, entry)| have(entry)).count()
+    };
+    STANDINGS.iter().map(|(standing, name)| (*name, count(*standing))).collect()
 }
 
 /// How full the node's conntrack table is; none if there is none.

@@ -2,12 +2,13 @@
 
 use std::{error::Error, fmt::Write, net::Ipv4Addr, path::Path, thread::sleep, time::Duration};
 
-use abi::{Claim, Domain, TCP, UDP, share, text, trouble};
+use abi::{Attachment, Claim, Domain, Member, TCP, UDP, share, text, trouble};
 use datapath::{External, State, link, printable};
 use serde::Serialize;
 
 use crate::{
     absent::{self, Absent, Runtime},
+    addresses,
     say::{complain, print, print_json},
     uplink,
 };
@@ -55,9 +56,23 @@ struct MemberStatus {
     pod: String,
     address: Ipv4Addr,
     broadcast: Ipv4Addr,
+    /// Its own address on the LAN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lan_address: Option<LanAddressStatus>,
     /// Name of the host-side veth.
     veth: String,
     external_ports: Vec<PortStatus>,
+}
+
+/// A pod's address on the LAN.
+#[derive(Debug, Serialize)]
+struct LanAddressStatus {
+    address: Ipv4Addr,
+    /// What the node does about it: `reserved`, `held`, `taken` or `lost`.
+    standing: &'static str,
+    /// The MAC address of the other host that claimed it in the last minute, or that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claimed_by: Option<String>,
 }
 
 /// A pod that is no member.
@@ -215,12 +230,31 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
             pod: text(&attachment.pod).into(),
             address: member.address.into(),
             broadcast: member.broadcast.into(),
+            lan_address: lan_address(state, &member, &attachment)?,
             veth: link::by_index(attachment.member)?.map_or_else(|| "gone".into(), |veth| veth.name),
             external_ports: ports,
         });
     }
     found.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
     Ok(found)
+}
+
+fn lan_address(
+    state: &State,
+    member: &Member,
+    attachment: &Attachment,
+) -> Result<Option<LanAddressStatus>, datapath::Error> {
+    let whose = (attachment.member, attachment.generation);
+    let entry = state.lan_address(member.lan_address)?;
+    let Some(entry) = entry.filter(|entry| (entry.member, entry.generation) == whose) else {
+        return Ok(None);
+    };
+    let address = member.lan_address.into();
+    Ok(Some(LanAddressStatus {
+        address,
+        standing: addresses::standing_name(entry.standing),
+        claimed_by: addresses::claimant(state, address, entry.standing)?,
+    }))
 }
 
 fn port(External { external, claim }: &External) -> PortStatus {
@@ -250,6 +284,22 @@ fn no_member(AbsentStatus { namespace, pod, why }: &AbsentStatus) -> String {
     format!("no member: {}\n", printable(&format!("{namespace}/{pod}: {why}")))
 }
 
+/// What stands above LAN addresses; where no pod has one there is no such column.
+const LAN_COLUMN: &str = "LAN ADDRESS";
+
+/// A pod's LAN address, and its standing unless it is as it should be.
+fn lan_cell(member: &MemberStatus) -> String {
+    let Some(LanAddressStatus { address, standing, claimed_by }) = &member.lan_address else {
+        return String::new();
+    };
+    let is_held = *standing == "held";
+    match claimed_by {
+        Some(mac) => format!("{address} ({standing}, {mac} claims it)"),
+        None if is_held => address.to_string(),
+        None => format!("{address} ({standing})"),
+    }
+}
+
 fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
     let uplink = match (&domain.uplink, domain.address) {
         (Some(name), Some(address)) => format!("{} {address}", printable(name)),
@@ -271,10 +321,13 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
         "  {tcp} TCP and {udp} UDP ports of {limit} each ({limit_per_pod} for one pod), {pinned} pinned; of these {kept} \
          kept for deleted pods"
     )?;
+    let cells: Vec<_> = members.iter().map(lan_cell).collect();
+    let longest = cells.iter().map(String::len).max().unwrap_or(0);
+    let (lan, width) = if longest == 0 { ("", 0) } else { (LAN_COLUMN, longest.max(LAN_COLUMN.len()) + 1) };
     if !members.is_empty() {
-        writeln!(out, "  {:<32} {:<15} {:<15} EXTERNAL PORTS", "POD", "ADDRESS", "VETH")?;
+        writeln!(out, "  {:<32} {:<15} {lan:<width$}{:<15} EXTERNAL PORTS", "POD", "ADDRESS", "VETH")?;
     }
-    for member in members {
+    for (member, lan) in members.iter().zip(cells) {
         let MemberStatus { namespace, pod, address, veth, external_ports, .. } = member;
         let ports: Vec<_> = external_ports
             .iter()
@@ -285,7 +338,7 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
             .collect();
         writeln!(
             out,
-            "  {:<32} {:<15} {:<15} {}",
+            "  {:<32} {:<15} {lan:<width$}{:<15} {}",
             printable(&format!("{namespace}/{pod}")),
             address.to_string(),
             printable(veth),
@@ -321,6 +374,34 @@ mod tests {
             absent: vec![],
             counters: vec![CounterStatus { protocol: "ca".into(), verdict: "relayed", packets, rate: None }],
         }
+    }
+
+    fn member(pod: &str, lan_address: Option<LanAddressStatus>) -> MemberStatus {
+        MemberStatus {
+            namespace: "bl07".into(),
+            pod: pod.into(),
+            address: [10, 244, 1, 2].into(),
+            broadcast: [10, 244, 1, 255].into(),
+            lan_address,
+            veth: "veth1".into(),
+            external_ports: vec![],
+        }
+    }
+
+    #[test]
+    fn a_lan_address_is_shown_with_what_is_wrong_with_it() {
+        let with = |standing, claimed_by: Option<&str>| {
+            let address = [172, 23, 0, 50].into();
+            let lan_address =
+                LanAddressStatus { address, standing, claimed_by: claimed_by.map(str::to_owned) };
+            table(&[DomainStatus { members: vec![member("ioc-0", Some(lan_address))], ..domain(1) }])
+        };
+        assert!(with("held", None).contains("10.244.1.2      172.23.0.50 veth1"), "{}", with("held", None));
+        assert!(
+            with("lost", Some("02:00:00:00:00:09")).contains("50 (lost, 02:00:00:00:00:09 claims it) veth1")
+        );
+        let without = table(&[DomainStatus { members: vec![member("ioc-0", None)], ..domain(1) }]);
+        assert!(without.contains("ADDRESS         VETH") && !without.contains("LAN ADDRESS"), "{without}");
     }
 
     #[test]

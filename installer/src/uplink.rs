@@ -12,6 +12,7 @@ use std::{
 use datapath::{
     Error, Hook, State, is_attached,
     link::{self, Link},
+    printable,
 };
 
 use crate::config::{AUTO, Config, DomainConfig, Network, parse_network};
@@ -140,7 +141,7 @@ fn description(device: &Link, address: [u8; 4]) -> Result<String, Error> {
 
 fn described(device: &Link, address: [u8; 4], below: Option<&str>) -> String {
     let Link { name, index, mac, vlan, .. } = device;
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mac = printable::mac(*mac);
     let vlan = vlan.map(|tag| format!(", VLAN {tag}")).unwrap_or_default();
     let below = below.map(|below| format!(", over {below}")).unwrap_or_default();
     format!("{name} (number {index}, {mac}, {}{vlan}{below})", Ipv4Addr::from(address))

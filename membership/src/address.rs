@@ -9,19 +9,15 @@ use std::{
     net::Ipv4Addr,
 };
 
-use abi::{Attachment, LanAddress, seconds, standing, text};
+use abi::{Attachment, text};
 use datapath::{
-    State, kernel_clock,
+    State,
     link::{self, Address},
     member::Joining,
     route,
 };
 
 use crate::{annotation::ADDRESS, error::Error, namespace::matches};
-
-/// How long an address is reserved for a pod that is being created, in seconds: longer than looking for another host that
-/// has it takes.
-pub const RESERVED: u32 = 10;
 
 /// Addresses, both ends inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,15 +208,13 @@ impl Lan {
         if let Some(device) = own {
             return Err(format!("it is the node's own, on {device}; write another"));
         }
-        let Some(network) = networks.iter().find(|network| has(network, address)) else {
-            let all: Vec<_> = networks.iter().map(network_of).collect();
-            return Err(format!(
-                "it is outside of {}, the network of uplink {uplink}; write one in there",
-                all.join(", ")
-            ));
-        };
-        if let Some(which) = reserved(network, address) {
-            return Err(format!("it is {which} of {}; write another", network_of(network)));
+        if let Some(outside) = outside(networks, uplink, address) {
+            return Err(format!("it is {outside}; write one in there"));
+        }
+        for network in networks {
+            if let Some(which) = reserved(network, address) {
+                return Err(format!("it is {which} of {}; write another", network_of(network)));
+            }
         }
         if *gateway == Some(address) {
             return Err(format!("it is the node's gateway on {uplink}; write another"));
@@ -229,8 +223,15 @@ impl Lan {
     }
 }
 
+/// That `address` is in no network of `uplink`, which has the addresses `networks`; `None` if it is in one.
+pub fn outside(networks: &[Address], uplink: &str, address: Ipv4Addr) -> Option<String> {
+    let all: Vec<_> = networks.iter().map(network_of).collect();
+    let is_inside = networks.iter().any(|network| has(network, address));
+    (!is_inside).then(|| format!("outside of {}, the network of uplink {uplink}", all.join(", ")))
+}
+
 /// Whether `address` is in the network of an interface with the address `own`.
-pub fn has(own: &Address, address: Ipv4Addr) -> bool {
+fn has(own: &Address, address: Ipv4Addr) -> bool {
     (u32::from(own.address) ^ u32::from(address)) & !hosts(own) == 0
 }
 
@@ -248,6 +249,7 @@ fn network_of(own: &Address) -> String {
 fn reserved(own: &Address, address: Ipv4Addr) -> Option<&'static str> {
     let bits = u32::from(address) & hosts(own);
     match bits {
+        _ if !has(own, address) => None,
         _ if Some(address) == own.broadcast => Some("the broadcast address"),
         _ if own.prefix >= 31 => None,
         0 => Some("the network address"),
@@ -256,18 +258,16 @@ fn reserved(own: &Address, address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
-/// The pod that has `address` on this node, or is about to.
-fn holder(state: &State, address: Ipv4Addr) -> Result<Option<String>, Error> {
+/// The member of this node that has `address`, or has reserved it, such as `pod bl07/ioc-0`.
+pub fn holder(state: &State, address: Ipv4Addr) -> datapath::Result<Option<String>> {
     let Some(entry) = state.lan_address(address.octets())? else { return Ok(None) };
     let member = state.member(entry.member)?;
-    let is_current = member.is_some_and(|member| member.generation == entry.generation);
-    if !is_current {
-        let now = seconds(kernel_clock()?.as_nanos() as u64);
-        return Ok(is_reserved(&entry, now).then(|| "a pod that is being created".into()));
+    if member.is_none_or(|member| member.generation != entry.generation) {
+        return Ok(None); // it is gone, or has not come yet
     }
-    let attachments = state.attachments()?;
     let is_its = |held: &Attachment| (held.member, held.generation) == (entry.member, entry.generation);
-    let pod = attachments.iter().find(|(_, held)| is_its(held)).map(|(_, held)| held);
+    let attachments = state.attachments()?.into_iter();
+    let pod = attachments.map(|(_, attachment)| attachment).find(is_its);
     Ok(Some(
         pod.map_or_else(
             || "a pod".into(),
@@ -276,9 +276,23 @@ fn holder(state: &State, address: Ipv4Addr) -> Result<Option<String>, Error> {
     ))
 }
 
-/// Whether an entry reserves its address at the time `now`, in [`seconds`].
-pub fn is_reserved(entry: &LanAddress, now: u32) -> bool {
-    entry.standing == standing::RESERVED && now.saturating_sub(entry.since) < RESERVED
+/// The pod of an attachment, such as `pod bl07/ioc-0`.
+pub fn name(Attachment { namespace, pod, .. }: &Attachment) -> String {
+    format!("pod {}/{}", text(namespace), text(pod))
+}
+
+/// The number of the domain that gives `address`, whatever the namespace; an error if none does, or a pod on its LAN cannot
+/// have it.
+pub fn domain(state: &State, address: Ipv4Addr) -> Result<u16, Error> {
+    for (number, domain) in state.domains()? {
+        if ranges(state, number)?.iter().any(|(range, _)| range.contains(address)) {
+            let name = text(&domain.name);
+            let refuse = |why: String| Error::Refused(format!("{address} in domain `{name}`: {why}"));
+            lan(state, number, name, address)?.admit(address).map_err(refuse)?;
+            return Ok(number);
+        }
+    }
+    Err(Error::Refused(format!("{address}: no domain of this node has it among its `addresses`")))
 }
 
 #[cfg(test)]
@@ -390,14 +404,5 @@ mod tests {
         assert_eq!(reserved(&own(24, Some(at(0))), at(0)), Some("the broadcast address"));
         assert_eq!(reserved(&own(24, None), at(255)), Some("the broadcast address"));
         assert_eq!(reserved(&own(31, None), at(11)), None);
-    }
-
-    #[test]
-    fn a_reservation_ends() {
-        let entry = |standing| LanAddress { member: 7, generation: 1, since: 100, domain: 0, standing };
-        assert!(
-            is_reserved(&entry(standing::RESERVED), 109) && !is_reserved(&entry(standing::RESERVED), 110)
-        );
-        assert!(!is_reserved(&entry(standing::HELD), 100));
     }
 }

@@ -20,7 +20,8 @@ use datapath::{
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Admits a pod that pins these ports, if its namespace may join the domain and the domain may assign the ports.
+/// Admits a pod that pins these ports, if its namespace may join the domain and the domain may assign the ports, and the
+/// address that the pod asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission<'a> {
     pins: &'a [Pin],
@@ -40,6 +41,9 @@ impl Policy for Admission<'_> {
 
     fn admit(&self, state: &State, domain: u16, joining: &Joining<'_>) -> Result<Vec<Port>> {
         namespace::check(&state.namespaces(domain)?, joining)?;
+        if let Some(address) = joining.address {
+            address::check(state, domain, joining, address)?;
+        }
         pins::check(state, domain, self.pins)
     }
 }

@@ -1,17 +1,21 @@
 //! ADD: makes a pod that requests it a member.
 
 use std::{
+    net::Ipv4Addr,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use datapath::{Error, Netns, Pod, State, member};
+use datapath::{
+    Error, Netns, Pod, State, lan_address,
+    member::{self, Joining},
+};
 use membership::Admission;
 
 use crate::{
     error::CniError,
-    inside::inside,
+    inside::{ensure_broadcast, give_address, take_address},
     request::{Environment, Request},
 };
 
@@ -38,20 +42,41 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let bpffs = request.bpffs()?;
     let key = environment.key()?;
     let pins = request.pins()?;
-    let mut state = loaded(&bpffs)?;
-    let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
-    let netns = Netns::open(&environment.netns)?;
-    let pod = Pod::find(&netns, &environment.interface)?;
     // Without a CRI the container id stands for the pod's name.
     let (namespace, name) = match &environment.pod {
         Some((namespace, name)) => (namespace.as_str(), name.as_str()),
         None => ("", environment.container.as_str()),
     };
-    let joining = member::Joining { domain, network: request.network()?, namespace, pod: name };
+    let address = request.address(name)?;
+    let mut state = loaded(&bpffs)?;
+    let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
+    let netns = Netns::open(&environment.netns)?;
+    let pod = Pod::find(&netns, &environment.interface)?;
+    let joining = Joining { domain, network: request.network()?, namespace, pod: name, address };
     member::join(&bpffs, &mut state, &key, &joining, &pod, &admission)?;
-    ensure_broadcast(&netns, &pod).inspect_err(|_| {
-        let _ = member::remove(&bpffs, &mut state, &key); // the runtime needs the error of the step that failed
+    let finished = match address {
+        None => ensure_broadcast(&netns, &pod),
+        Some(address) => settle(&bpffs, &mut state, &netns, &pod, address),
+    };
+    finished.inspect_err(|_| {
+        // The runtime needs the error of the step that failed.
+        let _ = member::remove(&bpffs, &mut state, &key);
+        let _ = address.map(|address| take_address(&netns, &pod, address));
     })
+}
+
+/// Gives a member the address that is reserved for it, if no other host has it.
+fn settle(
+    bpffs: &Path,
+    state: &mut State,
+    netns: &Netns,
+    pod: &Pod,
+    address: Ipv4Addr,
+) -> Result<(), CniError> {
+    let lan = lan_address::probe(state, &pod.veth, address)?;
+    ensure_broadcast(netns, pod)?; // before: it adds the pod's own address anew, which has to stay the first one
+    give_address(netns, pod, &lan, address)?;
+    Ok(lan_address::hold(bpffs, state, &lan, &pod.veth, address)?)
 }
 
 /// The state, once the agent has loaded the datapath and configured its domains.
@@ -68,13 +93,4 @@ fn loaded(bpffs: &Path) -> Result<State, Error> {
         }
         sleep(PAUSE);
     }
-}
-
-/// Gives the pod's address a broadcast address if it has none: without one its clients have no address to search, and its
-/// servers do not bind it. This is only possible inside the pod's namespace.
-fn ensure_broadcast(netns: &Netns, pod: &Pod) -> Result<(), CniError> {
-    if pod.address.broadcast.is_some() {
-        return Ok(());
-    }
-    inside(netns, || Ok(datapath::link::ensure_broadcast(pod.interface.index, pod.address).map(|_| ())?))
 }

@@ -1,6 +1,9 @@
 //! CHECK: verifies that what ADD set up is still in place.
 
-use datapath::{Hook, Netns, Pod, State, is_attached};
+use std::net::Ipv4Addr;
+
+use abi::{Attachment, Member, NO_ADDRESS, standing};
+use datapath::{Hook, Netns, Pod, State, is_attached, link, printable, route};
 
 use crate::{
     error::CniError,
@@ -40,5 +43,40 @@ fn check(environment: &Environment, request: &Request) -> Result<(), CniError> {
     if !is_attached(&bpffs, Hook::FromPod, &pod.veth)? {
         return Err(missing("from_pod is not attached to its veth"));
     }
-    Ok(())
+    match amiss(&state, &attachment, &recorded, &pod)? {
+        Some(what) => Err(missing(&what)),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with a member's address on the LAN, if it has one.
+fn amiss(
+    state: &State,
+    attachment: &Attachment,
+    member: &Member,
+    pod: &Pod,
+) -> Result<Option<String>, CniError> {
+    if member.lan_address == NO_ADDRESS {
+        return Ok(None);
+    }
+    let address = Ipv4Addr::from(member.lan_address);
+    let inside = link::addresses_in(pod.netns, pod.interface.index)?;
+    if !inside.iter().any(|found| found.address == address) {
+        return Ok(Some(format!("its LAN address {address} is not in the pod")));
+    }
+    let whose = (attachment.member, attachment.generation);
+    let entry = state.lan_address(member.lan_address)?;
+    match entry.filter(|entry| (entry.member, entry.generation) == whose).map(|entry| entry.standing) {
+        Some(standing::HELD | standing::TAKEN) => {}
+        Some(standing::LOST) => return Ok(Some(lost(state, address)?)),
+        _ => return Ok(Some(format!("its LAN address {address} is not recorded as its own"))),
+    }
+    let is_routed = route::routes()?.iter().any(|route| route.address == address);
+    Ok((!is_routed).then(|| format!("the node has no route to its LAN address {address}")))
+}
+
+fn lost(state: &State, address: Ipv4Addr) -> Result<String, CniError> {
+    let rival = state.rival(address.octets())?;
+    let mac = rival.map_or_else(|| "unknown".into(), |rival| printable::mac(rival.mac));
+    Ok(format!("its LAN address {address} is in use by the host with the MAC address {mac}"))
 }

@@ -1,7 +1,7 @@
 //! Errors as the CNI specification requires them: a code and a message, as JSON on stdout.
 
 use datapath::{Error, printable};
-use membership::annotation::DOMAIN;
+use membership::annotation::{ADDRESS, DOMAIN};
 
 /// A failure to report to the runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,11 @@ impl From<Error> for CniError {
             Error::NoSuchDomain { .. } => Self::config(format!("annotation {DOMAIN}: {error}")),
             Error::NotNetns { .. } => Self::environment(format!("CNI_NETNS: {error}")),
             Error::UnsuitedPod(_) => Self::pod(error.to_string()),
+            Error::AddressInUse { .. } | Error::AddressGone { .. } => {
+                Self::later(format!("annotation {ADDRESS}: {error}"))
+            }
             Error::NotLoaded(_)
+            | Error::NoUplink(_)
             | Error::Busy { .. }
             | Error::DomainFull { .. }
             | Error::PortTaken { .. }

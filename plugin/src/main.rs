@@ -85,13 +85,15 @@ fn help() -> ExitCode {
          Entry in a conflist's `plugins`, after the primary plugin:\n\n    \
          {{\"type\": \"iocast\", \"capabilities\": {{\"io.kubernetes.cri.pod-annotations\": true}}}}\n\n\
          Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
-         A pod joins a domain with the annotation {}: <domain>, and requests external ports with\n\
-         {}: tcp/5064=15064, udp/5064=15064.\n",
+         A pod joins a domain with the annotation {}: <domain>. It may request external ports with\n\
+         {}: tcp/5064=15064, udp/5064=15064, and an address of its own on the LAN with\n\
+         {}: 172.23.0.50, or a range of which each pod of a StatefulSet takes the one at its ordinal.\n",
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
         datapath::BPFFS,
         membership::annotation::DOMAIN,
         membership::annotation::PORTS,
+        membership::annotation::ADDRESS,
     );
     let _ = stdout().write_all(text.as_bytes()); // whether or not anybody reads on
     ExitCode::SUCCESS

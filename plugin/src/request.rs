@@ -3,13 +3,13 @@
 //! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whichever version or plugin
 //! wrote it.
 
-use std::{env, ffi::OsString, path::PathBuf};
+use std::{env, ffi::OsString, net::Ipv4Addr, path::PathBuf};
 
 use abi::AttachmentKey;
 use datapath::{BPFFS, member};
 use membership::{
-    Pin,
-    annotation::{CAPABILITY, DOMAIN, PORTS},
+    Pin, address,
+    annotation::{ADDRESS, CAPABILITY, DOMAIN, PORTS},
     pins,
 };
 use serde::Deserialize;
@@ -231,6 +231,9 @@ impl Request {
     /// The domain that the pod requests to join; `None` if it requests none.
     pub(crate) fn domain(&self) -> Result<Option<&str>, CniError> {
         match self.annotation(DOMAIN) {
+            None if self.annotation(ADDRESS).is_some() => Err(CniError::config(format!(
+                "annotation {ADDRESS} is there without {DOMAIN}: add that one, with the domain that has the address"
+            ))),
             None => Ok(None),
             Some(Value::String(domain)) if !domain.is_empty() => Ok(Some(domain)),
             Some(other) => Err(CniError::config(format!(
@@ -245,6 +248,17 @@ impl Request {
             None => Ok(vec![]),
             Some(Value::String(text)) => Ok(pins::parse(text)?),
             Some(other) => Err(CniError::config(format!("annotation {PORTS} is {other}: expected a string"))),
+        }
+    }
+
+    /// The address on the LAN that a pod called `pod` requests; `None` if it requests none.
+    pub(crate) fn address(&self, pod: &str) -> Result<Option<Ipv4Addr>, CniError> {
+        match self.annotation(ADDRESS) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(address::parse(text, pod)?)),
+            Some(other) => {
+                Err(CniError::config(format!("annotation {ADDRESS} is {other}: expected a string")))
+            }
         }
     }
 
@@ -343,6 +357,7 @@ mod tests {
                 Ok(request) => {
                     request.domain().map(drop).or_else(said)?;
                     request.pins().map(drop).or_else(said)?;
+                    request.address("ioc-3").map(drop).or_else(said)?;
                     request.bpffs().map(drop).or_else(said)?;
                     request.valid_attachments().map(drop).or_else(said)?;
                 }
@@ -412,6 +427,21 @@ mod tests {
             asks(r#"{"io.kubernetes.cri.pod-annotations":{"iocast.io/domain":""}}"#).unwrap_err().code,
             7
         );
+    }
+
+    #[test]
+    fn an_address_is_asked_for_beside_a_domain() {
+        let asks = |annotations: &str| {
+            let runtime = format!(r#"{{"io.kubernetes.cri.pod-annotations":{annotations}}}"#);
+            request(&format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#))
+        };
+        assert_eq!(asks(r#"{"iocast.io/domain":"bl07"}"#).address("ioc-3"), Ok(None));
+        let range = asks(r#"{"iocast.io/domain":"bl07","iocast.io/address":"172.23.0.48/28"}"#);
+        assert_eq!(range.address("ioc-3"), Ok(Some([172, 23, 0, 51].into())));
+        let number = asks(r#"{"iocast.io/domain":"bl07","iocast.io/address":50}"#);
+        assert!(number.address("ioc-3").unwrap_err().message.contains("is 50: expected a string"));
+        let alone = asks(r#"{"iocast.io/address":"172.23.0.50"}"#).domain().unwrap_err();
+        assert!(alone.code == 7 && alone.message.contains("without iocast.io/domain"), "{alone:?}");
     }
 
     #[test]

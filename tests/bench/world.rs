@@ -11,7 +11,8 @@
 //!                    (no member)               macvlan      a port
 //! ```
 //!
-//! `iocast` and `nft` have the lab's node, the others a namespace with the same settings.
+//! A pod with a LAN address, through the node's stack or past it, has a LAN of its own in the same way (`to-address`,
+//! `to-direct`). `iocast`, these and `nft` have the lab's node, the others a namespace with the same settings.
 
 use std::{fmt::Write, fs::File, net::Ipv4Addr, os::fd::AsFd, time::Duration};
 
@@ -46,11 +47,25 @@ pub(crate) enum Way {
     Relay,
     /// A rule on the node translates what comes to a port.
     Nft,
+    /// Ours, a pod with a LAN address, through the node's stack.
+    Address,
+    /// The same past it.
+    Direct,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Iocast, Self::Native, Self::Macvlan, Self::Bridge, Self::Relay, Self::Nft];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Iocast,
+        Self::Native,
+        Self::Macvlan,
+        Self::Bridge,
+        Self::Relay,
+        Self::Nft,
+        Self::Address,
+        Self::Direct,
+    ];
+    /// Pods with a LAN address.
+    const ADDRESSED: [Self; 2] = [Self::Address, Self::Direct];
     /// Those that can carry a broadcast.
     pub(crate) const BROADCAST: [Self; 5] =
         [Self::Iocast, Self::Native, Self::Macvlan, Self::Bridge, Self::Relay];
@@ -63,17 +78,23 @@ impl Way {
             Self::Bridge => "bridge",
             Self::Relay => "relay",
             Self::Nft => "nft DNAT",
+            Self::Address => "LAN address",
+            Self::Direct => "direct",
         }
     }
 
     fn slug(self) -> &'static str {
-        if self == Self::Nft { "nft" } else { self.name() }
+        match self {
+            Self::Nft => "nft",
+            Self::Address => "address",
+            _ => self.name(),
+        }
     }
 
     /// The namespace of its node.
     pub(crate) fn host(self) -> &'static str {
         match self {
-            Self::Iocast | Self::Nft => NODE,
+            Self::Iocast | Self::Nft | Self::Address | Self::Direct => NODE,
             Self::Native => "h-native",
             Self::Macvlan => "h-macvlan",
             Self::Bridge | Self::Relay => "h-bridge",
@@ -100,7 +121,15 @@ impl Way {
         self.address(255, 255)
     }
 
-    /// Of pods with an interface on this LAN.
+    /// Where its server is: at the address of a pod on this LAN, or at the node's.
+    pub(crate) fn target(self) -> Ipv4Addr {
+        match self {
+            Self::Macvlan | Self::Address | Self::Direct => self.pod(0),
+            _ => self.node(),
+        }
+    }
+
+    /// Of pods with an interface, or an address, on this LAN.
     pub(crate) fn pod(self, number: usize) -> Ipv4Addr {
         self.address(1 + (number / 200) as u8, 1 + (number % 200) as u8)
     }
@@ -120,6 +149,8 @@ pub(crate) struct World {
     pub(crate) pods: Vec<Pod>,
     /// A pod of the node that is no member.
     pub(crate) plain: Pod,
+    /// Pods with a LAN address, as [`Way::ADDRESSED`] names them.
+    addressed: Vec<Pod>,
     pub(crate) agent: Process,
     home: File,
 }
@@ -139,15 +170,13 @@ impl World {
         lab.sandbox.sh("h-bridge", "ip link add br1 type bridge")?;
         lab.sandbox.sh("h-bridge", "ip link set br1 up")?;
         Way::ALL.into_iter().try_for_each(|way| make_uplink(&lab, way))?;
-        lab.configure(&format!(
-            "[domain.{DOMAIN}]\nuplink = \"up-iocast\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n\
-             rates = {{ pod = 0, host = 0, domain = 0 }}\nports_per_pod = 4000\n"
-        ))?;
+        lab.configure(&configuration())?;
         let agent = start_agent(&lab)?;
         let plain = lab.pod_with("plain", &[])?;
         redirect(&lab, &plain)?;
+        let addressed = Way::ADDRESSED.map(|way| address(&lab, way)).into_iter().collect::<Result<_>>()?;
         let home = tried("open this namespace", File::open("/proc/thread-self/ns/net"))?;
-        Ok(Self { lab, pods: vec![], plain, agent, home })
+        Ok(Self { lab, pods: vec![], plain, addressed, agent, home })
     }
 
     /// Creates pods until there are so many.
@@ -207,6 +236,8 @@ impl World {
         match way {
             Way::Native => way.host().into(),
             Way::Nft => self.plain.netns.clone(),
+            Way::Address => self.addressed[0].netns.clone(),
+            Way::Direct => self.addressed[1].netns.clone(),
             _ => self.pods[number].netns.clone(),
         }
     }
@@ -232,10 +263,38 @@ impl World {
         match way {
             Way::Iocast | Way::Nft => (node, parsed(&self.pods[number].address)),
             Way::Native => (node, way.node()),
+            Way::Address | Way::Direct => (node, way.target()),
             Way::Macvlan | Way::Bridge => (way.pod_mac(number), way.pod(number)),
             Way::Relay => (node, Way::Bridge.pod(number)),
         }
     }
+}
+
+/// A domain of pods with external ports, and two of pods with LAN addresses.
+fn configuration() -> String {
+    let mut text = format!(
+        "[domain.{DOMAIN}]\nuplink = \"up-iocast\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n\
+         rates = {{ pod = 0, host = 0, domain = 0 }}\nports_per_pod = 4000\n"
+    );
+    for (way, path) in Way::ADDRESSED.into_iter().zip(["stack", "direct"]) {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "[domain.{}]\nuplink = \"{}\"\npath = \"{path}\"\naddresses = [\"{}-{}\"]\n\
+             rates = {{ pod = 0, host = 0, domain = 0 }}\n",
+            way.slug(),
+            way.uplink(),
+            way.pod(0),
+            way.pod(1),
+        );
+    }
+    text
+}
+
+/// A pod with an address on the LAN of `way`.
+fn address(lab: &Lab, way: Way) -> Result<Pod> {
+    let address = way.target().to_string();
+    lab.pod_with(way.slug(), &[("iocast.io/domain", way.slug()), ("iocast.io/address", &address)])
 }
 
 /// Starts iocast-node and waits until it is ready.

@@ -23,6 +23,7 @@ mod hears;
 mod interface;
 mod kept_lab;
 mod kept_ports;
+mod lan_address;
 mod manifests;
 mod matrix;
 mod neighbours;

@@ -622,6 +622,76 @@ fn the_policy_knows_the_syntax_of_ports() {
     assert_eq!(alone, ["iocast.io/ports has no effect without iocast.io/domain"]);
 }
 
+/// What the policy answers to a pod that asks for `address` in a namespace that may have those in `range`.
+fn asks(address: &str, range: Option<&str>, before: Option<&Value>) -> Vec<String> {
+    let mut labels = json!({"iocast.io/domain": "bl07"});
+    if let Some(range) = range {
+        labels["iocast.io/address"] = range.into();
+    }
+    refusals(&json!({"iocast.io/domain": "bl07", "iocast.io/address": address}), &labels, before)
+}
+
+#[test]
+fn a_pod_may_have_only_an_address_of_the_range_its_namespace_is_labelled_with() {
+    const RANGE: &str = "172.23.0.48-172.23.0.63";
+    for address in
+        ["172.23.0.48", " 172.23.0.63 ", "172.23.0.50-172.23.0.59", "172.23.0.48/28", "172.23.0.56/32"]
+    {
+        assert_eq!(asks(address, Some(RANGE), None), [""; 0], "{address}");
+    }
+    assert_eq!(asks("172.23.0.230", Some("172.23.0.230"), None), [""; 0]);
+    assert_eq!(asks("0.0.0.0/0", Some("0.0.0.0-255.255.255.255"), None), [""; 0]);
+    for address in
+        ["172.23.0.47", "172.23.0.64", "172.23.0.60-172.23.0.64", "172.23.0.48/27", "172.23.0.60-1.1.1.1"]
+    {
+        let refused = asks(address, Some(RANGE), None);
+        let why = format!("may have only LAN addresses of `{RANGE}`");
+        assert!(refused.len() == 1 && refused[0].contains(&why), "{address}: {refused:?}");
+    }
+    let unlabelled = asks("172.23.0.50", None, None);
+    assert!(
+        unlabelled.len() == 1 && unlabelled[0].contains("`bl07` may have no LAN address"),
+        "{unlabelled:?}"
+    );
+    for odd in ["any", "172.23.0", "172.23.0.63-172.23.0.48"] {
+        assert_eq!(asks("172.23.0.50", Some(odd), None).len(), 1, "{odd}");
+    }
+}
+
+#[test]
+fn the_policy_judges_an_address_when_the_pod_is_created() {
+    let before = json!({"iocast.io/domain": "bl07", "iocast.io/address": "172.23.0.50"});
+    assert_eq!(asks("172.23.0.50", None, Some(&before)), [""; 0], "a pod older than the policy");
+    let late = asks("172.23.0.51", Some("172.23.0.51"), Some(&before));
+    assert!(
+        late.len() == 1 && late[0].contains("iocast.io/address has no effect on a pod that exists"),
+        "{late:?}"
+    );
+    let alone = refusals(
+        &json!({"iocast.io/address": "172.23.0.50"}),
+        &json!({"iocast.io/address": "172.23.0.50"}),
+        None,
+    );
+    assert_eq!(alone, ["iocast.io/address has no effect without iocast.io/domain"]);
+}
+
+#[test]
+fn the_policy_knows_the_syntax_of_addresses() {
+    for wrong in [
+        "x",
+        "172.23.0",
+        "172.23.0.256",
+        "172.23.0.50/33",
+        "172.23.0.050",
+        "172.23.0.50-59",
+        "172.23.0.50,172.23.0.51",
+        "::1",
+    ] {
+        let refused = asks(wrong, Some("0.0.0.0-255.255.255.255"), None);
+        assert!(refused.len() == 1 && refused[0].contains(&format!("is `{wrong}`")), "{wrong}: {refused:?}");
+    }
+}
+
 /// Writes the rules of the PrometheusRule, and `more` files, where promtool can read them.
 fn promtool(verb: &[&str], files: &[(&str, String)]) -> String {
     let directory = tempfile::tempdir().unwrap();

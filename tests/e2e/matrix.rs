@@ -83,7 +83,7 @@ fn why_not(client: (Place, Option<Client>), way: Way, server: (Place, Server)) -
 const NOTES: [&str; 2] = [
     "pvAccessCPP has no name servers, neither as client nor as server.",
     "The node's own address and its external ports are for the LAN: a process on the node, or a pod on it, uses the pod's \
-     address, as broadcast finds it.",
+     address, as broadcast finds it. A pod with a LAN address can be named by that from everywhere.",
 ];
 
 /// A lab of two nodes with a server of one kind in each place, whose records begin with `S0`, `S1` and so on.

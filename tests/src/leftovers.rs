@@ -3,7 +3,7 @@
 use datapath::State;
 use serde_json::Value;
 
-use crate::{DOMAIN, Error, Lab, NODE, Pod, Result};
+use crate::{Error, Lab, NODE, Pod, Result};
 
 /// How much of ours is on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,11 +18,22 @@ pub struct Leftovers {
     pub roster_entries: usize,
     /// Veths with our filter.
     pub filters: usize,
+    /// Entries of `LAN_ADDRESSES`.
+    pub addresses: usize,
+    /// Routes to these.
+    pub routes: usize,
 }
 
 /// A node without members.
-pub const NOTHING: Leftovers =
-    Leftovers { attachments: 0, members: 0, external_ports: 0, roster_entries: 0, filters: 0 };
+pub const NOTHING: Leftovers = Leftovers {
+    attachments: 0,
+    members: 0,
+    external_ports: 0,
+    roster_entries: 0,
+    filters: 0,
+    addresses: 0,
+    routes: 0,
+};
 
 /// How many external ports members have, not counting those that are kept for deleted pods.
 pub fn held_ports(state: &State) -> datapath::Result<usize> {
@@ -31,16 +42,21 @@ pub fn held_ports(state: &State) -> datapath::Result<usize> {
 }
 
 impl Lab {
-    /// A pod that the other plugins made, without ours.
+    /// A pod that the other plugins made, without ours, on the first node.
     pub fn plain_pod(&self, name: &str) -> Result<Pod> {
-        let ours = self.execute(|executor| {
+        self.plain_pod_on(0, name)
+    }
+
+    /// The same on a node.
+    pub fn plain_pod_on(&self, node: usize, name: &str) -> Result<Pod> {
+        let ours = self.execute_on(node, |executor| {
             let mut list = executor.conflist().clone();
             let plugins = list.0["plugins"].as_array_mut().and_then(Vec::pop);
             executor.set_conflist(list);
             plugins
         });
-        let pod = self.pod_with(name, &[("iocast.io/domain", DOMAIN)]);
-        self.execute(move |executor| {
+        let pod = self.pod_on(node, name);
+        self.execute_on(node, move |executor| {
             let mut list = executor.conflist().clone();
             if let (Some(plugins), Some(ours)) = (list.0["plugins"].as_array_mut(), ours) {
                 plugins.push(ours);
@@ -53,6 +69,7 @@ impl Lab {
     /// What is left of ours on the first node: in maps, and of filters on veths.
     pub fn leftovers(&self) -> Result<Leftovers> {
         let filters = self.filters()?;
+        let routes = self.sandbox.sh(NODE, "ip route show proto 105")?.lines().count();
         let found = self.state(move |state| {
             let attachments = state.attachments()?;
             let members = attachments.iter().filter_map(|(_, entry)| state.member(entry.member).transpose());
@@ -63,6 +80,8 @@ impl Lab {
                 external_ports,
                 roster_entries: state.roster_entries()?,
                 filters,
+                addresses: state.lan_addresses()?.len(),
+                routes,
             })
         })?;
         found.map_err(|error: datapath::Error| Error::Missing(error.to_string()))

@@ -28,7 +28,7 @@ pub use sandbox::Sandbox;
 
 /// The capabilities that the node agent needs, as setpriv(1) takes a bounding set. PERFMON: without it the verifier
 /// refuses what the programs do with pointers.
-pub const AGENT_CAPABILITIES: &str = "-all,+net_admin,+bpf,+perfmon,+dac_override";
+pub const AGENT_CAPABILITIES: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+dac_override";
 
 /// Why the lab could not do something.
 #[derive(Debug, thiserror::Error)]

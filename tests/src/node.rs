@@ -48,7 +48,7 @@ pub(crate) const NODES: [&str; 2] = [NODE, NODE2];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
 /// The LAN addresses that its pods may have.
-pub const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
+pub(crate) const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
 pub(crate) const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
 /// The CRI capability by which annotations reach plugins.
@@ -387,7 +387,7 @@ impl Lab {
         self.execute_on(0, work)
     }
 
-    fn execute_on<T: Send + 'static>(
+    pub(crate) fn execute_on<T: Send + 'static>(
         &self,
         node: usize,
         work: impl FnOnce(&mut Executor) -> T + Send + 'static,

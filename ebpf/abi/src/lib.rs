@@ -20,8 +20,8 @@ pub use port::{
     GRACE, KEPT, Owner, PINS, Search, Share, hold, identity, preferred_port, seconds, share, share_of,
 };
 pub use protocol::{
-    DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed,
-    Protocol, next_place,
+    DESCRIBED, DESCRIPTORS, FROM_LAN_RELAYED, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol,
+    RELAYED_PLACE, next_place,
 };
 use wire::{circuit::Stream, data::Descriptor};
 

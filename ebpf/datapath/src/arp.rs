@@ -1,6 +1,6 @@
 //! ARP about addresses of pods on the LAN: asking whether another host has one, and saying that this one does (RFC 5227).
 //!
-//! Only sends: what comes in, the programs see.
+//! Only sends: what comes in, the programs see. Without a carrier nobody is there to hear it, which is no error.
 
 use std::{
     net::Ipv4Addr,
@@ -79,10 +79,13 @@ fn send(uplink: &Link, address: Ipv4Addr, frames: &[Frame]) -> Result<()> {
             .iter()
             .try_for_each(|frame| sendto(socket.as_raw_fd(), frame, &to, MsgFlags::empty()).map(drop))
     });
-    sent.map_err(|error| match error {
-        Errno::EPERM => Error::NoPackets { interface: uplink.name.clone() },
-        error => Error::kernel(format!("cannot send ARP about {address} to {}", uplink.name), error),
-    })
+    match sent {
+        Err(Errno::ENOBUFS | Errno::ENETDOWN) => Ok(()), // no carrier, or not even up
+        Err(Errno::EPERM) => Err(Error::NoPackets { interface: uplink.name.clone() }),
+        sent => sent.map_err(|error| {
+            Error::kernel(format!("cannot send ARP about {address} to {}", uplink.name), error)
+        }),
+    }
 }
 
 /// A socket that sends whole frames, and, without a protocol, receives none.

@@ -4,6 +4,8 @@ use std::{io, net::Ipv4Addr, path::PathBuf};
 
 use nix::errno::Errno;
 
+use crate::printable;
+
 /// What aya puts before the verifier's log.
 const VERIFIER: &str = "Verifier output:";
 
@@ -110,6 +112,28 @@ pub enum Error {
         /// The limit.
         limit: u32,
     },
+    /// The address that a pod requests is another host's.
+    #[error(
+        "the LAN address {address} is in use by the host with the MAC address {}: request another one, or release it there",
+        printable::mac(*mac)
+    )]
+    AddressInUse {
+        /// The address.
+        address: Ipv4Addr,
+        /// The host.
+        mac: [u8; 6],
+    },
+    /// The address that a pod reserved became another pod's.
+    #[error("the LAN address {address} became another pod's meanwhile: try again")]
+    AddressGone {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// A domain without an uplink is on no LAN.
+    #[error(
+        "the domain `{0}` has no uplink at the moment, so it has no LAN addresses; see `iocast-node doctor`"
+    )]
+    NoUplink(String),
     /// No domain of this name is configured.
     #[error("the domain `{name}` is not configured on this node (configured: {known})")]
     NoSuchDomain {

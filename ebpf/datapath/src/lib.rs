@@ -10,6 +10,7 @@ mod events;
 pub mod firewall;
 pub mod groups;
 mod held;
+pub mod lan_address;
 pub mod link;
 mod load;
 mod maps;

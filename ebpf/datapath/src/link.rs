@@ -10,6 +10,7 @@ use netlink_packet_route::{
     link::{
         InfoBond, InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
@@ -21,7 +22,7 @@ use crate::{Error, Result, netlink};
 pub(crate) const JOINING: Ipv4Addr = Ipv4Addr::new(127, 105, 0, 1);
 
 /// A network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -123,17 +124,9 @@ fn find(request: LinkMessage) -> std::io::Result<Option<Link>> {
 fn parse_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
-        mac: [0; 6],
-        kind: String::new(),
-        peer: None,
-        peer_netns: None,
-        mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
         has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
-        vlan: None,
-        active_port: None,
-        controller: None,
+        ..Link::default()
     };
     for attribute in &message.attributes {
         match attribute {
@@ -277,6 +270,27 @@ pub fn ensure_broadcast(index: u32, address: Address) -> Result<Ipv4Addr> {
     Ok(address.natural_broadcast())
 }
 
+/// Gives device `index` an address besides those that it has; not an error if it has it.
+pub fn give_address(index: u32, address: Address) -> Result<()> {
+    match add_address(index, address, false) {
+        Err(error) if !is_one_of(&error, &[Errno::EEXIST]) => {
+            Err(Error::kernel(format!("cannot add the address {}", address.address), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes an address from device `index`, and with it the routes that prefer it as source; not an error if it does not have
+/// it.
+pub fn take_address(index: u32, address: Address) -> Result<()> {
+    match remove_address(index, address) {
+        Err(error) if !is_one_of(&error, &[Errno::EADDRNOTAVAIL]) => {
+            Err(Error::kernel(format!("cannot remove the address {}", address.address), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn add_address(index: u32, address: Address, without_route: bool) -> std::io::Result<()> {
     let mut message = address_message(index, address);
     if without_route {
@@ -298,6 +312,20 @@ fn address_message(index: u32, address: Address) -> AddressMessage {
     message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
     message.attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
     message
+}
+
+/// Forgets which MAC address `address` has on the link of device `index`; not an error if that is not known.
+pub(crate) fn forget_neighbour(index: u32, address: Ipv4Addr) -> Result<()> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+    match netlink::change(Message::DelNeighbour(message), 0) {
+        Err(error) if !is_one_of(&error, &[Errno::ENOENT]) => {
+            Err(Error::kernel(format!("cannot forget the neighbour {address}"), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Creates a veth pair `name`/`peer` with the largest MTU; an existing one is left as it is.

@@ -1,12 +1,12 @@
 //! Makes a pod a member of a domain, and undoes it. A [`Policy`] decides whether it may be one.
 
-use std::path::Path;
+use std::{net::Ipv4Addr, path::Path};
 
 use abi::{
     Attachment, AttachmentKey, Claim, Endpoint, Member, NO_ADDRESS, Protocol, field, hold, identity, text,
 };
 
-use crate::{Error, Hook, Pod, Result, State, attach, detach, kernel_clock};
+use crate::{Error, Hook, Pod, Result, State, attach, detach, kernel_clock, lan_address};
 
 /// The attachment that joins, and its pod.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct Joining<'a> {
     pub namespace: &'a str,
     /// The pod's name.
     pub pod: &'a str,
+    /// The address on the LAN that it is to have beside its own.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// An external port that a member keeps for its lifetime.
@@ -32,12 +34,12 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
-/// Who may be a member, and with which ports.
+/// Who may be a member, with which address and which ports.
 pub trait Policy {
     /// Why a pod is rejected.
     type Error: From<Error>;
 
-    /// The external ports that the pod gets in `domain`; an error if it may not join. The caller holds the lock, so the
+    /// The external ports that the pod gets in `domain`; an error if it may not join, or not with its address. The caller holds the lock, so the
     /// state that the answer depends on cannot change before it is applied.
     fn admit(&self, state: &State, domain: u16, joining: &Joining<'_>) -> Result<Vec<Port>, Self::Error>;
 }
@@ -69,7 +71,7 @@ fn generation() -> Result<u32> {
 }
 
 /// Makes `pod` a member if `policy` admits it: records the attachment, lets the programs see it, gives it its ports,
-/// attaches to its veth. All of it is undone if a step fails.
+/// reserves its address, attaches to its veth. All of it is undone if a step fails.
 ///
 /// It replaces the attachment that had the key, and the one that had the veth: a namespace with another container id, or a
 /// veth with the index of one that is gone, means that no DEL came for the former. When it comes, it finds nothing.
@@ -95,7 +97,7 @@ pub fn join<P: Policy>(
     let member = Member {
         address: attachment.address,
         broadcast: pod.broadcast().octets(),
-        lan_address: NO_ADDRESS,
+        lan_address: joining.address.map_or(NO_ADDRESS, |address| address.octets()),
         generation,
         netns: pod.netns,
         identity: identity(text(&attachment.namespace), text(&attachment.pod)),
@@ -106,6 +108,7 @@ pub fn join<P: Policy>(
     };
     let done = state
         .join(*key, attachment, member)
+        .and_then(|()| lan_address::reserve(state, attachment.member, &member))
         .and_then(|()| ports.iter().try_for_each(|port| pin(state, port, attachment.member, &member)))
         .and_then(|()| attach(bpffs, Hook::FromPod, &pod.veth));
     if done.is_err()
@@ -163,6 +166,7 @@ fn remove_locked(
     attachment: &Attachment,
 ) -> Result<()> {
     let detached = detach(bpffs, Hook::FromPod, attachment.member);
+    let released = lan_address::release(state, attachment);
     state.leave(key, attachment)?;
-    detached
+    detached.and(released)
 }

@@ -26,6 +26,11 @@ pub fn message(text: &str) -> String {
     lines.join("\n  ")
 }
 
+/// A MAC address as it is usually written.
+pub fn mac(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// The same JSON for a terminal. What [`printable`] escapes can only be part of a string, but the line breaks between values.
 pub fn json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -47,6 +47,11 @@ pub fn routes() -> Result<Vec<Route>> {
     dump(PROTOCOL, None)
 }
 
+/// Removes all of our routes.
+pub(crate) fn remove_all() -> Result<()> {
+    routes()?.iter().try_for_each(|route| remove(route.address, route.prefix))
+}
+
 /// The default route through `device` that packets take; `None` if there is none.
 pub fn default_route(device: u32) -> Result<Option<Route>> {
     let all = dump(RouteProtocol::Unspec, Some(device))?; // the kernel lists the preferred one first

@@ -1,5 +1,5 @@
-//! Removes the datapath: detaches the programs from every device, deletes the fan device, leaves groups, then removes the pins, and with
-//! them the maps.
+//! Removes the datapath: detaches the programs from every device, deletes the fan device and the routes to LAN addresses of
+//! pods, leaves groups, then removes the pins, and with them the maps.
 //!
 //! It needs no state, so it also removes what an incomplete load or another version left behind.
 
@@ -15,6 +15,7 @@ use crate::{
     Error, Hook, Result, detach, groups, link,
     load::FAN,
     pinned::{PARENT, pin_directory},
+    route,
 };
 
 /// Removes what is pinned under `bpffs`, as far as possible; not an error if there is nothing. Returns what could not be
@@ -29,6 +30,7 @@ pub fn unload(bpffs: &Path) -> Vec<Error> {
         Err(error) => failures.push(error),
     }
     failures.extend(link::delete(FAN.0).err());
+    failures.extend(route::remove_all().err());
     failures.extend(groups::leave_all().err());
     if failures.is_empty() {
         failures.extend(unpin(bpffs).err());

@@ -30,16 +30,22 @@ const GVSP: u16 = Protocol::Gvsp as u16;
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
-    let Some((packet, member, interface)) = peers::datagram(skb) else { return other(skb) };
+    let Some((mut packet, member, interface)) = peers::datagram(skb) else { return other(skb) };
+    let member = lan_address::as_held(member);
     let broadcast = peers::is_broadcast_of_pod(packet.destination.address, &member);
     let Some(sending) = classify(&packet, member, interface, broadcast) else {
         if broadcast {
             count_other(member.domain, Verdict::Unrelayed);
-        } else {
-            emit_direct(skb, &member);
+            return NEXT;
         }
-        return if broadcast { NEXT } else { lan_address::depart(skb) };
+        emit_direct(skb, &member);
+        answer_to_node(&mut packet, &member);
+        return lan_address::depart(skb);
     };
+    if let Some(neighbour) = neighbour(&packet, &sending) {
+        count(member.domain, sending.protocol, Verdict::Delivered);
+        return skb.redirect_to_neighbouring_pod(neighbour);
+    }
     let verdict = verdict(&packet, &sending);
     let protocol = sending.protocol;
     pass_on(sending);
@@ -50,6 +56,35 @@ pub fn run(context: &TcContext) -> i32 {
     let Some(outgoing) = Outgoing::resume(skb) else { return NEXT };
     outgoing.report(verdict);
     outgoing.finish(verdict)
+}
+
+/// Makes an answer to a process on the node come from the pod's own address: on a bridge the node's searches reach the pod
+/// there, too, and a client that hears of two addresses takes them for two servers.
+#[inline(always)]
+fn answer_to_node(packet: &mut Packet, member: &Member) {
+    let Endpoint { address, port, .. } = packet.source;
+    let to_node =
+        || peers::uplink(member.domain).is_some_and(|uplink| uplink.address == packet.destination.address);
+    if member.lan_address != NO_ADDRESS
+        && member.lan_address == address
+        && relay(member.domain, port).flags & paths::ANSWERED != 0
+        && to_node()
+    {
+        packet.set_source(Endpoint { address: member.address, ..packet.source });
+    }
+}
+
+/// The member whose LAN address a pod without one asks, if it is on this node: it answers directly, as to all pods here. Its
+/// address is not known to the LAN's ARP from this side, and the node would masquerade the question.
+#[inline(always)]
+fn neighbour(packet: &Packet, sending: &Sending) -> Option<u32> {
+    let Endpoint { address, .. } = packet.destination;
+    let Member { domain, address: own, .. } = sending.member;
+    if sending.route != route::UNICAST || packet.source.address != own {
+        return None;
+    }
+    let denied = sending.flags & paths::CAMERAS != 0 && peers::on_lan(address, domain) & lan::CAMERAS == 0;
+    if denied { None } else { lan_address::neighbour(address) }
 }
 
 /// Why a datagram goes no further; [`Verdict::Unrelayed`] if only for want of a program of its protocol.

@@ -2,9 +2,7 @@
 //!
 //! Otherwise the node's stack routes what comes for such an address and what comes from it, untouched.
 
-use abi::{
-    Address, Claim, Endpoint, LanAddress, Member, NO_ADDRESS, Protocol, Relay, RelayKey, lan, paths, standing,
-};
+use abi::{Address, LanAddress, Member, NO_ADDRESS, Relay, RelayKey, lan, paths, standing};
 use wire::Direction;
 
 use crate::{
@@ -28,6 +26,14 @@ pub fn at(address: Address, interface: u32) -> Option<LanAddress> {
 pub fn is_held(address: &LanAddress) -> bool {
     (address.standing == standing::HELD || address.standing == standing::TAKEN)
         && lookup(&MEMBERS, address.member).is_some_and(|member| member.generation == address.generation)
+}
+
+/// The member, without its LAN address if another host has that: then it has external ports, as pods without one have.
+#[inline(always)]
+pub fn as_held(member: Member) -> Member {
+    let is_lost = member.lan_address != NO_ADDRESS
+        && lookup(&LAN_ADDRESSES, member.lan_address).is_none_or(|address| !is_held(&address));
+    Member { lan_address: if is_lost { NO_ADDRESS } else { member.lan_address }, ..member }
 }
 
 /// `from_lan` for what is to the LAN address of a pod; `None` for anything else.
@@ -96,6 +102,12 @@ pub fn depart(skb: Skb) -> i32 {
     } else {
         NEXT
     }
+}
+
+/// The member on this node whose LAN address this is, by the interface index of its host-side veth.
+#[inline(always)]
+pub fn neighbour(address: Address) -> Option<u32> {
+    lookup(&LAN_ADDRESSES, address).filter(is_held).map(|found| found.member)
 }
 
 /// Whether packets of the domain's LAN addresses pass by the node's stack.

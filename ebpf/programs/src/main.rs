@@ -54,6 +54,12 @@ pub fn from_lan(context: TcContext) -> i32 {
     from_lan::run(&context)
 }
 
+/// Tail call of `from_lan` for datagrams to relayed ports.
+#[classifier]
+pub fn from_lan_relayed(context: TcContext) -> i32 {
+    from_lan::relayed(Skb::new(&context))
+}
+
 /// tc egress of an uplink.
 #[classifier]
 pub fn to_lan(context: TcContext) -> i32 {

@@ -124,7 +124,23 @@ impl Outgoing {
             return Verdict::Relayed;
         }
         let (domain, port) = (self.member().domain, self.packet.destination.port);
-        copies::enqueue(&mut self.packet, domain, port)
+        let source = self.packet.source;
+        if let Some(own) = self.at_own_address() {
+            self.packet.set_source(own);
+        }
+        let verdict = copies::enqueue(&mut self.packet, domain, port);
+        self.packet.set_source(source);
+        verdict
+    }
+
+    /// The same port of the member's own address, if the datagram is from its address on the LAN and a socket hears there.
+    /// Inside the cluster pods know each other by these: the node would masquerade an answer to the other.
+    #[inline(always)]
+    fn at_own_address(&self) -> Option<Endpoint> {
+        let Member { address, netns, .. } = *self.member();
+        let own = Endpoint { address, ..self.packet.source };
+        let hears = self.is_from_lan_address() && self.packet.skb.socket(&ports::ANYONE, &own, netns);
+        hears.then_some(own)
     }
 
     /// Makes the datagram, payload included, come from the uplink and from external ports that lead back to the pod. Of a

@@ -13,8 +13,8 @@ use aya_ebpf::{
     helpers::{
         bpf_clone_redirect, bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
         bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-        bpf_redirect_peer, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes,
-        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_redirect_peer, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     programs::TcContext,
 };
@@ -26,7 +26,8 @@ pub const DROP: i32 = TC_ACT_SHOT;
 /// The namespace the program runs in, for [`Skb::socket`].
 pub const OWN_NETNS: i32 = BPF_F_CURRENT_NETNS;
 
-/// `PACKET_OTHERHOST` (linux/if_packet.h).
+/// `PACKET_HOST` and `PACKET_OTHERHOST` (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 /// Size of the IPv4 part of `bpf_sock_tuple`, from which the kernel tells that it is IPv4.
 const TUPLE: u32 = size_of::<Ipv4Tuple>() as u32;
@@ -188,6 +189,14 @@ impl Skb {
     pub fn redirect_to_peer(self, interface: u32) -> i32 {
         // SAFETY: no memory is passed.
         unsafe { bpf_redirect_peer(interface, 0) as i32 }
+    }
+
+    /// The same, from the network of another pod: the frame may have been for a bridge between them.
+    #[inline(always)]
+    pub fn redirect_to_neighbouring_pod(self, interface: u32) -> i32 {
+        // SAFETY: only the packet is touched.
+        unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
+        self.redirect_to_peer(interface)
     }
 
     /// Verdict: leave through `interface` as it is.

@@ -5,10 +5,16 @@ use std::net::Ipv4Addr;
 use datapath::{FAN_DEVICE, Hook, Occupant, printable};
 
 use super::{
-    facts::{Fact, Facts, Interface, Member, Network, Uplink},
+    facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink},
     finding::{Finding, Level},
 };
-use crate::{absent::Absent, cni::conflist::PLUGIN, config::Ports, reserve};
+use crate::{
+    absent::Absent,
+    cni::conflist::PLUGIN,
+    config::{Config, DomainConfig, Ports},
+    protocol::DomainProtocol,
+    reserve,
+};
 
 /// An interface's MTU below which searches of libca (1024 bytes in a datagram) do not fit, with IP and UDP headers.
 const LEAST_MTU: u32 = 1024 + 28;
@@ -33,7 +39,10 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.extend(pins(&facts.conflicts));
     findings.push(forwarding(&facts.forwarding));
     findings.push(forward_policy(facts));
+    findings.extend(addresses(&facts.addresses));
+    findings.extend(facts.members.iter().flatten().flat_map(addressed));
     findings.extend(members(&facts.members));
+    findings.extend(groups(&facts.config, &facts.members));
     findings.extend(absent(&facts.absent));
     findings.push(chain(&facts.network));
     findings.push(plugin(facts));
@@ -297,6 +306,39 @@ fn forward_policy(facts: &Facts) -> Finding {
     ok(CHECK, format!("no policy drops forwarded packets ({} nf_tables chains checked)", chains.len()))
 }
 
+/// LAN addresses that other hosts claim, or that are on no LAN any more. What is found says what to do.
+fn addresses(addresses: &Fact<Vec<String>>) -> Vec<Finding> {
+    match addresses {
+        Err(error) => vec![unknown("addresses", error)],
+        Ok(found) => {
+            found.iter().map(|found| Finding { advice: None, ..warn("addresses", found, "") }).collect()
+        }
+    }
+}
+
+/// What of the node may come between a LAN address and its pod.
+fn addressed(Member { pod, addressed, .. }: &Member) -> Vec<Finding> {
+    let Some(Addressed { address, direct, elsewhere, others }) = addressed else { return vec![] };
+    let what = format!("{pod}: packets");
+    let route = elsewhere.as_ref().map(|device| {
+        warn(
+            "addresses",
+            format!(
+                "{what} to {address} would leave through {device}, and a strict rp_filter drops those from it"
+            ),
+            "another route or rule comes before the node's `proto 105` route: ip route get, ip rule",
+        )
+    });
+    let programs = (!direct && !others.is_empty()).then(|| {
+        warn(
+            "addresses",
+            format!("{what} from {address} pass other programs on its veth: [{}]", others.join(", ")),
+            "if they drop what is not from the pod's own address, as Cilium's do, set `path = \"direct\"`",
+        )
+    });
+    route.into_iter().chain(programs).collect()
+}
+
 fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     let members = match members {
         Err(error) => return vec![unknown("members", error)],
@@ -306,6 +348,27 @@ fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     let wrong = findings.iter().filter(|finding| finding.check == "members").count();
     findings.push(ok("members", format!("{} of {} are healthy", members.len() - wrong, members.len())));
     findings
+}
+
+/// Pods whose announcements by multicast groups name an address that only the cluster knows.
+fn groups(config: &Fact<Config>, members: &Fact<Vec<Member>>) -> Vec<Finding> {
+    let (Ok(config), Ok(members)) = (config, members) else { return vec![] };
+    let of = |domain: &DomainConfig| {
+        let protocols: Vec<_> = domain.protocols.iter().filter_map(DomainProtocol::untranslated).collect();
+        let bare = members.iter().filter(|member| member.domain == domain.name && member.addressed.is_none());
+        let (count, protocols) = (bare.count(), protocols.join(", "));
+        (count > 0 && !protocols.is_empty()).then(|| {
+            ok(
+                "groups",
+                format!(
+                    "domain `{}`: {count} of its pods have no LAN address; what these announce by {protocols} is heard on \
+                     the LAN, but names an address that it may not reach (iocast.io/address gives a pod one)",
+                    domain.name
+                ),
+            )
+        })
+    };
+    config.domains.iter().filter_map(of).collect()
 }
 
 /// Pods that ask for a domain in vain.
@@ -320,7 +383,7 @@ fn absent(absent: &Fact<Vec<Absent>>) -> Vec<Finding> {
     }
 }
 
-fn member(Member { pod, veth, has_broadcast }: &Member) -> Option<Finding> {
+fn member(Member { pod, veth, has_broadcast, .. }: &Member) -> Option<Finding> {
     let Some((veth, mtu, attached)) = veth else {
         return Some(warn(
             "members",
@@ -410,7 +473,7 @@ mod tests {
     use datapath::firewall::Chain;
 
     use super::*;
-    use crate::{config::Config, uplink::Fault};
+    use crate::uplink::Fault;
 
     fn occupant(name: &str, ours: bool) -> Occupant {
         Occupant { name: name.into(), ours }
@@ -459,10 +522,13 @@ mod tests {
             forward_chains: Ok(vec![]),
             legacy_filter: false,
             conflicts: Ok(vec![]),
+            addresses: Ok(vec![]),
             members: Ok(vec![Member {
+                domain: "bl07".into(),
                 pod: "bl07/ioc-a".into(),
                 veth: Some(("veth1".into(), 1450, true)),
                 has_broadcast: true,
+                addressed: None,
             }]),
             absent: Ok(vec![]),
             network: Ok(Some(network(&["calico", "iocast"]))),
@@ -500,7 +566,13 @@ mod tests {
 
     fn change_member(facts: &mut Facts, veth: Option<(&str, u32, bool)>) {
         let veth = veth.map(|(name, mtu, attached)| (name.to_owned(), mtu, attached));
-        facts.members = Ok(vec![Member { pod: "bl07/ioc-a".into(), veth, has_broadcast: true }]);
+        facts.members = Ok(vec![Member {
+            domain: "bl07".into(),
+            pod: "bl07/ioc-a".into(),
+            veth,
+            has_broadcast: true,
+            addressed: None,
+        }]);
     }
 
     #[test]
@@ -688,6 +760,60 @@ mod tests {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
         complains(silent, Level::Warn, "members", "delete the pod to have it recreated");
+    }
+
+    #[test]
+    fn pods_that_announce_an_address_of_the_clusters_are_counted() {
+        let found = |text: &str| {
+            let mut facts = healthy();
+            facts.config = Ok(Config::parse(&format!("[domain.bl07]\nuplink = \"eth0\"\n{text}")).unwrap());
+            diagnose(&facts)
+                .into_iter()
+                .find(|finding| finding.check == "groups")
+                .map(|finding| finding.found)
+        };
+        let said = found("protocols = [\"ca\", \"mdns\", \"ssdp\"]").unwrap();
+        assert!(
+            said.contains("1 of its pods have no LAN address") && said.contains("by mdns, ssdp"),
+            "{said}"
+        );
+        assert_eq!(found("protocols = [\"pva\", \"bacnet\"]\ngroups = { 5076 = \"239.1.1.1\" }"), None);
+    }
+
+    #[test]
+    fn a_lan_address_that_another_host_claims_is_a_warning() {
+        let lost =
+            |facts: &mut Facts| facts.addresses = Ok(vec!["pod bl07/ioc-a has lost its address".into()]);
+        complains(lost, Level::Warn, "addresses", "has lost its address");
+    }
+
+    #[test]
+    fn what_comes_between_a_lan_address_and_its_pod_is_named() {
+        let with = |direct, elsewhere: Option<&str>, others: &[&str]| {
+            let addressed = Addressed {
+                address: [172, 23, 0, 50].into(),
+                direct,
+                elsewhere: elsewhere.map(str::to_owned),
+                others: others.iter().map(|name| (*name).to_owned()).collect(),
+            };
+            move |facts: &mut Facts| {
+                facts
+                    .members
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|member| member.addressed = Some(addressed.clone()));
+            }
+        };
+        assert_eq!(complaints(with(false, None, &[])), []);
+        complains(
+            with(false, Some("eth1"), &[]),
+            Level::Warn,
+            "addresses",
+            "to 172.23.0.50 would leave through eth1",
+        );
+        let program = ["program cil_from_container"];
+        complains(with(false, None, &program), Level::Warn, "addresses", "set `path = \"direct\"`");
+        assert_eq!(complaints(with(true, None, &program)), [], "they do not see it");
     }
 
     #[test]

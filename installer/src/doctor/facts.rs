@@ -7,10 +7,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use abi::{LanAddress, NO_ADDRESS, standing};
 use datapath::{
     FAN_DEVICE, Hook, Occupant, State, check_bpffs, check_kernel,
     firewall::{self, Chain},
-    is_attached,
+    is_attached, lan_address,
     link::{self, Link},
     occupants, pin_directory, printable,
 };
@@ -18,6 +19,7 @@ use nix::sys::utsname::uname;
 
 use crate::{
     absent::{self, Absent, Runtime},
+    addresses,
     adopt::lacks_broadcast,
     cni::{
         conflist::{PLUGIN, choose},
@@ -73,6 +75,8 @@ pub(super) struct Facts {
     pub(super) legacy_filter: bool,
     /// Pinned ports that the node uses itself.
     pub(super) conflicts: Fact<Vec<String>>,
+    /// What is wrong with LAN addresses of pods.
+    pub(super) addresses: Fact<Vec<String>>,
     pub(super) members: Fact<Vec<Member>>,
     /// Pods that ask for a domain and are no members.
     pub(super) absent: Fact<Vec<Absent>>,
@@ -127,12 +131,27 @@ pub(super) struct Network {
 /// A member pod.
 #[derive(Debug)]
 pub(super) struct Member {
+    pub(super) domain: String,
     /// `namespace/name`.
     pub(super) pod: String,
     /// Its host-side veth and whether `from_pod` is attached; `None` if it is gone.
     pub(super) veth: Option<(String, u32, bool)>,
     /// Whether its address has a broadcast address.
     pub(super) has_broadcast: bool,
+    /// What concerns its LAN address; `None` if it has none.
+    pub(super) addressed: Option<Addressed>,
+}
+
+/// How packets of a LAN address come to its pod, and from it.
+#[derive(Clone, Debug)]
+pub(super) struct Addressed {
+    pub(super) address: Ipv4Addr,
+    /// Whether they pass by the node's stack.
+    pub(super) direct: bool,
+    /// The device through which the node would send packets to it if that does not lead to the pod.
+    pub(super) elsewhere: Option<String>,
+    /// Programs of others on the veth that see what the pod sends, if they are visible.
+    pub(super) others: Vec<String>,
 }
 
 /// Reads all facts.
@@ -156,6 +175,7 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
             .is_ok_and(|names| names.lines().any(|name| name == "filter")),
         // Without a datapath there is neither; `datapath` reports that.
         conflicts: state.as_ref().map_or(Ok(vec![]), conflicts::look),
+        addresses: state.as_ref().map_or(Ok(vec![]), |state| fact(addresses::problems(state))),
         members: state.as_ref().map_or(Ok(vec![]), |state| fact(members(bpffs, state))),
         absent: state.as_ref().map_or(Ok(vec![]), |state| {
             absent::look(&places.runtime, state).map_err(|error| error.to_string())
@@ -251,9 +271,11 @@ fn rp_filter(device: &str) -> Fact<u8> {
 }
 
 fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
-    let mut found = vec![];
+    let (mut found, domains) = (vec![], state.domains()?);
     for (_, attachment) in state.attachments()? {
-        let veth = match link::by_index(attachment.member)? {
+        let device = link::by_index(attachment.member)?;
+        let addressed = device.as_ref().map_or(Ok(None), |veth| addressed(state, veth))?;
+        let veth = match device {
             Some(veth) => {
                 let attached = is_attached(bpffs, Hook::FromPod, &veth)?;
                 Some((veth.name, veth.mtu, attached))
@@ -261,9 +283,40 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
             None => None,
         };
         let pod = printable(&format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod)));
-        found.push(Member { pod, veth, has_broadcast: !lacks_broadcast(state, &attachment) });
+        let domain = domains.iter().find(|(number, _)| *number == attachment.domain);
+        let domain = domain.map(|(_, domain)| abi::text(&domain.name).to_owned()).unwrap_or_default();
+        found.push(Member {
+            domain,
+            pod,
+            veth,
+            has_broadcast: !lacks_broadcast(state, &attachment),
+            addressed,
+        });
     }
     Ok(found)
+}
+
+/// What concerns the LAN address of the member behind `veth`, if it has one that the node answers for.
+fn addressed(state: &State, veth: &Link) -> datapath::Result<Option<Addressed>> {
+    let member = state.member(veth.index)?.filter(|member| member.lan_address != NO_ADDRESS);
+    let Some(member) = member else { return Ok(None) };
+    let entry = state.lan_address(member.lan_address)?;
+    let is_held = |entry: &LanAddress| [standing::HELD, standing::TAKEN].contains(&entry.standing);
+    if entry.filter(is_held).is_none_or(|entry| entry.generation != member.generation) {
+        return Ok(None);
+    }
+    let domains = state.domains()?;
+    let domain = domains.iter().find(|(number, _)| *number == member.domain);
+    let address = member.lan_address.into();
+    let device = lan_address::bridge_of(veth)?.map_or(veth.index, |bridge| bridge.index);
+    let towards = link::towards(address)?.filter(|found| *found != device);
+    let others = occupants(Hook::FromPod, veth)?.unwrap_or_default();
+    Ok(Some(Addressed {
+        address,
+        direct: domain.is_some_and(|(_, domain)| domain.direct != 0),
+        elsewhere: towards.map(link::by_index).transpose()?.flatten().map(|device| device.name),
+        others: others.into_iter().filter(|other| !other.ours).map(|other| other.name).collect(),
+    }))
 }
 
 fn network(directory: &Path) -> Fact<Option<Network>> {

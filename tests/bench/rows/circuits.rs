@@ -181,9 +181,10 @@ fn measures(section: Section, goals: &[Goal]) -> Vec<Measure> {
 
 /// Through an external port, and what else leads from the LAN to a server.
 pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
-    const WAYS: [Way; 4] = [Way::Iocast, Way::Native, Way::Nft, Way::Macvlan];
+    const WAYS: [Way; 6] = [Way::Iocast, Way::Native, Way::Nft, Way::Macvlan, Way::Address, Way::Direct];
+    const SERVERS: [Way; 5] = [Way::Iocast, Way::Native, Way::Nft, Way::Address, Way::Direct];
     let start = |way| Server::start(&world.lab.sandbox, &world.server(way, 0), SEARCH_PORT);
-    let servers = [Way::Iocast, Way::Native, Way::Nft].map(start).into_iter().collect::<Result<Vec<_>>>()?;
+    let servers = SERVERS.map(start).into_iter().collect::<Result<Vec<_>>>()?;
     let servers = std::rc::Rc::new(servers);
     // An answer to a search takes the external port.
     let responder = responder(world, Way::Iocast, 0, SEARCH_PORT)?;
@@ -192,8 +193,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
     let contender = |way: Way| -> (&'static str, Trial) {
         let to = match way {
             Way::Iocast => at(way.node(), external),
-            Way::Macvlan => at(way.pod(0), SEARCH_PORT),
-            _ => at(way.node(), SEARCH_PORT),
+            _ => at(way.target(), SEARCH_PORT),
         };
         let servers = servers.clone();
         let trial = move || {

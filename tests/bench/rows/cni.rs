@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::{
     row::{Goal, IOCAST, Measure, Row, Section, Trial},
-    world::World,
+    world::{Way, World},
 };
 
 /// One plugin's type, and its configuration.
@@ -17,7 +17,7 @@ struct Plugin {
     config: Value,
 }
 
-fn plugins() -> [Plugin; 5] {
+fn plugins() -> [Plugin; 6] {
     let annotations = |value: Value| json!({ "io.kubernetes.cri.pod-annotations": value });
     let mapping = json!([{ "hostPort": 18080, "containerPort": 80, "protocol": "tcp" }]);
     let rates =
@@ -31,6 +31,11 @@ fn plugins() -> [Plugin; 5] {
         Plugin {
             name: "no member",
             config: json!({ "type": "iocast", "runtimeConfig": annotations(Value::Null) }),
+        },
+        Plugin {
+            name: "LAN address",
+            config: json!({ "type": "iocast", "runtimeConfig": annotations(json!({
+                "iocast.io/domain": "address", "iocast.io/address": Way::Address.pod(1).to_string() })) }),
         },
         Plugin {
             name: "portmap",

@@ -75,7 +75,8 @@ impl Client {
 
 /// One of the pods answers.
 pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
-    let servers = [Way::Iocast, Way::Native, Way::Nft].map(|way| responder(world, way, 0, SEARCH_PORT));
+    let ways = [Way::Iocast, Way::Native, Way::Nft, Way::Address, Way::Direct];
+    let servers = ways.map(|way| responder(world, way, 0, SEARCH_PORT));
     let servers = std::rc::Rc::new(servers.into_iter().collect::<Result<Vec<_>>>()?);
     let relay = std::rc::Rc::new(Relay::start(world)?);
     let searches = settings.pick(2000, 500);

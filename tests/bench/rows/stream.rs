@@ -57,8 +57,7 @@ impl Pair {
         let socket = datagrams(sandbox, &server, &format!("0.0.0.0:{port}"), None)?;
         let to = match way {
             Way::Iocast => told(world, port)?,
-            Way::Macvlan => at(way.pod(0), port),
-            _ => at(way.node(), port),
+            _ => at(way.target(), port),
         };
         let received = Arc::new(AtomicU64::new(0));
         let (count, mut placed) = (Arc::clone(&received), false);
@@ -179,7 +178,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
     };
     let rate = "packets of 1472 bytes, highest rate without loss";
     let lost = "packets lost at 81 000/s, the line rate of 1 GbE";
-    let ways = [Way::Iocast, Way::Native, Way::Macvlan, Way::Nft];
+    let ways = [Way::Iocast, Way::Native, Way::Macvlan, Way::Nft, Way::Address, Way::Direct];
     Ok(vec![Row {
         measures: vec![
             Measure::higher(Section::Stream, rate, "/s", &[Goal::TimesAtLeast(NATIVE, 0.95)]),

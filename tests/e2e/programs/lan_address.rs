@@ -6,11 +6,11 @@ use lab::ca::{reply, search};
 
 use super::{
     cases::{
-        ASKED, CLIENT, Case, DROP, IOC, LAN, PODS, REDIRECT, Run, SERVER, announcement, fan, from_lan,
-        from_pod,
+        ASKED, CLIENT, Case, DROP, IOC, LAN, NEXT, PODS, REDIRECT, Run, SERVER, announcement, fan, from_lan,
+        from_pod, from_pod_b,
     },
     frame::{ACK, BROADCAST, Frame, SYN, arp, icmp, tcp, udp},
-    rig::UPLINK_MAC,
+    rig::{POD_MACS, UPLINK_MAC},
 };
 
 /// The pod at its LAN address.
@@ -117,12 +117,12 @@ fn broadcasts() -> Vec<Case> {
         case.becomes(DROP, packet).ca(&[Repeated])
     };
     vec![
-        sent(held("a search from a pod's LAN address", ask(POD, LAN)).fans(|copy| copy), LAN),
+        sent(held("a search from a pod's LAN address", ask(POD, LAN)).fans(|copy| copy.from(IOC)), LAN),
         sent(held("one from its own address", ask(IOC, PODS)).shared(0), LAN),
         dropped(held("the same to its other broadcast address", ask(POD, LAN)).after([ask(IOC, PODS)])),
         dropped(held("the other way around", ask(IOC, PODS)).after([ask(POD, LAN)])),
         sent(held("the same to the same one again", ask(IOC, PODS)).after([ask(IOC, PODS)]).shared(0), LAN),
-        sent(held("another one to the other", ask(POD, LAN)).after([other]).fans(|copy| copy), LAN),
+        sent(held("another one to the other", ask(POD, LAN)).after([other]).fans(|copy| copy.from(IOC)), LAN),
         held("one from a socket that hears at its own address only", ask("10.244.1.2:7064", PODS))
             .shared(0)
             .sends(|copy| copy.to(LAN))
@@ -136,7 +136,8 @@ fn broadcasts() -> Vec<Case> {
             .sends(|copy| copy.from(POD).to("172.23.0.255:5049"))
             .counts(Protocol::Described1, &[Relayed, Sent]),
         held("one of its own address from its LAN address", announce(POD, [10, 244, 1, 2], 5075))
-            .shared(0)
+            .becomes(NEXT, announce(POD, [10, 244, 1, 2], 5075).packet.mac_to(POD_MACS[0]))
+            .fans(|copy| copy.from(IOC))
             .sends(|copy| copy.from(POD).to("172.23.0.255:5049").with(&announcement([172, 23, 0, 50], 5075)))
             .counts(Protocol::Described1, &[Relayed, Sent]),
         held("one of a port where nobody listens there", announce(IOC, [10, 244, 1, 2], 5999))
@@ -172,13 +173,43 @@ fn unicasts() -> Vec<Case> {
         .after([asked])
         .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)))
         .ca(&[Answered]),
+        stands(
+            "one from there when another host has the LAN address",
+            from_pod(udp(IOC, CLIENT, &reply(5075))),
+            standing::LOST,
+        )
+        .after([from_lan(udp(CLIENT, LAN, &search(&["A:NAME"])))])
+        .becomes(REDIRECT, udp(ASKED, CLIENT, &reply(61000)))
+        .ca(&[Answered]),
         held("a search to a server", from_pod(udp(POD, SERVER, &search(&["N:NAME"])))).ca(&[Sent]),
         held("one from its own address", from_pod(udp(IOC, SERVER, &search(&["N:NAME"]))))
             .becomes(REDIRECT, udp(POD, SERVER, &search(&["N:NAME"])))
             .ca(&[Sent]),
         held("a search to the node", from_pod(udp(POD, ASKED, &search(&["N:NAME"]))))
-            .fans(|copy| copy)
+            .fans(|copy| copy.from(IOC))
             .ca(&[Relayed]),
+        held(
+            "a search of a neighbour without one",
+            from_pod_b(udp("10.244.1.3:5064", POD, &search(&["A:B"]))),
+        )
+        .becomes(REDIRECT, udp("10.244.1.3:5064", POD, &search(&["A:B"])))
+        .ca(&[Delivered]),
+        stands(
+            "the same where another host has the address",
+            from_pod_b(udp("10.244.1.3:5064", POD, &search(&["A:B"]))),
+            standing::LOST,
+        )
+        .becomes(REDIRECT, udp("172.23.0.10:61000", POD, &search(&["A:B"])))
+        .ca(&[Sent]),
+        held("a neighbour's command to what is no camera of the domain", {
+            from_pod_b(udp("10.244.1.3:5000", "172.23.0.50:3956", &read))
+        })
+        .with(|setup| setup.cameras = 0)
+        .becomes(DROP, udp("10.244.1.3:5000", "172.23.0.50:3956", &read))
+        .gvcp(&[Denied]),
+        held("an answer to a process on the node", from_pod(udp(POD, "172.23.0.10:40000", &reply(5064))))
+            .becomes(NEXT, udp(IOC, "172.23.0.10:40000", &reply(5064))),
+        held("a datagram from another port to it", from_pod(udp("172.23.0.50:9", "172.23.0.10:40000", b"x"))),
         held("a command to a camera", command(&stream_here)).gvcp(&[Sent]),
         held("a question to a camera", command(&read)).gvcp(&[Sent]),
         held("a command to a camera that is not the domain's", command(&stream_here))

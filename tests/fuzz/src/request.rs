@@ -26,6 +26,7 @@ fuzz_target!(|text: &str| {
         Ok(request) => {
             check(request.domain());
             check(request.pins());
+            check(request.address("ioc-3"));
             check(request.bpffs());
             check(request.valid_attachments());
             check(request.network());

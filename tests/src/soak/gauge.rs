@@ -50,9 +50,10 @@ impl Gauges {
     }
 
     /// Each with its name.
-    pub(crate) fn all(&self) -> [(&'static str, Kind, u64); 10] {
+    pub(crate) fn all(&self) -> [(&'static str, Kind, u64); 11] {
         let steady = |name, number: usize| (name, Kind::Steady, number as u64);
-        let Leftovers { attachments, members, external_ports, roster_entries, filters } = self.ours;
+        let Leftovers { attachments, members, external_ports, roster_entries, filters, addresses, routes } =
+            self.ours;
         [
             ("resident memory of the agent, kB", Kind::Steady, self.resident),
             ("file descriptors of the agent", Kind::Steady, self.descriptors as u64),
@@ -62,6 +63,7 @@ impl Gauges {
             steady("attachments and members", attachments + members),
             steady("places in rosters", roster_entries),
             steady("filters on veths", filters),
+            steady("addresses on the LAN and routes to them", addresses + routes),
             ("external ports", Kind::UpTo(4000), external_ports as u64),
             ("circuits", Kind::UpTo(u64::from(abi::CIRCUITS)), self.circuits),
         ]

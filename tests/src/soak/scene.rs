@@ -11,6 +11,8 @@ use lab::{
 
 /// Pods with an IOC.
 pub(crate) const IOCS: usize = 6;
+/// The first of them that have an address on the LAN.
+const ADDRESSED: usize = 4;
 /// Where the agent listens.
 pub(crate) const AGENT: &str = "127.0.0.1:9402";
 const AGENT_LINE: &str = "run --no-cni --config /run/iocast/config.toml --listen 127.0.0.1:9402";
@@ -109,7 +111,8 @@ impl Scene {
 
     /// Creates pod `number` with an IOC, anew if it was there.
     pub(crate) fn place(&mut self, number: usize) -> Result<()> {
-        let pod = self.lab.pod(&format!("ioc-{number}"))?;
+        let address = (number >= ADDRESSED).then(|| format!("172.23.0.{}", 40 + number));
+        let pod = self.lab.pod_at(0, &format!("ioc-{number}"), address.as_deref())?;
         let place = Place { pod, ioc: None };
         if number < self.places.len() {
             self.places[number] = place;
@@ -173,7 +176,9 @@ pub(crate) fn prefix(number: usize) -> String {
 /// What the node is configured to be; another one on demand.
 pub(crate) fn configuration(other: bool) -> String {
     let more = if other { ", \"recsync\"]\nrates = { host = 20000 }" } else { "]" };
-    format!("[domain.{DOMAIN}]\nuplink = \"eth0\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"{more}\n")
+    format!(
+        "[domain.{DOMAIN}]\nuplink = \"eth0\"\naddresses = [\"172.23.0.40/29\"]\nprotocols = [\"ca\", \"pva\", \"gvcp\"{more}\n"
+    )
 }
 
 /// Images at 25 Hz without an end, and a line each second.

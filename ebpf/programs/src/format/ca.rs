@@ -26,8 +26,9 @@ impl Format for Ca {
             bpf_loop(ca::MAX_MESSAGES, read_message as *mut c_void, pointer.cast(), 0);
             pointer.read()
         };
+        let content = scan.content.read();
         if scan.sound && scan.chain.finish(direction).is_ok() {
-            Ok(scan.content)
+            Ok(content)
         } else {
             Err(Verdict::Malformed)
         }

@@ -23,38 +23,20 @@ use crate::packet::Packet;
 macro_rules! dispatcher {
     ($($(#[$doc:meta])* $format:ident = $number:literal, $name:literal, $ports:expr,
         from_pod: [$($from_pod:ident: $_from_pod:path),*], from_lan: [$($from_lan:ident: $_from_lan:path),*];)*) => {
-        /// Writes the content of `packet`, a datagram of `protocol`.
-        ///
-        /// A function of its own: with all that its callers have at hand the compiler would run out of registers, and save some
-        /// that were never written, which the verifier rejects.
-        #[inline(never)]
-        fn inspect_into(
-            packet: &Packet,
-            protocol: u16,
-            direction: Direction,
-            content: &mut Content,
-        ) -> Result<(), Verdict> {
+        /// The content of `packet`, a datagram of `protocol`.
+        #[inline(always)]
+        pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<Content, Verdict> {
             $(if protocol == Protocol::$format as u16 {
-                *content = $format::inspect(packet, direction, protocol)?;
-                return Ok(());
+                return $format::inspect(packet, direction, protocol);
             })*
             if protocol as u32 >= abi::DESCRIBED {
-                *content = Described::inspect(packet, direction, protocol)?;
-                return Ok(());
+                return Described::inspect(packet, direction, protocol);
             }
             Err(Verdict::Unrelayed)
         }
     };
 }
 abi::protocols!(dispatcher);
-
-/// The content of `packet`, a datagram of `protocol`.
-#[inline(always)]
-pub fn inspect(packet: &Packet, protocol: u16, direction: Direction) -> Result<Content, Verdict> {
-    let mut content = Content::new(direction);
-    inspect_into(packet, protocol, direction, &mut content)?;
-    Ok(content)
-}
 
 /// Makes a copy of a search to one host fit to be broadcast.
 #[inline(always)]

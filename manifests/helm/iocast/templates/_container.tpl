@@ -21,6 +21,7 @@ securityContext:
       - ALL
     add:
       - NET_ADMIN
+      - NET_RAW
       - BPF
       - PERFMON
       - DAC_OVERRIDE

@@ -133,7 +133,7 @@ def serve_pva():
 
     group, _ = GROUPS["pva"]
     settings = {
-        "EPICS_PVAS_INTF_ADDR_LIST": f"0.0.0.0 {group}@eth0",
+        "EPICS_PVAS_INTF_ADDR_LIST": f"{group}@eth0",
         "EPICS_PVAS_BEACON_ADDR_LIST": f"{group},1@eth0",
         "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
     }
@@ -163,6 +163,8 @@ if ROLE == "hear":
     of_all([lambda protocol=protocol: hear(protocol) for protocol in GROUPS])
     time.sleep(600)
 elif ROLE == "serve":
+    import ssdpy, wsdiscovery.publishing, zeroconf  # noqa: E401, F401
+
     of_all([accept])
     server = serve_pva()
     for thread in of_all([serve_mdns, serve_ssdp, serve_ws_discovery]):
@@ -171,6 +173,9 @@ elif ROLE == "serve":
     say("serving")
     time.sleep(600)
 else:
+    # Here, because threads that import at once wait for each other.
+    import p4p.client.thread, ssdpy, wsdiscovery, zeroconf  # noqa: E401, F401
+
     for thread in of_all([ask_mdns, ask_ssdp, ask_ws_discovery, ask_pva]):
         thread.join()
     say("asked")

@@ -2,8 +2,8 @@
 //! happens to the packet itself.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP,
-    Uplink, Verdict, hold, is_group, paths, route,
+    Domain, Endpoint, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP, Uplink, Verdict,
+    hold, paths, route,
 };
 use wire::Direction;
 
@@ -13,7 +13,7 @@ use crate::{
     event::{Seen, emit},
     format::{Content, Format},
     lan_address,
-    maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, lookup},
+    maps::{DOMAINS, POD_RELAYS, SENDING, UPLINKS, contains, lookup},
     packet::Packet,
     peers,
     ports::{self, Holder},
@@ -164,12 +164,7 @@ impl Outgoing {
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
             return Verdict::Sent;
         }
-        let address = match self.packet.destination.address {
-            group if is_group(group) => group,
-            _ if self.sending.flags & paths::CAMERAS != 0 => LIMITED_BROADCAST,
-            _ => uplink.broadcast,
-        };
-        let to = Endpoint { address, port, protocol: UDP as u16 };
+        let to = Endpoint { address: self.sending.to, port, protocol: UDP as u16 };
         let verdict = copies::send(&mut self.packet, domain.uplink, uplink.mac, (ends.source, to));
         self.rename::<F>(content, &ends.external, &ends.own);
         verdict
@@ -202,24 +197,17 @@ impl Outgoing {
             source.port = asked;
         }
         if content.is_search() || own.port == 0 || source.port == 0 {
-            source = self.external_source(uplink, hold).ok_or(Verdict::NoPort)?;
+            // Many servers answer from a new socket each time they start, which nobody finds again.
+            let hold = if self.is_relayed(self.packet.source.port) { hold } else { hold::CLIENT };
+            source = self.external(uplink, self.packet.source, hold).ok_or(Verdict::NoPort)?;
         }
         Ok(Externals { own, external, source })
     }
 
-    /// What stands for the datagram's source on the LAN, if it is to be answered there.
+    /// Whether a UDP port of the domain's pods is relayed: where servers are asked.
     #[inline(always)]
-    fn external_source(&self, uplink: &Uplink, hold: u8) -> Option<Endpoint> {
-        let source = self.packet.source;
-        // Many servers answer from a new socket each time they start, which nobody finds again.
-        let Some(asked) = lookup(&POD_RELAYS, RelayKey::of_pods(self.member().domain, source.port)) else {
-            return self.external(uplink, source, hold::CLIENT);
-        };
-        if asked.flags & paths::SYMMETRIC == 0 {
-            return self.external(uplink, source, hold);
-        }
-        let of_node = Endpoint { address: uplink.address, port: asked.port, ..source };
-        Some(self.at_lan_address(source).unwrap_or(of_node))
+    fn is_relayed(&self, port: u16) -> bool {
+        contains(&POD_RELAYS, RelayKey::of_pods(self.member().domain, port))
     }
 
     #[inline(always)]
@@ -235,7 +223,10 @@ impl Outgoing {
         if let Some(own) = self.at_lan_address(pod) {
             return Some(own);
         }
-        let Sending { ref member, interface, protocol, .. } = *self.sending;
+        let Sending { ref member, interface, protocol, flags, port, .. } = *self.sending;
+        if flags & paths::SYMMETRIC != 0 {
+            return Some(Endpoint { address: uplink.address, port, ..pod });
+        }
         let holder = Holder { member, interface, uplink: uplink.address };
         ports::external(self.packet.skb, &holder, pod, protocol, hold)
     }

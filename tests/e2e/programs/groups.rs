@@ -102,7 +102,7 @@ fn of_pods() -> Vec<Case> {
             .mdns(&[Relayed, Sent]),
         shared(
             "one that must not be fragmented",
-            { from_pod(udp(POD, MDNS, QUESTION).mac_to(MDNS_MAC).fragment(0x4000)) },
+            from_pod(udp(POD, MDNS, QUESTION).mac_to(MDNS_MAC).fragment(0x4000)),
             MDNS_MAC,
         )
         .sends_to(MDNS_MAC, |copy| copy.from(NODE))
@@ -112,7 +112,7 @@ fn of_pods() -> Vec<Case> {
             .ca(&[Relayed, Sent]),
         shared(
             "a pod's PV Access search to a group",
-            { from_pod(udp("10.244.1.2:40000", PVA_GROUP, &pva(PVA_SEARCH)).mac_to(GROUP_MAC)) },
+            from_pod(udp("10.244.1.2:40000", PVA_GROUP, &pva(PVA_SEARCH)).mac_to(GROUP_MAC)),
             GROUP_MAC,
         )
         .sends_to(GROUP_MAC, |copy| copy.from(EXTERNAL).with(&pva(&PVA_SEARCH.replacen("9c40", "ee48", 1))))

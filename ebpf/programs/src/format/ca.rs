@@ -27,11 +27,7 @@ impl Format for Ca {
             pointer.read()
         };
         let content = scan.content.read();
-        if scan.sound && scan.chain.finish(direction).is_ok() {
-            Ok(content)
-        } else {
-            Err(Verdict::Malformed)
-        }
+        if scan.sound && scan.chain.finish(direction).is_ok() { Ok(content) } else { Err(Verdict::Malformed) }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 """A peer of the protocols that use multicast groups, by libraries that others use: peer.py ROLE NAME OWN NAMED.
 
-OWN is the address of the interface whose groups are joined. Role `hear` prints who sends to a group; `serve` announces a
+OWN is the address of the interface whose groups are joined. Role `hear` prints who is named in what is sent to a group; `serve` announces a
 service NAME at the address NAMED and answers who looks for it; `ask` looks for all services for some seconds, and prints
 each with the address that it names and whether a connection to this one succeeds.
 """
@@ -36,8 +36,12 @@ def hear(protocol):
         hearing.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
         say("ready")
         while True:
-            _, (source, _) = hearing.recvfrom(9000)
-            say("heard", protocol, source)
+            payload, (source, _) = hearing.recvfrom(9000)
+            if protocol == "pva" and payload[3] == 0:  # a beacon, which names a port
+                say("heard", protocol, f"{source}:{int.from_bytes(payload[40:42], 'big')}")
+            for name in NAMES:
+                if name.encode() in payload:
+                    say("heard", protocol, name)
 
 
 def accept():

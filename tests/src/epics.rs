@@ -62,10 +62,10 @@ pub fn shows(output: &str, value: &str) -> bool {
     output.lines().any(|line| line.split_whitespace().last() == Some(value) || line.contains(&quoted))
 }
 
-/// A command that runs a Python program with PVXS, a BACnet stack and caproto, with nothing in its environment but what finds
+/// A command that runs a Python program with PVXS, a BACnet stack, caproto and what uses groups, with nothing in its environment but what finds
 /// them, and `variables`.
 fn python(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command> {
-    let libraries = ["pvxs", "bacnet", "caproto"]
+    let libraries = ["pvxs", "bacnet", "caproto", "groups"]
         .map(|part| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab").join(part));
     if let Some(missing) = libraries.iter().find(|part| !part.exists()) {
         return Err(Error::Missing(format!("there is no {}: run `make lab-tools`", missing.display())));

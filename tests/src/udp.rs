@@ -3,12 +3,13 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     time::Duration,
 };
 
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
+use socket2::SockRef;
 
 use crate::{Result, Sandbox, settle, tried};
 
@@ -37,6 +38,18 @@ impl Socket {
         // More than the bursts of the tests; the default is passed over by root's privilege.
         tried("SO_RCVBUFFORCE", setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)))?;
         Ok(Self(socket, Closed))
+    }
+
+    /// Joins a multicast group on the interface with `address`, and sends from there what it sends to groups.
+    pub fn join(&self, group: &str, address: &str) -> Result<()> {
+        let (group, address) = (ip(group)?, ip(address)?);
+        tried(format!("join {group}"), self.0.join_multicast_v4(&group, &address))?;
+        tried("IP_MULTICAST_IF", SockRef::from(&self.0).set_multicast_if_v4(&address))
+    }
+
+    /// Leaves a group that it joined there.
+    pub fn leave(&self, group: &str, address: &str) -> Result<()> {
+        tried(format!("leave {group}"), self.0.leave_multicast_v4(&ip(group)?, &ip(address)?))
     }
 
     /// Its own address.
@@ -85,4 +98,8 @@ impl Socket {
     pub fn drain(&self, quiet: Duration) -> Vec<(Vec<u8>, SocketAddrV4)> {
         std::iter::from_fn(|| self.receive(quiet)).collect()
     }
+}
+
+fn ip(text: &str) -> Result<Ipv4Addr> {
+    text.parse().map_err(|_| crate::Error::Missing(format!("{text}: no IPv4 address")))
 }

@@ -19,6 +19,9 @@ pub struct FanMark {
 
 const MAGIC: u32 = 0xe << 28;
 
+/// The mark of a member's copy that leaves by the uplink, where it may look like a datagram of the node's own.
+pub const LEAVING: u32 = 0xd << 28;
+
 impl FanMark {
     /// Encodes it as a mark.
     #[inline(always)]
@@ -50,6 +53,7 @@ mod tests {
     #[test]
     fn a_foreign_mark_is_no_state() {
         assert_eq!(FanMark::unpack(0), None);
+        assert_eq!(FanMark::unpack(super::LEAVING), None);
         assert_eq!(FanMark::unpack(0x4000), None); // kube-proxy's masquerade mark
     }
 }

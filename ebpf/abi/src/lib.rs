@@ -14,13 +14,14 @@ mod protocol;
 
 pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
-pub use fan::FanMark;
+pub use fan::{FanMark, LEAVING};
 pub use passed::{Headers, NO_PAYLOAD, Sending, route};
 pub use port::{
     GRACE, KEPT, Owner, PINS, Search, Share, hold, identity, preferred_port, seconds, share, share_of,
 };
 pub use protocol::{
-    DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol, next_place,
+    DESCRIBED, DESCRIPTORS, FROM_LAN_RELAYED, FROM_POD_DESCRIBED, PARSED, PROTOCOLS, Parsed, Protocol,
+    RELAYED_PLACE, next_place,
 };
 use wire::{circuit::Stream, data::Descriptor};
 
@@ -34,6 +35,8 @@ pub const SLOTS: u32 = 1024;
 pub const UPLINKS: u32 = DOMAINS;
 /// Relayed UDP ports, all domains together.
 pub const RELAYS: u32 = 256;
+/// Ports of multicast groups that are relayed, all domains together.
+pub const GROUPS: u32 = 64;
 /// Networks on the LAN, all domains together.
 pub const NETWORKS: u32 = 1024;
 /// Namespaces whose pods may join, all domains together.
@@ -318,6 +321,19 @@ plain! {
         pub flags: u16,
     }
 
+    /// Key of a multicast group that is relayed as broadcasts to this port are: of a domain as pods see it, or of an uplink as
+    /// the LAN sees it.
+    pub struct GroupKey {
+        /// Interface index, or domain with a bit that no interface index has.
+        pub scope: u32,
+        /// The group's address.
+        pub group: Address,
+        /// UDP destination port.
+        pub port: u16,
+        /// Zero.
+        pub reserved: u16,
+    }
+
     /// A transport address: a pod's, or an external one on an uplink.
     pub struct Endpoint {
         /// IPv4 address.
@@ -540,6 +556,22 @@ impl LanAddress {
     }
 }
 
+impl GroupKey {
+    const DOMAIN: u32 = 1 << 31;
+
+    /// The key of a domain's group as pods see it.
+    #[inline(always)]
+    pub const fn of_pods(domain: u16, group: Address, port: u16) -> Self {
+        Self { scope: Self::DOMAIN | domain as u32, group, port, reserved: 0 }
+    }
+
+    /// The key of a group as the LAN sees it at the uplink with this interface index.
+    #[inline(always)]
+    pub const fn on_lan(interface: u32, group: Address, port: u16) -> Self {
+        Self { scope: interface, group, port, reserved: 0 }
+    }
+}
+
 impl FlowKey {
     /// The key of the flow between a LAN client and a pod, the same for both directions.
     #[inline(always)]
@@ -678,6 +710,9 @@ pub mod paths {
     /// may be configured for another network, so a pod's broadcast leaves as 255.255.255.255, and searchers may be hosts of
     /// another network.
     pub const CAMERAS: u16 = 16;
+    /// Datagrams leave from the port that they are sent to, on the LAN as in pods: who hears them there minds it, and answers to
+    /// that port.
+    pub const SYMMETRIC: u16 = 32;
     /// In all directions, without answers: announcements.
     pub const ANNOUNCE: u16 = LAN_TO_PODS | POD_TO_LAN | POD_TO_PODS;
     /// In all directions, with answers: searches.
@@ -690,6 +725,12 @@ pub const fn network(domain: u16, address: Address, prefix: u8) -> (u32, [u8; 6]
     let [high, low] = domain.to_be_bytes();
     let [a, b, c, d] = address;
     (16 + prefix as u32, [high, low, a, b, c, d])
+}
+
+/// Whether it is the address of a multicast group.
+#[inline(always)]
+pub const fn is_group([first, ..]: Address) -> bool {
+    first >> 4 == 0xe
 }
 
 /// Index of a roster's slot in the map that holds all rosters.

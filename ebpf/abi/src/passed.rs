@@ -3,7 +3,7 @@
 //! Both run on the same CPU, one right after the other, so one entry per CPU is enough. While programs are being replaced, an
 //! old one may tail-call a new one: what the numbers here mean is as much part of the schema as their layout.
 
-use crate::{Endpoint, Member, plain};
+use crate::{Address, Endpoint, Member, plain};
 
 plain! {
     /// The headers of a packet.
@@ -32,8 +32,10 @@ plain! {
         pub route: u16,
         /// Its [`crate::Protocol`].
         pub protocol: u16,
-        /// Directions of the relayed port, from [`crate::paths`].
+        /// Directions of the relayed port, from [`crate::paths`]; symmetric only if its source is such a port.
         pub flags: u16,
+        /// Of a broadcast, its destination address on the LAN.
+        pub to: Address,
         /// Its destination port on the LAN; of an answer the port that was asked, 0 for a stream.
         pub port: u16,
     }

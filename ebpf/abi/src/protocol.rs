@@ -20,6 +20,11 @@ pub const fn next_place(protocol: Protocol) -> u32 {
 /// The program of `from_pod` for all protocols that are described by configuration.
 pub const FROM_POD_DESCRIBED: &str = "from_pod_described";
 
+/// The program of `from_lan` for datagrams to relayed ports.
+pub const FROM_LAN_RELAYED: &str = "from_lan_relayed";
+/// Its place in the map `FROM_LAN`: the number of no protocol.
+pub const RELAYED_PLACE: u32 = Protocol::Other as u32;
+
 /// Passes the table to the macro `$with`.
 ///
 /// A row has: the name of its [`Protocol`] and of its format in `ebpf/programs`; its number; its name in configuration and

@@ -40,6 +40,17 @@ pub enum Error {
         /// The interface.
         interface: String,
     },
+    /// The kernel joins no more groups for addresses.
+    #[error(
+        "{device} cannot join the group {group}: the kernel joins no more; raise net.ipv4.igmp_max_memberships (20), or \
+         relay fewer groups"
+    )]
+    GroupsJoined {
+        /// The interface.
+        device: String,
+        /// The group.
+        group: Ipv4Addr,
+    },
     /// The kernel lacks something the programs call.
     #[error("this kernel lacks {}: iocast needs Linux 5.17 or newer, or a kernel with these backported", .0.join(", "))]
     MissingFeatures(Vec<&'static str>),

@@ -8,6 +8,7 @@ mod attach;
 mod error;
 mod events;
 pub mod firewall;
+pub mod groups;
 mod held;
 pub mod lan_address;
 pub mod link;

@@ -18,6 +18,9 @@ use nix::errno::Errno;
 
 use crate::{Error, Result, netlink};
 
+/// The address of this host whose peer is a group that the device joins, see [`crate::groups`]. No other has it.
+pub(crate) const JOINING: Ipv4Addr = Ipv4Addr::new(127, 105, 0, 1);
+
 /// A network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -158,7 +161,7 @@ impl Link {
     }
 }
 
-/// The IPv4 addresses of device `index`, in the kernel's order.
+/// The IPv4 addresses of device `index`, in the kernel's order; not those that only join groups.
 pub fn addresses(index: u32) -> Result<Vec<Address>> {
     addresses_of(index, None)
 }
@@ -210,7 +213,8 @@ fn parse_address(message: &AddressMessage) -> Option<Address> {
             _ => {}
         }
     }
-    Some(Address { address: address?, prefix: message.header.prefix_len, broadcast })
+    let address = address.filter(|address| *address != JOINING)?;
+    Some(Address { address, prefix: message.header.prefix_len, broadcast })
 }
 
 /// The device through which this namespace sends packets to `address`; `None` if there is no route.

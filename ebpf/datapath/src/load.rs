@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use abi::{DESCRIBED, DESCRIPTORS, FROM_POD_DESCRIBED, PARSED, Parsed, next_place};
+use abi::{
+    DESCRIBED, DESCRIPTORS, FROM_LAN_RELAYED, FROM_POD_DESCRIBED, PARSED, Parsed, RELAYED_PLACE, next_place,
+};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
@@ -62,7 +64,7 @@ pub fn load(bpffs: &Path) -> Result<State> {
         .map_err(|error| fault("cannot create the maps", &error))?;
     let entered = Hook::ALL.map(Hook::program);
     let called = PARSED.iter().flat_map(|parsed| parsed.from_pod.iter().chain(parsed.from_lan)).copied();
-    for name in called.chain([FROM_POD_DESCRIBED]).chain(entered) {
+    for name in called.chain([FROM_POD_DESCRIBED, FROM_LAN_RELAYED]).chain(entered) {
         let what = format!("cannot load the program {name}");
         let program = object.program_mut(name).ok_or_else(|| Error::Bpf {
             what: what.clone(),
@@ -74,7 +76,8 @@ pub fn load(bpffs: &Path) -> Result<State> {
     }
     let parts: Vec<_> = places(|parsed| parsed.from_pod).chain(described()).collect();
     fill_program_array(&mut object, "FROM_POD", &parts)?;
-    fill_program_array(&mut object, "FROM_LAN", &places(|parsed| parsed.from_lan).collect::<Vec<_>>())?;
+    let parts: Vec<_> = places(|parsed| parsed.from_lan).chain([(FROM_LAN_RELAYED, RELAYED_PLACE)]).collect();
+    fill_program_array(&mut object, "FROM_LAN", &parts)?;
     State::open(bpffs)
 }
 

@@ -1,5 +1,5 @@
 //! Removes the datapath: detaches the programs from every device, deletes the fan device and the routes to LAN addresses of
-//! pods, then removes the pins, and with them the maps.
+//! pods, leaves groups, then removes the pins, and with them the maps.
 //!
 //! It needs no state, so it also removes what an incomplete load or another version left behind.
 
@@ -12,7 +12,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
-    Error, Hook, Result, detach, link,
+    Error, Hook, Result, detach, groups, link,
     load::FAN,
     pinned::{PARENT, pin_directory},
     route,
@@ -31,6 +31,7 @@ pub fn unload(bpffs: &Path) -> Vec<Error> {
     }
     failures.extend(link::delete(FAN.0).err());
     failures.extend(route::remove_all().err());
+    failures.extend(groups::leave_all().err());
     if failures.is_empty() {
         failures.extend(unpin(bpffs).err());
     }

@@ -7,13 +7,13 @@
 //! skipped; the start is random, so that overload is shared fairly.
 //!
 //! A copy reaches those sockets of a pod that the datagram itself would reach on a host of the LAN: what was sent to
-//! everybody, to everybody on a network, or to the node, gets that address of the pod's.
+//! everybody, to everybody on a network, or to the node, gets that address of the pod's. A group is the same everywhere.
 
 use core::ffi::c_void;
 
 use abi::{
     Address, Endpoint, FanMark, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Verdict,
-    roster_index,
+    is_group, roster_index,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 
@@ -108,6 +108,7 @@ fn listens(visit: &Visit, interface: u32) -> Option<Address> {
     if member.lan_address != NO_ADDRESS
         && to_lan
         && visit.destination.address != visit.node
+        && !is_group(visit.destination.address)
         && bound(visit, visit.broadcast, &member).is_some()
     {
         return Some(visit.broadcast);
@@ -115,6 +116,7 @@ fn listens(visit: &Visit, interface: u32) -> Option<Address> {
     let address = match visit.destination.address {
         LIMITED_BROADCAST => LIMITED_BROADCAST,
         node if node == visit.node => member.address,
+        group if is_group(group) => group,
         _ => member.broadcast,
     };
     let bound = bound(visit, address, &member)?;

@@ -1,10 +1,10 @@
 //! tc ingress of an uplink: traffic from the LAN.
 //!
-//! A search, broadcast or sent to the uplink's address, goes to the listening members and on to the node's own sockets.
+//! A search, broadcast, or sent to a group or to the uplink's address, goes to the listening members and on to the node's own sockets.
 //! A packet to an external port is translated to the pod behind it, and continues through the node's stack, where
 //! conntrack, FORWARD rules and NetworkPolicy see client and pod.
 
-use abi::{Claim, Headers, Point, Relay, RelayKey, Uplink, Verdict, lan, paths};
+use abi::{Claim, Headers, Point, RELAYED_PLACE, Relay, RelayKey, Uplink, Verdict, is_group, lan, paths};
 use aya_ebpf::programs::TcContext;
 use wire::Direction;
 
@@ -13,7 +13,7 @@ use crate::{
     count::{count, count_other},
     event::{Seen, emit},
     format::{self, Content},
-    icmp, lan_address, limit,
+    groups, icmp, lan_address, limit,
     maps::{
         ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_ADDRESSES, LAN_RELAYS, POD_RELAYS, UPLINKS,
         contains, lookup,
@@ -43,7 +43,7 @@ pub fn run(context: &TcContext) -> i32 {
     let done = external.is_some()
         || packet.is_udp()
             && packet.source.address != uplink.address
-            && to_relayed_port(&mut packet, &uplink, interface, of_a_pod);
+            && to_relayed_port(context, &packet, &uplink, interface);
     if may_be_external && !done {
         count_other(uplink.domain, Verdict::Unowned);
     }
@@ -67,17 +67,42 @@ fn other(skb: Skb) -> i32 {
 
 /// Handles a datagram from another host, if its port is relayed or it is a broadcast; false otherwise.
 #[inline(always)]
-fn to_relayed_port(packet: &mut Packet, uplink: &Uplink, interface: u32, of_a_pod: bool) -> bool {
-    let broadcast = peers::is_broadcast_of_lan(packet.destination.address, uplink);
-    let key = RelayKey::on_lan(interface, packet.destination.port);
-    match lookup(&LAN_RELAYS, key) {
-        Some(relay) if relay.flags & paths::LAN_TO_PODS != 0 => {
-            relay_to_pods(packet, uplink, &relay, (broadcast, of_a_pod))
-        }
-        _ if broadcast => count_other(uplink.domain, Verdict::Unrelayed),
-        _ => return false,
+fn to_relayed_port(context: &TcContext, packet: &Packet, uplink: &Uplink, interface: u32) -> bool {
+    let to = packet.destination;
+    if groups::foreign_on_lan(interface, &to) {
+        return false;
     }
-    true
+    if lan_relay(interface, to.port).is_some() {
+        tail_call(context, packet.headers(), RELAYED_PLACE);
+        return true;
+    }
+    let broadcast = peers::is_broadcast_of_lan(to.address, uplink);
+    if broadcast {
+        count_other(uplink.domain, Verdict::Unrelayed);
+    }
+    broadcast
+}
+
+/// Relays a datagram to a relayed port. A program of its own, with its own stack.
+#[inline(always)]
+pub fn relayed(skb: Skb) -> i32 {
+    let interface = skb.interface();
+    let (Some(headers), Some(uplink)) = (ARRIVING.get(0), lookup(&UPLINKS, interface)) else { return NEXT };
+    let mut packet = Packet::with(skb, headers);
+    let to = packet.destination;
+    let broadcast = is_group(to.address) || peers::is_broadcast_of_lan(to.address, &uplink);
+    let of_a_pod = to.address != uplink.address && contains(&LAN_ADDRESSES, to.address);
+    if let Some(relay) = lan_relay(interface, to.port) {
+        relay_to_pods(&mut packet, &uplink, &relay, (broadcast, of_a_pod));
+    }
+    if of_a_pod { lan_address::arrive(skb, packet.source.address, to.address) } else { NEXT }
+}
+
+/// How a port is relayed from the LAN to the pods.
+#[inline(always)]
+fn lan_relay(interface: u32, port: u16) -> Option<Relay> {
+    lookup(&LAN_RELAYS, RelayKey::on_lan(interface, port))
+        .filter(|relay| relay.flags & paths::LAN_TO_PODS != 0)
 }
 
 /// Whether `port` is in a domain's range of external ports, or pinned.
@@ -145,7 +170,7 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> Option<Verdict>
     let claim = lookup(&EXTERNALS, external).filter(ports::is_current)?;
     let udp = packet.is_udp();
     if udp {
-        tail_call(context, packet.headers(), claim.protocol);
+        tail_call(context, packet.headers(), claim.protocol as u32);
     }
     let verdict = if udp { message(packet, &claim) } else { circuits::arrive(packet, &claim) };
     if verdict == Verdict::TranslatedIn {
@@ -163,15 +188,15 @@ fn to_external_port(context: &TcContext, packet: &mut Packet) -> Option<Verdict>
     Some(verdict)
 }
 
-/// Tail-calls the program of the protocol that an external port was taken for; returns if there is none.
+/// Tail-calls a program: that of the protocol that an external port was taken for, or [`relayed`]; returns if there is none.
 #[inline(always)]
-fn tail_call(context: &TcContext, headers: Headers, protocol: u8) {
+fn tail_call(context: &TcContext, headers: Headers, place: u32) {
     if let Some(place) = ARRIVING.get_ptr_mut(0) {
         // SAFETY: this CPU's own entry, which only the tail-called program reads.
         unsafe { place.write(headers) };
     }
     // SAFETY: comes back only if there is no such program.
-    unsafe { FROM_LAN.tail_call(context, protocol as u32) };
+    unsafe { FROM_LAN.tail_call(context, place) };
 }
 
 /// What is done with a datagram to an external port: an answer or a search is translated. Remembers searchers, so that

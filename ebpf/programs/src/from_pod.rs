@@ -1,13 +1,16 @@
 //! tc ingress of a member's host-side veth: traffic from a pod.
 //!
-//! A broadcast to a relayed port, in the pod's network or in the LAN's, goes to the other members, to the LAN with the
+//! A broadcast to a relayed port, in the pod's network or in the LAN's, or to a group, goes to the other members, to the LAN with the
 //! uplink as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN
 //! socket that searched, are translated and leave through the uplink. Everything else passes unchanged.
 //!
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
 //! bytes of stack and its own budget with the verifier.
 
-use abi::{Endpoint, Member, NO_ADDRESS, Protocol, Relay, RelayKey, Sending, Verdict, lan, paths, route};
+use abi::{
+    Address, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Protocol, Relay, RelayKey, Sending, Verdict,
+    is_group, lan, paths, route,
+};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
     count::{count, count_other},
     event::emit_direct,
     format::Format,
-    lan_address, limit,
+    groups, lan_address, limit,
     maps::{FROM_POD, MEMBERS, POD_RELAYS, SENDING, lookup},
     outgoing::Outgoing,
     packet::Packet,
@@ -79,6 +82,7 @@ fn verdict(packet: &Packet, sending: &Sending) -> Verdict {
     let Sending { member, interface, route, protocol, .. } = sending;
     if *route == route::BROADCAST
         && member.lan_address != NO_ADDRESS
+        && !is_group(packet.destination.address) // others hear there than at a broadcast address
         && repeats::is_repeated(packet, *interface)
     {
         return Verdict::Repeated;
@@ -104,6 +108,7 @@ pub fn process<F: Format>(context: &TcContext) -> i32 {
 #[inline(always)]
 fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) -> Option<Sending> {
     let Endpoint { address, port, .. } = packet.destination;
+    let domain = member.domain;
     let sending = |route, protocol, flags, port| Sending {
         headers: packet.headers(),
         member,
@@ -111,29 +116,46 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
         route,
         protocol,
         flags,
+        to: if route == route::BROADCAST { to_all(address, domain, flags) } else { address },
         port,
     };
-    let relay = relay(member.domain, port);
+    let to = relay(domain, port);
     // A host that searched from the port of cameras may still be commanded as a camera only.
     if !broadcast
-        && relay.flags & paths::CAMERAS == 0
-        && let Some((protocol, asked)) = peers::searcher(address, port, member.domain, interface)
+        && to.flags & paths::CAMERAS == 0
+        && let Some((protocol, asked)) = peers::searcher(address, port, domain, interface)
     {
-        return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN, asked));
+        let from = relay(domain, packet.source.port);
+        let symmetric = if from.port == asked { from.flags & paths::SYMMETRIC } else { 0 };
+        return Some(sending(route::ANSWER, protocol, paths::POD_TO_LAN | symmetric, asked));
     }
-    if relay.flags == 0 {
+    if to.flags == 0 {
         return None;
     }
-    let broadcast = broadcast || peers::is_broadcast_of_domain(address, member.domain);
-    if !broadcast && peers::on_lan(address, member.domain) & lan::HOSTS == 0 {
+    let broadcast = broadcast
+        || peers::is_broadcast_of_domain(address, domain)
+        || groups::of_pods(domain, &packet.destination);
+    if !broadcast && peers::on_lan(address, domain) & lan::HOSTS == 0 {
         return None;
     }
-    let Relay { protocol, flags, port, .. } = relay;
+    let symmetric = if packet.source.port == port { to.flags } else { to.flags & !paths::SYMMETRIC };
     Some(if broadcast {
-        sending(route::BROADCAST, protocol, flags, port)
+        sending(route::BROADCAST, to.protocol, symmetric, to.port)
     } else {
-        sending(route::UNICAST, protocol, flags | paths::POD_TO_LAN, port)
+        sending(route::UNICAST, to.protocol, symmetric | paths::POD_TO_LAN, to.port)
     })
+}
+
+/// Where on the LAN a broadcast to `address` goes.
+#[inline(always)]
+fn to_all(address: Address, domain: u16, flags: u16) -> Address {
+    if is_group(address) {
+        address
+    } else if flags & paths::CAMERAS != 0 {
+        LIMITED_BROADCAST
+    } else {
+        peers::uplink(domain).map_or(NO_ADDRESS, |uplink| uplink.broadcast)
+    }
 }
 
 /// What is no UDP datagram that `Packet` reads. One with IP options must not pass by what the domain says of cameras.

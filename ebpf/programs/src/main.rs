@@ -16,6 +16,7 @@ mod fan;
 mod format;
 mod from_lan;
 mod from_pod;
+mod groups;
 mod icmp;
 mod lan_address;
 mod limit;
@@ -51,6 +52,12 @@ pub fn from_pod_described(context: TcContext) -> i32 {
 #[classifier]
 pub fn from_lan(context: TcContext) -> i32 {
     from_lan::run(&context)
+}
+
+/// Tail call of `from_lan` for datagrams to relayed ports.
+#[classifier]
+pub fn from_lan_relayed(context: TcContext) -> i32 {
+    from_lan::relayed(Skb::new(&context))
 }
 
 /// tc egress of an uplink.

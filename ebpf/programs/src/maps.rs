@@ -2,9 +2,9 @@
 
 use abi::{
     Address, AddressRange, Attachment, AttachmentKey, Broadcast, BroadcasterKey, BucketKey, Circuit, Claim,
-    Config, Described, Domain, Endpoint, FlowKey, Followed, Headers, LanAddress, Member, NamespaceKey,
-    Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search, Searcher, SearcherKey, Sending,
-    Share, Snoop, Uplink,
+    Config, Described, Domain, Endpoint, FlowKey, Followed, GroupKey, Headers, LanAddress, Member,
+    NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search, Searcher,
+    SearcherKey, Sending, Share, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -36,6 +36,9 @@ pub static LAN_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0
 /// Relayed UDP ports as pods see them, by domain.
 #[map]
 pub static POD_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);
+/// Groups whose datagrams are relayed as broadcasts are, as the LAN and as pods see them.
+#[map]
+pub static GROUPS: HashMap<GroupKey, u32> = HashMap::pinned(2 * abi::GROUPS, BPF_F_NO_PREALLOC);
 /// Protocols that the configuration describes, from [`abi::DESCRIBED`] on.
 #[map]
 pub static DESCRIPTORS: Array<Described> = Array::pinned(abi::DESCRIPTORS, 0);

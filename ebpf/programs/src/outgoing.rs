@@ -2,8 +2,8 @@
 //! happens to the packet itself.
 
 use abi::{
-    Domain, Endpoint, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP,
-    Uplink, Verdict, hold, paths, route,
+    Domain, Endpoint, Member, NO_ADDRESS, Point, Protocol, RelayKey, Sending, TCP, UDP, Uplink, Verdict,
+    hold, paths, route,
 };
 use wire::Direction;
 
@@ -167,9 +167,7 @@ impl Outgoing {
             self.packet.set_destination(Endpoint { port, ..self.packet.destination });
             return Verdict::Sent;
         }
-        let address =
-            if self.sending.flags & paths::CAMERAS != 0 { LIMITED_BROADCAST } else { uplink.broadcast };
-        let to = Endpoint { address, port, protocol: UDP as u16 };
+        let to = Endpoint { address: self.sending.to, port, protocol: UDP as u16 };
         let verdict = copies::send(&mut self.packet, domain.uplink, uplink.mac, (ends.source, to));
         self.rename::<F>(content, &ends.external, &ends.own);
         verdict
@@ -228,7 +226,10 @@ impl Outgoing {
         if let Some(own) = self.at_lan_address(pod) {
             return Some(own);
         }
-        let Sending { ref member, interface, protocol, .. } = *self.sending;
+        let Sending { ref member, interface, protocol, flags, port, .. } = *self.sending;
+        if flags & paths::SYMMETRIC != 0 {
+            return Some(Endpoint { address: uplink.address, port, ..pod });
+        }
         let holder = Holder { member, interface, uplink: uplink.address };
         ports::external(self.packet.skb, &holder, pod, protocol, hold)
     }

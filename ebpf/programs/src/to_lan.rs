@@ -4,15 +4,15 @@
 //! Access name servers name in them. Searches and beacons that processes on the node broadcast are relayed to the members,
 //! so that a client on the node finds pods.
 
-use abi::{Endpoint, Point, Relay, RelayKey, TCP, Verdict, paths};
+use abi::{LEAVING, Point, Relay, RelayKey, Verdict, is_group, paths};
 use wire::Direction;
 
 use crate::{
     circuits, copies,
     count::{count, count_other},
     event::{Seen, emit},
-    format, icmp,
-    maps::{EXTERNALS, LAN_RELAYS, UPLINKS, contains, lookup},
+    format, groups, icmp,
+    maps::{LAN_RELAYS, UPLINKS, lookup},
     packet::Packet,
     peers,
     skb::{NEXT, Skb},
@@ -20,13 +20,17 @@ use crate::{
 
 #[inline(always)]
 pub fn run(skb: Skb) -> i32 {
+    if skb.mark() == LEAVING {
+        skb.set_mark(0);
+        return NEXT;
+    }
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let Some(mut packet) = Packet::parse(skb) else { return icmp::depart(skb, &uplink) };
-    let of_the_node = packet.source.address == uplink.address;
+    let (to, of_the_node) = (packet.destination.address, packet.source.address == uplink.address);
     match (packet.is_udp(), of_the_node) {
         (false, false) => restore_external(&mut packet),
-        (true, true) if peers::is_broadcast_of_lan(packet.destination.address, &uplink) => {
+        (true, true) if is_group(to) || peers::is_broadcast_of_lan(to, &uplink) => {
             relay_to_pods(&mut packet, interface);
         }
         _ => {}
@@ -43,12 +47,13 @@ fn restore_external(packet: &mut Packet) {
     }
 }
 
-/// Relays a broadcast from the node's address to the members, unless it is a member's on its way out.
+/// Relays a broadcast from the node's address to the members.
 #[inline(always)]
 fn relay_to_pods(packet: &mut Packet, interface: u32) {
-    let key = RelayKey::on_lan(interface, packet.destination.port);
-    let Some(Relay { domain, protocol, flags, port }) = lookup(&LAN_RELAYS, key) else { return };
-    if is_external(&packet.source) || flags & paths::LAN_TO_PODS == 0 {
+    let to = packet.destination;
+    let Some(relay) = lookup(&LAN_RELAYS, RelayKey::on_lan(interface, to.port)) else { return };
+    let Relay { domain, protocol, flags, port } = relay;
+    if groups::foreign_on_lan(interface, &to) || flags & paths::LAN_TO_PODS == 0 {
         return;
     }
     let verdict = match format::inspect(packet, protocol, Direction::Announce) {
@@ -58,11 +63,4 @@ fn relay_to_pods(packet: &mut Packet, interface: u32) {
     count(domain, protocol, verdict);
     let seen = Seen { point: Point::FromNode, member: 0, source: packet.source, domain, protocol, verdict };
     emit(packet, &seen);
-}
-
-/// Whether `source` is an external endpoint, or the external port of a circuit: beacons are sent from these.
-#[inline(always)]
-fn is_external(source: &Endpoint) -> bool {
-    let circuit = Endpoint { protocol: TCP as u16, ..*source };
-    contains(&EXTERNALS, *source) || contains(&EXTERNALS, circuit)
 }

@@ -8,7 +8,13 @@ use super::{
     facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink},
     finding::{Finding, Level},
 };
-use crate::{absent::Absent, cni::conflist::PLUGIN, config::Ports, reserve};
+use crate::{
+    absent::Absent,
+    cni::conflist::PLUGIN,
+    config::{Config, DomainConfig, Ports},
+    protocol::DomainProtocol,
+    reserve,
+};
 
 /// An interface's MTU below which searches of libca (1024 bytes in a datagram) do not fit, with IP and UDP headers.
 const LEAST_MTU: u32 = 1024 + 28;
@@ -36,6 +42,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.extend(addresses(&facts.addresses));
     findings.extend(facts.members.iter().flatten().flat_map(addressed));
     findings.extend(members(&facts.members));
+    findings.extend(groups(&facts.config, &facts.members));
     findings.extend(absent(&facts.absent));
     findings.push(chain(&facts.network));
     findings.push(plugin(facts));
@@ -350,6 +357,27 @@ fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     findings
 }
 
+/// Pods whose announcements by multicast groups name an address that only the cluster knows.
+fn groups(config: &Fact<Config>, members: &Fact<Vec<Member>>) -> Vec<Finding> {
+    let (Ok(config), Ok(members)) = (config, members) else { return vec![] };
+    let of = |domain: &DomainConfig| {
+        let protocols: Vec<_> = domain.protocols.iter().filter_map(DomainProtocol::untranslated).collect();
+        let bare = members.iter().filter(|member| member.domain == domain.name && member.addressed.is_none());
+        let (count, protocols) = (bare.count(), protocols.join(", "));
+        (count > 0 && !protocols.is_empty()).then(|| {
+            ok(
+                "groups",
+                format!(
+                    "domain `{}`: {count} of its pods have no LAN address; what these announce by {protocols} is heard on \
+                     the LAN, but names an address that it may not reach (iocast.io/address gives a pod one)",
+                    domain.name
+                ),
+            )
+        })
+    };
+    config.domains.iter().filter_map(of).collect()
+}
+
 /// Pods that ask for a domain in vain.
 fn absent(absent: &Fact<Vec<Absent>>) -> Vec<Finding> {
     let found = |Absent { namespace, pod, domain, why }: &Absent| {
@@ -452,7 +480,7 @@ mod tests {
     use datapath::firewall::Chain;
 
     use super::*;
-    use crate::{config::Config, uplink::Fault};
+    use crate::uplink::Fault;
 
     fn occupant(name: &str, ours: bool) -> Occupant {
         Occupant { name: name.into(), ours }
@@ -503,6 +531,7 @@ mod tests {
             conflicts: Ok(vec![]),
             addresses: Ok(vec![]),
             members: Ok(vec![Member {
+                domain: "bl07".into(),
                 pod: "bl07/ioc-a".into(),
                 veth: Some(("veth1".into(), 1450, true)),
                 has_broadcast: true,
@@ -544,8 +573,13 @@ mod tests {
 
     fn change_member(facts: &mut Facts, veth: Option<(&str, u32, bool)>) {
         let veth = veth.map(|(name, mtu, attached)| (name.to_owned(), mtu, attached));
-        facts.members =
-            Ok(vec![Member { pod: "bl07/ioc-a".into(), veth, has_broadcast: true, addressed: None }]);
+        facts.members = Ok(vec![Member {
+            domain: "bl07".into(),
+            pod: "bl07/ioc-a".into(),
+            veth,
+            has_broadcast: true,
+            addressed: None,
+        }]);
     }
 
     #[test]
@@ -733,6 +767,24 @@ mod tests {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
         complains(silent, Level::Warn, "members", "delete the pod to have it recreated");
+    }
+
+    #[test]
+    fn pods_that_announce_an_address_of_the_clusters_are_counted() {
+        let found = |text: &str| {
+            let mut facts = healthy();
+            facts.config = Ok(Config::parse(&format!("[domain.bl07]\nuplink = \"eth0\"\n{text}")).unwrap());
+            diagnose(&facts)
+                .into_iter()
+                .find(|finding| finding.check == "groups")
+                .map(|finding| finding.found)
+        };
+        let said = found("protocols = [\"ca\", \"mdns\", \"ssdp\"]").unwrap();
+        assert!(
+            said.contains("1 of its pods have no LAN address") && said.contains("by mdns, ssdp"),
+            "{said}"
+        );
+        assert_eq!(found("protocols = [\"pva\", \"bacnet\"]\ngroups = { 5076 = \"239.1.1.1\" }"), None);
     }
 
     #[test]

@@ -132,6 +132,7 @@ pub(super) struct Network {
 /// A member pod.
 #[derive(Debug)]
 pub(super) struct Member {
+    pub(super) domain: String,
     /// `namespace/name`.
     pub(super) pod: String,
     /// Its host-side veth and whether `from_pod` is attached; `None` if it is gone.
@@ -273,7 +274,7 @@ fn rp_filter(device: &str) -> Fact<u8> {
 }
 
 fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
-    let mut found = vec![];
+    let (mut found, domains) = (vec![], state.domains()?);
     let mut node = NodePorts::default();
     for (_, attachment) in state.attachments()? {
         let device = link::by_index(attachment.member)?;
@@ -286,7 +287,15 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
             None => None,
         };
         let pod = printable(&format!("{}/{}", abi::text(&attachment.namespace), abi::text(&attachment.pod)));
-        found.push(Member { pod, veth, has_broadcast: !lacks_broadcast(state, &attachment), addressed });
+        let domain = domains.iter().find(|(number, _)| *number == attachment.domain);
+        let domain = domain.map(|(_, domain)| abi::text(&domain.name).to_owned()).unwrap_or_default();
+        found.push(Member {
+            domain,
+            pod,
+            veth,
+            has_broadcast: !lacks_broadcast(state, &attachment),
+            addressed,
+        });
     }
     Ok(found)
 }

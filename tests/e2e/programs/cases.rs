@@ -1,12 +1,12 @@
 //! The cases: what there is, a packet, and what becomes of it.
 
-use abi::{FanMark, LIMITED_BROADCAST, Protocol, Verdict};
+use abi::{FanMark, LEAVING, LIMITED_BROADCAST, Protocol, Verdict};
 use lab::ca::{message, reply, search};
 
 use super::{
     circuits,
     frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
-    icmp, lan_address,
+    groups, icmp, lan_address,
     rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
 };
 
@@ -57,7 +57,7 @@ pub(crate) enum Where {
 pub(crate) struct Run {
     pub(crate) program: &'static str,
     pub(crate) interface: &'static str,
-    pub(crate) mark: Option<FanMark>,
+    pub(crate) mark: u32,
     pub(crate) packet: Frame,
 }
 
@@ -105,17 +105,17 @@ pub(crate) struct Case {
 }
 
 pub(super) fn from_lan(packet: Frame) -> Run {
-    Run { program: abi::names::FROM_LAN, interface: "eth0", mark: None, packet }
+    Run { program: abi::names::FROM_LAN, interface: "eth0", mark: 0, packet }
 }
 
 pub(super) fn to_lan(packet: Frame) -> Run {
-    Run { program: abi::names::TO_LAN, interface: "eth0", mark: None, packet }
+    Run { program: abi::names::TO_LAN, interface: "eth0", mark: 0, packet }
 }
 
 pub(super) fn from_pod(packet: Frame) -> Run {
     let in_its_network = packet.is_to(POD_BROADCAST) || packet.is_to(LIMITED_BROADCAST);
     let packet = if in_its_network { packet.mac_to(BROADCAST) } else { packet };
-    Run { program: abi::names::FROM_POD, interface: "pod-a", mark: None, packet }
+    Run { program: abi::names::FROM_POD, interface: "pod-a", mark: 0, packet }
 }
 
 pub(super) fn from_pod_b(packet: Frame) -> Run {
@@ -124,7 +124,7 @@ pub(super) fn from_pod_b(packet: Frame) -> Run {
 
 /// The fan, with so many places left to visit from `slot` on.
 pub(super) fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
-    let mark = Some(FanMark { domain: 0, remaining, slot });
+    let mark = FanMark { domain: 0, remaining, slot }.pack();
     Run { program: abi::names::FAN, interface: "iocast-fan", mark, packet }
 }
 
@@ -227,6 +227,7 @@ pub(crate) fn cases() -> Vec<Case> {
         circuits::of_name_servers(),
         icmp::cases(),
         lan_address::cases(),
+        groups::cases(),
         fans(),
     ];
     groups.concat()
@@ -692,11 +693,7 @@ fn to_the_lan() -> Vec<Case> {
             .ca(&[Relayed]),
         Case::new("noise of a process of the node", to_lan(udp("172.23.0.10:40000", LAN, b"noise")))
             .ca(&[Malformed]),
-        Case::new("a pod's search on its way out", ask(EXTERNAL)).after([from_pod(udp(
-            IOC,
-            PODS,
-            &search(&["A:NAME"]),
-        ))]),
+        Case::new("a pod's search on its way out", Run { mark: LEAVING, ..ask(EXTERNAL) }),
         Case::new(
             "a datagram of the node to a server",
             to_lan(udp("172.23.0.10:40000", SERVER, &search(&["A:NAME"]))),
@@ -754,7 +751,7 @@ fn fans() -> Vec<Case> {
         Case::new("a copy that nobody listens for", fan(2, 0, to_nobody.clone())).becomes(DROP, to_nobody),
         Case::new("a copy for the one that sent it only", fan(1, 1, asked(OTHER)))
             .becomes(DROP, asked(OTHER)),
-        Case::new("what is not the fan's", Run { mark: None, ..fan(1, 0, asked(CLIENT)) })
+        Case::new("what is not the fan's", Run { mark: 0, ..fan(1, 0, asked(CLIENT)) })
             .becomes(DROP, asked(CLIENT)),
     ]
 }

@@ -322,7 +322,7 @@ fn fans() -> Vec<Case> {
 /// At the bridge, on the way to a pod.
 fn redirects() -> Vec<Case> {
     let case = |name, packet: Frame| {
-        held(name, Run { program: abi::names::TO_BRIDGE, interface: "pod-b", mark: None, packet })
+        held(name, Run { program: abi::names::TO_BRIDGE, interface: "pod-b", mark: 0, packet })
     };
     let redirect = |to: &str| {
         icmp("10.244.1.1:0", "10.244.1.3:0", (5, 1), &tcp("10.244.1.3:40000", to, SYN, 1, &[]), 28)

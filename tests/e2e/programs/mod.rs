@@ -5,6 +5,7 @@ mod attach;
 mod cases;
 mod circuits;
 pub(crate) mod frame;
+mod groups;
 mod icmp;
 mod lan_address;
 pub(crate) mod rig;

@@ -5,7 +5,8 @@
 //!   172.23.0.10 eth0 ----- lan                     pod-a 10.244.1.2    pod-b 10.244.1.3
 //!                                                  both with sockets on 5064 and 5076, and on 7064
 //!                                                  the one at its own address, the other at 10.244.1.255;
-//!                                                  pod-a with one on TCP port 5075, too
+//!                                                  pod-a with one on TCP port 5075, too; on 5353 one at any
+//!                                                  address, the other at 224.0.0.251
 //! ```
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 use abi::{
-    Attachment, AttachmentKey, Config, Described, Domain, FanMark, Member, Protocol, Relay, RelayKey,
+    Attachment, AttachmentKey, Config, Described, Domain, GroupKey, Member, Protocol, Relay, RelayKey,
     Verdict, paths,
 };
 use aya::{
@@ -38,9 +39,11 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The uplink's MAC address, and those of the pods' host-side veths.
 pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
 pub(crate) const POD_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 2, 0], [2, 0, 0, 0, 2, 1]];
-/// Pods, their addresses, and their sockets on 7064.
-const PODS: [(&str, &str, &str); 2] =
-    [("pod-a", "10.244.1.2", "10.244.1.2:7064"), ("pod-b", "10.244.1.3", "10.244.1.255:7064")];
+/// Pods, their addresses, and their sockets on 7064 and 5353.
+const PODS: [(&str, &str, &str, &str); 2] = [
+    ("pod-a", "10.244.1.2", "10.244.1.2:7064", "0.0.0.0:5353"),
+    ("pod-b", "10.244.1.3", "10.244.1.255:7064", "224.0.0.251:5353"),
+];
 const UPLINK: [u8; 4] = [172, 23, 0, 10];
 const NETWORK: [u8; 4] = [172, 23, 0, 0];
 const UPLINK_BROADCAST: [u8; 4] = [172, 23, 0, 255];
@@ -60,6 +63,14 @@ const RELAYS: &[(u16, u16, Protocol, u16)] = &[
     (5076, 5076, Protocol::Pva, paths::SEARCH),
     (7064, 8064, Protocol::Ca, paths::SEARCH),
     (3956, 3956, Protocol::Gvcp, paths::SEARCH | paths::CAMERAS),
+    (5353, 5353, Protocol::Described2, paths::SEARCH | paths::SYMMETRIC),
+];
+/// Groups, and the ports at which they are relayed: in pods, on the LAN.
+const GROUPS: &[([u8; 4], u16, u16)] = &[
+    ([224, 0, 0, 251], 5353, 5353),
+    ([239, 129, 2, 3], 5064, 5064),
+    ([239, 129, 2, 3], 5076, 5076),
+    ([239, 129, 2, 3], 7064, 8064),
 ];
 /// Copies are there at once; this is for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -95,10 +106,10 @@ impl Rig {
         sandbox.sh(NODE, "sysctl -q -w net.ipv4.ip_forward=1")?;
         sandbox.sh(NODE, "ip link set eth0 address 02:00:00:00:00:01")?; // whom frames are for
         let mut sockets = vec![];
-        for (pod, address, at_7064) in PODS {
+        for (pod, address, at_7064, at_5353) in PODS {
             add_pair(&sandbox, pod, pod)?;
             sandbox.sh(pod, &format!("ip address add {address}/24 broadcast + dev eth0"))?;
-            for socket in ["0.0.0.0:5064", "0.0.0.0:5076", at_7064] {
+            for socket in ["0.0.0.0:5064", "0.0.0.0:5076", at_7064, at_5353] {
                 sockets.push(Socket::bind(&sandbox, pod, socket)?);
             }
         }
@@ -179,7 +190,11 @@ fn fill(state: &mut State, setup: &Setup) {
         };
         RELAYS.iter().map(relay).collect::<Vec<_>>()
     };
-    state.set_described(&[described()]).unwrap();
+    let groups = GROUPS.iter().flat_map(|&(group, in_pods, on_lan)| {
+        [GroupKey::of_pods(0, group, in_pods), GroupKey::on_lan(uplink, group, on_lan)]
+    });
+    state.set_groups(&groups.collect::<Vec<_>>()).unwrap();
+    state.set_described(&[described(), anything()]).unwrap();
     state.set_relays(&relays(uplink, true), &relays(0, false)).unwrap();
     for (key, attachment) in state.attachments().unwrap() {
         state.leave(&key, &attachment).unwrap();
@@ -211,6 +226,12 @@ fn described() -> Described {
     let mut fields = [Field::NONE; FIELDS];
     fields[..2].copy_from_slice(&[field(kind::ADDRESS, 4), field(kind::PORT, 8)]);
     Described { descriptor: Descriptor { must, search: 0, fields }, name: abi::field("recsync").unwrap() }
+}
+
+/// A protocol of any bytes, in which everybody asks.
+fn anything() -> Described {
+    let descriptor = Descriptor { must: Bytes::ANY, search: 1, fields: [Field::NONE; FIELDS] };
+    Described { descriptor, name: abi::field("mdns").unwrap() }
 }
 
 fn set_fan(state: &mut State, fan: u32) {
@@ -308,8 +329,7 @@ fn test_run(run: &Run) -> (i32, u32, Vec<u8>) {
     let pin = pin_directory(Path::new(BPFFS)).join("programs").join(run.program);
     let program = SchedClassifier::from_pin(pin).unwrap();
     let (mut context, mut after) = ([0; CONTEXT], [0; 512]);
-    let mark = run.mark.map_or(0, FanMark::pack);
-    context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+    context[MARK..MARK + 4].copy_from_slice(&run.mark.to_ne_bytes());
     context[CONTEXT - 4..].copy_from_slice(&index(run.interface).to_ne_bytes());
     let (packet, mut out) = (run.packet.bytes(), vec![0; 4096]);
     let mut options = TestRunOptions::new();

@@ -7,6 +7,7 @@ mod addresses;
 mod configured;
 mod counters;
 mod externals;
+mod groups;
 mod members;
 
 pub use counters::Counter;
@@ -21,8 +22,8 @@ use std::{
 };
 
 use abi::{
-    Address, AddressRange, Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, LanAddress,
-    Member, NamespaceKey, Owner, Relay, RelayKey, Rival, Share, Uplink,
+    Address, AddressRange, Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, GroupKey,
+    LanAddress, Member, NamespaceKey, Owner, Relay, RelayKey, Rival, Share, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
@@ -60,6 +61,8 @@ pub struct State {
     lan_relays: HashMap<MapData, RelayKey, Relay>,
     pod_relays: HashMap<MapData, RelayKey, Relay>,
     descriptors: Array<MapData, Described>,
+    // groups
+    groups: HashMap<MapData, GroupKey, u32>,
     // addresses
     address_ranges: HashMap<MapData, AddressRange, u32>,
     lan_addresses: HashMap<MapData, Address, LanAddress>,
@@ -94,6 +97,7 @@ impl State {
             lan_relays: hash(&maps, "LAN_RELAYS")?,
             pod_relays: hash(&maps, "POD_RELAYS")?,
             descriptors: array(&maps, "DESCRIPTORS")?,
+            groups: hash(&maps, "GROUPS")?,
             address_ranges: hash(&maps, "ADDRESS_RANGES")?,
             lan_addresses: hash(&maps, "LAN_ADDRESSES")?,
             rivals: typed(&maps, "RIVALS", Map::LruHashMap)?,

@@ -26,11 +26,8 @@ impl Format for Ca {
             bpf_loop(ca::MAX_MESSAGES, read_message as *mut c_void, pointer.cast(), 0);
             pointer.read()
         };
-        if scan.sound && scan.chain.finish(direction).is_ok() {
-            Ok(scan.content)
-        } else {
-            Err(Verdict::Malformed)
-        }
+        let content = scan.content.read();
+        if scan.sound && scan.chain.finish(direction).is_ok() { Ok(content) } else { Err(Verdict::Malformed) }
     }
 
     #[inline(always)]

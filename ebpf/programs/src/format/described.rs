@@ -35,7 +35,8 @@ impl Format for Described {
             bpf_loop(wire::data::FIELDS as u32, read_field as *mut c_void, pointer.cast(), 0);
             pointer.read()
         };
-        if scan.sound { Ok(scan.content) } else { Err(Verdict::Malformed) }
+        let content = scan.content.read();
+        if scan.sound { Ok(content) } else { Err(Verdict::Malformed) }
     }
 
     #[inline(always)]

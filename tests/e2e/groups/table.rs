@@ -54,7 +54,7 @@ fn try_all(topology: Topology) -> Result<Tried> {
     ))?;
     let addressed = lab.pod_at(0, "addressed", Some(ADDRESS))?;
     let (plain, remote) = (lab.pod_on(0, "plain")?, lab.pod_on(1, "remote")?);
-    let places = vec![
+    let places = [
         Place::new(&addressed.netns, &addressed.address, ADDRESS, "172.23.0.10"),
         Place::new(&plain.netns, &plain.address, &plain.address, "172.23.0.10"),
         Place::new(NATIVE, "172.23.0.3", "172.23.0.3", "172.23.0.3"),

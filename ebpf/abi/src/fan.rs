@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_foreign_mark_is_no_state() {
         assert_eq!(FanMark::unpack(0), None);
-        assert_eq!(FanMark::unpack(super::LEAVING), None);
+        assert_eq!(FanMark::unpack(LEAVING), None);
         assert_eq!(FanMark::unpack(0x4000), None); // kube-proxy's masquerade mark
     }
 }

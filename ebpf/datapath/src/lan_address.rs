@@ -93,11 +93,17 @@ pub fn probe(state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
             arp::probe(&lan.uplink, address)?;
         }
         sleep(PAUSE);
-        if let Some(rival) = state.rival(address.octets())?.filter(|rival| prevails(rival, &lan.uplink)) {
-            return Err(Error::AddressInUse { address, mac: rival.mac });
-        }
+        check_rival(state, &lan, address)?;
     }
     Ok(lan)
+}
+
+/// An error if another host has shown since the rival was forgotten that `address` is its own.
+fn check_rival(state: &State, lan: &Lan, address: Ipv4Addr) -> Result<()> {
+    match state.rival(address.octets())?.filter(|rival| prevails(rival, &lan.uplink)) {
+        Some(Rival { mac, .. }) => Err(Error::AddressInUse { address, mac }),
+        None => Ok(()),
+    }
 }
 
 /// Whether another host has the address, or is to have it: of two nodes that look for it at the same time, the one with the
@@ -107,10 +113,13 @@ fn prevails(rival: &Rival, uplink: &Link) -> bool {
 }
 
 /// Makes the address that the member behind `veth` has reserved its own: the node answers for it, sends what comes for it to
-/// the pod, and tells the LAN. The pod has the address already.
+/// the pod, and tells the LAN. The pod has the address already. An error if a host has answered the [`probe`] late.
 pub fn hold(bpffs: &Path, state: &mut State, lan: &Lan, veth: &Link, address: Ipv4Addr) -> Result<()> {
     let _lock = state.lock()?;
     let entry = held(state, veth.index, address.octets())?.ok_or(Error::AddressGone { address })?;
+    if entry.standing != standing::TAKEN {
+        check_rival(state, lan, address)?;
+    }
     state.set_lan_address(address.octets(), entry)?;
     set_route(bpffs, lan, veth, address)?;
     arp::announce(&lan.uplink, address, entry.standing == standing::TAKEN)

@@ -132,7 +132,7 @@ fn held(state: &State, interface: u32, address: abi::Address) -> Result<Option<L
         return Ok(Some(LanAddress { member: interface, generation, ..taken }));
     }
     let entry = state.lan_address(address)?;
-    let own = entry.filter(|entry| (entry.member, entry.generation) == (interface, generation));
+    let own = entry.filter(|entry| entry.is_of(interface, generation));
     Ok(own.map(|entry| match entry.standing {
         standing::RESERVED => LanAddress { standing: standing::HELD, ..entry },
         _ => entry,
@@ -159,9 +159,8 @@ pub fn bridge_of(device: &Link) -> Result<Option<Link>> {
 
 /// Releases the address that a member has, or has reserved. The caller holds the lock.
 pub(crate) fn release(state: &mut State, attachment: &Attachment) -> Result<()> {
-    let whose = (attachment.member, attachment.generation);
     for (address, entry) in state.lan_addresses()? {
-        if (entry.member, entry.generation) == whose {
+        if entry.is_of(attachment.member, attachment.generation) {
             route::remove_route(address.into())?;
             state.remove_lan_address(address)?;
             state.forget_rival(address)?;
@@ -179,6 +178,11 @@ fn awaited(state: &State, address: abi::Address) -> Result<Option<LanAddress>> {
 /// Whether an entry is of an address that waits for its pod at the time `now`, in [`seconds`].
 pub fn is_awaited(entry: &LanAddress, now: u32) -> bool {
     entry.standing == standing::TAKEN && entry.member == 0 && now.saturating_sub(entry.since) < TAKEN
+}
+
+/// Whether an entry is of an address that an admin took so long ago, at the time `now`, that it is held as any other.
+pub fn is_settled(entry: &LanAddress, now: u32) -> bool {
+    entry.standing == standing::TAKEN && entry.member != 0 && now.saturating_sub(entry.since) >= TAKEN
 }
 
 fn now() -> Result<u32> {
@@ -212,5 +216,13 @@ mod tests {
         assert!(is_awaited(&entry, 699) && !is_awaited(&entry, 700));
         assert!(!is_awaited(&LanAddress { member: 7, ..entry }, 100));
         assert!(!is_awaited(&LanAddress { standing: standing::RESERVED, ..entry }, 100));
+    }
+
+    #[test]
+    fn what_an_admin_took_for_a_pod_that_is_here_is_settled_after_a_while() {
+        let entry = LanAddress { member: 7, generation: 3, since: 100, domain: 0, standing: standing::TAKEN };
+        assert!(!is_settled(&entry, 699) && is_settled(&entry, 700));
+        assert!(!is_settled(&LanAddress { member: 0, ..entry }, 700), "it waited for its pod in vain");
+        assert!(!is_settled(&LanAddress { standing: standing::LOST, ..entry }, 700));
     }
 }

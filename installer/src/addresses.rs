@@ -11,7 +11,9 @@ use std::{
 
 use abi::{LanAddress, rival, seconds, standing, text};
 use datapath::{
-    State, arp, kernel_clock,
+    State,
+    arp::Sender,
+    kernel_clock,
     lan_address::{self, Lan, bridge_of, is_awaited, is_settled},
     link,
     printable::{mac, printable},
@@ -310,6 +312,7 @@ struct Asked {
 #[derive(Debug)]
 pub(crate) struct Addresses {
     bpffs: PathBuf,
+    sender: Sender,
     /// What the uplinks were that carried something, by domain.
     bearings: HashMap<u16, Bearing>,
     /// The addresses that the last pass has asked for.
@@ -327,6 +330,7 @@ impl Addresses {
     pub(crate) fn new(bpffs: &Path) -> datapath::Result<Self> {
         Ok(Self {
             bpffs: bpffs.into(),
+            sender: Sender::default(),
             bearings: HashMap::new(),
             asked: HashMap::new(),
             lost: vec![],
@@ -398,7 +402,9 @@ impl Addresses {
             self.asked.insert(sight.address, Asked { times: times + 1, since });
         }
         let lan = scene.views.get(&entry.domain).map(|view| &view.lan);
-        steps.into_iter().try_for_each(|step| take(&self.bpffs, state, sight.address, entry, lan, step))
+        steps
+            .into_iter()
+            .try_for_each(|step| take(&self.sender, &self.bpffs, state, sight.address, entry, lan, step))
     }
 
     /// Counts claims of other hosts since the last pass. What has been lost is not counted any more.
@@ -431,6 +437,7 @@ fn settle(state: &mut State) -> datapath::Result<()> {
 
 /// Takes a step. The caller holds the lock.
 fn take(
+    sender: &Sender,
     bpffs: &Path,
     state: &mut State,
     address: Ipv4Addr,
@@ -454,8 +461,10 @@ fn take(
             Some(veth) => lan_address::set_route(bpffs, lan, &veth, address),
             None => Ok(()), // gone meanwhile
         },
-        (Step::Ask, Some(lan)) => arp::probe(&lan.uplink, address),
-        (Step::Announce, Some(lan)) => arp::announce(&lan.uplink, address, entry.standing == standing::TAKEN),
+        (Step::Ask, Some(lan)) => sender.probe(&lan.uplink, address),
+        (Step::Announce, Some(lan)) => {
+            sender.announce(&lan.uplink, address, entry.standing == standing::TAKEN)
+        }
         (Step::Route | Step::Ask | Step::Announce, None) => Ok(()), // not without a LAN
     }
 }

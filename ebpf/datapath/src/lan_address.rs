@@ -11,7 +11,9 @@ use std::{
 use abi::{Attachment, LanAddress, Member, Rival, lan, rival, seconds, standing};
 
 use crate::{
-    Error, Hook, Result, State, arp, attach, is_attached, kernel_clock,
+    Error, Hook, Result, State,
+    arp::Sender,
+    attach, is_attached, kernel_clock,
     link::{self, Link},
     route,
 };
@@ -79,7 +81,7 @@ pub(crate) fn reserve(state: &mut State, interface: u32, member: &Member) -> Res
 /// Asks the LAN whether another host has `address`, for less than half a second, and returns that LAN; an error that names
 /// the host that has it. It is not asked about an address that an admin has taken to this node. The caller does not hold the
 /// lock.
-pub fn probe(state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
+pub fn probe(sender: &Sender, state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
     let domain = state.member(veth.index)?.ok_or(Error::AddressGone { address })?.domain;
     let lan = Lan::of(state, domain)?;
     if awaited(state, address.octets())?.is_some() {
@@ -90,7 +92,7 @@ pub fn probe(state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
     let mut due = PROBES.into_iter().peekable();
     while begin.elapsed() < PATIENCE {
         if due.next_if(|due| *due <= begin.elapsed()).is_some() {
-            arp::probe(&lan.uplink, address)?;
+            sender.probe(&lan.uplink, address)?;
         }
         sleep(PAUSE);
         check_rival(state, &lan, address)?;
@@ -114,7 +116,14 @@ fn prevails(rival: &Rival, uplink: &Link) -> bool {
 
 /// Makes the address that the member behind `veth` has reserved its own: the node answers for it, sends what comes for it to
 /// the pod, and tells the LAN. The pod has the address already. An error if a host has answered the [`probe`] late.
-pub fn hold(bpffs: &Path, state: &mut State, lan: &Lan, veth: &Link, address: Ipv4Addr) -> Result<()> {
+pub fn hold(
+    sender: &Sender,
+    bpffs: &Path,
+    state: &mut State,
+    lan: &Lan,
+    veth: &Link,
+    address: Ipv4Addr,
+) -> Result<()> {
     let _lock = state.lock()?;
     let entry = held(state, veth.index, address.octets())?.ok_or(Error::AddressGone { address })?;
     if entry.standing != standing::TAKEN {
@@ -122,7 +131,7 @@ pub fn hold(bpffs: &Path, state: &mut State, lan: &Lan, veth: &Link, address: Ip
     }
     state.set_lan_address(address.octets(), entry)?;
     set_route(bpffs, lan, veth, address)?;
-    arp::announce(&lan.uplink, address, entry.standing == standing::TAKEN)
+    sender.announce(&lan.uplink, address, entry.standing == standing::TAKEN)
 }
 
 /// The entry by which the member behind a veth has its address; `None` if that is another's.

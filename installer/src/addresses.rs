@@ -11,8 +11,10 @@ use std::{
 
 use abi::{LanAddress, rival, seconds, standing, text};
 use datapath::{
-    State, arp, kernel_clock,
-    lan_address::{self, Lan, bridge_of, is_awaited},
+    State,
+    arp::Sender,
+    kernel_clock,
+    lan_address::{self, Lan, bridge_of, is_awaited, is_settled},
     link,
     printable::{mac, printable},
     route::{self, Route},
@@ -22,8 +24,10 @@ use membership::address;
 /// How long a host that claimed an address must have been silent before it counts as gone, and before the node asks for an
 /// address that it has lost.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long an answer to that question may take, with the time to the next pass.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How many passes in a row ask for a lost address before it is taken back: a question, or its answer, may be lost.
+const QUESTIONS: u32 = 3;
+/// How long an address may be reserved: its pod starts in less.
+const START: Duration = Duration::from_secs(10);
 
 /// The names of standings.
 pub(crate) const STANDINGS: [(u16, &str); 4] = [
@@ -44,14 +48,19 @@ struct Rival {
     mac: [u8; 6],
     /// How long ago it did so last.
     age: Duration,
+    /// Whether an admin took the address to it.
+    has_overruled: bool,
 }
 
 impl Rival {
     /// The one that `address` has; `None` if there is none, or it only asked whether anybody has the address.
     fn of(state: &State, address: Ipv4Addr, now: Duration) -> datapath::Result<Option<Self>> {
         let found = state.rival(address.octets())?.filter(|found| found.flags & rival::PROBES == 0);
-        Ok(found
-            .map(|found| Self { mac: found.mac, age: now.saturating_sub(Duration::from_nanos(found.seen)) }))
+        Ok(found.map(|found| Self {
+            mac: found.mac,
+            age: now.saturating_sub(Duration::from_nanos(found.seen)),
+            has_overruled: found.flags & rival::OVERRULED != 0,
+        }))
     }
 }
 
@@ -60,6 +69,8 @@ impl Rival {
 struct Sight {
     address: Ipv4Addr,
     standing: u16,
+    /// How long ago it was reserved, or taken.
+    age: Duration,
     /// The member that has it; `None` if that is gone, or has not come yet.
     pod: Option<String>,
     /// Whether an admin has taken it to this node before its pod comes.
@@ -73,8 +84,10 @@ struct Sight {
     /// Whether the LAN may not know where it is: the uplink is another, or has come back.
     is_news: bool,
     rival: Option<Rival>,
-    /// How long ago the node asked whether the host that it lost the address to still has it.
-    asked: Option<Duration>,
+    /// How many passes before this one, in a row, have asked whether another host has it.
+    asked: u32,
+    /// Whether another host has claimed it since the first of them.
+    is_answered: bool,
 }
 
 /// What counts of a route.
@@ -119,24 +132,25 @@ impl Sight {
     fn steps_of_held(&self) -> Vec<Step> {
         let mut steps: Vec<_> =
             self.wanted.filter(|way| self.route != Some(*way)).map(|_| Step::Route).into_iter().collect();
-        if self.is_news && self.wanted.is_some() {
-            steps.extend([Step::Ask, Step::Announce]);
-        }
+        steps.extend(self.wanted.and_then(|_| self.telling()));
         steps
+    }
+
+    /// What the LAN has to be told, after it was asked: what another host claims meanwhile is the programs' to decide.
+    fn telling(&self) -> Option<Step> {
+        match (self.is_news, self.asked > 0 && !self.is_answered) {
+            _ if self.outside.is_some() => None,
+            (true, _) => Some(Step::Ask),
+            (false, is_free) => is_free.then_some(Step::Announce),
+        }
     }
 
     /// Without a route, until the other host is gone.
     fn steps_of_lost(&self) -> Vec<Step> {
-        let is_answered = |asked| self.rival.is_some_and(|rival| rival.age <= asked);
-        match (self.wanted, self.asked) {
-            (Some(_), Some(asked)) if asked < ANSWER && !is_answered(asked) => {
-                vec![Step::Hold, Step::Route, Step::Announce]
-            }
-            (Some(_), asked) if !self.is_contested() && asked.is_none_or(|asked| asked >= ANSWER) => {
-                vec![Step::Ask]
-            }
-            _ => self.route.map(|_| Step::Withdraw).into_iter().collect(),
+        if self.wanted.is_none() || self.is_contested() || self.is_answered {
+            return self.route.map(|_| Step::Withdraw).into_iter().collect();
         }
+        if self.asked < QUESTIONS { vec![Step::Ask] } else { vec![Step::Hold, Step::Route, Step::Announce] }
     }
 
     /// Whether another host claims it, too.
@@ -156,6 +170,20 @@ impl Sight {
         let address = self.address;
         let host =
             self.rival.map_or_else(|| "another host".into(), |rival| format!("the host {}", mac(rival.mac)));
+        if self.standing == standing::RESERVED {
+            return (self.age >= START).then(|| {
+                format!(
+                    "{pod} has not got its address {address}: its start was interrupted; delete the pod to have it created \
+                     anew"
+                )
+            });
+        }
+        if self.standing == standing::LOST && self.rival.is_some_and(|rival| rival.has_overruled) {
+            return Some(format!(
+                "{pod} has lost its address {address}, which an admin took to another node, {host}: delete the pod if it \
+                 runs there; if it is to have the address here: iocast-node take {address}"
+            ));
+        }
         if self.standing == standing::LOST {
             return Some(format!(
                 "{pod} has lost its address {address} to {host}, which the LAN reaches instead: give one of them another \
@@ -239,6 +267,7 @@ impl Scene {
 
     /// An address as it is, without what only the agent remembers.
     fn sight(&self, state: &State, address: Ipv4Addr, entry: &LanAddress) -> datapath::Result<Sight> {
+        let now = seconds(self.now.as_nanos() as u64);
         let view = self.views.get(&entry.domain);
         let bearing = view.and_then(|view| view.bearing.as_ref());
         let is_current =
@@ -257,26 +286,37 @@ impl Scene {
         Ok(Sight {
             address,
             standing: entry.standing,
+            age: Duration::from_secs(now.saturating_sub(entry.since).into()),
             pod,
-            is_awaited: is_awaited(entry, seconds(self.now.as_nanos() as u64)),
+            is_awaited: is_awaited(entry, now),
             outside: lan.and_then(|view| address::outside(&view.addresses, &view.lan.uplink.name, address)),
             wanted,
             route: route.map(|route| Way { device: route.device, source: route.source }),
             is_news: false,
             rival: Rival::of(state, address, self.now)?,
-            asked: None,
+            asked: 0,
+            is_answered: false,
         })
     }
+}
+
+/// Questions to the LAN about an address, by passes in a row.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    times: u32,
+    /// When the first one was.
+    since: Duration,
 }
 
 /// What the agent remembers from pass to pass.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     bpffs: PathBuf,
+    sender: Sender,
     /// What the uplinks were that carried something, by domain.
     bearings: HashMap<u16, Bearing>,
-    /// When the node asked for addresses that it has lost.
-    asked: HashMap<Ipv4Addr, Duration>,
+    /// The addresses that the last pass has asked for.
+    asked: HashMap<Ipv4Addr, Asked>,
     /// Addresses that were lost already.
     lost: Vec<Ipv4Addr>,
     /// When the last pass was.
@@ -290,6 +330,7 @@ impl Addresses {
     pub(crate) fn new(bpffs: &Path) -> datapath::Result<Self> {
         Ok(Self {
             bpffs: bpffs.into(),
+            sender: Sender::default(),
             bearings: HashMap::new(),
             asked: HashMap::new(),
             lost: vec![],
@@ -310,6 +351,7 @@ impl Addresses {
             return Ok(vec![]);
         }
         let _lock = state.lock()?; // nobody gives or releases an address meanwhile
+        settle(state)?;
         let scene = Scene::look(state)?;
         let mut problems = vec![];
         let is_leaked =
@@ -333,9 +375,14 @@ impl Addresses {
     /// Adds what the agent remembers to what it sees of an address.
     fn recall(&self, scene: &Scene, domain: u16, sight: Sight) -> Sight {
         let bearing = scene.views.get(&domain).and_then(|view| view.bearing.as_ref());
+        let asked = self.asked.get(&sight.address);
+        let claims_after = |asked: &Asked| {
+            sight.rival.is_some_and(|rival| rival.age <= scene.now.saturating_sub(asked.since))
+        };
         Sight {
             is_news: bearing.is_some() && self.bearings.get(&domain) != bearing,
-            asked: self.asked.get(&sight.address).map(|asked| scene.now.saturating_sub(*asked)),
+            asked: asked.map_or(0, |asked| asked.times),
+            is_answered: asked.is_some_and(claims_after),
             ..sight
         }
     }
@@ -349,13 +396,15 @@ impl Addresses {
         sight: &Sight,
     ) -> datapath::Result<()> {
         let steps = sight.steps();
-        if sight.standing == standing::LOST && steps.contains(&Step::Ask) {
-            self.asked.insert(sight.address, scene.now);
-        } else {
-            self.asked.remove(&sight.address);
+        let before = self.asked.remove(&sight.address);
+        if steps.contains(&Step::Ask) {
+            let Asked { times, since } = before.unwrap_or(Asked { times: 0, since: scene.now });
+            self.asked.insert(sight.address, Asked { times: times + 1, since });
         }
         let lan = scene.views.get(&entry.domain).map(|view| &view.lan);
-        steps.into_iter().try_for_each(|step| take(&self.bpffs, state, sight.address, entry, lan, step))
+        steps
+            .into_iter()
+            .try_for_each(|step| take(&self.sender, &self.bpffs, state, sight.address, entry, lan, step))
     }
 
     /// Counts claims of other hosts since the last pass. What has been lost is not counted any more.
@@ -375,8 +424,20 @@ impl Addresses {
     }
 }
 
+/// Holds what an admin took a while ago as any other address, so that it overrules nobody any more. The caller holds the lock.
+fn settle(state: &mut State) -> datapath::Result<()> {
+    let now = seconds(kernel_clock()?.as_nanos() as u64);
+    for (address, entry) in state.lan_addresses()? {
+        if is_settled(&entry, now) {
+            state.set_lan_address(address, LanAddress { standing: standing::HELD, ..entry })?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes a step. The caller holds the lock.
 fn take(
+    sender: &Sender,
     bpffs: &Path,
     state: &mut State,
     address: Ipv4Addr,
@@ -400,8 +461,10 @@ fn take(
             Some(veth) => lan_address::set_route(bpffs, lan, &veth, address),
             None => Ok(()), // gone meanwhile
         },
-        (Step::Ask, Some(lan)) => arp::probe(&lan.uplink, address),
-        (Step::Announce, Some(lan)) => arp::announce(&lan.uplink, address, entry.standing == standing::TAKEN),
+        (Step::Ask, Some(lan)) => sender.probe(&lan.uplink, address),
+        (Step::Announce, Some(lan)) => {
+            sender.announce(&lan.uplink, address, entry.standing == standing::TAKEN)
+        }
         (Step::Route | Step::Ask | Step::Announce, None) => Ok(()), // not without a LAN
     }
 }
@@ -445,7 +508,9 @@ mod tests {
             route: Some(WAY),
             is_news: false,
             rival: None,
-            asked: None,
+            age: Duration::ZERO,
+            asked: 0,
+            is_answered: false,
         }
     }
 
@@ -455,7 +520,7 @@ mod tests {
     }
 
     fn rival(age: u64) -> Rival {
-        Rival { mac: [2, 0, 0, 0, 0, 9], age: seconds(age) }
+        Rival { mac: [2, 0, 0, 0, 0, 9], age: seconds(age), has_overruled: false }
     }
 
     #[test]
@@ -489,8 +554,16 @@ mod tests {
     #[test]
     fn an_uplink_that_comes_back_or_is_another_is_told() {
         let news = Sight { is_news: true, ..held() };
-        assert_eq!(news.steps(), [Step::Ask, Step::Announce]);
-        assert_eq!(Sight { route: None, ..news }.steps(), [Step::Route, Step::Ask, Step::Announce]);
+        assert_eq!(news.steps(), [Step::Ask]);
+        assert_eq!(Sight { route: None, ..news.clone() }.steps(), [Step::Route, Step::Ask]);
+        assert_eq!(Sight { asked: 1, ..news }.steps(), [Step::Ask], "it is another again");
+        let asked = Sight { asked: 1, ..held() };
+        assert_eq!(asked.steps(), [Step::Announce]);
+        assert_eq!(Sight { wanted: None, ..asked.clone() }.steps(), [], "it is gone again");
+        assert_eq!(Sight { rival: Some(rival(1)), is_answered: true, ..asked }.steps(), []);
+        let outside = || Some("outside of 172.24.0.0/24".into());
+        assert_eq!(Sight { is_news: true, outside: outside(), ..held() }.steps(), []);
+        assert_eq!(Sight { asked: 1, outside: outside(), ..held() }.steps(), []);
         assert_eq!(Sight { is_news: true, ..lost(1) }.steps(), [], "what is another host's is not announced");
     }
 
@@ -510,14 +583,28 @@ mod tests {
         assert_eq!(lost(60).steps(), [Step::Ask]);
         assert_eq!(Sight { rival: None, ..lost(0) }.steps(), [Step::Ask]);
         assert_eq!(Sight { wanted: None, ..lost(60) }.steps(), [], "not without a LAN");
-        let taken_back = [Step::Hold, Step::Route, Step::Announce];
-        assert_eq!(Sight { asked: Some(seconds(2)), ..lost(62) }.steps(), taken_back);
-        assert_eq!(Sight { asked: Some(seconds(2)), ..lost(1) }.steps(), [], "it has answered");
-        assert_eq!(
-            Sight { asked: Some(seconds(10)), ..lost(70) }.steps(),
-            [Step::Ask],
-            "too long ago to count"
-        );
+        for asked in [1, 2] {
+            assert_eq!(Sight { asked, ..lost(66) }.steps(), [Step::Ask]);
+        }
+        let asked = Sight { asked: QUESTIONS, ..lost(66) };
+        assert_eq!(asked.steps(), [Step::Hold, Step::Route, Step::Announce]);
+        assert_eq!(Sight { rival: Some(rival(1)), is_answered: true, ..asked.clone() }.steps(), []);
+        assert_eq!(Sight { is_answered: true, ..asked }.steps(), [], "it has answered, however long ago");
+    }
+
+    #[test]
+    fn an_address_that_an_admin_took_elsewhere_is_named_so() {
+        let rival = Rival { has_overruled: true, ..rival(1) };
+        let said = Sight { rival: Some(rival), ..lost(1) }.problem().unwrap();
+        assert!(said.contains("which an admin took to another node, the host 02:00:00:00:00:09"), "{said}");
+    }
+
+    #[test]
+    fn an_address_that_stays_reserved_is_named() {
+        let reserved = |age| Sight { standing: standing::RESERVED, age: seconds(age), ..held() };
+        assert_eq!(reserved(9).problem(), None);
+        let said = reserved(10).problem().unwrap();
+        assert!(said.starts_with("pod bl07/ioc-0 has not got its address 172.23.0.50"), "{said}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use abi::{Attachment, AttachmentKey, text};
-use datapath::{Netns, Pod, State, lan_address, link, member, printable};
+use datapath::{Netns, Pod, State, arp::Sender as Arp, lan_address, link, member, printable};
 use membership::{Admission, pins};
 
 use crate::{
@@ -153,7 +153,7 @@ impl Adopter {
         let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
         self.unknown = unknown;
         for sandbox in adopt {
-            match self.adopt(&cri, &mut state, sandbox) {
+            match self.adopt(&cri, &mut state, sandbox, problems) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
                 Err(error) => problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox)))),
             }
@@ -173,8 +173,15 @@ impl Adopter {
         Ok(())
     }
 
-    /// Does what the plugin does for a new pod. False if the pod uses the node's network and needs nothing.
-    fn adopt(&self, cri: &Cri, state: &mut State, sandbox: &Sandbox) -> Result<bool, Error> {
+    /// Does what the plugin does for a new pod, without its address if that is refused. False if the pod uses the node's
+    /// network and needs nothing.
+    fn adopt(
+        &self,
+        cri: &Cri,
+        state: &mut State,
+        sandbox: &Sandbox,
+        problems: &mut Vec<String>,
+    ) -> Result<bool, Error> {
         let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
         let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
@@ -188,19 +195,49 @@ impl Adopter {
             pod: &sandbox.name,
             address: sandbox.address()?.filter(|address| has(&found, *address)),
         };
-        member::join(&self.bpffs, state, &key, &joining, &found, &admission)?;
-        if let Some(address) = joining.address {
-            let held = self.hold(state, &found, address);
-            held.inspect_err(|_| drop(member::remove(&self.bpffs, state, &key)))?; // to be tried again
+        match self.join(state, &key, &joining, &found, &admission) {
+            Err(error) if joining.address.is_some() && is_refusal(&error) => {
+                problems.push(printable(&format!("cannot adopt {} with its address: {error}", pod(sandbox))));
+                let without = member::Joining { address: None, ..joining };
+                self.join(state, &key, &without, &found, &admission)?;
+            }
+            joined => joined?,
         }
         say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
         Ok(true)
     }
 
+    /// Makes a pod a member, with its address if it has one.
+    fn join(
+        &self,
+        state: &mut State,
+        key: &AttachmentKey,
+        joining: &member::Joining<'_>,
+        found: &Pod,
+        admission: &Admission<'_>,
+    ) -> Result<(), Error> {
+        member::join(&self.bpffs, state, key, joining, found, admission)?;
+        let held = joining.address.map_or(Ok(()), |address| self.hold(state, found, address));
+        held.inspect_err(|_| drop(member::remove(&self.bpffs, state, key))) // to be tried again
+    }
+
     /// Makes the address that a new member has already its own, if no other host has it.
-    fn hold(&self, state: &mut State, found: &Pod, address: Ipv4Addr) -> datapath::Result<()> {
-        let lan = lan_address::probe(state, &found.veth, address)?;
-        lan_address::hold(&self.bpffs, state, &lan, &found.veth, address)
+    fn hold(&self, state: &mut State, found: &Pod, address: Ipv4Addr) -> Result<(), Error> {
+        let sender = Arp::default();
+        let lan = lan_address::probe(&sender, state, &found.veth, address)?;
+        Ok(lan_address::hold(&sender, &self.bpffs, state, &lan, &found.veth, address)?)
+    }
+}
+
+/// Whether a pod is refused its address, rather than having to wait for it.
+fn is_refusal(error: &Error) -> bool {
+    use membership::Error::{Datapath, Refused, Taken};
+    match error {
+        Error::Membership(Refused(_) | Taken(_)) => true,
+        Error::Membership(Datapath(error)) | Error::Datapath(error) => {
+            matches!(error, datapath::Error::AddressInUse { .. })
+        }
+        _ => false,
     }
 }
 
@@ -315,6 +352,15 @@ mod tests {
         let (now, since) = (Instant::now() + GRACE, Instant::now());
         let actions = decide(std::slice::from_ref(&ended), &[key("ended")], &[(key("ended"), since)], now);
         assert_eq!((actions.collect.len(), actions.adopt.len()), (0, 0));
+    }
+
+    #[test]
+    fn only_a_refused_address_is_left_out() {
+        let (address, mac) = ([172, 23, 0, 50].into(), [2; 6]);
+        assert!(is_refusal(&datapath::Error::AddressInUse { address, mac }.into()));
+        assert!(is_refusal(&membership::Error::Refused(String::new()).into()));
+        assert!(is_refusal(&membership::Error::Taken(String::new()).into()));
+        assert!(!is_refusal(&datapath::Error::NoUplink("bl07".into()).into()), "it may come back");
     }
 
     #[test]

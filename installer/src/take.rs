@@ -4,7 +4,9 @@ use std::{error::Error, net::Ipv4Addr, path::Path};
 
 use abi::{LanAddress, seconds, standing};
 use datapath::{
-    State, arp, kernel_clock,
+    State,
+    arp::Sender,
+    kernel_clock,
     lan_address::{self, Lan},
     link,
 };
@@ -15,6 +17,7 @@ use crate::say::say;
 /// Makes `address` this node's: its pod's if that is here, otherwise that of the pod that comes in the next ten minutes.
 pub(crate) fn run(bpffs: &Path, address: Ipv4Addr) -> Result<(), Box<dyn Error>> {
     let mut state = State::open(bpffs)?;
+    let sender = Sender::default(); // closed after the lock is released
     let _lock = state.lock()?;
     let pod = address::holder(&state, address)?;
     let present = state.lan_address(address.octets())?.filter(|_| pod.is_some());
@@ -32,7 +35,7 @@ pub(crate) fn run(bpffs: &Path, address: Ipv4Addr) -> Result<(), Box<dyn Error>>
         ));
         return Ok(());
     };
-    arp::announce(&lan.uplink, address, true)?;
+    sender.announce(&lan.uplink, address, true)?;
     say(format!("{address} is this node's, for {pod}; other nodes that answered for it were told to stop"));
     Ok(())
 }

@@ -262,18 +262,13 @@ fn reserved(own: &Address, address: Ipv4Addr) -> Option<&'static str> {
 pub fn holder(state: &State, address: Ipv4Addr) -> datapath::Result<Option<String>> {
     let Some(entry) = state.lan_address(address.octets())? else { return Ok(None) };
     let member = state.member(entry.member)?;
-    if member.is_none_or(|member| member.generation != entry.generation) {
+    if member.is_none_or(|member| !entry.is_of(entry.member, member.generation)) {
         return Ok(None); // it is gone, or has not come yet
     }
-    let is_its = |held: &Attachment| (held.member, held.generation) == (entry.member, entry.generation);
+    let is_its = |held: &Attachment| entry.is_of(held.member, held.generation);
     let attachments = state.attachments()?.into_iter();
     let pod = attachments.map(|(_, attachment)| attachment).find(is_its);
-    Ok(Some(
-        pod.map_or_else(
-            || "a pod".into(),
-            |held| format!("pod {}/{}", text(&held.namespace), text(&held.pod)),
-        ),
-    ))
+    Ok(Some(pod.map_or_else(|| "a pod".into(), |held| name(&held))))
 }
 
 /// The pod of an attachment, such as `pod bl07/ioc-0`.

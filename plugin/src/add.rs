@@ -8,7 +8,9 @@ use std::{
 };
 
 use datapath::{
-    Error, Netns, Pod, State, lan_address,
+    Error, Netns, Pod, State,
+    arp::Sender,
+    lan_address,
     member::{self, Joining},
 };
 use membership::Admission;
@@ -73,10 +75,11 @@ fn settle(
     pod: &Pod,
     address: Ipv4Addr,
 ) -> Result<(), CniError> {
-    let lan = lan_address::probe(state, &pod.veth, address)?;
+    let sender = Sender::default();
+    let lan = lan_address::probe(&sender, state, &pod.veth, address)?;
     ensure_broadcast(netns, pod)?; // before: it adds the pod's own address anew, which has to stay the first one
     give_address(netns, pod, &lan, address)?;
-    Ok(lan_address::hold(bpffs, state, &lan, &pod.veth, address)?)
+    Ok(lan_address::hold(&sender, bpffs, state, &lan, &pod.veth, address)?)
 }
 
 /// The state, once the agent has loaded the datapath and configured its domains.

@@ -64,11 +64,10 @@ fn amiss(
     if !inside.iter().any(|found| found.address == address) {
         return Ok(Some(format!("its LAN address {address} is not in the pod")));
     }
-    let whose = (attachment.member, attachment.generation);
     let entry = state.lan_address(member.lan_address)?;
-    match entry.filter(|entry| (entry.member, entry.generation) == whose).map(|entry| entry.standing) {
-        Some(standing::HELD | standing::TAKEN) => {}
-        Some(standing::LOST) => return Ok(Some(lost(state, address)?)),
+    match entry.filter(|entry| entry.is_of(attachment.member, attachment.generation)) {
+        Some(entry) if entry.is_answered() => {}
+        Some(entry) if entry.standing == standing::LOST => return Ok(Some(lost(state, address)?)),
         _ => return Ok(Some(format!("its LAN address {address} is not recorded as its own"))),
     }
     let is_routed = route::routes()?.iter().any(|route| route.address == address);

@@ -75,7 +75,7 @@ impl From<Error> for CniError {
             Error::NoSuchDomain { .. } => Self::config(format!("annotation {DOMAIN}: {error}")),
             Error::NotNetns { .. } => Self::environment(format!("CNI_NETNS: {error}")),
             Error::UnsuitedPod(_) => Self::pod(error.to_string()),
-            Error::AddressInUse { .. } | Error::AddressGone { .. } => {
+            Error::AddressInUse { .. } | Error::AddressGone { .. } | Error::RouteTaken { .. } => {
                 Self::later(format!("annotation {ADDRESS}: {error}"))
             }
             Error::NotLoaded(_)

@@ -3,6 +3,7 @@
 //! Only sends: what comes in, the programs see. Without a carrier nobody is there to hear it, which is no error.
 
 use std::{
+    cell::OnceCell,
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
 };
@@ -31,20 +32,51 @@ enum Operation {
 
 type Frame = [u8; SMALLEST];
 
-/// Asks the hosts behind `uplink` whether one of them has `address`.
-pub fn probe(uplink: &Link, address: Ipv4Addr) -> Result<()> {
-    send(uplink, address, &[frame(Operation::Request, uplink.mac, Ipv4Addr::UNSPECIFIED, address)])
-}
+/// Sends ARP. Its socket is made for the first packet and kept: to close one takes the kernel a while, which the holder of the
+/// state's lock does not have.
+#[derive(Debug, Default)]
+pub struct Sender(OnceCell<OwnedFd>);
 
-/// Tells the hosts behind `uplink` that this one has `address`: as a request and as a reply, because some learn only from one
-/// of them. With `overrule` other nodes that have it give it up.
-pub fn announce(uplink: &Link, address: Ipv4Addr, overrule: bool) -> Result<()> {
-    let mut frames =
-        [Operation::Request, Operation::Reply].map(|as_a| frame(as_a, uplink.mac, address, address));
-    if overrule {
-        frames.iter_mut().for_each(add_overrules);
+impl Sender {
+    /// Asks the hosts behind `uplink` whether one of them has `address`.
+    pub fn probe(&self, uplink: &Link, address: Ipv4Addr) -> Result<()> {
+        self.send(uplink, address, &[frame(Operation::Request, uplink.mac, Ipv4Addr::UNSPECIFIED, address)])
     }
-    send(uplink, address, &frames)
+
+    /// Tells the hosts behind `uplink` that this one has `address`: as a request and as a reply, because some learn only from
+    /// one of them. With `overrule` other nodes that have it give it up.
+    pub fn announce(&self, uplink: &Link, address: Ipv4Addr, overrule: bool) -> Result<()> {
+        let mut frames =
+            [Operation::Request, Operation::Reply].map(|as_a| frame(as_a, uplink.mac, address, address));
+        if overrule {
+            frames.iter_mut().for_each(add_overrules);
+        }
+        self.send(uplink, address, &frames)
+    }
+
+    fn send(&self, uplink: &Link, address: Ipv4Addr, frames: &[Frame]) -> Result<()> {
+        let sent = self.socket().and_then(|socket| {
+            let to = everybody_behind(uplink)?;
+            frames
+                .iter()
+                .try_for_each(|frame| sendto(socket.as_raw_fd(), frame, &to, MsgFlags::empty()).map(drop))
+        });
+        match sent {
+            Err(Errno::ENOBUFS | Errno::ENETDOWN) => Ok(()), // no carrier, or not even up
+            Err(Errno::EPERM) => Err(Error::NoPackets { interface: uplink.name.clone() }),
+            sent => sent.map_err(|error| {
+                Error::kernel(format!("cannot send ARP about {address} to {}", uplink.name), error)
+            }),
+        }
+    }
+
+    fn socket(&self) -> nix::Result<&OwnedFd> {
+        if let Some(socket) = self.0.get() {
+            return Ok(socket);
+        }
+        let socket = packet_socket()?;
+        Ok(self.0.get_or_init(|| socket))
+    }
 }
 
 /// A broadcast ARP packet of the host with `mac` at `sender`, about `target`.
@@ -70,22 +102,6 @@ const ARP_END: usize = 42;
 
 fn add_overrules(frame: &mut Frame) {
     frame[ARP_END..][..OVERRULES.len()].copy_from_slice(&OVERRULES);
-}
-
-fn send(uplink: &Link, address: Ipv4Addr, frames: &[Frame]) -> Result<()> {
-    let sent = packet_socket().and_then(|socket| {
-        let to = everybody_behind(uplink)?;
-        frames
-            .iter()
-            .try_for_each(|frame| sendto(socket.as_raw_fd(), frame, &to, MsgFlags::empty()).map(drop))
-    });
-    match sent {
-        Err(Errno::ENOBUFS | Errno::ENETDOWN) => Ok(()), // no carrier, or not even up
-        Err(Errno::EPERM) => Err(Error::NoPackets { interface: uplink.name.clone() }),
-        sent => sent.map_err(|error| {
-            Error::kernel(format!("cannot send ARP about {address} to {}", uplink.name), error)
-        }),
-    }
 }
 
 /// A socket that sends whole frames, and, without a protocol, receives none.

@@ -129,6 +129,14 @@ pub enum Error {
         /// The address.
         address: Ipv4Addr,
     },
+    /// Somebody else has set a route to the address that a pod requests.
+    #[error(
+        "the node has a route to {address} already, which is not iocast's: remove it, or request another address"
+    )]
+    RouteTaken {
+        /// The address.
+        address: Ipv4Addr,
+    },
     /// A domain without an uplink is on no LAN.
     #[error(
         "the domain `{0}` has no uplink at the moment, so it has no LAN addresses; see `iocast-node doctor`"

@@ -11,7 +11,9 @@ use std::{
 use abi::{Attachment, LanAddress, Member, Rival, lan, rival, seconds, standing};
 
 use crate::{
-    Error, Hook, Result, State, arp, attach, is_attached, kernel_clock,
+    Error, Hook, Result, State,
+    arp::Sender,
+    attach, is_attached, kernel_clock,
     link::{self, Link},
     route,
 };
@@ -79,7 +81,7 @@ pub(crate) fn reserve(state: &mut State, interface: u32, member: &Member) -> Res
 /// Asks the LAN whether another host has `address`, for less than half a second, and returns that LAN; an error that names
 /// the host that has it. It is not asked about an address that an admin has taken to this node. The caller does not hold the
 /// lock.
-pub fn probe(state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
+pub fn probe(sender: &Sender, state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
     let domain = state.member(veth.index)?.ok_or(Error::AddressGone { address })?.domain;
     let lan = Lan::of(state, domain)?;
     if awaited(state, address.octets())?.is_some() {
@@ -90,14 +92,20 @@ pub fn probe(state: &mut State, veth: &Link, address: Ipv4Addr) -> Result<Lan> {
     let mut due = PROBES.into_iter().peekable();
     while begin.elapsed() < PATIENCE {
         if due.next_if(|due| *due <= begin.elapsed()).is_some() {
-            arp::probe(&lan.uplink, address)?;
+            sender.probe(&lan.uplink, address)?;
         }
         sleep(PAUSE);
-        if let Some(rival) = state.rival(address.octets())?.filter(|rival| prevails(rival, &lan.uplink)) {
-            return Err(Error::AddressInUse { address, mac: rival.mac });
-        }
+        check_rival(state, &lan, address)?;
     }
     Ok(lan)
+}
+
+/// An error if another host has shown since the rival was forgotten that `address` is its own.
+fn check_rival(state: &State, lan: &Lan, address: Ipv4Addr) -> Result<()> {
+    match state.rival(address.octets())?.filter(|rival| prevails(rival, &lan.uplink)) {
+        Some(Rival { mac, .. }) => Err(Error::AddressInUse { address, mac }),
+        None => Ok(()),
+    }
 }
 
 /// Whether another host has the address, or is to have it: of two nodes that look for it at the same time, the one with the
@@ -107,13 +115,23 @@ fn prevails(rival: &Rival, uplink: &Link) -> bool {
 }
 
 /// Makes the address that the member behind `veth` has reserved its own: the node answers for it, sends what comes for it to
-/// the pod, and tells the LAN. The pod has the address already.
-pub fn hold(bpffs: &Path, state: &mut State, lan: &Lan, veth: &Link, address: Ipv4Addr) -> Result<()> {
+/// the pod, and tells the LAN. The pod has the address already. An error if a host has answered the [`probe`] late.
+pub fn hold(
+    sender: &Sender,
+    bpffs: &Path,
+    state: &mut State,
+    lan: &Lan,
+    veth: &Link,
+    address: Ipv4Addr,
+) -> Result<()> {
     let _lock = state.lock()?;
     let entry = held(state, veth.index, address.octets())?.ok_or(Error::AddressGone { address })?;
+    if entry.standing != standing::TAKEN {
+        check_rival(state, lan, address)?;
+    }
     state.set_lan_address(address.octets(), entry)?;
     set_route(bpffs, lan, veth, address)?;
-    arp::announce(&lan.uplink, address, entry.standing == standing::TAKEN)
+    sender.announce(&lan.uplink, address, entry.standing == standing::TAKEN)
 }
 
 /// The entry by which the member behind a veth has its address; `None` if that is another's.
@@ -123,7 +141,7 @@ fn held(state: &State, interface: u32, address: abi::Address) -> Result<Option<L
         return Ok(Some(LanAddress { member: interface, generation, ..taken }));
     }
     let entry = state.lan_address(address)?;
-    let own = entry.filter(|entry| (entry.member, entry.generation) == (interface, generation));
+    let own = entry.filter(|entry| entry.is_of(interface, generation));
     Ok(own.map(|entry| match entry.standing {
         standing::RESERVED => LanAddress { standing: standing::HELD, ..entry },
         _ => entry,
@@ -150,9 +168,8 @@ pub fn bridge_of(device: &Link) -> Result<Option<Link>> {
 
 /// Releases the address that a member has, or has reserved. The caller holds the lock.
 pub(crate) fn release(state: &mut State, attachment: &Attachment) -> Result<()> {
-    let whose = (attachment.member, attachment.generation);
     for (address, entry) in state.lan_addresses()? {
-        if (entry.member, entry.generation) == whose {
+        if entry.is_of(attachment.member, attachment.generation) {
             route::remove_route(address.into())?;
             state.remove_lan_address(address)?;
             state.forget_rival(address)?;
@@ -170,6 +187,11 @@ fn awaited(state: &State, address: abi::Address) -> Result<Option<LanAddress>> {
 /// Whether an entry is of an address that waits for its pod at the time `now`, in [`seconds`].
 pub fn is_awaited(entry: &LanAddress, now: u32) -> bool {
     entry.standing == standing::TAKEN && entry.member == 0 && now.saturating_sub(entry.since) < TAKEN
+}
+
+/// Whether an entry is of an address that an admin took so long ago, at the time `now`, that it is held as any other.
+pub fn is_settled(entry: &LanAddress, now: u32) -> bool {
+    entry.standing == standing::TAKEN && entry.member != 0 && now.saturating_sub(entry.since) >= TAKEN
 }
 
 fn now() -> Result<u32> {
@@ -203,5 +225,13 @@ mod tests {
         assert!(is_awaited(&entry, 699) && !is_awaited(&entry, 700));
         assert!(!is_awaited(&LanAddress { member: 7, ..entry }, 100));
         assert!(!is_awaited(&LanAddress { standing: standing::RESERVED, ..entry }, 100));
+    }
+
+    #[test]
+    fn what_an_admin_took_for_a_pod_that_is_here_is_settled_after_a_while() {
+        let entry = LanAddress { member: 7, generation: 3, since: 100, domain: 0, standing: standing::TAKEN };
+        assert!(!is_settled(&entry, 699) && is_settled(&entry, 700));
+        assert!(!is_settled(&LanAddress { member: 0, ..entry }, 700), "it waited for its pod in vain");
+        assert!(!is_settled(&LanAddress { standing: standing::LOST, ..entry }, 700));
     }
 }

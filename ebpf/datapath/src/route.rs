@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     route::{
@@ -32,9 +32,17 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
 }
 
-/// Sends packets for `address` through `device`, with `source` as the source of this host's own; replaces a route to it.
+/// Sends packets for `address` through `device`, with `source` as the source of this host's own. Replaces a route of ours; an
+/// error if there is another's.
 pub fn set_route(address: Ipv4Addr, device: u32, source: Ipv4Addr) -> Result<()> {
-    set(&Route { address, prefix: 32, device, gateway: None, source: Some(source) })
+    let route = Route { address, prefix: 32, device, gateway: None, source: Some(source) };
+    match change(&route, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(Errno::EEXIST as i32) => {
+            let is_ours = routes()?.iter().any(|ours| (ours.address, ours.prefix) == (address, 32));
+            if is_ours { set(&route) } else { Err(Error::RouteTaken { address }) }
+        }
+        done => done,
+    }
 }
 
 /// Removes our route to `address`; not an error if there is none.
@@ -60,8 +68,12 @@ pub fn default_route(device: u32) -> Result<Option<Route>> {
 
 /// Sets a route of ours; replaces one to the same network.
 pub fn set(route: &Route) -> Result<()> {
+    change(route, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn change(route: &Route, flags: u16) -> Result<()> {
     let Route { address, prefix, .. } = route;
-    netlink::change(Message::NewRoute(message(route)), NLM_F_CREATE | NLM_F_REPLACE)
+    netlink::change(Message::NewRoute(message(route)), flags)
         .map_err(|error| Error::kernel(format!("cannot set the route to {address}/{prefix}"), error))
 }
 

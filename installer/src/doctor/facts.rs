@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use abi::{LanAddress, NO_ADDRESS, standing};
+use abi::{LanAddress, NO_ADDRESS};
 use datapath::{
     FAN_DEVICE, Hook, Occupant, State, check_bpffs, check_kernel,
     firewall::{self, Chain},
@@ -305,8 +305,7 @@ fn addressed(state: &State, veth: &Link, node: &mut NodePorts) -> datapath::Resu
     let member = state.member(veth.index)?.filter(|member| member.lan_address != NO_ADDRESS);
     let Some(member) = member else { return Ok(None) };
     let entry = state.lan_address(member.lan_address)?;
-    let is_held = |entry: &LanAddress| [standing::HELD, standing::TAKEN].contains(&entry.standing);
-    if entry.filter(is_held).is_none_or(|entry| entry.generation != member.generation) {
+    if entry.filter(LanAddress::is_answered).is_none_or(|entry| entry.generation != member.generation) {
         return Ok(None);
     }
     let domains = state.domains()?;

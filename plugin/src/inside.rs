@@ -63,7 +63,7 @@ fn refusal(lan: &Lan, own: &[Option<Ipv4Addr>], address: Ipv4Addr) -> Option<Str
     Some(format!(
         "annotation {ADDRESS}, {address}: the domain's LAN has the network {network}/{prefix}, in which is {own}, the pod's own \
          address or its gateway, so that traffic of the cluster would leave from the LAN address; an admin has to write \
-         networks without it in `lan`"
+         networks without it in `lan`, or give pods another network"
     ))
 }
 

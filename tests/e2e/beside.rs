@@ -77,6 +77,7 @@ COMMIT
         breaks: &[
             "a LAN client, by address list",
             "a pod with an address, by address list",
+            "a pod with an address, by broadcast",
             "the pod itself, by broadcast",
         ],
         ..NOTHING_ELSE

@@ -4,6 +4,8 @@
 
 #[path = "../../../installer/src/config.rs"]
 mod config;
+#[path = "../../../installer/src/groups.rs"]
+mod groups;
 #[path = "../../../installer/src/protocol.rs"]
 mod protocol;
 

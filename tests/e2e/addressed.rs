@@ -33,7 +33,6 @@ lab::in_both_topologies! {
     a_client_behind_a_smaller_mtu_reads_a_big_array_from_an_address
     every_server_answers_a_search_once_wherever_it_is_bound
     every_search_of_a_client_leaves_its_pod_once
-    past_the_nodes_stack_it_is_the_same_and_nothing_is_forwarded
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +54,10 @@ pub(crate) fn lab_of(options: Options, more: &str) -> Result<Lab> {
     Ok(lab)
 }
 
-fn past_the_nodes_stack_it_is_the_same_and_nothing_is_forwarded(topology: Topology) -> Result<()> {
+/// All of that again takes long: in one topology.
+#[test]
+fn past_the_nodes_stack_it_is_the_same_and_nothing_is_forwarded() -> Result<()> {
+    let topology = Topology::Bridge;
     let lab = lab_with(topology, "path = \"direct\"")?;
     for rule in [
         "add table ip count",

@@ -20,12 +20,12 @@ lab::in_both_topologies! {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place(&'static str, &'static str, Option<usize>, &'static str);
 
-const CLIENT_PLACES: [Place; 6] = [
+/// A client in a pod with a LAN address is on one node: for one on the other, the servers' nodes would only change places.
+const CLIENT_PLACES: [Place; 5] = [
     Place("LAN", WORKSTATION, None, "172.23.0.2"),
     Place("pod", "pod-client", Some(0), NODE_ADDRESS),
     Place("pod on the other node", "pod-client2", Some(1), NODE2_ADDRESS),
     Place("pod with a LAN address", "pod-client3", Some(0), "172.23.0.53"),
-    Place("pod with a LAN address on the other node", "pod-client4", Some(1), "172.23.0.54"),
     Place("node process", NODE, Some(0), NODE_ADDRESS),
 ];
 const SERVER_PLACES: [Place; 6] = [

@@ -14,7 +14,7 @@ use lab::{
     udp::Socket,
 };
 
-use super::scene::{AGENT, IOCS, Scene, Subject};
+use super::scene::{ADDRESSED, AGENT, IOCS, Scene, Subject};
 
 const NOBODY: Vec<Subject> = vec![];
 /// The node's address on the LAN.
@@ -28,7 +28,7 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// The addresses are those of the workstation and of hosts that do not exist; the ports are all.
 pub(super) fn forge_connections(scene: &mut Scene, dice: &mut Dice) -> Result<Vec<Subject>> {
-    let ioc = format!("ioc-{}", dice.below(IOCS));
+    let ioc = format!("ioc-{}", dice.below(ADDRESSED)); // the others have no external ports
     let port = scene.lab.external_port(&ioc, "tcp", 5064)?;
     let port = port.ok_or_else(|| Error::Missing(format!("{ioc} has no external port")))?;
     let forger = Forger::new(&scene.lab.sandbox, NATIVE)?;

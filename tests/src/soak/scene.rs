@@ -12,7 +12,7 @@ use lab::{
 /// Pods with an IOC.
 pub(crate) const IOCS: usize = 6;
 /// The first of them that have an address on the LAN.
-const ADDRESSED: usize = 4;
+pub(crate) const ADDRESSED: usize = 4;
 /// Where the agent listens.
 pub(crate) const AGENT: &str = "127.0.0.1:9402";
 const AGENT_LINE: &str = "run --no-cni --config /run/iocast/config.toml --listen 127.0.0.1:9402";

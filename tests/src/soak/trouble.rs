@@ -22,7 +22,7 @@ pub(crate) struct Trouble {
 }
 
 /// All of them; a round does each at most once. The agent is left alone in most, so that what it would leak is seen.
-pub(crate) const TROUBLES: [Trouble; 17] = [
+pub(crate) const TROUBLES: [Trouble; 16] = [
     trouble("an IOC restarts", "its own clients", 1, restart_ioc),
     trouble("a pod is deleted and created again", "its own clients", 1, recreate_pod),
     trouble("five pods come, read a PV and go", "nobody", 1, churn),
@@ -30,7 +30,6 @@ pub(crate) const TROUBLES: [Trouble; 17] = [
     trouble("the agent is replaced", "nobody", 10, replace_agent),
     trouble("the configuration changes", "nobody", 1, reconfigure),
     trouble("the uplink has no carrier for 2 s", "the camera's client", 1, flap),
-    trouble("the uplink has no address for 3 s", "clients in pods", 1, lose_address),
     trouble("all pins are removed", "nobody", 1, remove_pins),
     trouble("another BPF file system is mounted", "nobody", 10, mount_bpffs),
     trouble("a LAN host sends 25 000 searches in 5 s", "nobody", 1, storm_of_the_lan),
@@ -107,16 +106,6 @@ fn flap(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
     scene.lab.sandbox.sh(SWITCH, "ip link set node up")?;
     sleep(Duration::from_secs(10)); // a client of a camera takes a while to find that it has lost control
     Ok(vec![Subject::Camera])
-}
-
-fn lose_address(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {
-    let (node, own) = (&scene.lab.sandbox, "172.23.0.10/24 broadcast 172.23.0.255 dev eth0");
-    node.sh(NODE, &format!("ip address del {own}"))?;
-    sleep(Duration::from_secs(3));
-    node.sh(NODE, &format!("ip address add {own}"))?;
-    sleep(Duration::from_secs(10)); // as in `flap`
-    // The kernel forgets what it has masqueraded: pods' connections to the LAN end.
-    Ok(vec![Subject::Camera, Subject::Native])
 }
 
 fn remove_pins(scene: &mut Scene, _: &mut Dice) -> Result<Vec<Subject>> {

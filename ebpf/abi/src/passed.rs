@@ -28,6 +28,9 @@ plain! {
         pub member: Member,
         /// Interface index of the member's host-side veth.
         pub interface: u32,
+        /// Of a datagram to one host: the member on this node whose LAN address that is, by the interface index of its host-side
+        /// veth; 0 if it is none.
+        pub neighbour: u32,
         /// How it is handled, from [`route`].
         pub route: u16,
         /// Its [`crate::Protocol`].

@@ -38,6 +38,10 @@ pub fn run(context: &TcContext) -> i32 {
         packet.set_source(Endpoint { address: member.address, ..packet.source }); // the other one is another host's
     }
     let member = held;
+    if lan_address::is_of_another(packet.source.address, interface) {
+        count_other(member.domain, Verdict::Spoofed);
+        return DROP;
+    }
     let broadcast = peers::is_broadcast_of_pod(packet.destination.address, &member);
     let Some(sending) = classify(&packet, member, interface, broadcast) else {
         if broadcast {
@@ -113,6 +117,11 @@ fn classify(packet: &Packet, member: Member, interface: u32, broadcast: bool) ->
         headers: packet.headers(),
         member,
         interface,
+        neighbour: if route == route::UNICAST {
+            lan_address::neighbour(address, domain).unwrap_or(0)
+        } else {
+            0
+        },
         route,
         protocol,
         flags,

@@ -124,10 +124,8 @@ impl Outgoing {
     /// here. The LAN would not answer the node's question where it is, and the node would masquerade the search.
     #[inline(always)]
     pub fn neighbour(&self) -> Option<u32> {
-        if self.sending.route != route::UNICAST || self.packet.source.address != self.member().address {
-            return None;
-        }
-        lan_address::neighbour(self.packet.destination.address, self.member().domain)
+        let is_own = self.packet.source.address == self.member().address;
+        (is_own && self.sending.neighbour != 0).then_some(self.sending.neighbour)
     }
 
     /// Gives the other members a copy.
@@ -267,20 +265,34 @@ impl Outgoing {
         self.is_from_lan_address() && self.sending.headers.source.address == self.packet.source.address
     }
 
+    /// Hands it to the node's stack, or past that to where it goes.
+    #[inline(always)]
+    fn pass_on(&self) -> i32 {
+        if !lan_address::is_direct(self.member().domain) {
+            NEXT
+        } else if self.sending.neighbour != 0 {
+            self.packet.skb.redirect_to_neighbouring_pod(self.sending.neighbour)
+        } else {
+            self.leave()
+        }
+    }
+
+    /// Sends it out of the uplink.
+    #[inline(always)]
+    fn leave(&self) -> i32 {
+        let uplink = DOMAINS.get(self.member().domain as u32).map_or(0, |domain| domain.uplink);
+        self.packet.skb.redirect_to_neighbour(uplink)
+    }
+
     /// The program's return code.
     #[inline(always)]
     pub fn finish(&self, verdict: Verdict) -> i32 {
         let broadcast = self.sending.route == route::BROADCAST;
         if !broadcast && verdict == Verdict::Sent && self.is_routed() {
-            return lan_address::depart(self.packet.skb);
-        }
-        if verdict == Verdict::Spoofed
-            && lan_address::is_of_another(self.packet.source.address, self.sending.interface)
-        {
-            return DROP;
+            return self.pass_on();
         }
         if verdict == Verdict::Delivered {
-            return self.neighbour().map_or(NEXT, |pod| self.packet.skb.redirect_to_neighbouring_pod(pod));
+            return self.packet.skb.redirect_to_neighbouring_pod(self.sending.neighbour);
         }
         match fate(verdict, broadcast) {
             Fate::Pass => NEXT,
@@ -290,10 +302,7 @@ impl Outgoing {
                 }
                 NEXT
             }
-            Fate::Leave => {
-                let uplink = DOMAINS.get(self.member().domain as u32).map_or(0, |domain| domain.uplink);
-                self.packet.skb.redirect_to_neighbour(uplink)
-            }
+            Fate::Leave => self.leave(),
             Fate::Drop => DROP,
         }
     }

@@ -23,8 +23,8 @@ named! {
     Malformed = "malformed",
     /// Left alone: a fragment.
     Fragment = "fragment",
-    /// Left alone: a pod's broadcast whose source is not the pod's address. Dropped: whatever a pod sends from another's LAN address,
-    /// or to the LAN from its own that another host has.
+    /// Left alone: a pod's broadcast whose source is not the pod's address. Dropped: whatever a pod sends from another's LAN
+    /// address, or to the LAN from its own that another host has.
     Spoofed = "spoofed",
     /// Dropped: no external port is free, so no peer could answer or connect.
     NoPort = "no_port",

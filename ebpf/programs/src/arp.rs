@@ -8,12 +8,10 @@ use abi::{Address, LanAddress, NO_ADDRESS, Rival, Uplink, rival, standing};
 use crate::{
     lan_address,
     maps::{LAN_ADDRESSES, RIVALS, UPLINKS, lookup},
-    packet::BROADCAST_MAC,
+    packet::{BROADCAST_MAC, MAC_DESTINATION, MAC_SOURCE},
     skb::{DROP, NEXT, Skb, now},
 };
 
-const MAC_DESTINATION: u32 = 0;
-const MAC_SOURCE: u32 = 6;
 const ARP: u32 = 14;
 /// Offset of the operation, and of all that follows.
 const OPERATION: u32 = ARP + 6;
@@ -121,7 +119,7 @@ fn claimed(arp: &Arp, uplink: &Uplink, ours: &LanAddress) -> i32 {
         return NEXT;
     }
     if let Some(rival) = RIVALS.get_ptr_mut(arp.sender) {
-        // SAFETY: the memory stays a rival; if it becomes another's, that one is defended against a second later.
+        // SAFETY: the memory stays a rival; if it becomes another's, that one is defended against later.
         unsafe { (*rival).defended = now() };
     }
     arp.send(REQUEST, uplink.mac, BROADCAST_MAC, [arp.sender, arp.sender])

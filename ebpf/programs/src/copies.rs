@@ -37,8 +37,8 @@ pub fn members(domain: u16) -> u32 {
     ROSTER_LENGTH.get(domain as u32).copied().unwrap_or(0)
 }
 
-/// Sends a copy of `packet` to everybody on the uplink's network, or to a group there, `from` and `to` these endpoints and from the uplink's
-/// `mac`; the packet itself stays as it is.
+/// Sends a copy of `packet` to everybody on the uplink's network, or to a group there, `from` and `to` these endpoints and from
+/// the uplink's `mac`; the packet itself stays as it is.
 #[inline(always)]
 pub fn send(packet: &mut Packet, uplink: u32, mac: [u8; 6], (from, to): (Endpoint, Endpoint)) -> Verdict {
     let (source, destination) = (packet.source, packet.destination);

@@ -44,6 +44,7 @@ pub fn run(skb: Skb) -> i32 {
         length,
         node,
         broadcast,
+        sender: lan_address::neighbour(packet.source.address, state.domain as u16).unwrap_or(0),
         found: 0,
         address: NO_ADDRESS,
     };
@@ -70,6 +71,8 @@ struct Visit {
     node: Address,
     /// The LAN's broadcast address.
     broadcast: Address,
+    /// The member on this node whose LAN address is the source, by the interface index of its host-side veth; 0 if there is none.
+    sender: u32,
     /// Interface index of the host-side veth of the member found; 0 until then.
     found: u32,
     /// The address at which its sockets hear the datagram.
@@ -103,8 +106,7 @@ fn listens(visit: &Visit, interface: u32) -> Option<Address> {
     let member =
         lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
     // A neighbour with a LAN address means the LAN, whichever of its broadcast addresses it asks first.
-    let to_lan = visit.destination.address != LIMITED_BROADCAST
-        || lan_address::neighbour(from, member.domain).is_some();
+    let to_lan = visit.destination.address != LIMITED_BROADCAST || visit.sender != 0;
     if member.lan_address != NO_ADDRESS
         && to_lan
         && visit.destination.address != visit.node
@@ -161,7 +163,10 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
 /// that do not hear on the LAN themselves know it by that: the node would masquerade an answer to the other.
 #[inline(always)]
 fn source_inside(visit: &Visit, receiver: &Member) -> Option<Endpoint> {
-    let sender = lookup(&MEMBERS, lan_address::neighbour(visit.source.address, receiver.domain)?)?;
+    if visit.sender == 0 {
+        return None;
+    }
+    let sender = lookup(&MEMBERS, visit.sender)?;
     let on_lan = receiver.lan_address != NO_ADDRESS && visit.destination.address != visit.node;
     if on_lan && bound(visit, visit.broadcast, receiver).is_some() {
         return None;

@@ -1,8 +1,8 @@
 //! tc ingress of a member's host-side veth: traffic from a pod.
 //!
-//! A broadcast to a relayed port, in the pod's network or in the LAN's, or to a group, goes to the other members, to the LAN with the
-//! uplink as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a LAN
-//! socket that searched, are translated and leave through the uplink. Everything else passes unchanged.
+//! A broadcast to a relayed port, in the pod's network or in the LAN's, or to a group, goes to the other members, to the LAN
+//! with the uplink as source, and to the node's own sockets. A unicast search to a host on the LAN, and a unicast answer to a
+//! LAN socket that searched, are translated and leave through the uplink. Everything else passes unchanged.
 //!
 //! `from_pod` itself only classifies a datagram and tail-calls the program of its protocol: each program has its own 512
 //! bytes of stack and its own budget with the verifier.
@@ -38,7 +38,8 @@ pub fn run(context: &TcContext) -> i32 {
         packet.set_source(Endpoint { address: member.address, ..packet.source }); // the other one is another host's
     }
     let member = held;
-    if lan_address::is_of_another(packet.source.address, interface) {
+    let is_own = packet.source.address == member.address;
+    if !is_own && lan_address::is_of_another(packet.source.address, interface) {
         count_other(member.domain, Verdict::Spoofed);
         return DROP;
     }

@@ -67,9 +67,9 @@ pub fn arrive_other(skb: Skb) -> i32 {
     addresses(skb).map_or(NEXT, |(from, to)| arrive(skb, from, to))
 }
 
-/// `from_pod` for what is not translated, from an address of a pod on the LAN: out of the uplink, or into a neighbour with such an
-/// address, if it goes to the LAN and passes by the node's stack. What is for the node, or too large for the LAN, is the stack's to handle. Another pod's address
-/// nobody has as a source, nor one that another host has.
+/// `from_pod` for what is not translated, from an address of a pod on the LAN: out of the uplink, or into a neighbour with such
+/// an address, if it goes to the LAN and passes by the node's stack. What is for the node, or too large for the LAN, is the
+/// stack's to handle. Nobody has another pod's address as a source, nor one that another host has.
 #[inline(always)]
 pub fn depart(skb: Skb) -> i32 {
     let interface = skb.interface();

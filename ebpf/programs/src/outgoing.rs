@@ -50,6 +50,10 @@ enum Fate {
     KeepToNode,
     /// It leaves through the uplink.
     Leave,
+    /// The node's stack takes it to the LAN, unless the domain has it pass by that.
+    Route,
+    /// It goes to the pod on this node that it asks.
+    Neighbour,
     /// It is dropped.
     Drop,
 }
@@ -287,14 +291,7 @@ impl Outgoing {
     /// The program's return code.
     #[inline(always)]
     pub fn finish(&self, verdict: Verdict) -> i32 {
-        let broadcast = self.sending.route == route::BROADCAST;
-        if !broadcast && verdict == Verdict::Sent && self.is_routed() {
-            return self.pass_on();
-        }
-        if verdict == Verdict::Delivered {
-            return self.packet.skb.redirect_to_neighbouring_pod(self.sending.neighbour);
-        }
-        match fate(verdict, broadcast) {
+        match fate(verdict, self.sending.route == route::BROADCAST, self.is_routed()) {
             Fate::Pass => NEXT,
             Fate::KeepToNode => {
                 if is_for_all(self.packet.mac_destination()) {
@@ -303,6 +300,8 @@ impl Outgoing {
                 NEXT
             }
             Fate::Leave => self.leave(),
+            Fate::Route => self.pass_on(),
+            Fate::Neighbour => self.packet.skb.redirect_to_neighbouring_pod(self.sending.neighbour),
             Fate::Drop => DROP,
         }
     }
@@ -314,9 +313,9 @@ const fn is_for_all(mac: [u8; 6]) -> bool {
     mac[0] & 1 != 0
 }
 
-/// What happens to a datagram after this verdict.
+/// What happens to a datagram after this verdict; `routed` if it is from the pod's LAN address, untranslated.
 #[inline(always)]
-const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
+const fn fate(verdict: Verdict, broadcast: bool, routed: bool) -> Fate {
     use Verdict::*;
     match verdict {
         // Not a message of the protocol, or not the pod's own: not ours to decide on.
@@ -325,12 +324,14 @@ const fn fate(verdict: Verdict, broadcast: bool) -> Fate {
             Fate::KeepToNode
         }
         Relayed | Overrun | NoUplink | Foreign => Fate::Pass,
+        Sent if routed => Fate::Route,
         Sent | Answered => Fate::Leave,
+        Delivered => Fate::Neighbour,
         Repeated => Fate::Drop,
         // It would reach the LAN untranslated and unchecked, and no answer could come back.
         NoPort | Limited | Denied => Fate::Drop,
         // Verdicts that only other programs give.
-        Delivered | TranslatedIn | TranslatedOut | Unowned | Unrelated | NoCircuit | Elsewhere | TooBig
-        | OffLan | Direct => Fate::Pass,
+        TranslatedIn | TranslatedOut | Unowned | Unrelated | NoCircuit | Elsewhere | TooBig | OffLan
+        | Direct => Fate::Pass,
     }
 }

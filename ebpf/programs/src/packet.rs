@@ -8,8 +8,8 @@ use abi::{Endpoint, Headers, NO_PAYLOAD, TCP, UDP};
 
 use crate::skb::Skb;
 
-const MAC_DESTINATION: u32 = 0;
-const MAC_SOURCE: u32 = 6;
+pub(crate) const MAC_DESTINATION: u32 = 0;
+pub(crate) const MAC_SOURCE: u32 = 6;
 /// Offset of the IP header from the Ethernet header.
 pub const IP: u32 = 14;
 pub(crate) const IP_CHECKSUM: u32 = IP + 10;

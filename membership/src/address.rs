@@ -75,11 +75,10 @@ fn no_range(text: &str) -> String {
 
 /// The addresses of a network; `None` if it is none. One with bits beyond its prefix is rather an address with its netmask.
 fn network(address: &str, prefix: &str) -> Option<Result<Range, String>> {
-    let (first, bits): (Ipv4Addr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
-    let hosts = u32::MAX.checked_shr(bits).unwrap_or(0);
-    let network = Ipv4Addr::from(u32::from(first) & !hosts);
+    let (first, bits): (Ipv4Addr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
+    let network = link::network(first, bits);
     (bits <= 32).then_some(if network == first {
-        Ok(Range { first, last: Ipv4Addr::from(u32::from(first) | hosts) })
+        Ok(Range { first, last: Ipv4Addr::from(u32::from(first) | link::host_bits(bits)) })
     } else {
         Err(format!(
             "`{first}/{bits}` is no network; write {first} for the address, {network}/{bits} for the network"
@@ -232,28 +231,22 @@ pub fn outside(networks: &[Address], uplink: &str, address: Ipv4Addr) -> Option<
 
 /// Whether `address` is in the network of an interface with the address `own`.
 fn has(own: &Address, address: Ipv4Addr) -> bool {
-    (u32::from(own.address) ^ u32::from(address)) & !hosts(own) == 0
-}
-
-/// The bits of `own` that are not its network's.
-fn hosts(own: &Address) -> u32 {
-    u32::MAX.checked_shr(own.prefix.into()).unwrap_or(0)
+    link::network(address, own.prefix) == own.network()
 }
 
 /// The network in which `own` is, as text.
 fn network_of(own: &Address) -> String {
-    format!("{}/{}", Ipv4Addr::from(u32::from(own.address) & !hosts(own)), own.prefix)
+    format!("{}/{}", own.network(), own.prefix)
 }
 
 /// What an address is in the network of `own` if no host may have it.
 fn reserved(own: &Address, address: Ipv4Addr) -> Option<&'static str> {
-    let bits = u32::from(address) & hosts(own);
-    match bits {
+    match address {
         _ if !has(own, address) => None,
         _ if Some(address) == own.broadcast => Some("the broadcast address"),
         _ if own.prefix >= 31 => None,
-        0 => Some("the network address"),
-        _ if bits == hosts(own) => Some("the broadcast address"),
+        _ if address == own.network() => Some("the network address"),
+        _ if address == own.natural_broadcast() => Some("the broadcast address"),
         _ => None,
     }
 }

@@ -52,11 +52,8 @@ pub(crate) fn give_address(netns: &Netns, pod: &Pod, lan: &Lan, address: Ipv4Add
 /// Why a pod that has the addresses `own`, for itself and for its gateway, may not have `address`: routes to the LAN would
 /// lead traffic of the cluster there. `None` if it may.
 fn refusal(lan: &Lan, own: &[Option<Ipv4Addr>], address: Ipv4Addr) -> Option<String> {
-    let is_in = |own: Ipv4Addr, network: Ipv4Addr, prefix: u8| {
-        (u32::from(own) ^ u32::from(network)).checked_shr(32 - u32::from(prefix)).unwrap_or(0) == 0
-    };
     let network_of = |own: Ipv4Addr| {
-        let found = lan.networks.iter().find(|(network, prefix)| is_in(own, *network, *prefix));
+        let found = lan.networks.iter().find(|(network, prefix)| link::network(own, *prefix) == *network);
         found.map(|(network, prefix)| (own, network, prefix))
     };
     let (own, network, prefix) = own.iter().flatten().find_map(|own| network_of(*own))?;

@@ -14,11 +14,11 @@ use std::{
 use lab::{
     DOMAIN, Dice, Lab, NATIVE, NODE, Options, Pod, Process, Result, SWITCH, Topology, WORKSTATION, ca,
     epics::{Client, Server, shows},
+    ping::ping,
     pva,
     udp::Socket,
 };
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Type};
 
 use crate::{
     errors::{self, ARRAY, FAR},
@@ -234,7 +234,7 @@ fn try_errors(lab: &Lab) -> Result<()> {
         (FAR, "172.23.0.45"),
         (&pod.netns, "10.99.0.2"),
     ] {
-        assert!(ping(lab, from, to.parse().unwrap())?, "{from} pings {to}");
+        assert!(ping(&lab.sandbox, from, to.parse().unwrap(), 84)?, "{from} pings {to}");
     }
     for (from, to) in
         [(WORKSTATION, "172.23.0.45:9"), (&second.netns, "172.23.0.45:9"), (&pod.netns, "172.23.0.3:9")]
@@ -253,25 +253,6 @@ fn try_errors(lab: &Lab) -> Result<()> {
     let hops = trace(lab, FAR, "172.23.0.45")?;
     assert_eq!((hops[0].as_str(), hops.last().unwrap().as_str()), ("10.99.0.1", "172.23.0.45"), "{hops:?}");
     Ok(())
-}
-
-/// Whether `to` answers an echo request.
-fn ping(lab: &Lab, netns: &str, to: Ipv4Addr) -> Result<bool> {
-    const REQUEST: [u8; 8] = [8, 0, 0xf7, 0xff - 7, 0, 7, 0, 0]; // type 8, its checksum, number 7
-    let socket = lab
-        .sandbox
-        .run_in(netns, || socket2::Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap())?;
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.send_to(&REQUEST, &SocketAddr::from((to, 0)).into()).unwrap();
-    let mut buffer = [0; 128];
-    let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
-        let Ok(length) = (&socket).read(&mut buffer) else { return Ok(false) };
-        if buffer[12..16] == to.octets() && buffer[..length].get(20) == Some(&0) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Who says that a datagram from `netns` has come too far, and at last that nobody listens: hop by hop to `to`.

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use crate::{
     Error, Result,
-    link::{JOINING, Link},
+    link::{JOINING, Link, dump_addresses},
     netlink,
 };
 
@@ -27,17 +27,9 @@ const LABEL: usize = 15;
 
 /// The groups that all devices have joined for us: interface index and group.
 pub fn joined() -> Result<Vec<(u32, Ipv4Addr)>> {
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let answers = netlink::dump(Message::GetAddress(request))
+    let found = dump_addresses(0, None)
         .map_err(|error| Error::kernel("cannot list the groups that uplinks have joined", error))?;
-    Ok(answers
-        .iter()
-        .filter_map(|answer| match answer {
-            Message::NewAddress(message) => Some((message.header.index, parse(message)?)),
-            _ => None,
-        })
-        .collect())
+    Ok(found.iter().filter_map(|message| Some((message.header.index, parse(message)?))).collect())
 }
 
 /// Makes `device` join `group`.

@@ -56,15 +56,9 @@ impl Lan {
             uplink,
             address: addresses.address.into(),
             broadcast: addresses.broadcast.into(),
-            networks: networks.map(|(address, prefix, _)| (network(address, prefix), prefix)).collect(),
+            networks: networks.map(|(address, prefix, _)| (link::network(address, prefix), prefix)).collect(),
         })
     }
-}
-
-/// The address of the network with this prefix that `address` is in.
-fn network(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
-    let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
-    Ipv4Addr::from(u32::from(address) & !hosts)
 }
 
 /// Reserves its address for a member, unless it waits for the member already. The caller holds the lock.
@@ -168,12 +162,12 @@ pub fn bridge_of(device: &Link) -> Result<Option<Link>> {
 
 /// Releases the address that a member has, or has reserved. The caller holds the lock.
 pub(crate) fn release(state: &mut State, attachment: &Attachment) -> Result<()> {
-    for (address, entry) in state.lan_addresses()? {
-        if entry.is_of(attachment.member, attachment.generation) {
-            route::remove_route(address.into())?;
-            state.remove_lan_address(address)?;
-            state.forget_rival(address)?;
-        }
+    let Some(Member { lan_address, .. }) = state.member(attachment.member)? else { return Ok(()) };
+    let entry = state.lan_address(lan_address)?;
+    if entry.is_some_and(|entry| entry.is_of(attachment.member, attachment.generation)) {
+        route::remove_route(lan_address.into())?;
+        state.remove_lan_address(lan_address)?;
+        state.forget_rival(lan_address)?;
     }
     Ok(())
 }
@@ -201,13 +195,6 @@ fn now() -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_network_is_named_without_a_host() {
-        let of = |prefix| network([172, 23, 5, 10].into(), prefix).octets();
-        assert_eq!([of(24), of(16), of(32)], [[172, 23, 5, 0], [172, 23, 0, 0], [172, 23, 5, 10]]);
-        assert_eq!(of(0), [0; 4]);
-    }
 
     #[test]
     fn of_two_that_look_at_once_the_lower_mac_address_prevails_and_one_that_has_it_always() {

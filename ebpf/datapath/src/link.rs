@@ -64,13 +64,27 @@ pub struct Address {
 impl Address {
     /// The broadcast address that matches the prefix: the network's, or the limited one if the prefix has none.
     pub fn natural_broadcast(&self) -> Ipv4Addr {
-        let host_bits = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
         if self.prefix >= 31 {
             Ipv4Addr::BROADCAST
         } else {
-            Ipv4Addr::from(u32::from(self.address) | host_bits)
+            Ipv4Addr::from(u32::from(self.address) | host_bits(self.prefix))
         }
     }
+
+    /// The address of its network.
+    pub fn network(&self) -> Ipv4Addr {
+        network(self.address, self.prefix)
+    }
+}
+
+/// The address of the network with this prefix, in bits, that `address` is in.
+pub fn network(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(address) & !host_bits(prefix))
+}
+
+/// The bits behind a prefix.
+pub fn host_bits(prefix: u8) -> u32 {
+    u32::MAX.checked_shr(prefix.into()).unwrap_or(0)
 }
 
 /// The device called `name`; `None` if there is none.
@@ -168,17 +182,9 @@ pub fn addresses(index: u32) -> Result<Vec<Address>> {
 
 /// The IPv4 addresses of all devices, each with the interface index of its device.
 pub fn all_addresses() -> Result<Vec<(u32, Address)>> {
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let answers = netlink::dump(Message::GetAddress(request))
+    let found = dump_addresses(0, None)
         .map_err(|error| Error::kernel("cannot list the addresses of the node", error))?;
-    Ok(answers
-        .iter()
-        .filter_map(|answer| match answer {
-            Message::NewAddress(message) => Some((message.header.index, parse_address(message)?)),
-            _ => None,
-        })
-        .collect())
+    Ok(found.iter().filter_map(|message| Some((message.header.index, parse_address(message)?))).collect())
 }
 
 /// The IPv4 addresses of device `index` in the namespace with id `netns`, in the kernel's order.
@@ -187,17 +193,22 @@ pub fn addresses_in(netns: i32, index: u32) -> Result<Vec<Address>> {
 }
 
 fn addresses_of(index: u32, netns: Option<i32>) -> Result<Vec<Address>> {
+    let found = dump_addresses(index, netns).map_err(|error| {
+        Error::kernel(format!("cannot list the addresses of interface number {index}"), error)
+    })?;
+    Ok(found.iter().filter(|message| message.header.index == index).filter_map(parse_address).collect())
+}
+
+/// What the kernel says of the IPv4 addresses of device `index`, 0 for all devices.
+pub(crate) fn dump_addresses(index: u32, netns: Option<i32>) -> std::io::Result<Vec<AddressMessage>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     request.header.index = index;
     request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
-    let answers = netlink::dump(Message::GetAddress(request)).map_err(|error| {
-        Error::kernel(format!("cannot list the addresses of interface number {index}"), error)
-    })?;
+    let answers = netlink::dump(Message::GetAddress(request))?.into_iter();
     Ok(answers
-        .iter()
         .filter_map(|answer| match answer {
-            Message::NewAddress(message) if message.header.index == index => parse_address(message),
+            Message::NewAddress(message) => Some(message),
             _ => None,
         })
         .collect())
@@ -433,6 +444,13 @@ mod tests {
         );
         assert_eq!(read(InfoData::Bond(vec![InfoBond::ActivePort(0)])), (None, None), "it has none");
         assert_eq!(read(InfoData::Vlan(vec![InfoVlan::Id(7)])), (None, Some(7)));
+    }
+
+    #[test]
+    fn a_network_is_named_without_a_host() {
+        let of = |prefix| network([172, 23, 5, 10].into(), prefix).octets();
+        assert_eq!([of(24), of(16), of(32)], [[172, 23, 5, 0], [172, 23, 0, 0], [172, 23, 5, 10]]);
+        assert_eq!(of(0), [0; 4]);
     }
 
     #[test]

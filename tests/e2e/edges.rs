@@ -48,7 +48,7 @@ fn stand_in(lab: &Lab, name: &str) -> Result<(Pod, Socket)> {
 }
 
 /// A datagram that a pod's broadcast goes to.
-fn pod_broadcast(topology: Topology, port: u16) -> String {
+pub(crate) fn pod_broadcast(topology: Topology, port: u16) -> String {
     let address = if topology == Topology::Bridge { "10.244.1.255" } else { "255.255.255.255" };
     format!("{address}:{port}")
 }

@@ -27,6 +27,7 @@ mod kept_lab;
 mod kept_ports;
 mod lan_address;
 mod lan_life;
+mod listeners;
 mod manifests;
 mod matrix;
 mod neighbours;

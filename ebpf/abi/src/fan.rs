@@ -1,20 +1,70 @@
-//! The fan's state, which travels in `skb->mark` between one run of the fan and the next.
+//! The fan's state, which travels in `skb->mark` between one run of the fan and the next, and who listens.
 //!
-//! All of it is in the mark, so that it ends with the packet, wherever that is lost. An entry of a map that the mark leads to
-//! would have room for more, but must be given back: a ring of entries is overrun by short-lived datagrams while one is on its
-//! way to many members. `skb->priority` does not survive the way back into the fan device.
+//! What belongs to the datagram is in the mark, so that it ends with the packet, wherever that is lost. An entry of a map
+//! that the mark leads to would have to be given back: a ring of entries is overrun by short-lived datagrams while one is on
+//! its way to many members. `skb->priority` does not survive the way back into the fan device. What belongs to a port is in
+//! the map `LISTENERS`.
 
-/// Which domain a copy is for, how many roster places are left to visit, and where to go on.
+use crate::{Address, SLOTS};
+
+/// Which domain a copy is for, which members it visits, how many roster places are left to visit, and where to go on.
 ///
 /// The mark is set only on copies inside the fan device and is zero again when a pod gets its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FanMark {
     /// The domain, below [`crate::DOMAINS`].
     pub domain: u32,
+    /// Which members it visits, from [`walk`].
+    pub walk: u32,
     /// Roster places not yet visited, up to [`crate::SLOTS`].
     pub remaining: u32,
     /// The next place to visit, below [`crate::SLOTS`].
     pub slot: u32,
+}
+
+/// Which members a datagram in the fan visits.
+pub mod walk {
+    /// To be decided when it comes out of the queue for the first time.
+    pub const UNDECIDED: u32 = 0;
+    /// Those that are known to listen.
+    pub const LISTENERS: u32 = 1;
+    /// All of them, to find out who listens.
+    pub const ALL: u32 = 2;
+}
+
+crate::plain! {
+    /// Key of what is known about who listens: a domain, and where a datagram for its members goes.
+    pub struct ListenersKey {
+        /// The domain.
+        pub domain: u16,
+        /// UDP destination port.
+        pub port: u16,
+        /// Destination address: a socket that hears broadcasts may not hear a group.
+        pub address: Address,
+    }
+
+    /// Which members had a socket for such datagrams.
+    pub struct Listeners {
+        /// When the last look at all members began, nanoseconds of the kernel's monotonic clock.
+        pub looked: u64,
+        /// A bit for each place of the domain's roster.
+        pub places: [u64; SLOTS as usize / 64],
+    }
+}
+
+impl Listeners {
+    /// Nanoseconds after the beginning of a look during which all datagrams visit all members: a burst after a silence reaches
+    /// a listener that is new with all it has.
+    pub const LOOK_NS: u64 = 10_000_000;
+    /// Nanoseconds from the beginning of a look to the next one: in a storm, a new listener waits no longer.
+    pub const PERIOD_NS: u64 = 100_000_000;
+
+    /// Whether a datagram that comes at `now` visits all members, and whether it is the first to do so.
+    #[inline(always)]
+    pub const fn look(&self, now: u64) -> (bool, bool) {
+        let age = now.wrapping_sub(self.looked);
+        (age < Self::LOOK_NS || age >= Self::PERIOD_NS, age >= Self::PERIOD_NS)
+    }
 }
 
 const MAGIC: u32 = 0xe << 28;
@@ -23,10 +73,37 @@ const MAGIC: u32 = 0xe << 28;
 pub const LEAVING: u32 = 0xd << 28;
 
 impl FanMark {
+    /// The bits of a place.
+    pub const SLOT: u32 = SLOTS - 1;
+    /// The bits of how many are left.
+    pub const REMAINING: u32 = 2 * SLOTS - 1;
+
+    /// That of a datagram that all `length` places of a roster may get, which begins its way at `now`, nanoseconds.
+    ///
+    /// All datagrams of the same four milliseconds begin at the same place, so that the queue delivers pod by pod, and each
+    /// receiver wakes up once for a burst: a copy of a burst of 64 to 110 pods costs 0.4 of what it does if each begins
+    /// anywhere. The beginnings are multiples of the golden ratio, which spread evenly over any number of places in any
+    /// time, so that overload is shared fairly; random ones would not be.
+    #[inline(always)]
+    pub const fn begin(domain: u32, length: u32, now: u64) -> Self {
+        const GOLDEN_RATIO: u32 = 0x9e37_79b9; // its fraction, times 2^32
+        let fraction = ((now >> 22) as u32).wrapping_mul(GOLDEN_RATIO) as u64;
+        Self {
+            domain,
+            walk: walk::UNDECIDED,
+            remaining: length,
+            slot: (fraction * length as u64 >> 32) as u32,
+        }
+    }
+
     /// Encodes it as a mark.
     #[inline(always)]
     pub const fn pack(self) -> u32 {
-        MAGIC | (self.domain & 0xf) << 24 | (self.remaining & 0xfff) << 12 | (self.slot & 0xfff)
+        MAGIC
+            | (self.domain & 0xf) << 24
+            | (self.walk & 0x3) << 22
+            | (self.remaining & Self::REMAINING) << 10
+            | (self.slot & Self::SLOT)
     }
 
     /// Decodes a mark; `None` for one that the fan did not set.
@@ -35,18 +112,23 @@ impl FanMark {
         if mark >> 28 != MAGIC >> 28 {
             return None;
         }
-        Some(Self { domain: mark >> 24 & 0xf, remaining: mark >> 12 & 0xfff, slot: mark & 0xfff })
+        Some(Self {
+            domain: mark >> 24 & 0xf,
+            walk: mark >> 22 & 0x3,
+            remaining: mark >> 10 & Self::REMAINING,
+            slot: mark & Self::SLOT,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DOMAINS, SLOTS};
+    use crate::DOMAINS;
 
     #[test]
     fn the_largest_state_survives_the_mark() {
-        let state = FanMark { domain: DOMAINS - 1, remaining: SLOTS, slot: SLOTS - 1 };
+        let state = FanMark { domain: DOMAINS - 1, walk: walk::ALL, remaining: SLOTS, slot: SLOTS - 1 };
         assert_eq!(FanMark::unpack(state.pack()), Some(state));
     }
 
@@ -55,5 +137,32 @@ mod tests {
         assert_eq!(FanMark::unpack(0), None);
         assert_eq!(FanMark::unpack(LEAVING), None);
         assert_eq!(FanMark::unpack(0x4000), None); // kube-proxy's masquerade mark
+    }
+
+    #[test]
+    fn every_place_is_the_first_equally_often_in_any_second() {
+        const WINDOW: u64 = 1 << 22;
+        for (length, since) in [(1, 0), (2, 7), (10, 1 << 40), (110, 123_456_789), (239, u64::MAX / 2)] {
+            let windows = 1_000_000_000 / WINDOW; // 238
+            let mut first = vec![0u64; length as usize];
+            for window in 0..windows {
+                first[FanMark::begin(0, length, since + window * WINDOW).slot as usize] += 1;
+            }
+            let fair = windows / u64::from(length);
+            assert!(first.iter().all(|times| times.abs_diff(fair) <= 2), "{length}: {first:?}");
+        }
+    }
+
+    #[test]
+    fn all_members_are_visited_during_a_burst_after_a_silence_and_every_tenth_of_a_second() {
+        let listeners = Listeners { looked: 1_000_000_000, places: [0; 16] };
+        let at = |milliseconds: u64| listeners.look(1_000_000_000 + milliseconds * 1_000_000);
+        assert_eq!(
+            [at(0), at(9), at(10), at(99)],
+            [(true, false), (true, false), (false, false), (false, false)]
+        );
+        assert_eq!([at(100), at(100_000)], [(true, true); 2]);
+        let new = Listeners { looked: 0, places: [0; 16] };
+        assert_eq!(new.look(1_000_000_000), (true, true));
     }
 }

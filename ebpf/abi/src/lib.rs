@@ -14,7 +14,7 @@ mod protocol;
 
 pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
-pub use fan::{FanMark, LEAVING};
+pub use fan::{FanMark, LEAVING, Listeners, ListenersKey, walk};
 pub use passed::{Headers, NO_PAYLOAD, Sending, route};
 pub use port::{
     GRACE, KEPT, Owner, PINS, Search, Share, hold, identity, preferred_port, seconds, share, share_of,
@@ -33,6 +33,8 @@ pub const DOMAINS: u32 = 16;
 pub const SLOTS: u32 = 1024;
 /// Interfaces that can be an uplink.
 pub const UPLINKS: u32 = DOMAINS;
+/// Destinations of datagrams for members of which it is known who listens; the least recently used one is evicted first.
+pub const LISTENERS: u32 = 1024;
 /// Relayed UDP ports, all domains together.
 pub const RELAYS: u32 = 256;
 /// Ports of multicast groups that are relayed, all domains together.

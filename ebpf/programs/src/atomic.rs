@@ -18,3 +18,17 @@ pub fn fetch_add(counter: *mut u64, mut change: u64) -> u64 {
     }
     change
 }
+
+/// Sets the bits of `mask`.
+#[inline(always)]
+pub fn set(word: *mut u64, mask: u64) {
+    // SAFETY: as in `add`.
+    unsafe { asm!("lock *(u64 *)({0} + 0) |= {1}", in(reg) word, in(reg) mask) };
+}
+
+/// Clears the bits of `mask`.
+#[inline(always)]
+pub fn clear(word: *mut u64, mask: u64) {
+    // SAFETY: as in `add`.
+    unsafe { asm!("lock *(u64 *)({0} + 0) &= {1}", in(reg) word, in(reg) !mask) };
+}

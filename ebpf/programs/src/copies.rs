@@ -10,7 +10,7 @@ use crate::{
     groups,
     maps::{CONFIG, ROSTER_LENGTH},
     packet::Packet,
-    skb::random_below,
+    skb::now,
 };
 
 /// Puts a copy of `packet` into the fan for all members of `domain` but the one that sent it, with `port` as the destination
@@ -22,8 +22,7 @@ pub fn enqueue(packet: &mut Packet, domain: u16, port: u16) -> Verdict {
     let (mark, mac, destination) = (packet.skb.mark(), packet.mac_destination(), packet.destination);
     packet.set_destination(Endpoint { port, ..destination });
     packet.set_mac_destination(groups::mac_of(destination.address)); // otherwise the fan device would treat it as another host's
-    let state = FanMark { domain: domain as u32, remaining: length, slot: random_below(length) };
-    packet.skb.set_mark(state.pack());
+    packet.skb.set_mark(FanMark::begin(domain as u32, length, now()).pack());
     let queued = packet.skb.clone_in(config.fan);
     packet.skb.set_mark(mark);
     packet.set_mac_destination(mac);

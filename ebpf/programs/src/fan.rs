@@ -3,8 +3,8 @@
 //! Cloning to N interfaces in a loop would put N packets into this CPU's backlog, which holds 1000. Instead one copy
 //! circulates through the fan device: each run queues one copy for the remaining slots and then turns itself into the
 //! current member's packet, which enters the pod past the backlog. So the queue only grows with the datagrams in flight,
-//! not with the number of pods. The state travels in the mark ([`FanMark`]); members without a socket on the port are
-//! skipped; the start is random, so that overload is shared fairly.
+//! not with the number of pods. The state travels in the mark ([`FanMark`]); members that are not known to listen are
+//! passed over (`listeners.rs`), those without a socket on the port get nothing.
 //!
 //! A copy reaches those sockets of a pod that the datagram itself would reach on a host of the LAN: what was sent to
 //! everybody, to everybody on a network, or to the node, gets that address of the pod's. A group is the same everywhere.
@@ -12,15 +12,15 @@
 use core::ffi::c_void;
 
 use abi::{
-    Address, Endpoint, FanMark, LIMITED_BROADCAST, Member, NO_ADDRESS, Point, Protocol, RelayKey, Verdict,
-    is_group, roster_index,
+    Address, Endpoint, FanMark, LIMITED_BROADCAST, Listeners, Member, NO_ADDRESS, Point, Protocol, RelayKey,
+    Verdict, is_group, roster_index, walk,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 
 use crate::{
     count::count,
     event::{Seen, emit},
-    format, lan_address,
+    format, lan_address, listeners,
     maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH, lookup},
     packet::Packet,
     peers,
@@ -34,13 +34,18 @@ pub fn run(skb: Skb) -> i32 {
     let Some(state) = FanMark::unpack(skb.mark()) else { return DROP };
     let (Some(config), Some(mut packet)) = (CONFIG.get(0), Packet::parse(skb)) else { return DROP };
     let Some(&length) = ROSTER_LENGTH.get(state.domain) else { return DROP };
+    let Some(known) = listeners::of(state.domain, &packet.destination) else {
+        count(state.domain as u16, Protocol::Other as u16, Verdict::Overrun);
+        return DROP;
+    };
     let (node, broadcast) = peers::uplink(state.domain as u16)
         .map_or((NO_ADDRESS, NO_ADDRESS), |uplink| (uplink.address, uplink.broadcast));
     let mut visit = Visit {
         skb: skb.raw(),
+        known,
         source: packet.source,
         destination: packet.destination,
-        state,
+        state: decided(state, known),
         length,
         node,
         broadcast,
@@ -51,7 +56,7 @@ pub fn run(skb: Skb) -> i32 {
     let pointer = &raw mut visit;
     // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
     let visit = unsafe {
-        bpf_loop(state.remaining, find_listener as *mut c_void, pointer.cast(), 0);
+        bpf_loop(state.remaining, go_on as *mut c_void, pointer.cast(), 0);
         pointer.read()
     };
     match lookup(&MEMBERS, visit.found) {
@@ -60,9 +65,21 @@ pub fn run(skb: Skb) -> i32 {
     }
 }
 
+/// The state of a datagram that knows which members it visits.
+#[inline(always)]
+fn decided(state: FanMark, known: *mut Listeners) -> FanMark {
+    if state.walk != walk::UNDECIDED {
+        return state;
+    }
+    let walk = if listeners::looks_at_all(known) { walk::ALL } else { walk::LISTENERS };
+    FanMark { walk, ..state }
+}
+
 /// A walk over the roster, passed through `bpf_loop`.
 struct Visit {
     skb: *mut __sk_buff,
+    /// Who is known to listen.
+    known: *mut Listeners,
     source: Endpoint,
     destination: Endpoint,
     state: FanMark,
@@ -79,39 +96,68 @@ struct Visit {
     address: Address,
 }
 
-/// Visits one slot of the roster; returns 1 to stop.
-extern "C" fn find_listener(_index: u32, visit: *mut Visit) -> i64 {
+/// Goes to the next member to visit; returns 1 to stop: at the one after the member found, which the next run visits, or
+/// when no place is left.
+extern "C" fn go_on(_index: u32, visit: *mut Visit) -> i64 {
     // SAFETY: `visit` is the state passed to bpf_loop, alive during the loop.
     let visit = unsafe { &mut *visit };
     let slot = if visit.state.slot < visit.length { visit.state.slot } else { 0 };
-    visit.state.remaining -= 1;
-    visit.state.slot = slot + 1;
     let interface = ROSTER.get(roster_index(visit.state.domain, slot)).copied().unwrap_or(0);
-    if interface != 0
-        && let Some(address) = listens(visit, interface)
-    {
-        (visit.found, visit.address) = (interface, address);
+    let gap = if interface == 0 { 1 } else { gap(visit, slot) };
+    if gap > 0 {
+        return advance(visit, slot, gap);
+    }
+    if visit.found != 0 {
         return 1;
     }
-    0
+    if let Some(address) = listens(visit, slot, interface) {
+        (visit.found, visit.address) = (interface, address);
+    }
+    advance(visit, slot, 1)
 }
 
-/// The address at which the member behind `interface` has a socket for the datagram; `None` too if the member sent it.
+/// How many places from `slot` on need no visit.
+#[inline(always)]
+fn gap(visit: &Visit, slot: u32) -> u32 {
+    if visit.state.walk == walk::ALL { 0 } else { listeners::gap(visit.known, slot) }
+}
+
+/// Leaves `places` behind, but never goes over the end of the roster at once; returns 1 if none is left.
+#[inline(always)]
+fn advance(visit: &mut Visit, slot: u32, places: u32) -> i64 {
+    let places = places.min(visit.length - slot).min(visit.state.remaining);
+    // In the bounds of their bits in the mark, so that the verifier sees one state, however often it goes round.
+    visit.state.slot = (slot + places) & FanMark::SLOT;
+    visit.state.remaining = (visit.state.remaining - places) & FanMark::REMAINING;
+    (visit.state.remaining == 0) as i64
+}
+
+/// The address at which the member at `slot` hears the datagram; `None` too if it sent it.
+#[inline(always)]
+fn listens(visit: &Visit, slot: u32, interface: u32) -> Option<Address> {
+    let from = visit.source.address;
+    let member =
+        lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
+    let heard = heard(visit, &member);
+    if visit.state.walk == walk::ALL {
+        listeners::note(visit.known, slot, heard.is_some());
+    }
+    heard
+}
+
+/// The address at which the member has a socket for the datagram.
 ///
 /// Of several sockets that are bound to no address only one hears a unicast, so they hear a broadcast instead: each may be
 /// another server.
 #[inline(always)]
-fn listens(visit: &Visit, interface: u32) -> Option<Address> {
-    let from = visit.source.address;
-    let member =
-        lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
+fn heard(visit: &Visit, member: &Member) -> Option<Address> {
     // A neighbour with a LAN address means the LAN, whichever of its broadcast addresses it asks first.
     let to_lan = visit.destination.address != LIMITED_BROADCAST || visit.sender != 0;
     if member.lan_address != NO_ADDRESS
         && to_lan
         && visit.destination.address != visit.node
         && !is_group(visit.destination.address)
-        && bound(visit, visit.broadcast, &member).is_some()
+        && bound(visit, visit.broadcast, member).is_some()
     {
         return Some(visit.broadcast);
     }
@@ -121,7 +167,7 @@ fn listens(visit: &Visit, interface: u32) -> Option<Address> {
         group if is_group(group) => group,
         _ => member.broadcast,
     };
-    let bound = bound(visit, address, &member)?;
+    let bound = bound(visit, address, member)?;
     let is_shared = address == member.address && bound == NO_ADDRESS;
     Some(if is_shared { member.broadcast } else { address })
 }

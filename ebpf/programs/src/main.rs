@@ -20,6 +20,7 @@ mod groups;
 mod icmp;
 mod lan_address;
 mod limit;
+mod listeners;
 mod maps;
 mod name_server;
 mod outgoing;

@@ -2,8 +2,8 @@
 
 use abi::{
     Address, AddressRange, Attachment, AttachmentKey, Broadcast, BroadcasterKey, BucketKey, Circuit, Claim,
-    Config, Described, Domain, Endpoint, FlowKey, Followed, GroupKey, Headers, LanAddress, Member,
-    NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search, Searcher,
+    Config, Described, Domain, Endpoint, FlowKey, Followed, GroupKey, Headers, LanAddress, Listeners,
+    ListenersKey, Member,    NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search, Searcher,
     SearcherKey, Sending, Share, Snoop, Uplink,
 };
 use aya_ebpf::{
@@ -30,6 +30,9 @@ pub static ROSTER: Array<u32> = Array::pinned(abi::DOMAINS * abi::SLOTS, 0);
 /// Per domain one more than the highest slot ever taken.
 #[map]
 pub static ROSTER_LENGTH: Array<u32> = Array::pinned(abi::DOMAINS, 0);
+/// Who was found to listen, by where a datagram for members goes.
+#[map]
+pub static LISTENERS: LruHashMap<ListenersKey, Listeners> = LruHashMap::pinned(abi::LISTENERS, 0);
 /// Relayed UDP ports as the LAN sees them, by uplink.
 #[map]
 pub static LAN_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);

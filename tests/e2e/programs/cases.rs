@@ -1,6 +1,6 @@
 //! The cases: what there is, a packet, and what becomes of it.
 
-use abi::{FanMark, LEAVING, LIMITED_BROADCAST, Protocol, Verdict};
+use abi::{FanMark, LEAVING, LIMITED_BROADCAST, Protocol, Verdict, walk};
 use lab::ca::{message, reply, search};
 
 use super::{
@@ -124,7 +124,7 @@ pub(super) fn from_pod_b(packet: Frame) -> Run {
 
 /// The fan, with so many places left to visit from `slot` on.
 pub(super) fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
-    let mark = FanMark { domain: 0, remaining, slot }.pack();
+    let mark = FanMark { domain: 0, walk: walk::UNDECIDED, remaining, slot }.pack();
     Run { program: abi::names::FAN, interface: "iocast-fan", mark, packet }
 }
 
@@ -708,6 +708,7 @@ fn fans() -> Vec<Case> {
     let delivered = |from: &str| asked(from).to(PODS);
     let to_nobody = asked(CLIENT).to("172.23.0.255:5065");
     let bound = |to: &str| asked(CLIENT).to(to);
+    let known = |remaining, packet| Run { mark: listeners(remaining), ..fan(0, 0, packet) };
     let unicast = asked(CLIENT).to("172.23.0.10:5076").with(&pva(&PVA_SEARCH.replacen(" 00 ", " 80 ", 1)));
     vec![
         Case::new("a copy for the first of two", fan(2, 0, asked(CLIENT)))
@@ -751,6 +752,27 @@ fn fans() -> Vec<Case> {
         Case::new("a copy that nobody listens for", fan(2, 0, to_nobody.clone())).becomes(DROP, to_nobody),
         Case::new("a copy for the one that sent it only", fan(1, 1, asked(OTHER)))
             .becomes(DROP, asked(OTHER)),
+        Case::new("a copy for those known to listen, of whom there are none", known(2, asked(CLIENT)))
+            .denied(),
+        Case::new("one for the second, known to listen", known(2, asked(CLIENT)))
+            .after([fan(1, 1, asked(CLIENT))])
+            .becomes(REDIRECT, delivered(CLIENT))
+            .ca(&[Delivered]),
+        Case::new("one for both, known to listen", known(2, asked(CLIENT)))
+            .after([fan(1, 0, asked(CLIENT)), fan(1, 1, asked(CLIENT))])
+            .becomes(REDIRECT, delivered(CLIENT))
+            .fans(|copy| copy)
+            .ca(&[Delivered]),
+        Case::new("one for who is known to hear another address", known(2, asked(CLIENT).to(EVERYBODY)))
+            .after([fan(1, 0, asked(CLIENT)), fan(1, 1, asked(CLIENT))])
+            .denied(),
+        Case::new("one for who is known to listen, and sent it", known(1, asked(IOC)))
+            .after([fan(1, 0, asked(CLIENT))])
+            .denied(),
+        Case::new("one for who is still known to listen after what it sent itself", known(1, asked(CLIENT)))
+            .after([fan(1, 0, asked(CLIENT)), fan(1, 0, asked(IOC))])
+            .becomes(REDIRECT, delivered(CLIENT))
+            .ca(&[Delivered]),
         Case::new("what is not the fan's", Run { mark: 0, ..fan(1, 0, asked(CLIENT)) })
             .becomes(DROP, asked(CLIENT)),
     ]
@@ -786,4 +808,9 @@ fn with_zero_checksum() -> (Vec<u8>, Vec<u8>) {
 pub(super) fn pva(hex: &str) -> Vec<u8> {
     let digits: String = hex.split_whitespace().collect();
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+/// The mark of what those get that are known to listen, with so many places left to visit.
+fn listeners(remaining: u32) -> u32 {
+    FanMark { domain: 0, walk: walk::LISTENERS, remaining, slot: 0 }.pack()
 }

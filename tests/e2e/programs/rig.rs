@@ -208,6 +208,7 @@ fn fill(state: &mut State, setup: &Setup) {
     forget_circuits();
     forget::<abi::Address, abi::LanAddress>("LAN_ADDRESSES", Map::HashMap);
     forget::<abi::Address, abi::Rival>("RIVALS", Map::LruHashMap);
+    forget::<abi::ListenersKey, abi::Listeners>("LISTENERS", Map::LruHashMap);
     forget::<abi::BroadcasterKey, abi::Broadcast>("BROADCASTS", Map::LruHashMap);
     for (number, (pod, ..)) in (0..).zip(PODS) {
         let lan_address = if number == 0 && setup.standing.is_some() { LAN_ADDRESS } else { abi::NO_ADDRESS };

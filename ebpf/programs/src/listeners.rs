@@ -1,0 +1,60 @@
+//! Which members had a socket for such datagrams, so that pods that do not listen cost nothing.
+//!
+//! Only a hint: whether a member gets a copy is decided by looking for its socket. A member that is not known to listen is
+//! asked at least every tenth of a second in which there are datagrams ([`Listeners::look`]).
+
+use abi::{Endpoint, Listeners, ListenersKey};
+
+use crate::{atomic, maps::LISTENERS, skb::now};
+
+/// What is known of those who listen for what goes `to` members of `domain`; `None` if there is no room for it.
+#[inline(always)]
+pub fn of(domain: u32, to: &Endpoint) -> Option<*mut Listeners> {
+    let key = ListenersKey { domain: domain as u16, port: to.port, address: to.address };
+    if let Some(known) = LISTENERS.get_ptr_mut(key) {
+        return Some(known);
+    }
+    let _ = LISTENERS.insert(key, Listeners { looked: 0, places: [0; 16] }, 0);
+    LISTENERS.get_ptr_mut(key)
+}
+
+/// Whether a datagram that begins now visits all members.
+#[inline(always)]
+pub fn looks_at_all(known: *mut Listeners) -> bool {
+    let now = now();
+    // SAFETY: a map's memory stays a value as long as the program runs. Two that begin a look at once are no harm.
+    unsafe {
+        let (all, first) = (*known).look(now);
+        if first {
+            (*known).looked = now;
+        }
+        all
+    }
+}
+
+/// How many places from `slot` on, in its word of 64, do not listen.
+#[inline(always)]
+pub fn gap(known: *mut Listeners, slot: u32) -> u32 {
+    // SAFETY: as above; the index is below 16.
+    let word = unsafe { *word(known, slot) } >> (slot % 64);
+    if word == 0 { 64 - slot % 64 } else { word.trailing_zeros() }
+}
+
+/// Notes whether the member at `slot` listens.
+#[inline(always)]
+pub fn note(known: *mut Listeners, slot: u32, listens: bool) {
+    let (word, bit) = (word(known, slot), 1 << (slot % 64));
+    // SAFETY: as above.
+    let is_known = unsafe { *word } & bit != 0;
+    match (listens, is_known) {
+        (true, false) => atomic::set(word, bit),
+        (false, true) => atomic::clear(word, bit),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn word(known: *mut Listeners, slot: u32) -> *mut u64 {
+    // SAFETY: the index is below 16.
+    unsafe { (&raw mut (*known).places).cast::<u64>().add((slot / 64 & 15) as usize) }
+}

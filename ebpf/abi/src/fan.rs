@@ -92,7 +92,7 @@ impl FanMark {
             domain,
             walk: walk::UNDECIDED,
             remaining: length,
-            slot: (fraction * length as u64 >> 32) as u32,
+            slot: ((fraction * length as u64) >> 32) as u32,
         }
     }
 

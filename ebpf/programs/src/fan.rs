@@ -15,76 +15,35 @@ use abi::{
     Address, Endpoint, FanMark, LIMITED_BROADCAST, Listeners, Member, NO_ADDRESS, Point, Protocol, RelayKey,
     Verdict, is_group, roster_index, walk,
 };
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop, macros::map, maps::PerCpuArray};
 
 use crate::{
+    copies,
     count::count,
     event::{Seen, emit},
     format, lan_address, listeners,
-    maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, ROSTER_LENGTH, lookup},
+    maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, lookup},
     packet::Packet,
     peers,
     ports::ANYONE,
     skb::{DROP, Skb},
 };
 
-/// One run of the fan: delivers to the next member that listens.
-#[inline(always)]
-pub fn run(skb: Skb) -> i32 {
-    let Some(state) = FanMark::unpack(skb.mark()) else { return DROP };
-    let (Some(config), Some(mut packet)) = (CONFIG.get(0), Packet::parse(skb)) else { return DROP };
-    let Some(&length) = ROSTER_LENGTH.get(state.domain) else { return DROP };
-    let Some(known) = listeners::of(state.domain, &packet.destination) else {
-        count(state.domain as u16, Protocol::Other as u16, Verdict::Overrun);
-        return DROP;
-    };
-    let (node, broadcast) = peers::uplink(state.domain as u16)
-        .map_or((NO_ADDRESS, NO_ADDRESS), |uplink| (uplink.address, uplink.broadcast));
-    let mut visit = Visit {
-        skb: skb.raw(),
-        known,
-        source: packet.source,
-        destination: packet.destination,
-        state: decided(state, known),
-        length,
-        node,
-        broadcast,
-        sender: lan_address::neighbour(packet.source.address, state.domain as u16).unwrap_or(0),
-        found: 0,
-        address: NO_ADDRESS,
-    };
-    let pointer = &raw mut visit;
-    // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
-    let visit = unsafe {
-        bpf_loop(state.remaining, go_on as *mut c_void, pointer.cast(), 0);
-        pointer.read()
-    };
-    match lookup(&MEMBERS, visit.found) {
-        Some(member) => deliver(&mut packet, &member, &visit, config.fan),
-        None => DROP,
-    }
-}
+/// One entry: what is delivered on this CPU.
+#[map]
+static VISIT: PerCpuArray<Visit> = PerCpuArray::with_max_entries(1, 0);
 
-/// The state of a datagram that knows which members it visits.
-#[inline(always)]
-fn decided(state: FanMark, known: *mut Listeners) -> FanMark {
-    if state.walk != walk::UNDECIDED {
-        return state;
-    }
-    let walk = if listeners::looks_at_all(known) { walk::ALL } else { walk::LISTENERS };
-    FanMark { walk, ..state }
-}
-
-/// A walk over the roster, passed through `bpf_loop`.
+/// The datagram that the fan is about to deliver, and how far it has come.
 struct Visit {
-    skb: *mut __sk_buff,
-    /// Who is known to listen.
-    known: *mut Listeners,
+    /// Who sent it.
     source: Endpoint,
+    /// Where it went.
     destination: Endpoint,
+    /// Where to go on.
     state: FanMark,
+    /// The length of the domain's roster.
     length: u32,
-    /// The node's address on the LAN, if the domain has an uplink.
+    /// The node's address on the LAN; [`NO_ADDRESS`] if the domain has no uplink.
     node: Address,
     /// The LAN's broadcast address.
     broadcast: Address,
@@ -96,53 +55,102 @@ struct Visit {
     address: Address,
 }
 
+/// One run of the fan: delivers to the next member that listens.
+#[inline(always)]
+pub fn run(skb: Skb) -> i32 {
+    let (Some(state), Some(mut packet)) = (FanMark::unpack(skb.mark()), Packet::parse(skb)) else {
+        return DROP;
+    };
+    let (Some(config), Some(visit)) = (CONFIG.get(0), begin(state, &packet)) else { return DROP };
+    let Some(known) = listeners::of(state.domain, &packet.destination) else {
+        count(state.domain as u16, Protocol::Other as u16, Verdict::Overrun);
+        return DROP;
+    };
+    if state.walk == walk::UNDECIDED {
+        visit.state.walk = if listeners::looks_at_all(known) { walk::ALL } else { walk::LISTENERS };
+    }
+    let mut walk = Walk { skb: skb.raw(), known, visit };
+    // SAFETY: the callback has the type that bpf_loop calls, and the walk outlives the loop.
+    unsafe { bpf_loop(state.remaining, go_on as *mut c_void, (&raw mut walk).cast(), 0) };
+    match lookup(&MEMBERS, walk.visit.found) {
+        Some(member) => deliver(&mut packet, &member, walk.visit, config.fan),
+        None => DROP,
+    }
+}
+
+/// The visit of this CPU, at its beginning.
+#[inline(always)]
+fn begin(state: FanMark, packet: &Packet) -> Option<&'static mut Visit> {
+    let domain = state.domain as u16;
+    let (node, broadcast) =
+        peers::uplink(domain).map_or((NO_ADDRESS, NO_ADDRESS), |uplink| (uplink.address, uplink.broadcast));
+    let visit = Visit {
+        source: packet.source,
+        destination: packet.destination,
+        state,
+        length: copies::members(domain),
+        node,
+        broadcast,
+        sender: lan_address::neighbour(packet.source.address, domain).unwrap_or(0),
+        found: 0,
+        address: NO_ADDRESS,
+    };
+    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
+    let own = unsafe { &mut *VISIT.get_ptr_mut(0)? };
+    *own = visit;
+    Some(own)
+}
+
+/// A walk over the roster, passed through `bpf_loop`.
+struct Walk {
+    skb: *mut __sk_buff,
+    /// Who is known to listen.
+    known: *mut Listeners,
+    visit: &'static mut Visit,
+}
+
 /// Goes to the next member to visit; returns 1 to stop: at the one after the member found, which the next run visits, or
 /// when no place is left.
-extern "C" fn go_on(_index: u32, visit: *mut Visit) -> i64 {
-    // SAFETY: `visit` is the state passed to bpf_loop, alive during the loop.
-    let visit = unsafe { &mut *visit };
-    let slot = if visit.state.slot < visit.length { visit.state.slot } else { 0 };
-    let interface = ROSTER.get(roster_index(visit.state.domain, slot)).copied().unwrap_or(0);
-    let gap = if interface == 0 { 1 } else { gap(visit, slot) };
-    if gap > 0 {
-        return advance(visit, slot, gap);
+extern "C" fn go_on(_index: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: `walk` is what was passed to bpf_loop, alive during the loop.
+    let Walk { skb, known, ref mut visit } = *unsafe { &mut *walk };
+    let FanMark { domain, walk, mut slot, .. } = visit.state;
+    if slot >= visit.length {
+        slot = 0;
     }
-    if visit.found != 0 {
-        return 1;
+    let interface = ROSTER.get(roster_index(domain, slot)).copied().unwrap_or(0);
+    let gap = match (interface, walk) {
+        (0, _) => 1,
+        (_, walk::ALL) => 0,
+        _ => listeners::gap(known, slot),
+    };
+    if gap == 0 {
+        if visit.found != 0 {
+            return 1;
+        }
+        visit_member(Skb::from_raw(skb), known, visit, slot, interface);
     }
-    if let Some(address) = listens(visit, slot, interface) {
-        (visit.found, visit.address) = (interface, address);
-    }
-    advance(visit, slot, 1)
-}
-
-/// How many places from `slot` on need no visit.
-#[inline(always)]
-fn gap(visit: &Visit, slot: u32) -> u32 {
-    if visit.state.walk == walk::ALL { 0 } else { listeners::gap(visit.known, slot) }
-}
-
-/// Leaves `places` behind, but never goes over the end of the roster at once; returns 1 if none is left.
-#[inline(always)]
-fn advance(visit: &mut Visit, slot: u32, places: u32) -> i64 {
-    let places = places.min(visit.length - slot).min(visit.state.remaining);
-    // In the bounds of their bits in the mark, so that the verifier sees one state, however often it goes round.
-    visit.state.slot = (slot + places) & FanMark::SLOT;
-    visit.state.remaining = (visit.state.remaining - places) & FanMark::REMAINING;
+    let places = gap.max(1).min(visit.length.wrapping_sub(slot)).min(visit.state.remaining);
+    visit.state.slot = slot + places;
+    visit.state.remaining -= places;
     (visit.state.remaining == 0) as i64
 }
 
-/// The address at which the member at `slot` hears the datagram; `None` too if it sent it.
+/// Finds out whether the member at `slot`, behind `interface`, hears the datagram. The one that sent it does not.
 #[inline(always)]
-fn listens(visit: &Visit, slot: u32, interface: u32) -> Option<Address> {
+fn visit_member(skb: Skb, known: *mut Listeners, visit: &mut Visit, slot: u32, interface: u32) {
     let from = visit.source.address;
-    let member =
-        lookup(&MEMBERS, interface).filter(|member| member.address != from && member.lan_address != from)?;
-    let heard = heard(visit, &member);
-    if visit.state.walk == walk::ALL {
-        listeners::note(visit.known, slot, heard.is_some());
+    let Some(member) = lookup(&MEMBERS, interface) else { return };
+    if member.address == from || member.lan_address == from {
+        return;
     }
-    heard
+    let heard = heard(skb, visit, &member);
+    if let Some(address) = heard {
+        (visit.found, visit.address) = (interface, address);
+    }
+    if visit.state.walk == walk::ALL {
+        listeners::note(known, slot, heard.is_some());
+    }
 }
 
 /// The address at which the member has a socket for the datagram.
@@ -150,14 +158,14 @@ fn listens(visit: &Visit, slot: u32, interface: u32) -> Option<Address> {
 /// Of several sockets that are bound to no address only one hears a unicast, so they hear a broadcast instead: each may be
 /// another server.
 #[inline(always)]
-fn heard(visit: &Visit, member: &Member) -> Option<Address> {
+fn heard(skb: Skb, visit: &Visit, member: &Member) -> Option<Address> {
     // A neighbour with a LAN address means the LAN, whichever of its broadcast addresses it asks first.
     let to_lan = visit.destination.address != LIMITED_BROADCAST || visit.sender != 0;
     if member.lan_address != NO_ADDRESS
         && to_lan
         && visit.destination.address != visit.node
         && !is_group(visit.destination.address)
-        && bound(visit, visit.broadcast, member).is_some()
+        && bound(skb, visit, visit.broadcast, member).is_some()
     {
         return Some(visit.broadcast);
     }
@@ -167,16 +175,16 @@ fn heard(visit: &Visit, member: &Member) -> Option<Address> {
         group if is_group(group) => group,
         _ => member.broadcast,
     };
-    let bound = bound(visit, address, member)?;
+    let bound = bound(skb, visit, address, member)?;
     let is_shared = address == member.address && bound == NO_ADDRESS;
     Some(if is_shared { member.broadcast } else { address })
 }
 
 /// The address that the member's socket is bound to which hears the datagram at `address`.
 #[inline(always)]
-fn bound(visit: &Visit, address: Address, member: &Member) -> Option<Address> {
+fn bound(skb: Skb, visit: &Visit, address: Address, member: &Member) -> Option<Address> {
     let destination = Endpoint { address, ..visit.destination };
-    Skb::from_raw(visit.skb).bound_address(&visit.source, &destination, member.netns)
+    skb.bound_address(&visit.source, &destination, member.netns)
 }
 
 /// Turns the packet into the member's and delivers it.
@@ -191,7 +199,7 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
         }
     }
     packet.skb.set_mark(0);
-    if let Some(own) = source_inside(visit, member) {
+    if let Some(own) = source_inside(packet.skb, visit, member) {
         packet.set_source(own);
     }
     packet.set_destination(Endpoint { address, ..packet.destination });
@@ -208,17 +216,17 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
 /// The own address of the pod on this node that sent the datagram from its address on the LAN, if a socket hears there. Those
 /// that do not hear on the LAN themselves know it by that: the node would masquerade an answer to the other.
 #[inline(always)]
-fn source_inside(visit: &Visit, receiver: &Member) -> Option<Endpoint> {
+fn source_inside(skb: Skb, visit: &Visit, receiver: &Member) -> Option<Endpoint> {
     if visit.sender == 0 {
         return None;
     }
     let sender = lookup(&MEMBERS, visit.sender)?;
     let on_lan = receiver.lan_address != NO_ADDRESS && visit.destination.address != visit.node;
-    if on_lan && bound(visit, visit.broadcast, receiver).is_some() {
+    if on_lan && bound(skb, visit, visit.broadcast, receiver).is_some() {
         return None;
     }
     let own = Endpoint { address: sender.address, ..visit.source };
-    Skb::from_raw(visit.skb).socket(&ANYONE, &own, sender.netns).then_some(own)
+    skb.socket(&ANYONE, &own, sender.netns).then_some(own)
 }
 
 /// The protocol of datagrams to `port` of the domain's pods.

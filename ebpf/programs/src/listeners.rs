@@ -44,17 +44,11 @@ pub fn gap(known: *mut Listeners, slot: u32) -> u32 {
 #[inline(always)]
 pub fn note(known: *mut Listeners, slot: u32, listens: bool) {
     let (word, bit) = (word(known, slot), 1 << (slot % 64));
-    // SAFETY: as above.
-    let is_known = unsafe { *word } & bit != 0;
-    match (listens, is_known) {
-        (true, false) => atomic::set(word, bit),
-        (false, true) => atomic::clear(word, bit),
-        _ => {}
-    }
+    if listens { atomic::set(word, bit) } else { atomic::clear(word, bit) }
 }
 
 #[inline(always)]
 fn word(known: *mut Listeners, slot: u32) -> *mut u64 {
     // SAFETY: the index is below 16.
-    unsafe { (&raw mut (*known).places).cast::<u64>().add((slot / 64 & 15) as usize) }
+    unsafe { (&raw mut (*known).places).cast::<u64>().add(((slot / 64) & 15) as usize) }
 }

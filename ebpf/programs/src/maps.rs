@@ -1,10 +1,12 @@
-//! The maps, pinned by name: all of the programs' state.
+//! The maps, pinned by name: all of the programs' state. What a loop changes while it runs is in a map of its own module that is
+//! not pinned: of a map the verifier knows nothing, so that each round is the same to it. Of the stack it knows each number, and
+//! it would follow each that may come.
 
 use abi::{
     Address, AddressRange, Attachment, AttachmentKey, Broadcast, BroadcasterKey, BucketKey, Circuit, Claim,
     Config, Described, Domain, Endpoint, FlowKey, Followed, GroupKey, Headers, LanAddress, Listeners,
-    ListenersKey, Member,    NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search, Searcher,
-    SearcherKey, Sending, Share, Snoop, Uplink,
+    ListenersKey, Member, NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search,
+    Searcher, SearcherKey, Sending, Share, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,

@@ -11,10 +11,10 @@ use aya_ebpf::{
         TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
     },
     helpers::{
-        bpf_clone_redirect, bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns,
-        bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-        bpf_redirect_peer, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type,
-        bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_clone_redirect, bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
     programs::TcContext,
 };

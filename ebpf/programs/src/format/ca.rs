@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use abi::{Endpoint, Verdict};
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop, macros::map, maps::PerCpuArray};
 use wire::{Direction, Step, ca};
 
 use super::content::{Content, Format, length, put};
@@ -19,57 +19,71 @@ impl Format for Ca {
     #[inline(always)]
     fn inspect(packet: &Packet, direction: Direction, _: u16) -> Result<Content, Verdict> {
         let chain = ca::Chain::new(length(packet)?);
-        let mut scan = Scan { skb: packet.skb.raw(), chain, content: Content::new(direction), sound: true };
-        let pointer = &raw mut scan;
+        let read = this_read().ok_or(Verdict::Malformed)?;
+        *read = Read { chain, content: Content::new(direction), sound: true };
+        let mut scan = Scan { skb: packet.skb.raw(), read };
         // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
-        let scan = unsafe {
-            bpf_loop(ca::MAX_MESSAGES, read_message as *mut c_void, pointer.cast(), 0);
-            pointer.read()
-        };
-        let content = scan.content.read();
-        if scan.sound && scan.chain.finish(direction).is_ok() { Ok(content) } else { Err(Verdict::Malformed) }
+        unsafe { bpf_loop(ca::MAX_MESSAGES, read_message as *mut c_void, (&raw mut scan).cast(), 0) };
+        let Read { chain, content, sound } = scan.read;
+        if *sound && chain.finish(direction).is_ok() { Ok(*content) } else { Err(Verdict::Malformed) }
     }
 
     #[inline(always)]
     fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint) {
-        let Some(length) = packet.payload else { return };
-        let chain = ca::Chain::new(length);
+        let (Some(length), Some(read)) = (packet.payload, this_read()) else { return };
+        read.chain = ca::Chain::new(length);
+        let chain = &mut read.chain;
         let mut rewrite = Rewrite { packet, chain, direction: content.direction, from: *from, to: *to };
         // SAFETY: as in `inspect`.
         unsafe { bpf_loop(ca::MAX_MESSAGES, rename_message as *mut c_void, (&raw mut rewrite).cast(), 0) };
     }
 }
 
-/// The first walk along the messages, which reads them; passed through `bpf_loop`.
-struct Scan {
-    skb: *mut __sk_buff,
+/// One entry: what was read on this CPU so far.
+#[map]
+static CA_READ: PerCpuArray<Read> = PerCpuArray::with_max_entries(1, 0);
+
+/// What was read of a datagram so far.
+struct Read {
     chain: ca::Chain,
     content: Content,
     sound: bool,
 }
 
+#[inline(always)]
+fn this_read() -> Option<&'static mut Read> {
+    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
+    CA_READ.get_ptr_mut(0).map(|read| unsafe { &mut *read })
+}
+
+/// The first walk along the messages, which reads them; passed through `bpf_loop`.
+struct Scan {
+    skb: *mut __sk_buff,
+    read: &'static mut Read,
+}
+
 /// Reads one message; returns 1 to stop.
 extern "C" fn read_message(_index: u32, scan: *mut Scan) -> i64 {
     // SAFETY: `scan` is the state passed to bpf_loop, alive during the loop.
-    let scan = unsafe { &mut *scan };
-    if !scan.chain.has_next() {
+    let Scan { skb, ref mut read } = *unsafe { &mut *scan };
+    if !read.chain.has_next() {
         return 1;
     }
-    let skb = Skb::from_raw(scan.skb);
-    let header = skb.load(PAYLOAD + scan.chain.offset);
+    let skb = Skb::from_raw(skb);
+    let header = skb.load(PAYLOAD + read.chain.offset);
     let load = |at| skb.load(PAYLOAD + at);
-    match header.map(|header| ca::step(&mut scan.chain, &header, scan.content.direction, load)) {
+    match header.map(|header| ca::step(&mut read.chain, &header, read.content.direction, load)) {
         Some(Ok(Step::Opaque)) => 0,
         Some(Ok(Step::Plain(kind))) => {
-            scan.content.add_kind(kind);
+            read.content.add_kind(kind);
             0
         }
         Some(Ok(Step::Names(kind, named))) => {
-            scan.content.add(kind, &named);
+            read.content.add(kind, &named);
             0
         }
         _ => {
-            scan.sound = false;
+            read.sound = false;
             1
         }
     }
@@ -78,7 +92,7 @@ extern "C" fn read_message(_index: u32, scan: *mut Scan) -> i64 {
 /// The second walk, which rewrites them; passed through `bpf_loop`.
 struct Rewrite<'a> {
     packet: &'a Packet,
-    chain: ca::Chain,
+    chain: &'static mut ca::Chain,
     direction: Direction,
     from: Endpoint,
     to: Endpoint,
@@ -93,7 +107,7 @@ extern "C" fn rename_message(_index: u32, rewrite: *mut Rewrite) -> i64 {
     }
     let skb = rewrite.packet.skb;
     let Some(header) = skb.load(PAYLOAD + rewrite.chain.offset) else { return 1 };
-    match ca::step(&mut rewrite.chain, &header, rewrite.direction, |at| skb.load(PAYLOAD + at)) {
+    match ca::step(rewrite.chain, &header, rewrite.direction, |at| skb.load(PAYLOAD + at)) {
         Ok(Step::Names(_, named)) => put(rewrite.packet, &named, &rewrite.from, &rewrite.to),
         Ok(_) => {}
         Err(_) => return 1,

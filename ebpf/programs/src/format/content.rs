@@ -71,22 +71,6 @@ impl Content {
         Self { search, directed: directed as u32, ..Self::new(direction) }
     }
 
-    /// The same, read from memory here and now. The compiler would read it where it is used, and where it is not, save
-    /// registers that were never written, which the verifier rejects.
-    #[inline(always)]
-    pub fn read(self) -> Self {
-        Self {
-            search: read(self.search),
-            names: read(self.names),
-            port: read(self.port),
-            udp: read(self.udp),
-            address: read(self.address),
-            unsupported: read(self.unsupported),
-            directed: read(self.directed),
-            ..self
-        }
-    }
-
     /// Whether it is for a single server, never for all.
     #[inline(always)]
     pub fn is_directed(&self) -> bool {
@@ -189,13 +173,4 @@ pub fn put(packet: &Packet, named: &Named, from: &Endpoint, to: &Endpoint) {
     if named.address == from.address {
         packet.set_payload(named.address_at, named.address, to.address);
     }
-}
-
-/// A number that the compiler has to have at this place.
-#[inline(always)]
-fn read(number: u32) -> u32 {
-    let mut number = number as u64;
-    // SAFETY: moves a register to itself. Without any instruction the kernel would refuse what is said about lines.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(nomem, nostack)) };
-    number as u32
 }

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use abi::{Endpoint, Verdict};
-use aya_ebpf::helpers::bpf_loop;
+use aya_ebpf::{helpers::bpf_loop, macros::map, maps::PerCpuArray};
 use wire::{
     Direction,
     data::{Field, MISSING, Value, What},
@@ -28,15 +28,16 @@ impl Format for Described {
             return Err(Verdict::Malformed);
         }
         let search = descriptor.search != 0 && matches!(direction, Direction::Announce);
-        let mut scan = Scan { payload, content: Content::of(protocol, direction, search), sound: true };
-        let pointer = &raw mut scan;
+        // SAFETY: this CPU's own entry, and none of the programs interrupts another.
+        let read =
+            DESCRIBED_READ.get_ptr_mut(0).map(|read| unsafe { &mut *read }).ok_or(Verdict::Malformed)?;
+        *read = Read { content: Content::of(protocol, direction, search), sound: true };
+        let mut scan = Scan { payload, read };
         // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
-        let scan = unsafe {
-            bpf_loop(wire::data::FIELDS as u32, read_field as *mut c_void, pointer.cast(), 0);
-            pointer.read()
-        };
-        let content = scan.content.read();
-        if scan.sound { Ok(content) } else { Err(Verdict::Malformed) }
+        unsafe {
+            bpf_loop(wire::data::FIELDS as u32, read_field as *mut c_void, (&raw mut scan).cast(), 0);
+        }
+        if scan.read.sound { Ok(scan.read.content) } else { Err(Verdict::Malformed) }
     }
 
     #[inline(always)]
@@ -77,26 +78,34 @@ impl Payload {
     }
 }
 
+/// One entry: what was read on this CPU so far.
+#[map]
+static DESCRIBED_READ: PerCpuArray<Read> = PerCpuArray::with_max_entries(1, 0);
+
+/// What was read of a datagram so far.
+struct Read {
+    content: Content,
+    sound: bool,
+}
+
 /// The first walk along the fields, which reads them; passed through `bpf_loop`.
 struct Scan {
     payload: Payload,
-    content: Content,
-    sound: bool,
+    read: &'static mut Read,
 }
 
 /// Reads one field; returns 1 to stop.
 extern "C" fn read_field(index: u32, scan: *mut Scan) -> i64 {
     // SAFETY: `scan` is the state passed to bpf_loop, alive during the loop.
-    let scan = unsafe { &mut *scan };
-    let Some(field) = field(scan.content.protocol, index) else { return 1 };
-    let payload = scan.payload;
+    let Scan { payload, ref mut read } = *unsafe { &mut *scan };
+    let Some(field) = field(read.content.protocol, index) else { return 1 };
     let Value { what, number } = field.read(|at| payload.load(at));
     match what {
         What::Nothing => {}
-        What::Address => scan.content.add_address(number.to_be_bytes()),
-        What::Port => scan.content.add_port(number as u16, field.is_udp()),
-        What::Unsupported => scan.content.add_unsupported(),
-        What::Truncated => scan.sound = false,
+        What::Address => read.content.add_address(number.to_be_bytes()),
+        What::Port => read.content.add_port(number as u16, field.is_udp()),
+        What::Unsupported => read.content.add_unsupported(),
+        What::Truncated => read.sound = false,
     }
     0
 }

@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::Key;
 use super::State;
 use crate::{
     Error, Result,
-    maps::{absent_is_none, all, keys, removed, replace_all, wrote},
+    maps::{absent_is_none, all, keys, range, removed, replace_all, wrote},
 };
 
 impl State {
@@ -20,15 +20,8 @@ impl State {
 
     /// The configured domains, with their numbers.
     pub fn domains(&self) -> Result<Vec<(u16, Domain)>> {
-        let mut found = vec![];
-        for number in 0..abi::DOMAINS {
-            let domain =
-                self.domains.get(&number, 0).map_err(|error| Error::bpf("cannot read DOMAINS", &error))?;
-            if domain.name[0] != 0 {
-                found.push((number as u16, domain));
-            }
-        }
-        Ok(found)
+        let domains = (0..).zip(range("DOMAINS", &self.domains, 0, abi::DOMAINS)?);
+        Ok(domains.filter(|(_, domain)| domain.name[0] != 0).collect())
     }
 
     /// The number of the domain called `name`.
@@ -135,8 +128,7 @@ impl State {
 
     /// The described protocols, in order of their numbers.
     pub fn described(&self) -> Result<Vec<Described>> {
-        let read = self.descriptors.iter().collect::<Result<_, _>>();
-        read.map_err(|error| Error::bpf("cannot read DESCRIPTORS", &error))
+        range("DESCRIPTORS", &self.descriptors, 0, abi::DESCRIPTORS)
     }
 
     /// Sets the described protocols. Resets the counters of a number whose protocol changes.

@@ -133,12 +133,16 @@ fn traced(mut command: Command, input: &str) -> IoResult<Calls> {
         // SAFETY: numbers, for all of which zero is a value; the kernel writes no more than there is room for.
         let mut info: libc::ptrace_syscall_info = unsafe { zeroed() };
         ptrace(libc::PTRACE_GET_SYSCALL_INFO, process, size_of_val(&info), &raw mut info as usize)?;
-        // SAFETY: `op` says which of them the kernel has written.
         match info.op {
-            libc::PTRACE_SYSCALL_INFO_ENTRY => unsafe {
-                calls.enter(process, info.u.entry.nr, &info.u.entry.args);
-            },
-            libc::PTRACE_SYSCALL_INFO_EXIT => calls.leave(unsafe { info.u.exit.sval }),
+            libc::PTRACE_SYSCALL_INFO_ENTRY => {
+                // SAFETY: which is what `op` says that the kernel has written.
+                let entry = unsafe { info.u.entry };
+                calls.enter(process, entry.nr, &entry.args);
+            }
+            libc::PTRACE_SYSCALL_INFO_EXIT => {
+                // SAFETY: as above.
+                calls.leave(unsafe { info.u.exit.sval });
+            }
             _ => {}
         }
     }

@@ -127,8 +127,8 @@ pub fn is_attached(bpffs: &Path, hook: Hook, device: &Link) -> Result<bool> {
     Ok(link_pin(bpffs, hook, device.index).exists() || is_filter(hook, device.index)?)
 }
 
-/// Whether the program of `hook` is attached to device `index`, and as a filter, so that the device is there, too. Costs a
-/// third of looking it up first.
+/// Whether the program of `hook` is attached to device `index`, and as a filter, so that the device is there, too: nobody has
+/// to look it up, which is most of what a pass over many members takes.
 pub fn is_filter(hook: Hook, index: u32) -> Result<bool> {
     Ok(filters(index, hook.parent())?.iter().any(is_ours) && !has_links(hook, index))
 }

@@ -1,5 +1,5 @@
 //! bpf(2) where aya lacks a call, as for reading maps in batches, or first asks the kernel for its features, as for a program
-//! from a pin: that is 18 calls more, a third of what a plugin makes.
+//! from a pin: 18 calls, which load programs and make maps.
 
 use std::{
     ffi::CString,

@@ -3,11 +3,11 @@
 //! What cannot be done yet, because an uplink is missing or a veth has just disappeared, is reported and retried, and does
 //! not stop the rest.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{collections::HashSet, net::Ipv4Addr, path::Path};
 
 use abi::{Attachment, Domain, Uplink, text};
 use datapath::{
-    External, Home, Hook, State, attach, detach, ensure_fan, is_attached, lan_address,
+    External, Home, Hook, State, attach, detach, ensure_fan, is_attached, is_filter, lan_address,
     link::{self, Link},
     printable,
 };
@@ -52,7 +52,7 @@ pub(crate) fn reconcile(
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
     let fan = ensure_fan()?;
     pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;
-    pass.attach(&fan.name, &[Hook::Fan]);
+    pass.attach(&fan, &[Hook::Fan]);
     let plan = pass.follow_uplinks(config)?;
     pass.problems.extend(groups::follow(&plan.joins)?);
     pass.follow_members()?;
@@ -96,7 +96,9 @@ impl Pass<'_> {
             }
         }
         for (_, name, _) in &interfaces {
-            self.attach(name, &[Hook::FromLan, Hook::ToLan]);
+            if let Some(device) = link::by_name(name)? {
+                self.attach(&device, &[Hook::FromLan, Hook::ToLan]);
+            }
         }
         Ok(plan)
     }
@@ -133,9 +135,17 @@ impl Pass<'_> {
     /// DEL.
     fn follow_members(&mut self) -> Result<(), Error> {
         let _lock = self.state.lock()?;
+        let members = self.state.members()?.into_iter();
+        let addressed = members.filter(|(_, member)| member.lan_address != abi::NO_ADDRESS);
+        let addressed: HashSet<u32> = addressed.map(|(interface, _)| interface).collect();
         for (key, attachment) in self.state.attachments()? {
-            match link::by_index(attachment.member)? {
-                Some(veth) => self.follow_member(&veth)?,
+            let (interface, has_address) = (attachment.member, addressed.contains(&attachment.member));
+            let is_plain = self.programs == Programs::Keep && !has_address;
+            if is_plain && is_filter(Hook::FromPod, interface)? {
+                continue; // as nearly all are, nearly always
+            }
+            match link::by_index(interface)? {
+                Some(veth) => self.follow_member(&veth, has_address)?,
                 None => self.state.leave(&key, &attachment)?,
             }
         }
@@ -143,13 +153,11 @@ impl Pass<'_> {
     }
 
     /// Attaches to a member's veth, and to the bridge over which the member has a LAN address.
-    fn follow_member(&mut self, veth: &Link) -> Result<(), Error> {
-        self.attach(&veth.name, &[Hook::FromPod]);
-        let member = self.state.member(veth.index)?;
-        if member.is_some_and(|member| member.lan_address != abi::NO_ADDRESS)
-            && let Some(bridge) = lan_address::bridge_of(veth)?
-        {
-            self.attach(&bridge.name, &[Hook::ToBridge]);
+    fn follow_member(&mut self, veth: &Link, has_address: bool) -> Result<(), Error> {
+        self.attach(veth, &[Hook::FromPod]);
+        let bridge = if has_address { lan_address::bridge_of(veth)? } else { None };
+        if let Some(bridge) = bridge {
+            self.attach(&bridge, &[Hook::ToBridge]);
         }
         Ok(())
     }
@@ -171,10 +179,11 @@ impl Pass<'_> {
     fn look_at_streams(&mut self) -> Result<(), Error> {
         let attachments = self.state.attachments()?;
         for External { claim, .. } in self.state.externals()? {
+            let Some(trouble) = status::trouble(&claim) else { continue };
             let is_holder =
                 |held: &Attachment| (held.member, held.generation) == (claim.member, claim.generation);
             let holder = attachments.iter().find(|(_, attachment)| is_holder(attachment));
-            if let (Some(trouble), Some((_, attachment))) = (status::trouble(&claim), holder) {
+            if let Some((_, attachment)) = holder {
                 let [namespace, pod] =
                     [&attachment.namespace[..], &attachment.pod].map(|name| printable(text(name)));
                 let camera = Ipv4Addr::from(claim.peer);
@@ -187,18 +196,20 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn attach(&mut self, name: &str, hooks: &[Hook]) {
+    fn attach(&mut self, device: &Link, hooks: &[Hook]) {
         for hook in hooks {
-            self.problems.extend(self.attach_one(name, *hook).err().map(|error| error.to_string()));
+            self.problems.extend(self.attach_one(device, *hook).err().map(|error| error.to_string()));
         }
     }
 
-    fn attach_one(&self, name: &str, hook: Hook) -> Result<(), Error> {
-        let Some(device) = link::by_name(name)? else { return Ok(()) }; // removed meanwhile
-        if self.programs == Programs::Replace || !is_attached(self.bpffs, hook, &device)? {
-            attach(self.bpffs, hook, &device)?;
+    fn attach_one(&self, device: &Link, hook: Hook) -> Result<(), Error> {
+        if self.programs == Programs::Keep && is_attached(self.bpffs, hook, device)? {
+            return Ok(());
         }
-        Ok(())
+        match attach(self.bpffs, hook, device) {
+            Err(_) if link::by_index(device.index)?.is_none() => Ok(()), // removed meanwhile
+            outcome => Ok(outcome?),
+        }
     }
 }
 

@@ -21,8 +21,9 @@ use crate::{
     request::{Environment, Request},
 };
 
-/// How long to wait for the agent to load the datapath, as after a reboot: the runtime would take longer to try again.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the agent to load and configure the datapath, as after a reboot: the runtime would take longer to try
+/// again. The kubelet gives a pod's sandbox two minutes.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -79,6 +79,7 @@ impl From<Error> for CniError {
                 Self::later(format!("annotation {ADDRESS}: {error}"))
             }
             Error::NotLoaded(_)
+            | Error::NotConfigured
             | Error::NoUplink(_)
             | Error::Busy { .. }
             | Error::DomainFull { .. }
@@ -96,6 +97,20 @@ impl From<membership::Error> for CniError {
             membership::Error::Refused(_) => Self::config(error.to_string()),
             membership::Error::Taken(_) | membership::Error::NoUplink(_) => Self::later(error.to_string()),
             membership::Error::Datapath(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_has_yet_to_do_is_tried_again_and_a_wrong_name_is_not() {
+        let wrong = Error::NoSuchDomain { name: "lb".into(), known: "lab".into() };
+        assert_eq!(CniError::from(wrong).code, 7);
+        for error in [Error::NotConfigured, Error::NotLoaded("/nowhere".into())] {
+            assert_eq!(CniError::from(error).code, 11);
         }
     }
 }

@@ -7,6 +7,7 @@ mod adopt;
 mod agent;
 mod arguments;
 mod beside;
+mod calls;
 mod chain;
 mod channel_access;
 mod churn;

@@ -10,29 +10,28 @@
 
 use std::{
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use abi::names;
-use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-    links::{FdLink, PinnedLink},
-    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
-};
-use netlink_packet_route::tc::TcHandle as NetlinkHandle;
+use aya::programs::{SchedClassifier, TcAttachType};
+use netlink_packet_route::tc::TcHandle;
 use nix::errno::Errno;
 
 use crate::{
     Error, Result,
-    link::{self, Filter, Link},
+    bpf::{self, Side},
+    filter::{self, Filter, Place, filters},
+    link::{Link, is_one_of},
     pinned::{LINKS, PROGRAMS, pin_directory},
 };
 
 /// Priority of our classic filters: the first.
 const PRIORITY: u16 = 1;
 /// Handle of our classic filters, which identifies them ("ioca").
-const HANDLE: (u16, u16) = (0x696f, 0x6361);
+const HANDLE: TcHandle = TcHandle { major: 0x696f, minor: 0x6361 };
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +72,8 @@ impl Hook {
         matches!(self, Self::ToLan | Self::ToBridge)
     }
 
-    fn direction(self) -> TcAttachType {
-        if self.is_egress() { TcAttachType::Egress } else { TcAttachType::Ingress }
+    fn side(self) -> Side {
+        if self.is_egress() { Side::Egress } else { Side::Ingress }
     }
 
     /// Whether TCX is worth its cost here if nobody else uses it.
@@ -82,48 +81,56 @@ impl Hook {
         self != Self::FromPod
     }
 
-    fn parent(self) -> NetlinkHandle {
-        let minor = if self.is_egress() { 0xfff3 } else { 0xfff2 };
-        NetlinkHandle { major: 0xffff, minor }
+    fn parent(self) -> TcHandle {
+        let minor = if self.is_egress() { TcHandle::MIN_EGRESS } else { TcHandle::MIN_INGRESS };
+        TcHandle { minor, ..TcHandle::CLSACT }
+    }
+
+    /// Where our filter is on a device.
+    fn place(self, device: u32) -> Place {
+        Place { device, parent: self.parent(), priority: PRIORITY, handle: HANDLE }
     }
 }
 
 /// Attaches the pinned program of `hook` to `device`; replaces one that is already attached in place.
 pub fn attach(bpffs: &Path, hook: Hook, device: &Link) -> Result<()> {
-    let what = format!("cannot attach {} to {}", hook.program(), device.name);
-    let fault = |error: &ProgramError| Error::bpf(what.clone(), error);
+    let fault = |error| Error::kernel(format!("cannot attach {hook} to {}", device.name), error);
     let path = pin_directory(bpffs).join(PROGRAMS).join(hook.program());
-    if !path.exists() {
-        return Err(Error::NotLoaded(path));
-    }
-    let mut program = SchedClassifier::from_pin(path).map_err(|error| fault(&error))?;
+    let program = match bpf::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::NotLoaded(path)),
+        opened => opened.map_err(fault)?,
+    };
     let pin = link_pin(bpffs, hook, device.index);
-    if replace_link(&mut program, &pin).map_err(|error| fault(&error))? {
+    if replace_link(&program, &pin).map_err(fault)? {
         return Ok(());
     }
-    let filters = link::filters(device.index, hook.parent())?;
-    let others = has_links(hook, device);
+    let filters = filters(device.index, hook.parent())?;
+    let others = has_links(hook, device.index);
+    let place = hook.place(device.index);
     match (filters.iter().any(is_ours), others) {
-        (true, false) => return replace_filter(&mut program, hook, device).map_err(|error| fault(&error)),
-        (true, true) => detach_filter(hook, device)?, // or packets would pass ours twice
+        (true, false) => return filter::replace(&place, hook.program(), &program).map_err(fault),
+        (true, true) => detach_filter(hook, device.index)?, // or packets would pass ours twice
         (false, _) => {}
     }
     if hook.prefers_tcx() || !filters.is_empty() || others {
-        match attach_link(&mut program, hook, device, &pin) {
+        match attach_link(&program, hook, device.index, &pin) {
             Ok(()) => return Ok(()),
             Err(error) if lacks_tcx(&error) => {}
-            Err(error) => return Err(fault(&error)),
+            Err(error) => return Err(fault(error)),
         }
     }
-    attach_filter(&mut program, hook, device).map_err(|error| fault(&error))
+    filter::add(&place, hook.program(), &program).map_err(fault)
 }
 
 /// Whether the program of `hook` is attached to `device`, and no TCX program of others can hide packets from it.
 pub fn is_attached(bpffs: &Path, hook: Hook, device: &Link) -> Result<bool> {
-    if link_pin(bpffs, hook, device.index).exists() {
-        return Ok(true);
-    }
-    Ok(link::filters(device.index, hook.parent())?.iter().any(is_ours) && !has_links(hook, device))
+    Ok(link_pin(bpffs, hook, device.index).exists() || is_filter(hook, device.index)?)
+}
+
+/// Whether the program of `hook` is attached to device `index`, and as a filter, so that the device is there, too: nobody has
+/// to look it up, which is most of what a pass over many members takes.
+pub fn is_filter(hook: Hook, index: u32) -> Result<bool> {
+    Ok(filters(index, hook.parent())?.iter().any(is_ours) && !has_links(hook, index))
 }
 
 /// Detaches the program of `hook` from device `index`; not an error if it is not attached, or if the device is gone.
@@ -135,84 +142,48 @@ pub fn detach(bpffs: &Path, hook: Hook, index: u32) -> Result<()> {
         }
         _ => {}
     }
-    let Some(device) = link::by_index(index)? else { return Ok(()) };
-    if !link::filters(index, hook.parent())?.iter().any(is_ours) {
-        return Ok(());
-    }
-    match detach_filter(hook, &device) {
-        Err(_) if link::by_index(index)?.is_none() => Ok(()), // the device is gone meanwhile, and its filters with it
-        outcome => outcome,
-    }
+    if filters(index, hook.parent())?.iter().any(is_ours) { detach_filter(hook, index) } else { Ok(()) }
 }
 
-fn detach_filter(hook: Hook, device: &Link) -> Result<()> {
-    let what = format!("cannot detach {} from {}", hook.program(), device.name);
-    let filter = known_filter(hook, device).map_err(|error| Error::kernel(what.clone(), error))?;
-    aya::programs::links::Link::detach(filter).map_err(|error| Error::bpf(what, &error))
+fn detach_filter(hook: Hook, index: u32) -> Result<()> {
+    filter::remove(&hook.place(index))
+        .map_err(|error| Error::kernel(format!("cannot detach {hook} from interface number {index}"), error))
 }
 
 /// Whether we attached this filter.
 fn is_ours(filter: &Filter) -> bool {
-    let (major, minor) = HANDLE;
-    filter.handle == NetlinkHandle { major, minor }
-        && filter.priority == u32::from(PRIORITY)
-        && filter.kind == "bpf"
-}
-
-/// Our filter on `device`, from what identifies it.
-fn known_filter(hook: Hook, device: &Link) -> std::io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(&device.name, hook.direction(), PRIORITY, handle(), None)
-}
-
-fn handle() -> TcHandle {
-    TcHandle::new(HANDLE.0, HANDLE.1)
+    filter.handle == HANDLE && filter.priority == u32::from(PRIORITY) && filter.kind == "bpf"
 }
 
 fn link_pin(bpffs: &Path, hook: Hook, index: u32) -> PathBuf {
-    pin_directory(bpffs).join(LINKS).join(format!("{}-{index}", hook.program()))
+    pin_directory(bpffs).join(LINKS).join(format!("{hook}-{index}"))
 }
 
 /// Replaces the program of the link pinned at `pin`. False if there is no link, or only the dead link of a removed device,
 /// which is deleted.
-fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<bool, ProgramError> {
-    if !pin.exists() {
-        return Ok(false);
-    }
-    let dead = |_| ProgramError::NotAttached;
-    let link = PinnedLink::from_pin(pin).map_err(dead)?;
-    let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(dead)?;
-    match program.attach_to_link(link) {
-        Ok(id) => program.take_link(id).map(|_| true), // the pin keeps it attached
-        Err(ProgramError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
-        {
-            fs::remove_file(pin).map_err(ProgramError::IOError)?;
-            Ok(false)
-        }
-        Err(error) => Err(error),
+fn replace_link(program: &OwnedFd, pin: &Path) -> io::Result<bool> {
+    let link = match bpf::open(pin) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    match bpf::update(&link, program) {
+        Err(error) if is_one_of(&error, &[Errno::ENOLINK]) => fs::remove_file(pin).map(|()| false),
+        outcome => outcome.map(|()| true),
     }
 }
 
-fn replace_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> Result<(), ProgramError> {
-    let id = program.attach_to_link(known_filter(hook, device).map_err(TcError::IoError)?)?;
-    keep(program.take_link(id)?);
-    Ok(())
+/// Whether TCX programs are attached, or may be: the kernel shows them only with CAP_SYS_ADMIN.
+fn has_links(hook: Hook, index: u32) -> bool {
+    match bpf::attached(index, hook.side()) {
+        Ok(count) => count > 0,
+        Err(error) => error.kind() == ErrorKind::PermissionDenied,
+    }
 }
 
-/// A classic filter stays in the kernel until it is deleted; aya would delete it when its handle is dropped.
-fn keep(filter: SchedClassifierLink) {
-    std::mem::forget(filter);
-}
-
-/// Whether TCX programs are attached, or may be.
-fn has_links(hook: Hook, device: &Link) -> bool {
-    tcx_programs(hook, device).is_none_or(|others| !others.is_empty())
-}
-
-/// The names of the TCX programs on a hook, in order; none on a kernel without TCX. `None` if they are hidden: the kernel
-/// shows them only with CAP_SYS_ADMIN.
+/// The names of the TCX programs on a hook, in order; none on a kernel without TCX. `None` if they are hidden.
 fn tcx_programs(hook: Hook, device: &Link) -> Option<Vec<String>> {
-    match SchedClassifier::query_tcx(&device.name, hook.direction()) {
+    let side = if hook.is_egress() { TcAttachType::Egress } else { TcAttachType::Ingress };
+    match SchedClassifier::query_tcx(&device.name, side) {
         Ok((_, programs)) => {
             Some(programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned()).collect())
         }
@@ -234,13 +205,13 @@ pub struct Occupant {
 /// programs requires CAP_SYS_ADMIN.
 pub fn occupants(hook: Hook, device: &Link) -> Result<Option<Vec<Occupant>>> {
     let Some(programs) = tcx_programs(hook, device) else { return Ok(None) };
-    let mut filters = link::filters(device.index, hook.parent())?;
+    let mut filters = filters(device.index, hook.parent())?;
     filters.sort_by_key(|filter| filter.priority);
     let programs = programs
         .into_iter()
         .map(|name| Occupant { ours: name == hook.program(), name: format!("program {name}") });
     let filters =
-        filters.iter().filter(|filter| filter.handle != NetlinkHandle::default()).map(|filter| Occupant {
+        filters.iter().filter(|filter| filter.handle != TcHandle::default()).map(|filter| Occupant {
             ours: is_ours(filter),
             name: format!("{} filter of priority {}", filter.kind, filter.priority),
         });
@@ -249,37 +220,11 @@ pub fn occupants(hook: Hook, device: &Link) -> Result<Option<Vec<Occupant>>> {
     Ok(Some(found))
 }
 
-fn attach_link(
-    program: &mut SchedClassifier,
-    hook: Hook,
-    device: &Link,
-    pin: &Path,
-) -> Result<(), ProgramError> {
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&device.name, hook.direction(), options)?;
-    let link: FdLink = program.take_link(id)?.try_into().map_err(|_| ProgramError::NotAttached)?;
-    match link.pin(pin) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(ProgramError::IOError(std::io::Error::other(error))),
-    }
+fn attach_link(program: &OwnedFd, hook: Hook, index: u32, pin: &Path) -> io::Result<()> {
+    bpf::pin(&bpf::link(program, index, hook.side())?, pin)
 }
 
 /// Whether a TCX attach failed because the kernel has no TCX (before 6.6 the call returns "invalid argument").
-fn lacks_tcx(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(error)
-        if matches!(error.io_error.raw_os_error(), Some(code) if code == Errno::EINVAL as i32 || code == Errno::EOPNOTSUPP as i32))
-}
-
-fn attach_filter(program: &mut SchedClassifier, hook: Hook, device: &Link) -> Result<(), ProgramError> {
-    match tc::qdisc_add_clsact(&device.name) {
-        // A qdisc that somebody else created works just as well.
-        Err(TcError::AlreadyAttached) | Ok(()) => {}
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let options = NlOptions { priority: PRIORITY, handle: handle(), classid: None };
-    let id =
-        program.attach_with_options(&device.name, hook.direction(), TcAttachOptions::Netlink(options))?;
-    keep(program.take_link(id)?);
-    Ok(())
+fn lacks_tcx(error: &io::Error) -> bool {
+    is_one_of(error, &[Errno::EINVAL, Errno::EOPNOTSUPP])
 }

@@ -142,7 +142,12 @@ pub enum Error {
         "the domain `{0}` has no uplink at the moment, so it has no LAN addresses; see `iocast-node doctor`"
     )]
     NoUplink(String),
-    /// No domain of this name is configured.
+    /// The agent has loaded the datapath and has not configured it yet, or its configuration has no domain.
+    #[error(
+        "no domain is configured on this node yet: `iocast-node run` is starting, or has none to configure; try again"
+    )]
+    NotConfigured,
+    /// No domain of this name is configured, but others are.
     #[error("the domain `{name}` is not configured on this node (configured: {known})")]
     NoSuchDomain {
         /// The name.

@@ -5,8 +5,10 @@
 
 pub mod arp;
 mod attach;
+mod bpf;
 mod error;
 mod events;
+mod filter;
 pub mod firewall;
 pub mod groups;
 mod held;
@@ -26,7 +28,7 @@ pub mod route;
 mod state;
 mod unload;
 
-pub use attach::{Hook, Occupant, attach, detach, is_attached, occupants};
+pub use attach::{Hook, Occupant, attach, detach, is_attached, is_filter, occupants};
 pub use error::Error;
 pub use events::{Events, kernel_clock};
 pub use held::{Held, Pins};

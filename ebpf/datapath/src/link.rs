@@ -8,11 +8,11 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
-        InfoBond, InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        InfoBond, InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+        LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
-    tc::{TcAttribute, TcHandle, TcMessage},
 };
 use nix::errno::Errno;
 
@@ -124,7 +124,8 @@ pub fn names() -> Result<Vec<String>> {
         .collect())
 }
 
-fn find(request: LinkMessage) -> std::io::Result<Option<Link>> {
+fn find(mut request: LinkMessage) -> std::io::Result<Option<Link>> {
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     match netlink::get(Message::GetLink(request)) {
         Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
             Message::NewLink(link) => Some(parse_link(&link)),
@@ -392,37 +393,8 @@ pub(crate) fn set_up(index: u32) -> Result<()> {
         .map_err(|error| Error::kernel(format!("cannot bring interface number {index} up"), error))
 }
 
-/// A classic tc filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Filter {
-    pub(crate) priority: u32,
-    pub(crate) handle: TcHandle,
-    pub(crate) kind: String,
-}
-
-/// The filters of device `index` under `parent` (ingress or egress); none if there is no device or no qdisc.
-pub(crate) fn filters(index: u32, parent: TcHandle) -> Result<Vec<Filter>> {
-    let mut request = TcMessage::with_index(index.cast_signed());
-    request.header.parent = parent;
-    let answers = match netlink::dump(Message::GetTrafficFilter(request)) {
-        Err(error) if is_one_of(&error, &[Errno::EINVAL, Errno::ENODEV]) => vec![],
-        answers => answers.map_err(|error| {
-            Error::kernel(format!("cannot list the filters of interface number {index}"), error)
-        })?,
-    };
-    Ok(answers.iter().filter_map(parse_filter).collect())
-}
-
-fn parse_filter(message: &Message) -> Option<Filter> {
-    let Message::NewTrafficFilter(filter) = message else { return None };
-    let kind = filter.attributes.iter().find_map(|attribute| match attribute {
-        TcAttribute::Kind(kind) => Some(kind.clone()),
-        _ => None,
-    });
-    Some(Filter { priority: filter.header.info >> 16, handle: filter.header.handle, kind: kind? })
-}
-
-fn is_one_of(error: &std::io::Error, codes: &[Errno]) -> bool {
+/// Whether the kernel's answer is one of these.
+pub(crate) fn is_one_of(error: &std::io::Error, codes: &[Errno]) -> bool {
     error.raw_os_error().is_some_and(|found| codes.iter().any(|code| *code as i32 == found))
 }
 

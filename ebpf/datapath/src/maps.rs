@@ -1,13 +1,13 @@
 //! Opens, reads and changes pinned maps, with errors that name the map. Knows nothing about their contents.
 
-use std::path::Path;
+use std::{os::fd::AsFd, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, bpf};
 
 /// Flag of a map update: only if the key does not exist (linux/bpf.h).
 pub(crate) const BPF_NOEXIST: u64 = 1;
@@ -38,23 +38,22 @@ pub(crate) fn data(maps: &Path, name: &str) -> Result<MapData> {
 }
 
 pub(crate) fn keys<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<K>> {
-    // The kernel starts over if the current key is removed concurrently: that must not go on forever.
-    const MOST: usize = 4 * abi::EXTERNALS as usize;
-    map.keys()
-        .take(MOST)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::bpf(format!("cannot read {name}"), &error))
+    Ok(all(name, map)?.into_iter().map(|(key, _)| key).collect())
 }
 
-/// Every entry, except those removed concurrently.
+/// Every entry.
 pub(crate) fn all<K: Pod, V: Pod>(name: &str, map: &HashMap<MapData, K, V>) -> Result<Vec<(K, V)>> {
-    let mut found = vec![];
-    for key in keys(name, map)? {
-        if let Some(value) = absent_is_none(name, map.get(&key, 0))? {
-            found.push((key, value));
-        }
-    }
-    Ok(found)
+    bpf::entries(IterableMap::map(map).fd().as_fd()).map_err(|error| cannot_read(name, error))
+}
+
+/// The values of an array from index `first`, at most `count`.
+pub(crate) fn range<V: Pod>(name: &str, map: &Array<MapData, V>, first: u32, count: u32) -> Result<Vec<V>> {
+    let map = IterableMap::map(map).fd().as_fd();
+    bpf::values(map, first, count, 1).map_err(|error| cannot_read(name, error))
+}
+
+fn cannot_read(name: &str, error: std::io::Error) -> Error {
+    Error::kernel(format!("cannot read {name}"), error)
 }
 
 /// Replaces all entries by `entries`; those that stay are never missing meanwhile.

@@ -66,10 +66,11 @@ fn exchange<M: Exchanged>(protocol: isize, request: M, flags: u16) -> io::Result
 /// Reads until the kernel signals the end, or an error; `None` if something changed meanwhile, so that parts may be missing.
 fn collect<M: Exchanged>(socket: &Socket) -> io::Result<Option<Vec<M>>> {
     let (mut answers, mut whole) = (vec![], true);
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = Vec::with_capacity(BUFFER); // not filled: that would be most of the time that an answer takes
     loop {
-        let size = socket.recv(&mut &mut buffer[..], 0)?;
-        let mut rest = &buffer[..size];
+        buffer.clear();
+        socket.recv(&mut buffer, 0)?;
+        let mut rest = &buffer[..];
         while !rest.is_empty() {
             let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
             whole &= message.header.flags & NLM_F_DUMP_INTR == 0;

@@ -21,6 +21,8 @@ use crate::error::Error;
 
 /// How long a file must be malformed before it is reported: a file written in place is malformed for a moment.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long a single run waits for files that are being written.
+const LONGEST: Duration = Duration::from_secs(30);
 /// How often an edit is retried at once because the file has changed meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -34,6 +36,8 @@ pub(crate) struct Keeper {
     backoff: Backoff,
     /// The files that are malformed, and since when.
     malformed: Option<(Vec<File>, Instant)>,
+    /// What the last pass found that may be over in a moment: files that are being written.
+    unsettled: Vec<String>,
     /// The last configuration that we were to be chained into.
     target: Option<PathBuf>,
     chained: bool,
@@ -51,6 +55,7 @@ impl Keeper {
             watch: Watch::default(),
             backoff: Backoff::default(),
             malformed: None,
+            unsettled: vec![],
             target: None,
             chained: false,
             writes: 0,
@@ -79,10 +84,16 @@ impl Keeper {
 
     /// Passes until we are chained, or until that is unlikely to happen soon. Returns what is in the way.
     pub(crate) fn pass_until_settled(&mut self) -> Vec<String> {
+        self.pass_within(LONGEST)
+    }
+
+    fn pass_within(&mut self, longest: Duration) -> Vec<String> {
         let start = Instant::now();
         loop {
-            let problems = self.pass();
-            if self.chained || start.elapsed() > SETTLED {
+            let mut problems = self.pass();
+            let patience = if self.unsettled.is_empty() { SETTLED } else { longest };
+            if self.chained || start.elapsed() > patience {
+                problems.append(&mut self.unsettled);
                 return problems;
             }
             sleep(SETTLED / 10);
@@ -92,6 +103,7 @@ impl Keeper {
     /// One pass. Returns what is in the way, each with what to do about it.
     pub(crate) fn pass(&mut self) -> Vec<String> {
         self.chained = false;
+        self.unsettled.clear();
         let mut problems = vec![];
         // First, so that later changes are noticed.
         problems.extend(self.watch.renew(&self.options.cni_conf_dir).err().map(|error| error.to_string()));
@@ -121,7 +133,8 @@ impl Keeper {
             let files = net_d::read(&directory)?;
             let choice = choose(&files);
             if !self.is_settled(&choice) {
-                return Ok(()); // being written; when that ends, the watch wakes us
+                self.unsettled = obstacles(&directory, &choice); // when that ends, the watch wakes us
+                return Ok(());
             }
             let outcome = match choice.target {
                 Some(target) => self.put_into(target, &files, &choice),
@@ -135,7 +148,8 @@ impl Keeper {
             problems.extend(obstacles);
             return outcome.map(drop);
         }
-        Ok(()) // it kept changing meanwhile: the next change wakes us
+        self.unsettled = self.target.iter().map(|path| changing(path)).collect(); // the next change wakes us
+        Ok(())
     }
 
     /// Whether all malformed files have been unchanged for a while.
@@ -209,6 +223,10 @@ fn obstacles(directory: &Path, choice: &Choice<'_>) -> Vec<String> {
         )
     });
     malformed.chain(multus).collect()
+}
+
+fn changing(path: &Path) -> String {
+    format!("{} is being rewritten all the time, so iocast cannot be added to it", path.display())
 }
 
 fn contention(path: &Path) -> String {
@@ -334,6 +352,22 @@ mod tests {
         assert!(node.is_in("10-a.conflist"), "CRI-O uses the next");
         fs::remove_file(node.path("05-bad.conflist")).unwrap();
         assert!(node.keeper.pass().is_empty() && node.keeper.is_chained());
+    }
+
+    #[test]
+    fn a_slow_machine_is_given_the_time_to_find_out_what_is_in_the_way() {
+        let mut node = Node::with(&[("05-bad.conflist", "{")]);
+        let slow = PLUGIN.replace("echo", "sleep 1\necho");
+        fs::write(node.directory.path().join("built"), slow).unwrap();
+        let problems = node.keeper.pass_until_settled();
+        assert!(problems.concat().contains("05-bad.conflist is not a valid"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_still_being_written_in_the_end_is_named() {
+        let mut node = Node::with(&[("05-bad.conflist", "{")]);
+        let problems = node.keeper.pass_within(Duration::ZERO);
+        assert!(problems.concat().contains("05-bad.conflist is not a valid"), "{problems:?}");
     }
 
     #[test]

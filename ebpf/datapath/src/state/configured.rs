@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::Key;
 use super::State;
 use crate::{
     Error, Result,
-    maps::{absent_is_none, all, keys, removed, replace_all, wrote},
+    maps::{absent_is_none, all, keys, range, removed, replace_all, wrote},
 };
 
 impl State {
@@ -20,28 +20,16 @@ impl State {
 
     /// The configured domains, with their numbers.
     pub fn domains(&self) -> Result<Vec<(u16, Domain)>> {
-        let mut found = vec![];
-        for number in 0..abi::DOMAINS {
-            let domain =
-                self.domains.get(&number, 0).map_err(|error| Error::bpf("cannot read DOMAINS", &error))?;
-            if domain.name[0] != 0 {
-                found.push((number as u16, domain));
-            }
-        }
-        Ok(found)
+        let domains = (0..).zip(range("DOMAINS", &self.domains, 0, abi::DOMAINS)?);
+        Ok(domains.filter(|(_, domain)| domain.name[0] != 0).collect())
     }
 
     /// The number of the domain called `name`.
     pub fn domain_number(&self, name: &str) -> Result<u16> {
         let domains = self.domains()?;
-        let names: Vec<_> = domains.iter().map(|(_, domain)| abi::text(&domain.name)).collect();
-        match names.iter().position(|known| *known == name) {
-            Some(place) => Ok(domains[place].0),
-            None => {
-                let known = if names.is_empty() { "none".into() } else { names.join(", ") };
-                Err(Error::NoSuchDomain { name: name.into(), known })
-            }
-        }
+        let named: Vec<_> =
+            domains.iter().map(|(number, domain)| (*number, abi::text(&domain.name))).collect();
+        number_of(name, &named)
     }
 
     /// Sets domain `number`. Resets its counters if another one had the number.
@@ -140,8 +128,7 @@ impl State {
 
     /// The described protocols, in order of their numbers.
     pub fn described(&self) -> Result<Vec<Described>> {
-        let read = self.descriptors.iter().collect::<Result<_, _>>();
-        read.map_err(|error| Error::bpf("cannot read DESCRIPTORS", &error))
+        range("DESCRIPTORS", &self.descriptors, 0, abi::DESCRIPTORS)
     }
 
     /// Sets the described protocols. Resets the counters of a number whose protocol changes.
@@ -171,8 +158,33 @@ impl State {
     }
 }
 
+/// The number of the one of `domains` that is called `name`.
+fn number_of(name: &str, domains: &[(u16, &str)]) -> Result<u16> {
+    match domains.iter().find(|(_, known)| *known == name) {
+        Some((number, _)) => Ok(*number),
+        None if domains.is_empty() => Err(Error::NotConfigured),
+        None => {
+            let known: Vec<_> = domains.iter().map(|(_, known)| *known).collect();
+            Err(Error::NoSuchDomain { name: name.into(), known: known.join(", ") })
+        }
+    }
+}
+
 /// Whether two keys of a trie have the same first `bits` bits, which is all that the kernel keeps.
 fn covers(a: [u8; 6], b: [u8; 6], bits: u32) -> bool {
     let number = |bytes: [u8; 6]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     (number(a) ^ number(b)) >> (48 - bits) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_configured_yet_is_told_from_one_that_lacks_a_domain() {
+        assert_eq!(number_of("lab", &[(3, "lab")]).ok(), Some(3));
+        let error = |domains: &[(u16, &str)]| number_of("lb", domains).unwrap_err().to_string();
+        assert!(error(&[(3, "lab")]).contains("`lb` is not configured on this node (configured: lab)"));
+        assert!(error(&[]).contains("no domain is configured on this node yet"));
+    }
 }

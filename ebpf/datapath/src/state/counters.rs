@@ -1,11 +1,16 @@
 //! What the programs count: packets, which user space resets for a reused protocol number, and circuits. Maps `COUNTERS`,
 //! `CIRCUIT_COUNTS`.
 
-use abi::{Protocol, Verdict, counter_index};
-use aya::{maps::PerCpuValues, util::nr_cpus};
+use std::os::fd::AsFd;
+
+use abi::{COUNTERS, DOMAINS, Protocol, Verdict, counter_index};
+use aya::{
+    maps::{IterableMap, PerCpuValues},
+    util::nr_cpus,
+};
 
 use super::State;
-use crate::{Error, Result, maps::wrote};
+use crate::{Error, Result, bpf, maps::wrote};
 
 /// A counter that is not zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,21 +30,30 @@ impl State {
     pub fn counters(&self) -> Result<Vec<Counter>> {
         let mut found = vec![];
         for (domain, _) in self.domains()? {
+            let packets = self.packets(u32::from(domain))?;
             for &protocol in Protocol::ALL {
                 for &verdict in Verdict::ALL {
-                    let index = counter_index(u32::from(domain), protocol as u32, verdict);
-                    let values = self
-                        .counters
-                        .get(&index, 0)
-                        .map_err(|error| Error::bpf("cannot read COUNTERS", &error))?;
-                    let packets = values.iter().sum();
-                    if packets > 0 {
-                        found.push(Counter { domain, protocol, verdict, packets });
+                    match packets.get(counter_index(0, protocol as u32, verdict) as usize) {
+                        Some(&packets) if packets > 0 => {
+                            found.push(Counter { domain, protocol, verdict, packets });
+                        }
+                        _ => {}
                     }
                 }
             }
         }
         Ok(found)
+    }
+
+    /// The packets that each counter of a domain has counted on all CPUs, in the order of [`counter_index`].
+    fn packets(&self, domain: u32) -> Result<Vec<u64>> {
+        const OF_DOMAIN: u32 = COUNTERS / DOMAINS;
+        let fault = |error: &dyn std::error::Error| Error::bpf("cannot read COUNTERS", error);
+        let cpus = nr_cpus().map_err(|(_, error)| fault(&error))?;
+        let map = IterableMap::map(&self.counters).fd().as_fd();
+        let counted: Vec<u64> =
+            bpf::values(map, domain * OF_DOMAIN, OF_DOMAIN, cpus).map_err(|error| fault(&error))?;
+        Ok(counted.chunks(cpus).map(|of_cpus| of_cpus.iter().sum()).collect())
     }
 
     /// How many circuits a domain has. One that was only reset by its client, or is silent, counts until its place is given away.

@@ -19,7 +19,7 @@ use aya::maps::MapError;
 use super::State;
 use crate::{
     Error, Result, kernel_clock,
-    maps::{BPF_NOEXIST, absent_is_none, all, keys, removed, wrote},
+    maps::{BPF_NOEXIST, absent_is_none, all, keys, range, removed, wrote},
 };
 
 /// A lock that is older was left by a process that was killed: nobody keeps one for as long as this.
@@ -246,7 +246,7 @@ impl State {
     }
 
     fn generations(&self) -> Result<BTreeSet<(u32, u32)>> {
-        let members = all("MEMBERS", &self.members)?.into_iter();
+        let members = self.members()?.into_iter();
         Ok(members.map(|(interface, member)| (interface, member.generation)).collect())
     }
 
@@ -325,8 +325,7 @@ impl State {
     }
 
     fn port_words(&self) -> Result<Vec<u64>> {
-        let words: Result<_, _> = self.external_ports.iter().collect();
-        words.map_err(|error| Error::bpf("cannot read EXTERNAL_PORTS", &error))
+        range("EXTERNAL_PORTS", &self.external_ports, 0, self.external_ports.len())
     }
 
     fn change_port_word(&mut self, index: u32, change: impl Fn(u64) -> u64) -> Result<()> {

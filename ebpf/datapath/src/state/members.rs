@@ -6,7 +6,7 @@ use abi::{Attachment, AttachmentKey, Member, roster_index, share};
 use super::State;
 use crate::{
     Error, Result,
-    maps::{absent_is_none, all, removed, wrote},
+    maps::{absent_is_none, all, range, removed, wrote},
 };
 
 impl State {
@@ -25,15 +25,15 @@ impl State {
         absent_is_none("MEMBERS", self.members.get(&interface, 0))
     }
 
+    /// The members, by the interface index of their host-side veths.
+    pub fn members(&self) -> Result<Vec<(u32, Member)>> {
+        all("MEMBERS", &self.members)
+    }
+
     /// How many slots of all rosters are taken.
     pub fn roster_entries(&self) -> Result<usize> {
-        let mut taken = 0;
-        for place in 0..self.roster.len() {
-            let interface =
-                self.roster.get(&place, 0).map_err(|error| Error::bpf("cannot read ROSTER", &error))?;
-            taken += usize::from(interface != 0);
-        }
-        Ok(taken)
+        let roster = range("ROSTER", &self.roster, 0, self.roster.len())?;
+        Ok(roster.iter().filter(|interface| **interface != 0).count())
     }
 
     /// Makes a pod a member: records the attachment, then makes the member visible to the programs. The caller holds the
@@ -67,14 +67,9 @@ impl State {
     }
 
     fn free_slot(&self, domain: u32) -> Result<u32> {
-        for slot in 0..abi::SLOTS {
-            let interface = self
-                .roster
-                .get(&roster_index(domain, slot), 0)
-                .map_err(|error| Error::bpf("cannot read ROSTER", &error))?;
-            if interface == 0 {
-                return Ok(slot);
-            }
+        let roster = range("ROSTER", &self.roster, roster_index(domain, 0), abi::SLOTS)?;
+        if let Some(free) = roster.iter().position(|interface| *interface == 0) {
+            return Ok(free as u32);
         }
         let name =
             self.domains.get(&domain, 0).map(|domain| abi::text(&domain.name).to_owned()).unwrap_or_default();

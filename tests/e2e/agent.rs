@@ -13,7 +13,7 @@ use lab::{
     monitors::{assert_unbroken, wait_for_values},
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn lab() -> Result<Lab> {
     Lab::without_agent(Options::new(Topology::Bridge))

@@ -11,7 +11,7 @@ use std::{
 use lab::{Conflist, Lab, NODE, Options, Process, Result, Topology, WORKSTATION};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const CONFLIST: &str = "/run/net.d/10-lab.conflist";
 const RUN: &str = "run --config /run/iocast/config.toml --cni-conf-dir /run/net.d --cni-bin-dir /run/bin";
 const UNINSTALL: &str = "uninstall --cni-conf-dir /run/net.d --cni-bin-dir /run/bin";

@@ -14,7 +14,7 @@ use lab::{
 };
 
 /// How long the agent may take to notice and to mend.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const LISTENING: &str = "run --no-cni --config /run/iocast/config.toml --listen 127.0.0.1:9402";
 

@@ -7,7 +7,7 @@ use lab::{DOMAIN, Lab, Options, Process, Result, Topology, WORKSTATION};
 use membership::annotation;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_names_that_programs_read_are_those_recorded() -> Result<()> {

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 const ADDRESS: &str = "172.23.0.50";
 /// More than a pass of the agent takes to come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Hardware addresses that are lower, and higher, than any of the lab's.
 const LOW: &str = "02:00:00:00:00:01";
 const HIGH: &str = "fe:ff:ff:ff:ff:fe";

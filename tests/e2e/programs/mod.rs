@@ -8,7 +8,9 @@ pub(crate) mod frame;
 mod groups;
 mod icmp;
 mod lan_address;
+mod pieces;
 pub(crate) mod rig;
+mod times;
 
 use abi::Verdict;
 use cases::{Case, cases};

@@ -45,25 +45,37 @@ crate::plain! {
 
     /// Which members had a socket for such datagrams.
     pub struct Listeners {
-        /// When the last look at all members began, nanoseconds of the kernel's monotonic clock.
-        pub looked: u64,
+        /// When the tenth of a second began in which looks at all members are counted, nanoseconds of the kernel's monotonic clock.
+        pub since: u64,
+        /// How many there were since then.
+        pub looks: u64,
         /// A bit for each place of the domain's roster.
         pub places: [u64; SLOTS as usize / 64],
     }
 }
 
 impl Listeners {
-    /// Nanoseconds after the beginning of a look during which all datagrams visit all members: a burst after a silence reaches
-    /// a listener that is new with all it has.
-    pub const LOOK_NS: u64 = 10_000_000;
-    /// Nanoseconds from the beginning of a look to the next one: in a storm, a new listener waits no longer.
+    /// Nanoseconds in which the looks at all members are counted: in a storm, a new listener waits no longer.
     pub const PERIOD_NS: u64 = 100_000_000;
+    /// Nanoseconds at its beginning in which all datagrams visit all members: a new listener hears all of a burst.
+    pub const BURST_NS: u64 = 10_000_000;
+    /// How many datagrams visit all members later than that: more are a storm.
+    pub const LOOKS: u64 = 20;
 
-    /// Whether a datagram that comes at `now` visits all members, and whether it is the first to do so.
+    /// What is known of nobody.
+    pub const NONE: Self = Self { since: 0, looks: 0, places: [0; SLOTS as usize / 64] };
+
+    /// Whether a datagram that comes at `now` visits all members, which is counted.
     #[inline(always)]
-    pub const fn look(&self, now: u64) -> (bool, bool) {
-        let age = now.wrapping_sub(self.looked);
-        (age < Self::LOOK_NS || age >= Self::PERIOD_NS, age >= Self::PERIOD_NS)
+    pub const fn look(&mut self, now: u64) -> bool {
+        let age = now.wrapping_sub(self.since);
+        if age >= Self::PERIOD_NS {
+            (self.since, self.looks) = (now, 0);
+        } else if age >= Self::BURST_NS && self.looks >= Self::LOOKS {
+            return false;
+        }
+        self.looks += 1;
+        true
     }
 }
 
@@ -154,15 +166,18 @@ mod tests {
     }
 
     #[test]
-    fn all_members_are_visited_during_a_burst_after_a_silence_and_every_tenth_of_a_second() {
-        let listeners = Listeners { looked: 1_000_000_000, places: [0; 16] };
-        let at = |milliseconds: u64| listeners.look(1_000_000_000 + milliseconds * 1_000_000);
-        assert_eq!(
-            [at(0), at(9), at(10), at(99)],
-            [(true, false), (true, false), (false, false), (false, false)]
-        );
-        assert_eq!([at(100), at(100_000)], [(true, true); 2]);
-        let new = Listeners { looked: 0, places: [0; 16] };
-        assert_eq!(new.look(1_000_000_000), (true, true));
+    fn only_in_a_storm_are_not_all_members_visited_and_then_every_tenth_of_a_second() {
+        let at = |milliseconds: u64| 1_000_000_000 + milliseconds * 1_000_000;
+        let mut quiet = Listeners::NONE;
+        assert!((0..1000).all(|number| quiet.look(at(6 * number))), "166 a second");
+        let mut storm = Listeners::NONE;
+        let looks = |storm: &mut Listeners, from: u64| -> Vec<u64> {
+            (from..from + 100).filter(|time| storm.look(at(*time))).collect()
+        };
+        assert_eq!(looks(&mut storm, 0), (0..20).collect::<Vec<_>>());
+        assert_eq!(looks(&mut storm, 100), (100..120).collect::<Vec<_>>());
+        let mut burst = Listeners::NONE;
+        assert!((0..1000).all(|_| burst.look(at(0))));
+        assert!(!burst.look(at(10)));
     }
 }

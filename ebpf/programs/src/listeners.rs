@@ -1,7 +1,7 @@
 //! Which members had a socket for such datagrams, so that pods that do not listen cost nothing.
 //!
-//! Only a hint: whether a member gets a copy is decided by looking for its socket. A member that is not known to listen is
-//! asked at least every tenth of a second in which there are datagrams ([`Listeners::look`]).
+//! Only a hint: whether a member gets a copy is decided by looking for its socket. Except in a storm all members are visited, and
+//! in a storm every tenth of a second ([`Listeners::look`]).
 
 use abi::{Endpoint, Listeners, ListenersKey};
 
@@ -14,22 +14,15 @@ pub fn of(domain: u32, to: &Endpoint) -> Option<*mut Listeners> {
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         return Some(known);
     }
-    let _ = LISTENERS.insert(key, Listeners { looked: 0, places: [0; 16] }, 0);
+    let _ = LISTENERS.insert(key, Listeners::NONE, 0);
     LISTENERS.get_ptr_mut(key)
 }
 
 /// Whether a datagram that begins now visits all members.
 #[inline(always)]
 pub fn looks_at_all(known: *mut Listeners) -> bool {
-    let now = now();
-    // SAFETY: a map's memory stays a value as long as the program runs. Two that begin a look at once are no harm.
-    unsafe {
-        let (all, first) = (*known).look(now);
-        if first {
-            (*known).looked = now;
-        }
-        all
-    }
+    // SAFETY: a map's memory stays a value as long as the program runs. Of looks at the same time one may not be counted.
+    unsafe { (*known).look(now()) }
 }
 
 /// How many places from `slot` on, in its word of 64, do not listen.

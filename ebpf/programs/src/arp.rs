@@ -7,7 +7,7 @@ use abi::{Address, LanAddress, NO_ADDRESS, Rival, Uplink, rival, standing};
 
 use crate::{
     lan_address,
-    maps::{LAN_ADDRESSES, RIVALS, UPLINKS, lookup},
+    maps::{LAN_ADDRESSES, RIVALS, UPLINKS, contains, lookup},
     packet::{BROADCAST_MAC, MAC_DESTINATION, MAC_SOURCE},
     skb::{DROP, NEXT, Skb, now},
 };
@@ -17,6 +17,8 @@ const ARP: u32 = 14;
 const OPERATION: u32 = ARP + 6;
 /// What follows an ARP packet over Ethernet.
 const TRAILER: u32 = ARP + 28;
+/// How an ARP packet begins: the kinds of the addresses, and their lengths.
+const IPV4_OVER_ETHERNET: [u16; 3] = [1, 0x0800, 0x0604];
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 /// How long nobody is told again whose address it is, in nanoseconds (`DEFEND_INTERVAL`).
@@ -36,16 +38,14 @@ struct Arp {
 impl Arp {
     #[inline(always)]
     fn parse(skb: Skb) -> Option<Self> {
-        let [t0, t1, p0, p1, lengths @ ..] = skb.load::<6>(ARP)?;
-        let [o0, o1, m0, m1, m2, m3, m4, m5, s0, s1, s2, s3, _, _, _, _, _, _, target @ ..] =
-            skb.load::<22>(OPERATION)?;
-        let ethernet = [t0, t1, p0, p1] == [0, 1, 8, 0] && lengths == [6, 4];
-        ethernet.then_some(Self {
+        let front = skb.front::<TRAILER>()?;
+        let kind = [ARP, ARP + 2, ARP + 4].map(|at| front.number(at));
+        (kind == IPV4_OVER_ETHERNET).then(|| Self {
             skb,
-            operation: u16::from_be_bytes([o0, o1]),
-            mac: [m0, m1, m2, m3, m4, m5],
-            sender: [s0, s1, s2, s3],
-            target,
+            operation: front.number(OPERATION),
+            mac: front.bytes(OPERATION + 2),
+            sender: front.address(OPERATION + 8),
+            target: front.address(OPERATION + 18),
         })
     }
 
@@ -69,6 +69,9 @@ impl Arp {
 #[inline(always)]
 pub fn arrive(skb: Skb) -> i32 {
     let Some(arp) = Arp::parse(skb) else { return NEXT };
+    if !contains(&LAN_ADDRESSES, arp.sender) && !contains(&LAN_ADDRESSES, arp.target) {
+        return NEXT; // nearly all that a node hears
+    }
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     if arp.mac == uplink.mac {

@@ -15,8 +15,8 @@ use crate::{
     format::{self, Content},
     groups, icmp, lan_address, limit,
     maps::{
-        ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_ADDRESSES, LAN_RELAYS, POD_RELAYS, UPLINKS,
-        contains, lookup,
+        ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_ADDRESSES, LAN_RELAYS, POD_RELAYS, RELAYED_PORTS,
+        UPLINKS, contains, has_port, lookup,
     },
     packet::Packet,
     peers, ports,
@@ -30,12 +30,15 @@ pub fn run(context: &TcContext) -> i32 {
         return NEXT;
     }
     let Some(mut packet) = Packet::parse(skb) else { return other(skb) };
+    let to = packet.destination;
+    if !has_port(&EXTERNAL_PORTS, to.port) && !(packet.is_udp() && has_port(&RELAYED_PORTS, to.port)) {
+        return to_other_port(&packet); // nearly everything that a node receives
+    }
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
-    let to = packet.destination;
     // Whose it is, is looked up again at the end: with an Option the compiler would spill registers that were never written.
     let of_a_pod = to.address != uplink.address && contains(&LAN_ADDRESSES, to.address);
-    let may_be_external = to.address == uplink.address && may_be_external(to.port);
+    let may_be_external = to.address == uplink.address && has_port(&EXTERNAL_PORTS, to.port);
     let external = if may_be_external { to_external_port(context, &mut packet) } else { None };
     if matches!(external, Some(Verdict::NoCircuit | Verdict::Limited)) {
         return DROP; // the client sends it again; a reset would end what the pod has accepted
@@ -51,6 +54,25 @@ pub fn run(context: &TcContext) -> i32 {
         return lan_address::arrive(skb, packet.source.address, to.address);
     }
     NEXT // the node's stack and sockets get everything
+}
+
+/// Handles a packet to a port that is neither external nor relayed. Only a pod may have its address; it costs one look-up.
+#[inline(always)]
+fn to_other_port(packet: &Packet) -> i32 {
+    let (skb, from, to) = (packet.skb, packet.source.address, packet.destination.address);
+    if packet.is_udp() {
+        let Some(uplink) = lookup(&UPLINKS, skb.interface()) else { return NEXT };
+        if to == uplink.address {
+            return NEXT;
+        }
+        if peers::is_broadcast_of_lan(to, &uplink) {
+            if from != uplink.address {
+                count_other(uplink.domain, Verdict::Unrelayed);
+            }
+            return NEXT;
+        }
+    }
+    lan_address::arrive(skb, from, to)
 }
 
 /// Handles what is neither TCP nor UDP.
@@ -103,12 +125,6 @@ pub fn relayed(skb: Skb) -> i32 {
 fn lan_relay(interface: u32, port: u16) -> Option<Relay> {
     lookup(&LAN_RELAYS, RelayKey::on_lan(interface, port))
         .filter(|relay| relay.flags & paths::LAN_TO_PODS != 0)
-}
-
-/// Whether `port` is in a domain's range of external ports, or pinned.
-#[inline(always)]
-fn may_be_external(port: u16) -> bool {
-    EXTERNAL_PORTS.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
 /// Relays a datagram to all members that listen. One `of_a_pod`, to a LAN address, goes there by itself; whom the pod answers is

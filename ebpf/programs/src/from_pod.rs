@@ -19,7 +19,7 @@ use crate::{
     event::emit_direct,
     format::Format,
     groups, lan_address, limit,
-    maps::{FROM_POD, MEMBERS, POD_RELAYS, SENDING, lookup},
+    maps::{FROM_POD, MEMBERS, POD_RELAYS, RELAYED_PORTS, SENDING, has_port, lookup},
     outgoing::Outgoing,
     packet::Packet,
     peers, repeats,
@@ -32,7 +32,12 @@ const GVSP: u16 = Protocol::Gvsp as u16;
 #[inline(always)]
 pub fn run(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
-    let Some((mut packet, member, interface)) = peers::datagram(skb) else { return other(skb) };
+    let Some(mut packet) = Packet::parse(skb) else { return other(skb) };
+    if !packet.is_udp() {
+        return pass(&packet); // TCP is only translated at the uplink
+    }
+    let interface = skb.interface();
+    let Some(member) = lookup(&MEMBERS, interface) else { return pass(&packet) };
     let held = lan_address::as_held(member, interface);
     if held.lan_address != member.lan_address && packet.source.address == member.lan_address {
         packet.set_source(Endpoint { address: member.address, ..packet.source }); // the other one is another host's
@@ -51,7 +56,7 @@ pub fn run(context: &TcContext) -> i32 {
         }
         emit_direct(skb, &member);
         answer_to_node(&mut packet, &member);
-        return lan_address::depart(skb);
+        return if is_own { NEXT } else { pass(&packet) };
     };
     let verdict = verdict(&packet, &sending);
     let protocol = sending.protocol;
@@ -63,6 +68,12 @@ pub fn run(context: &TcContext) -> i32 {
     let Some(outgoing) = Outgoing::resume(skb) else { return NEXT };
     outgoing.report(verdict);
     outgoing.finish(verdict)
+}
+
+/// Handles what is not translated.
+#[inline(always)]
+fn pass(packet: &Packet) -> i32 {
+    lan_address::depart(packet.skb, packet.source.address, packet.destination.address)
 }
 
 /// Makes an answer of Channel Access to a process on the node come from the pod's own address: on a bridge the node's searches
@@ -174,11 +185,11 @@ fn other(skb: Skb) -> i32 {
     if skb.is_untagged_arp() {
         return arp::depart(skb);
     }
-    let Some(to) = Packet::destination_behind_options(skb) else { return lan_address::depart(skb) };
+    let Some(to) = Packet::destination_behind_options(skb) else { return lan_address::depart_other(skb) };
     let Some(Member { domain, .. }) = lookup(&MEMBERS, skb.interface()) else { return NEXT };
     let relay = relay(domain, to.port);
     if relay.flags & paths::CAMERAS == 0 || peers::on_lan(to.address, domain) & lan::HOSTS == 0 {
-        return lan_address::depart(skb);
+        return lan_address::depart_other(skb);
     }
     count(domain, relay.protocol, Verdict::Denied);
     DROP
@@ -187,8 +198,11 @@ fn other(skb: Skb) -> i32 {
 /// How a port of the domain's pods is relayed; no flag is set if it is not.
 #[inline(always)]
 fn relay(domain: u16, port: u16) -> Relay {
-    let key = RelayKey::of_pods(domain, port);
-    lookup(&POD_RELAYS, key).unwrap_or(Relay { domain, port, protocol: 0, flags: 0 })
+    let none = Relay { domain, port, protocol: 0, flags: 0 };
+    if !has_port(&RELAYED_PORTS, port) {
+        return none;
+    }
+    lookup(&POD_RELAYS, RelayKey::of_pods(domain, port)).unwrap_or(none)
 }
 
 #[inline(always)]

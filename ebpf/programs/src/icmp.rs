@@ -87,9 +87,10 @@ fn peer(error: &IcmpError, claim: &Claim, interface: u32) -> Option<Endpoint> {
 
 /// `to_lan` for what is neither TCP nor UDP: errors of a pod, or of the node, about what came through an external port.
 #[inline(always)]
-pub fn depart(skb: Skb, uplink: &Uplink) -> i32 {
+pub fn depart(skb: Skb) -> i32 {
     let Some(mut error) = IcmpError::parse(skb) else { return NEXT };
-    if refuses_search(&error, uplink, skb.interface()) {
+    let Some(uplink) = lookup(&UPLINKS, skb.interface()) else { return NEXT };
+    if refuses_search(&error, &uplink, skb.interface()) {
         return DROP;
     }
     if let Some((external, domain)) = external(&error) {

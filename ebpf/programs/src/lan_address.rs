@@ -7,7 +7,7 @@ use abi::{Address, LanAddress, Member, NO_ADDRESS, Verdict, lan};
 use crate::{
     count::count_other,
     maps::{DOMAINS, LAN_ADDRESSES, MEMBERS, lookup},
-    packet::IP,
+    packet::{IP_DESTINATION, IP_SOURCE, L4},
     peers,
     skb::{DROP, NEXT, Skb},
 };
@@ -71,9 +71,8 @@ pub fn arrive_other(skb: Skb) -> i32 {
 /// an address, if it goes to the LAN and passes by the node's stack. What is for the node, or too large for the LAN, is the
 /// stack's to handle. Nobody has another pod's address as a source, nor one that another host has.
 #[inline(always)]
-pub fn depart(skb: Skb) -> i32 {
+pub fn depart(skb: Skb, source: Address, destination: Address) -> i32 {
     let interface = skb.interface();
-    let Some((source, destination)) = addresses(skb) else { return NEXT };
     let Some(of) = lookup(&LAN_ADDRESSES, source).filter(is_current) else { return NEXT };
     let to_lan = peers::on_lan(destination, of.domain) & lan::HOSTS != 0;
     if of.member != interface || !of.is_answered() && to_lan {
@@ -94,6 +93,12 @@ pub fn depart(skb: Skb) -> i32 {
     }
 }
 
+/// The same for what is neither TCP nor UDP, or a later fragment.
+#[inline(always)]
+pub fn depart_other(skb: Skb) -> i32 {
+    addresses(skb).map_or(NEXT, |(source, destination)| depart(skb, source, destination))
+}
+
 /// The member of the domain on this node whose LAN address this is, by the interface index of its host-side veth.
 #[inline(always)]
 pub fn neighbour(address: Address, domain: u16) -> Option<u32> {
@@ -112,6 +117,6 @@ fn addresses(skb: Skb) -> Option<(Address, Address)> {
     if !skb.is_untagged_ipv4() {
         return None;
     }
-    let [s0, s1, s2, s3, destination @ ..] = skb.load::<8>(IP + 12)?;
-    Some(([s0, s1, s2, s3], destination))
+    let front = skb.front::<L4>()?;
+    Some((front.address(IP_SOURCE), front.address(IP_DESTINATION)))
 }

@@ -36,6 +36,9 @@ pub static LAN_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0
 /// Relayed UDP ports as pods see them, by domain.
 #[map]
 pub static POD_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);
+/// UDP ports that are relayed, as the LAN or as pods see them, a bit each: most datagrams are for none of them.
+#[map]
+pub static RELAYED_PORTS: Array<u64> = Array::pinned(abi::PORT_WORDS, 0);
 /// Groups whose datagrams are relayed as broadcasts are, as the LAN and as pods see them.
 #[map]
 pub static GROUPS: HashMap<GroupKey, u32> = HashMap::pinned(2 * abi::GROUPS, BPF_F_NO_PREALLOC);
@@ -177,6 +180,12 @@ impl<K, V> Entries<K, V> for LruHashMap<K, V> {
 pub fn lookup<K, V: Plain>(map: &impl Entries<K, V>, key: K) -> Option<V> {
     // SAFETY: a map's memory stays readable while the program runs, and every bit pattern is a value.
     map.find(&key).map(|entry| unsafe { entry.read() })
+}
+
+/// Whether the port's bit is set.
+#[inline(always)]
+pub fn has_port(map: &Array<u64>, port: u16) -> bool {
+    map.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
 /// Whether `key` has an entry.

@@ -12,12 +12,16 @@ pub(crate) const MAC_DESTINATION: u32 = 0;
 pub(crate) const MAC_SOURCE: u32 = 6;
 /// Offset of the IP header from the Ethernet header.
 pub const IP: u32 = 14;
+pub(crate) const IP_LENGTH: u32 = IP + 2;
+pub(crate) const IP_FRAGMENT: u32 = IP + 6;
+pub(crate) const IP_PROTOCOL: u32 = IP + 9;
 pub(crate) const IP_CHECKSUM: u32 = IP + 10;
 pub(crate) const IP_SOURCE: u32 = IP + 12;
 pub(crate) const IP_DESTINATION: u32 = IP + 16;
 pub(crate) const L4: u32 = IP + 20;
 pub(crate) const PORT_SOURCE: u32 = L4;
 pub(crate) const PORT_DESTINATION: u32 = L4 + 2;
+const UDP_LENGTH: u32 = L4 + 4;
 pub(crate) const UDP_CHECKSUM: u32 = L4 + 6;
 pub(crate) const TCP_CHECKSUM: u32 = L4 + 16;
 const TCP_SEQUENCE: u32 = L4 + 4;
@@ -30,6 +34,8 @@ pub const PAYLOAD: u32 = L4 + 8;
 /// All ones: every station on the LAN.
 pub const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 
+/// The first byte of an IPv4 header without options.
+pub(crate) const PLAIN: u8 = 0x45;
 /// "More fragments" and the fragment offset.
 pub(crate) const FRAGMENT: u16 = 0x3fff;
 pub(crate) const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -116,25 +122,25 @@ impl Packet {
         if !skb.is_untagged_ipv4() {
             return None;
         }
-        let [version, _, len0, len1, _, _, frag0, frag1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
-            skb.load::<20>(IP)?;
-        let fragment = u16::from_be_bytes([frag0, frag1]) & FRAGMENT;
-        if version != 0x45 || (protocol != UDP && protocol != TCP) || fragment & FRAGMENT_OFFSET != 0 {
+        let front = skb.front::<PAYLOAD>()?;
+        let (protocol, fragment) = (front.byte(IP_PROTOCOL), front.number(IP_FRAGMENT) & FRAGMENT);
+        if front.byte(IP) != PLAIN || (protocol != UDP && protocol != TCP) || fragment & FRAGMENT_OFFSET != 0
+        {
             return None;
         }
-        let [sport0, sport1, dport0, dport1, length0, length1, sum0, sum1] = skb.load::<8>(L4)?;
-        let endpoint = |address, port| Endpoint { address, port, protocol: protocol as u16 };
+        let endpoint = |address, port| Endpoint {
+            address: front.address(address),
+            port: front.number(port),
+            protocol: protocol as u16,
+        };
+        let [ip_length, udp_length] = [IP_LENGTH, UDP_LENGTH].map(|at| front.number(at) as u32);
         Some(Self {
             skb,
-            source: endpoint([s0, s1, s2, s3], u16::from_be_bytes([sport0, sport1])),
-            destination: endpoint([d0, d1, d2, d3], u16::from_be_bytes([dport0, dport1])),
+            source: endpoint(IP_SOURCE, PORT_SOURCE),
+            destination: endpoint(IP_DESTINATION, PORT_DESTINATION),
             fragment: fragment != 0,
-            payload: payload(
-                skb.length(),
-                u16::from_be_bytes([len0, len1]) as u32,
-                u16::from_be_bytes([length0, length1]) as u32,
-            ),
-            checksummed: protocol == TCP || sum0 | sum1 != 0,
+            payload: payload(skb.length(), ip_length, udp_length),
+            checksummed: protocol == TCP || front.number(UDP_CHECKSUM) != 0,
         })
     }
 
@@ -144,13 +150,13 @@ impl Packet {
         if !skb.is_untagged_ipv4() {
             return None;
         }
-        let [version, _, _, _, _, _, frag0, frag1, _, protocol, _, _, _, _, _, _, address @ ..] =
-            skb.load::<20>(IP)?;
-        let length = (version & 0x0f) as u32 * 4;
-        let offset = u16::from_be_bytes([frag0, frag1]) & FRAGMENT_OFFSET;
-        if length <= 20 || protocol != UDP || offset != 0 {
+        let front = skb.front::<L4>()?;
+        let length = (front.byte(IP) & 0x0f) as u32 * 4;
+        let offset = front.number(IP_FRAGMENT) & FRAGMENT_OFFSET;
+        if length <= 20 || front.byte(IP_PROTOCOL) != UDP || offset != 0 {
             return None;
         }
+        let address = front.address(IP_DESTINATION);
         let port = u16::from_be_bytes(skb.load(IP + length + 2)?);
         Some(Endpoint { address, port, protocol: UDP as u16 })
     }

@@ -1,4 +1,4 @@
-//! Peers: which member sent a datagram, which addresses are broadcasts, who is on the LAN, and who searched there.
+//! Peers: which addresses are broadcasts, who is on the LAN, and who searched there.
 
 use abi::{
     Address, Claim, Endpoint, FlowKey, LIMITED_BROADCAST, Member, Protocol, SEARCHER_AGE_NS, Searcher,
@@ -9,20 +9,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use crate::{
     maps::{DOMAINS, LAN, MEMBERS, RECEIVERS, SEARCHERS, SENDERS, UPLINKS, lookup},
     packet::Packet,
-    skb::{Skb, now},
+    skb::now,
 };
-
-/// A member's datagram, the member, and the interface index of its host-side veth; `None` for anything else. TCP is only
-/// translated at the uplink.
-#[inline(always)]
-pub fn datagram(skb: Skb) -> Option<(Packet, Member, u32)> {
-    let packet = Packet::parse(skb)?;
-    if !packet.is_udp() {
-        return None;
-    }
-    let interface = skb.interface();
-    Some((packet, lookup(&MEMBERS, interface)?, interface))
-}
 
 /// Whether `address` is a broadcast address in the member's network.
 #[inline(always)]

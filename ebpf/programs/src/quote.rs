@@ -7,8 +7,8 @@ use abi::{Address, Endpoint, TCP, UDP};
 
 use crate::{
     packet::{
-        FRAGMENT, FRAGMENT_OFFSET, IP, IP_CHECKSUM, IP_DESTINATION, IP_SOURCE, L4, PORT_DESTINATION,
-        PORT_SOURCE, TCP_CHECKSUM, UDP_CHECKSUM,
+        FRAGMENT, FRAGMENT_OFFSET, IP, IP_CHECKSUM, IP_DESTINATION, IP_FRAGMENT, IP_LENGTH, IP_PROTOCOL,
+        IP_SOURCE, L4, PLAIN, PORT_DESTINATION, PORT_SOURCE, TCP_CHECKSUM, UDP_CHECKSUM,
     },
     skb::Skb,
 };
@@ -43,18 +43,21 @@ impl IcmpError {
         if !skb.is_untagged_ipv4() {
             return None;
         }
-        let [version, _, len0, len1, _, _, frag0, frag1, _, protocol, _, _, s0, s1, s2, s3, destination @ ..] =
-            skb.load::<20>(IP)?;
-        if version != 0x45 || protocol != ICMP || u16::from_be_bytes([frag0, frag1]) & FRAGMENT != 0 {
+        let front = skb.front::<{ L4 + 8 }>()?;
+        if front.byte(IP) != PLAIN
+            || front.byte(IP_PROTOCOL) != ICMP
+            || front.number(IP_FRAGMENT) & FRAGMENT != 0
+        {
             return None;
         }
-        let [kind] = skb.load::<1>(L4)?;
-        let end = IP + u16::from_be_bytes([len0, len1]) as u32;
-        if !matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM) || end < QUOTED + L4 + 8 {
+        let end = IP + front.number(IP_LENGTH) as u32;
+        let is_error = matches!(front.byte(L4), UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM);
+        if !is_error || end < QUOTED + L4 + 8 {
             return None;
         }
+        let (source, destination) = (front.address(IP_SOURCE), front.address(IP_DESTINATION));
         let (from, to) = quoted(skb)?;
-        Some(Self { skb, source: [s0, s1, s2, s3], destination, from, to, end })
+        Some(Self { skb, source, destination, from, to, end })
     }
 
     /// Sets who sent it.

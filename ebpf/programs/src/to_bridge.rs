@@ -5,7 +5,7 @@
 
 use crate::{
     maps::{LAN_ADDRESSES, contains},
-    packet::{IP, L4},
+    packet::{IP, IP_PROTOCOL, L4, PLAIN},
     skb::{DROP, NEXT, Skb},
 };
 
@@ -31,7 +31,6 @@ fn is_redirect(skb: Skb) -> Option<bool> {
     if !skb.is_untagged_ipv4() {
         return None;
     }
-    let [version] = skb.load(IP)?;
-    let [protocol] = skb.load(IP + 9)?;
-    Some(version == 0x45 && protocol == ICMP && skb.load(L4)? == [REDIRECT])
+    let front = skb.front::<{ L4 + 1 }>()?;
+    Some(front.byte(IP) == PLAIN && front.byte(IP_PROTOCOL) == ICMP && front.byte(L4) == REDIRECT)
 }

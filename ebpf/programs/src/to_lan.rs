@@ -12,7 +12,7 @@ use crate::{
     count::{count, count_other},
     event::{Seen, emit},
     format, groups, icmp,
-    maps::{LAN_RELAYS, UPLINKS, lookup},
+    maps::{LAN_RELAYS, RELAYED_PORTS, UPLINKS, has_port, lookup},
     packet::Packet,
     peers,
     skb::{NEXT, Skb},
@@ -24,13 +24,17 @@ pub fn run(skb: Skb) -> i32 {
         skb.set_mark(0);
         return NEXT;
     }
+    let Some(mut packet) = Packet::parse(skb) else { return icmp::depart(skb) };
+    let to = packet.destination;
+    if packet.is_udp() && !has_port(&RELAYED_PORTS, to.port) {
+        return NEXT;
+    }
     let interface = skb.interface();
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
-    let Some(mut packet) = Packet::parse(skb) else { return icmp::depart(skb, &uplink) };
-    let (to, of_the_node) = (packet.destination.address, packet.source.address == uplink.address);
+    let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
         (false, false) => restore_external(&mut packet),
-        (true, true) if is_group(to) || peers::is_broadcast_of_lan(to, &uplink) => {
+        (true, true) if is_group(to.address) || peers::is_broadcast_of_lan(to.address, &uplink) => {
             relay_to_pods(&mut packet, interface);
         }
         _ => {}

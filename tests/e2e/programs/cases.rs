@@ -216,6 +216,7 @@ impl Case {
 /// All cases.
 pub(crate) fn cases() -> Vec<Case> {
     let groups = [
+        unreadable(),
         searches_from_the_lan(),
         to_external_ports(),
         searches_of_pods(),
@@ -301,7 +302,6 @@ fn searches_from_the_lan() -> Vec<Case> {
         Case::new("nothing", say(&[])).ca(&[Malformed]),
         Case::new("what PVXS keeps to its host", say_pva("172.23.0.255:5076", &pva(FORWARDED))).pva(&[Local]),
         Case::new("a first fragment", from_lan(ask(LAN).packet.fragment(0x2000))).ca(&[Fragment]),
-        Case::new("a later fragment", from_lan(ask(LAN).packet.fragment(0x0010))),
         Case::new("a search through the node", ask(IOC)).ca(&[Elsewhere]),
         Case::new("a broadcast to another port", ask("172.23.0.255:9999")).other(&[Unrelayed]),
         Case::new("a search in a protocol that no program knows", ask("172.23.0.255:5000"))
@@ -312,9 +312,35 @@ fn searches_from_the_lan() -> Vec<Case> {
             "a frame for another host, which a switch has flooded",
             from_lan(ask("172.23.0.10:5064").packet.mac_to([2, 0, 0, 0, 9, 9])),
         ),
-        Case::new("a search with IP options", from_lan(ask(LAN).packet.options(&[1; 4]))),
-        Case::new("a tagged frame", from_lan(ask(LAN).packet.ethertype(0x8100))),
     ]
+}
+
+/// What no program reads, at each hook: it goes on as if there were none.
+fn unreadable() -> Vec<Case> {
+    let asked = search(&["A:NAME"]);
+    let hooks = [
+        (from_lan as fn(Frame) -> Run, [udp(CLIENT, LAN, &asked), tcp(CLIENT, EXTERNAL, SYN, 1, &[])]),
+        (to_lan, [udp("172.23.0.10:40000", LAN, &asked), tcp(IOC, CLIENT, SYN, 1, &[])]),
+        (from_pod, [udp(IOC, PODS, &asked), tcp(IOC, CLIENT, SYN, 1, &[])]),
+    ];
+    let shapes = |frame: &Frame| {
+        let cut = [34, 41].map(|length| ("a frame that is cut short", frame.clone().cut(length)));
+        let others = [
+            ("one with IP options", frame.clone().options(&[1; 4])),
+            ("a later fragment", frame.clone().fragment(0x0010)),
+            ("a tagged frame", frame.clone().ethertype(0x8100)),
+            ("IPv6", frame.clone().ethertype(0x86dd)),
+        ];
+        cut.into_iter().chain(others).collect::<Vec<_>>()
+    };
+    let mut cases = vec![];
+    for (hook, frames) in hooks {
+        for (name, frame) in frames.iter().flat_map(shapes) {
+            let told = circuits::told(); // an external port is taken
+            cases.push(Case::new(name, hook(frame)).after(told));
+        }
+    }
+    cases
 }
 
 fn to_external_ports() -> Vec<Case> {

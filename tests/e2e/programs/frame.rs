@@ -25,6 +25,7 @@ pub(crate) struct Frame {
     to: SocketAddrV4,
     transport: Transport,
     payload: Vec<u8>,
+    length: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -86,6 +87,7 @@ fn frame(from: &str, to: &str, transport: Transport, payload: &[u8]) -> Frame {
         to,
         transport,
         payload: payload.into(),
+        length: usize::MAX,
     }
 }
 
@@ -132,6 +134,11 @@ impl Frame {
         Self { ethertype, ..self }
     }
 
+    /// Cut off after so many bytes.
+    pub(crate) fn cut(self, length: usize) -> Self {
+        Self { length, ..self }
+    }
+
     /// UDP with the checksum 0, which says that there is none.
     pub(crate) fn without_checksum(self) -> Self {
         Self { transport: Transport::Udp { checksummed: false }, ..self }
@@ -174,6 +181,7 @@ impl Frame {
             bytes.extend(self.ip_header(transport.len()));
         }
         bytes.extend(transport);
+        bytes.truncate(self.length);
         bytes
     }
 

@@ -266,6 +266,11 @@ fn direct() -> Vec<Case> {
         passes("a connection straight into a pod", from_lan(tcp(CLIENT, POD, SYN, 1, &[]))),
         passes("a fragment straight into it", from_lan(udp(CLIENT, POD, b"later").fragment(0x0010))),
         passes("an error straight into it", from_lan(error)),
+        passes("a segment that is cut short", from_lan(tcp(CLIENT, POD, ACK, 1, &[]).cut(41))),
+        passes("one with IP options", from_lan(tcp(CLIENT, POD, ACK, 1, &[]).options(&[1; 4]))),
+        passes("one that is cut short, out of a pod", from_pod(tcp(POD, SERVER, ACK, 1, &[]).cut(41))),
+        passes("one with IP options, out of it", from_pod(tcp(POD, SERVER, ACK, 1, &[]).options(&[1; 4]))),
+        passes("a later fragment out of it", from_pod(udp(POD, SERVER, b"later").fragment(0x0010))),
         case("a connection from off the LAN", from_lan(tcp("198.51.100.7:4000", POD, SYN, 1, &[]))),
         case("one to an address that another host has", from_lan(tcp(CLIENT, POD, SYN, 1, &[])))
             .with(|setup| setup.standing = Some(standing::LOST)),

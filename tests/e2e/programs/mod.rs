@@ -9,6 +9,7 @@ mod groups;
 mod icmp;
 mod lan_address;
 pub(crate) mod rig;
+mod times;
 
 use abi::Verdict;
 use cases::{Case, cases};

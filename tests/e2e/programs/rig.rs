@@ -24,7 +24,7 @@ use abi::{
 use aya::{
     TestRun as _, TestRunOptions,
     maps::{Array, HashMap, Map, MapData},
-    programs::SchedClassifier,
+    programs::{ProgramInfo, SchedClassifier},
 };
 use datapath::{State, link, pin_directory};
 use lab::{NODE, Result, Sandbox, udp::Socket};
@@ -143,6 +143,34 @@ impl Rig {
             drop(socket);
             lab::settle(); // or its port would be taken in the next case
             Outcome { verdict, mark, packet, copies, counted }
+        })
+    }
+
+    /// How many instructions the kernel looked at to verify each program; none where it does not say.
+    pub(crate) fn verified(&self) -> Result<Vec<(String, u32)>> {
+        self.sandbox.run_in(NODE, || {
+            let pins = std::fs::read_dir(pin_directory(Path::new(BPFFS)).join("programs")).unwrap();
+            let count = |pin: std::io::Result<std::fs::DirEntry>| {
+                let info = ProgramInfo::from_pin(pin.as_ref().unwrap().path()).ok()?;
+                Some((info.name_as_str()?.to_owned(), info.verified_instruction_count()?))
+            };
+            pins.filter_map(count).collect()
+        })
+    }
+
+    /// Fills the maps, lets pass what came before, and runs the packet so many times: what the program returned last, and the
+    /// mean time of a run, several times.
+    pub(crate) fn time(&self, case: &Case, repeat: u32, rounds: u32) -> Result<Vec<(i32, Duration)>> {
+        let Case { setup, before, run, .. } = case.clone();
+        self.sandbox.run_in(NODE, move || {
+            let mut state = State::open(Path::new(BPFFS)).unwrap();
+            fill(&mut state, &setup);
+            set_fan(&mut state, NOWHERE);
+            for run in before {
+                test_run(&run);
+            }
+            let program = Program::of(&run);
+            (0..rounds).map(|_| program.run(repeat)).map(|ran| (ran.verdict, ran.time)).collect()
         })
     }
 }
@@ -326,21 +354,49 @@ fn index(name: &str) -> u32 {
 
 /// Runs a program on a packet: its verdict, and the mark and the packet afterwards.
 fn test_run(run: &Run) -> (i32, u32, Vec<u8>) {
-    let pin = pin_directory(Path::new(BPFFS)).join("programs").join(run.program);
-    let program = SchedClassifier::from_pin(pin).unwrap();
-    let (mut context, mut after) = ([0; CONTEXT], [0; 512]);
-    context[MARK..MARK + 4].copy_from_slice(&run.mark.to_ne_bytes());
-    context[CONTEXT - 4..].copy_from_slice(&index(run.interface).to_ne_bytes());
-    let (packet, mut out) = (run.packet.bytes(), vec![0; 4096]);
-    let mut options = TestRunOptions::new();
-    options.data_in = Some(&packet);
-    options.data_out = Some(&mut out);
-    options.ctx_in = Some(&context);
-    options.ctx_out = Some(&mut after);
-    let result = program.test_run(options).unwrap();
-    out.truncate(result.data_size_out as usize);
-    let mark = u32::from_ne_bytes(*after[MARK..].first_chunk().unwrap());
-    (result.return_value.cast_signed(), mark, out)
+    let Ran { verdict, mark, packet, .. } = Program::of(run).run(1);
+    (verdict, mark, packet)
+}
+
+/// A program, and a packet for it in its context.
+struct Program {
+    program: SchedClassifier,
+    context: [u8; CONTEXT],
+    packet: Vec<u8>,
+}
+
+/// What came of it.
+struct Ran {
+    verdict: i32,
+    mark: u32,
+    packet: Vec<u8>,
+    time: Duration,
+}
+
+impl Program {
+    fn of(run: &Run) -> Self {
+        let pin = pin_directory(Path::new(BPFFS)).join("programs").join(run.program);
+        let program = SchedClassifier::from_pin(pin).unwrap();
+        let mut context = [0; CONTEXT];
+        context[MARK..MARK + 4].copy_from_slice(&run.mark.to_ne_bytes());
+        context[CONTEXT - 4..].copy_from_slice(&index(run.interface).to_ne_bytes());
+        Self { program, context, packet: run.packet.bytes() }
+    }
+
+    /// So many runs of the same packet, and the mean time of one.
+    fn run(&self, repeat: u32) -> Ran {
+        let (mut after, mut packet) = ([0; 512], vec![0; 4096]);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&self.packet);
+        options.data_out = Some(&mut packet);
+        options.ctx_in = Some(&self.context);
+        options.ctx_out = Some(&mut after);
+        options.repeat = repeat;
+        let result = self.program.test_run(options).unwrap();
+        packet.truncate(result.data_size_out as usize);
+        let mark = u32::from_ne_bytes(*after[MARK..].first_chunk().unwrap());
+        Ran { verdict: result.return_value.cast_signed(), mark, packet, time: result.duration }
+    }
 }
 
 fn count(state: &State) -> Vec<((Protocol, Verdict), u64)> {

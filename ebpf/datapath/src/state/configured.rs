@@ -1,7 +1,7 @@
 //! Configuration: the agent writes it, programs and plugin read it. Maps `CONFIG`, `DOMAINS`, `UPLINKS`, `LAN`,
-//! `NAMESPACES`, `LAN_RELAYS`, `POD_RELAYS`, `DESCRIPTORS`.
+//! `NAMESPACES`, `LAN_RELAYS`, `POD_RELAYS`, `RELAYED_PORTS`, `DESCRIPTORS`.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use abi::{Config, Described, Domain, NamespaceKey, Protocol, Relay, RelayKey, Uplink};
 use aya::maps::lpm_trie::Key;
@@ -123,8 +123,23 @@ impl State {
 
     /// Replaces all relayed ports by these, as the LAN and as pods see them.
     pub fn set_relays(&mut self, lan: &[(RelayKey, Relay)], pods: &[(RelayKey, Relay)]) -> Result<()> {
+        self.set_relayed_ports(lan.iter().chain(pods).map(|(key, _)| key.port))?;
         replace_all("LAN_RELAYS", &mut self.lan_relays, lan)?;
         replace_all("POD_RELAYS", &mut self.pod_relays, pods)
+    }
+
+    /// Sets the bits of these ports, and clears those of ports that are relayed so far.
+    fn set_relayed_ports(&mut self, ports: impl Iterator<Item = u16>) -> Result<()> {
+        let mut present = keys("LAN_RELAYS", &self.lan_relays)?;
+        present.extend(keys("POD_RELAYS", &self.pod_relays)?);
+        let mut words: BTreeMap<_, u64> = present.iter().map(|key| (u32::from(key.port / 64), 0)).collect();
+        for port in ports {
+            *words.entry(u32::from(port / 64)).or_default() |= 1 << (port % 64);
+        }
+        for (index, word) in words {
+            wrote("RELAYED_PORTS", self.relayed_ports.set(index, word, 0))?;
+        }
+        Ok(())
     }
 
     /// How a UDP port in the pods of `domain` is relayed; `None` if it is not.

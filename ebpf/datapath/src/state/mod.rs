@@ -60,6 +60,7 @@ pub struct State {
     namespaces: HashMap<MapData, NamespaceKey, u32>,
     lan_relays: HashMap<MapData, RelayKey, Relay>,
     pod_relays: HashMap<MapData, RelayKey, Relay>,
+    relayed_ports: Array<MapData, u64>,
     descriptors: Array<MapData, Described>,
     // groups
     groups: HashMap<MapData, GroupKey, u32>,
@@ -96,6 +97,7 @@ impl State {
             namespaces: hash(&maps, "NAMESPACES")?,
             lan_relays: hash(&maps, "LAN_RELAYS")?,
             pod_relays: hash(&maps, "POD_RELAYS")?,
+            relayed_ports: array(&maps, "RELAYED_PORTS")?,
             descriptors: array(&maps, "DESCRIPTORS")?,
             groups: hash(&maps, "GROUPS")?,
             address_ranges: hash(&maps, "ADDRESS_RANGES")?,

@@ -44,7 +44,8 @@ pub fn run(context: &TcContext) -> i32 {
     }
     let member = held;
     let is_own = packet.source.address == member.address;
-    if !is_own && lan_address::is_of_another(packet.source.address, interface) {
+    let is_held = member.lan_address != NO_ADDRESS && packet.source.address == member.lan_address;
+    if !is_own && !is_held && lan_address::is_of_another(packet.source.address, interface) {
         count_other(member.domain, Verdict::Spoofed);
         return DROP;
     }
@@ -55,7 +56,9 @@ pub fn run(context: &TcContext) -> i32 {
             return NEXT;
         }
         emit_direct(skb, &member);
-        answer_to_node(&mut packet, &member);
+        if is_held {
+            return pass_held(&mut packet, &member);
+        }
         return if is_own { NEXT } else { pass(&packet) };
     };
     let verdict = verdict(&packet, &sending);
@@ -76,20 +79,18 @@ fn pass(packet: &Packet) -> i32 {
     lan_address::depart(packet.skb, packet.source.address, packet.destination.address)
 }
 
-/// Makes an answer of Channel Access to a process on the node come from the pod's own address: on a bridge the node's searches
-/// reach the pod there, too, and a client that hears of two addresses takes them for two servers.
+/// The same for what is from the pod's LAN address. An answer of Channel Access to a process on the node comes from the pod's own
+/// address: on a bridge the node's searches reach the pod there, too, and a client that hears of two addresses takes them for
+/// two servers.
 #[inline(always)]
-fn answer_to_node(packet: &mut Packet, member: &Member) {
-    let Endpoint { address, port, .. } = packet.source;
-    let to_node =
-        || peers::uplink(member.domain).is_some_and(|uplink| uplink.address == packet.destination.address);
-    if member.lan_address != NO_ADDRESS
-        && member.lan_address == address
-        && relay(member.domain, port).protocol == Protocol::Ca as u16
-        && to_node()
-    {
-        packet.set_source(Endpoint { address: member.address, ..packet.source });
+fn pass_held(packet: &mut Packet, member: &Member) -> i32 {
+    let Packet { source, destination, .. } = *packet;
+    let to_node = || peers::uplink(member.domain).is_some_and(|uplink| uplink.address == destination.address);
+    if relay(member.domain, source.port).protocol == Protocol::Ca as u16 && to_node() {
+        packet.set_source(Endpoint { address: member.address, ..source });
+        return NEXT;
     }
+    lan_address::depart_held(packet.skb, member.domain, source.address, destination.address)
 }
 
 /// Why a datagram goes no further; [`Verdict::Unrelayed`] if only for want of a program of its protocol.

@@ -72,24 +72,31 @@ pub fn arrive_other(skb: Skb) -> i32 {
 /// stack's to handle. Nobody has another pod's address as a source, nor one that another host has.
 #[inline(always)]
 pub fn depart(skb: Skb, source: Address, destination: Address) -> i32 {
-    let interface = skb.interface();
     let Some(of) = lookup(&LAN_ADDRESSES, source).filter(is_current) else { return NEXT };
-    let to_lan = peers::on_lan(destination, of.domain) & lan::HOSTS != 0;
-    if of.member != interface || !of.is_answered() && to_lan {
-        count_other(of.domain, Verdict::Spoofed);
-        return DROP;
+    let is_own = of.member == skb.interface();
+    if is_own && of.is_answered() {
+        return depart_held(skb, of.domain, source, destination);
     }
-    if !to_lan || !is_direct(of.domain) {
+    if is_own && peers::on_lan(destination, of.domain) & lan::HOSTS == 0 {
         return NEXT;
     }
-    if let Some(pod) = neighbour(destination, of.domain) {
+    count_other(of.domain, Verdict::Spoofed);
+    DROP
+}
+
+/// The same for what is known to be from the address that the pod behind this interface holds.
+#[inline(always)]
+pub fn depart_held(skb: Skb, domain: u16, source: Address, destination: Address) -> i32 {
+    let uplink = DOMAINS.get(domain as u32).filter(|domain| domain.direct != 0).map(|domain| domain.uplink);
+    let Some(uplink) = uplink.filter(|_| peers::on_lan(destination, domain) & lan::HOSTS != 0) else {
+        return NEXT;
+    };
+    if let Some(pod) = neighbour(destination, domain) {
         return skb.redirect_to_neighbouring_pod(pod);
     }
-    let uplink = DOMAINS.get(of.domain as u32).map_or(0, |domain| domain.uplink);
-    if uplink != 0 && skb.leads_to(source, destination, interface) == uplink {
-        skb.redirect_to_neighbour(uplink)
-    } else {
-        NEXT
+    match skb.next_hop(source, destination, skb.interface()) {
+        Some(hop) if hop.interface == uplink => skb.redirect_to(&hop),
+        _ => NEXT,
     }
 }
 

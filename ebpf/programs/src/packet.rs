@@ -25,6 +25,9 @@ const UDP_LENGTH: u32 = L4 + 4;
 pub(crate) const UDP_CHECKSUM: u32 = L4 + 6;
 pub(crate) const TCP_CHECKSUM: u32 = L4 + 16;
 const TCP_SEQUENCE: u32 = L4 + 4;
+const TCP_ACKNOWLEDGED: u32 = L4 + 8;
+const TCP_LENGTH: u32 = L4 + 12;
+const TCP_FLAGS: u32 = L4 + 13;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
@@ -195,12 +198,12 @@ impl Packet {
     /// The TCP header's fields; `None` if it is cut short.
     #[inline(always)]
     pub fn segment(&self) -> Option<Segment> {
-        let [s0, s1, s2, s3, a0, a1, a2, a3, length, flags] = self.skb.load::<10>(TCP_SEQUENCE)?;
+        let front = self.skb.front::<{ TCP_FLAGS + 1 }>()?;
         Some(Segment {
-            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-            payload: L4 + (length >> 4) as u32 * 4,
-            acknowledged: u32::from_be_bytes([a0, a1, a2, a3]),
-            flags,
+            sequence: front.long(TCP_SEQUENCE),
+            payload: L4 + (front.byte(TCP_LENGTH) >> 4) as u32 * 4,
+            acknowledged: front.long(TCP_ACKNOWLEDGED),
+            flags: front.byte(TCP_FLAGS),
         })
     }
 

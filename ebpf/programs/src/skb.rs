@@ -8,7 +8,8 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT,
-        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
     },
     helpers::{
         bpf_clone_redirect, bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
@@ -228,10 +229,10 @@ impl Skb {
         unsafe { bpf_redirect(interface, 0) as i32 }
     }
 
-    /// The interface that the node's routes lead to from `source`, arriving at `interface`, to `destination`; 0 if it is the
-    /// node's own, if there is none, or if the packet is too large for it.
+    /// Where the node's routes lead from `source`, arriving at `interface`, to `destination`; `None` if it is the node's own, if
+    /// there is no route, or if the packet is too large for it.
     #[inline(always)]
-    pub fn leads_to(self, source: Address, destination: Address, interface: u32) -> u32 {
+    pub fn next_hop(self, source: Address, destination: Address, interface: u32) -> Option<NextHop> {
         // SAFETY: numbers and arrays of them, for which zeros are values.
         let mut route: bpf_fib_lookup = unsafe { zeroed() };
         route.family = AF_INET;
@@ -239,10 +240,25 @@ impl Skb {
         route.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
         route.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
         let size = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: the parameters outlive the call.
-        let result = unsafe { fib_lookup(self.0.cast(), &raw mut route, size, 0) };
+        // SAFETY: the parameters outlive the call, which makes the destination the next hop.
+        let (result, address) = unsafe {
+            let result = fib_lookup(self.0.cast(), &raw mut route, size, 0);
+            (result, route.__bindgen_anon_4.ipv4_dst)
+        };
         let found = result == BPF_FIB_LKUP_RET_SUCCESS as i64 || result == BPF_FIB_LKUP_RET_NO_NEIGH as i64;
-        if found { route.ifindex } else { 0 }
+        found.then_some(NextHop { interface: route.ifindex, address })
+    }
+
+    /// Verdict: leave by this next hop; the kernel resolves it.
+    #[inline(always)]
+    pub fn redirect_to(self, hop: &NextHop) -> i32 {
+        let mut neighbour = bpf_redir_neigh {
+            nh_family: AF_INET as u32,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [hop.address, 0, 0, 0] },
+        };
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: the parameters outlive the call.
+        unsafe { bpf_redirect_neigh(hop.interface, &raw mut neighbour, size, 0) as i32 }
     }
 
     /// Verdict: leave through `interface` towards the destination; the kernel resolves the neighbour.
@@ -329,6 +345,12 @@ impl<const N: u32> Front<N> {
         u16::from_be(self.read(offset))
     }
 
+    /// The four bytes at `offset`, two more than a multiple of four, as a number.
+    #[inline(always)]
+    pub fn long(self, offset: u32) -> u32 {
+        u32::from_be(self.read(offset))
+    }
+
     /// The address at `offset`, two more than a multiple of four, as in an IP header.
     #[inline(always)]
     pub fn address(self, offset: u32) -> Address {
@@ -346,6 +368,14 @@ impl<const N: u32> Front<N> {
         // SAFETY: these bytes are there. Where a machine minds, the kernel aligns IP headers to four bytes.
         unsafe { self.0.add(offset as usize).cast::<T>().read() }
     }
+}
+
+/// Where a packet goes next.
+pub struct NextHop {
+    /// The interface that it leaves by.
+    pub interface: u32,
+    /// The host's address as the kernel has it: in network order.
+    address: u32,
 }
 
 /// How the kernel is asked for a socket. Not the whole union: stack is scarce, and the kernel only reads this much.

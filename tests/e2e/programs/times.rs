@@ -89,9 +89,13 @@ fn unrelated() -> impl Iterator<Item = Case> {
 fn once() -> impl Iterator<Item = Case> {
     let comes = from_lan(tcp(CLIENT, EXTERNAL, ACK, 2, &[0; 64]).acknowledging(101));
     let goes = to_lan(tcp(IOC, CLIENT, ACK, 101, &[0; 64]).acknowledging(2));
+    let write = [0x42, 1, 0, 0x82, 0, 8, 0, 7, 0, 0, 0x0d, 0, 0, 0, 0x13, 0x88]; // stream to port 5000
+    let commanded = from_pod(udp("10.244.1.2:5000", "172.23.0.3:3956", &write));
     vec![
         Case::new("TCP to a circuit", comes).after(established()),
         Case::new("TCP of a circuit", goes).after(established()),
+        Case::new("a packet of a stream", from_lan(udp("172.23.0.3:20000", EXTERNAL, &[0; 64])))
+            .after([commanded]),
     ]
     .into_iter()
 }

@@ -230,7 +230,7 @@ impl Skb {
     }
 
     /// Where the node's routes lead from `source`, arriving at `interface`, to `destination`; `None` if it is the node's own, if
-    /// there is no route, or if the packet is too large for it.
+    /// there is no route, if the packet is too large for it, or if it leads to an IPv6 address.
     #[inline(always)]
     pub fn next_hop(self, source: Address, destination: Address, interface: u32) -> Option<NextHop> {
         // SAFETY: numbers and arrays of them, for which zeros are values.
@@ -246,7 +246,8 @@ impl Skb {
             (result, route.__bindgen_anon_4.ipv4_dst)
         };
         let found = result == BPF_FIB_LKUP_RET_SUCCESS as i64 || result == BPF_FIB_LKUP_RET_NO_NEIGH as i64;
-        found.then_some(NextHop { interface: route.ifindex, address })
+        let is_ipv4 = route.family == AF_INET; // a gateway may have an IPv6 address only
+        (found && is_ipv4).then_some(NextHop { interface: route.ifindex, address })
     }
 
     /// Verdict: leave by this next hop; the kernel resolves it.

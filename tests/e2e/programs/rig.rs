@@ -82,7 +82,7 @@ const CONTEXT: usize = 44;
 
 /// A datapath of its own, and what stands around it.
 pub(crate) struct Rig {
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
     _sockets: Vec<Socket>,
     _server: TcpListener,
 }

@@ -31,7 +31,9 @@ pub fn run(context: &TcContext) -> i32 {
     }
     let Some(mut packet) = Packet::parse(skb) else { return other(skb) };
     let to = packet.destination;
-    if !has_port(&EXTERNAL_PORTS, to.port) && !(packet.is_udp() && has_port(&RELAYED_PORTS, to.port)) {
+    let concerns_pods =
+        has_port(&EXTERNAL_PORTS, to.port) || packet.is_udp() && has_port(&RELAYED_PORTS, to.port);
+    if !concerns_pods {
         return to_other_port(&packet); // nearly everything that a node receives
     }
     let interface = skb.interface();

@@ -58,7 +58,8 @@ pub fn run(context: &TcContext) -> i32 {
     NEXT // the node's stack and sockets get everything
 }
 
-/// Handles a packet to a port that is neither external nor relayed. Only a pod may have its address; it costs one look-up.
+/// Handles a packet to a port that is neither external nor relayed. Only a pod may have its address, which one look-up
+/// tells; a datagram may be a broadcast besides.
 #[inline(always)]
 fn to_other_port(packet: &Packet) -> i32 {
     let (skb, from, to) = (packet.skb, packet.source.address, packet.destination.address);

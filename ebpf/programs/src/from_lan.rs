@@ -31,7 +31,9 @@ pub fn run(context: &TcContext) -> i32 {
     }
     let Some(mut packet) = Packet::parse(skb) else { return other(skb) };
     let to = packet.destination;
-    if !has_port(&EXTERNAL_PORTS, to.port) && !(packet.is_udp() && has_port(&RELAYED_PORTS, to.port)) {
+    let concerns_pods =
+        has_port(&EXTERNAL_PORTS, to.port) || packet.is_udp() && has_port(&RELAYED_PORTS, to.port);
+    if !concerns_pods {
         return to_other_port(&packet); // nearly everything that a node receives
     }
     let interface = skb.interface();
@@ -56,7 +58,8 @@ pub fn run(context: &TcContext) -> i32 {
     NEXT // the node's stack and sockets get everything
 }
 
-/// Handles a packet to a port that is neither external nor relayed. Only a pod may have its address; it costs one look-up.
+/// Handles a packet to a port that is neither external nor relayed. Only a pod may have its address, which one look-up
+/// tells; a datagram may be a broadcast besides.
 #[inline(always)]
 fn to_other_port(packet: &Packet) -> i32 {
     let (skb, from, to) = (packet.skb, packet.source.address, packet.destination.address);

@@ -16,7 +16,10 @@
 
 use std::{fmt::Write, fs::File, net::Ipv4Addr, os::fd::AsFd, time::Duration};
 
-use lab::{DOMAIN, Lab, NODE, Options, Pod, Process, Result, Topology, WORKSTATION, ca, tried};
+use lab::{
+    DOMAIN, Lab, NATIVE as NATIVE_HOST, NODE, Options, Pod, Process, Result, SWITCH, Topology, WORKSTATION,
+    ca, tried,
+};
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, setns},
@@ -160,8 +163,10 @@ impl World {
     pub(crate) fn raise() -> Result<Self> {
         let lab = Lab::without_agent(Options::new(Topology::Bridge))?;
         widen(&lab);
+        [WORKSTATION, SWITCH, NATIVE_HOST, NODE].into_iter().try_for_each(|host| quiet(&lab, host))?;
         for host in ["h-native", "h-macvlan", "h-bridge"] {
             lab.sandbox.add_netns(host)?;
+            quiet(&lab, host)?;
             lab.sandbox.sh(host, "sysctl -q -w net.ipv4.ip_forward=1")?;
             lab.sandbox.sh(host, "nft add table ip nat")?;
             lab.sandbox
@@ -172,7 +177,7 @@ impl World {
         Way::ALL.into_iter().try_for_each(|way| make_uplink(&lab, way))?;
         lab.configure(&configuration())?;
         let agent = start_agent(&lab)?;
-        let plain = lab.pod_with("plain", &[])?;
+        let plain = pod(&lab, "plain", &[])?;
         redirect(&lab, &plain)?;
         let addressed = Way::ADDRESSED.map(|way| address(&lab, way)).into_iter().collect::<Result<_>>()?;
         let home = tried("open this namespace", File::open("/proc/thread-self/ns/net"))?;
@@ -183,7 +188,7 @@ impl World {
     pub(crate) fn grow(&mut self, pods: usize) -> Result<()> {
         let first = self.pods.len();
         for number in first..pods {
-            self.pods.push(self.lab.pod(&format!("p{number}"))?);
+            self.pods.push(pod(&self.lab, &format!("p{number}"), &[("iocast.io/domain", DOMAIN)])?);
         }
         let (mut macvlan, mut bridge) = (String::new(), String::new());
         for number in first..pods {
@@ -291,10 +296,24 @@ fn configuration() -> String {
     text
 }
 
+/// A pod that sends nothing by itself.
+fn pod(lab: &Lab, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+    let pod = lab.pod_with(name, annotations)?;
+    quiet(lab, &pod.netns)?;
+    Ok(pod)
+}
+
+/// Has a namespace do without IPv6. Hundreds of new hosts that look for neighbours and routers, on bridges of hundreds of ports,
+/// fill the queues that bursts of ours are to find empty.
+fn quiet(lab: &Lab, netns: &str) -> Result<()> {
+    let settings = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+    lab.sandbox.sh(netns, &format!("sysctl -q -w {settings}")).map(|_| ())
+}
+
 /// A pod with an address on the LAN of `way`.
 fn address(lab: &Lab, way: Way) -> Result<Pod> {
     let address = way.target().to_string();
-    lab.pod_with(way.slug(), &[("iocast.io/domain", way.slug()), ("iocast.io/address", &address)])
+    pod(lab, way.slug(), &[("iocast.io/domain", way.slug()), ("iocast.io/address", &address)])
 }
 
 /// Starts iocast-node and waits until it is ready.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     plot,
-    row::{Entry, IOCAST, Judged, Outcome, Section},
+    row::{Judged, Outcome, Section},
     rows::Settings,
     stats::Summary,
 };
@@ -69,12 +69,14 @@ impl Report {
         if complete {
             let kind = if settings.quick { "A quick run (`QUICK=1`)" } else { "A run" };
             let page = format!(
-                "{}\n{kind} of {} s on {machine}.\n\n{verdict}\n![The same as a plot](bench.svg)\n\n{tables}",
+                "{}\n{kind} of {} s on {machine}.\n\n{verdict}\n![How far each goal is met](bench.svg)\n\n\
+                 ![What growth costs](bench-growth.svg)\n\n{tables}",
                 include_str!("preface.md"),
                 took.as_secs(),
             );
             write(&repository().join("docs/bench.md"), &page)?;
-            write(&repository().join("docs/bench.svg"), &plot::draw(&self.outcomes))?;
+            write(&repository().join("docs/bench.svg"), &plot::goals(&self.outcomes))?;
+            write(&repository().join("docs/bench-growth.svg"), &plot::growth(&self.outcomes))?;
         }
         Ok(self.failures.is_empty())
     }
@@ -128,7 +130,8 @@ fn table(section: Section, outcomes: &[Outcome]) -> String {
     lines[0].push("goal".into());
     for outcome in outcomes {
         let cell = |name: &&str| {
-            outcome.contenders.iter().find(|entry| entry.name == *name).map(cell).unwrap_or_default()
+            let place = outcome.contenders.iter().position(|entry| entry.name == *name);
+            place.map(|place| cell(outcome, place)).unwrap_or_default()
         };
         let mut line = vec![outcome.name.clone(), outcome.unit.into()];
         line.extend(names.iter().map(cell));
@@ -154,9 +157,10 @@ fn aligned(lines: &[Vec<String>]) -> String {
     text
 }
 
-/// A contender's value; and ours in relation to it.
-fn cell(entry: &Entry) -> String {
-    if entry.name == IOCAST {
+/// A contender's value, and ours, which is the first's, in relation to it.
+fn cell(outcome: &Outcome, place: usize) -> String {
+    let entry = &outcome.contenders[place];
+    if place == 0 {
         return spread(entry.value);
     }
     format!("{}, ×{}", number(entry.value.median), spread(entry.ratio))
@@ -173,7 +177,7 @@ fn judgement(judged: &Judged) -> String {
 }
 
 /// Three digits that count.
-fn number(number: f64) -> String {
+pub(crate) fn number(number: f64) -> String {
     if !number.is_finite() {
         return "none".into();
     }
@@ -188,7 +192,7 @@ fn number(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Better;
+    use crate::row::{Better, Entry, Goal, IOCAST};
 
     fn outcome(met: bool) -> Outcome {
         let one = Summary { min: 1.0, median: 2.0, max: 3.0 };
@@ -202,7 +206,7 @@ mod tests {
                 Entry { name: IOCAST, value: one, ratio: same },
                 Entry { name: "native", value: one, ratio: same },
             ],
-            goals: vec![Judged { goal: "≤ 1".into(), found: Some(one), met }],
+            goals: vec![Judged { wanted: Goal::AtMost(1.0), goal: "≤ 1".into(), found: Some(one), met }],
         }
     }
 

@@ -21,11 +21,6 @@ impl Summary {
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
         Self::of(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
     }
-
-    /// These, with `change` done to each; for one that turns the order around, too.
-    pub(crate) fn map(self, change: impl Fn(f64) -> f64) -> Self {
-        Self::of(&[self.min, self.median, self.max].map(change))
-    }
 }
 
 /// The numbers in order.
@@ -62,12 +57,6 @@ mod tests {
         // A machine that was slow during the second pair changes no ratio.
         let ratios = Summary::of_ratios(&[1.0, 100.0, 2.0], &[2.0, 200.0, 4.0]);
         assert_eq!(ratios, Summary { min: 0.5, median: 0.5, max: 0.5 });
-    }
-
-    #[test]
-    fn an_inverted_summary_is_in_order() {
-        let inverted = Summary { min: 1.0, median: 2.0, max: 4.0 }.map(f64::recip);
-        assert_eq!(inverted, Summary { min: 0.25, median: 0.5, max: 1.0 });
     }
 
     #[test]

@@ -73,7 +73,7 @@ const SUBJECTS: [Subject; 35] = [
     Subject::new("programs", 10, programs::rows),
     Subject::new("stream", 10, stream::rows),
     Subject::new("connect", 10, epics::connect_rows),
-    Subject::new("updates", 10, epics::update_rows),
+    Subject::new("updates", 10, epics::update_rows).thorough(),
     Subject::new("updates", 10, epics::old_update_rows).thorough(),
     Subject::new("cni", 10, cni::rows),
     Subject::new("cni", 10, cni::circuit_rows),

@@ -63,6 +63,9 @@ impl Report {
         };
         let text = serde_json::to_string_pretty(&json).unwrap_or_default();
         write(&repository().join("target/bench.json"), &text)?;
+        let plots =
+            [("bench.svg", plot::goals(&self.outcomes)), ("bench-growth.svg", plot::growth(&self.outcomes))];
+        plots.iter().try_for_each(|(name, plot)| write(&repository().join("target").join(name), plot))?;
         let tables = tables(&self.outcomes);
         let verdict = missed(&self.outcomes) + &self.failures.concat();
         println!("{tables}\n{verdict}");
@@ -75,8 +78,7 @@ impl Report {
                 took.as_secs(),
             );
             write(&repository().join("docs/bench.md"), &page)?;
-            write(&repository().join("docs/bench.svg"), &plot::goals(&self.outcomes))?;
-            write(&repository().join("docs/bench-growth.svg"), &plot::growth(&self.outcomes))?;
+            plots.iter().try_for_each(|(name, plot)| write(&repository().join("docs").join(name), plot))?;
         }
         Ok(self.failures.is_empty())
     }

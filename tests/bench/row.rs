@@ -215,7 +215,9 @@ impl Section {
             Self::DomainGrowth => "So many domains with an uplink of their own, of which one is asked.",
             Self::RateGrowth => "Ten pods, of which all listen.",
             Self::ProcessorGrowth => "All pods listen; sender and receivers have so many processors.",
-            Self::Ports => "What becomes of searches when external ports run out, and what the agent needs.",
+            Self::Ports => {
+                "Searches whose answers name ports that were never named before, and what the agent needs."
+            }
             Self::Size => "Static binaries.",
         }
     }

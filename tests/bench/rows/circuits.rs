@@ -31,9 +31,8 @@ const TAKE: u8 = b't';
 const GIVE: u8 = b'g';
 /// Bytes of a request and of its answer.
 const REQUEST: usize = 64;
-const BLOCK: usize = 1 << 17;
-/// What is timed: more than the buffers of a connection hold at once.
-const CHUNK: usize = 1 << 20;
+/// Bytes that are asked for, or acknowledged, by one.
+const BLOCK: usize = 1 << 20;
 /// Where the process on the node listens.
 const UNRELATED_PORT: u16 = 7001;
 
@@ -86,12 +85,12 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             stream.write_all(&block[..REQUEST])?;
         },
         GIVE => loop {
+            stream.read_exact(&mut kind)?;
             stream.write_all(&block)?;
         },
         _ => loop {
-            if stream.read(&mut block)? == 0 {
-                return Ok(());
-            }
+            stream.read_exact(&mut block)?;
+            stream.write_all(&kind)?;
         },
     }
 }
@@ -105,19 +104,21 @@ fn connect(to: SocketAddrV4, kind: u8) -> std::io::Result<TcpStream> {
 
 /// Gbit/s from the server.
 fn given(to: SocketAddrV4, time: Duration) -> std::io::Result<f64> {
-    let (mut stream, mut chunk) = (connect(to, GIVE)?, vec![0; CHUNK]);
-    typical(time, || stream.read_exact(&mut chunk)).map(gigabits)
+    let (mut stream, mut block) = (connect(to, GIVE)?, vec![0; BLOCK]);
+    let turn = || stream.write_all(&[0]).and_then(|()| stream.read_exact(&mut block));
+    typical(time, turn).map(gigabits)
 }
 
 /// Gbit/s to the server.
 fn taken(to: SocketAddrV4, time: Duration) -> std::io::Result<f64> {
-    let (mut stream, chunk) = (connect(to, TAKE)?, vec![0; CHUNK]);
-    typical(time, || stream.write_all(&chunk)).map(gigabits)
+    let (mut stream, block) = (connect(to, TAKE)?, vec![0; BLOCK]);
+    let turn = || stream.write_all(&block).and_then(|()| stream.read_exact(&mut [0]));
+    typical(time, turn).map(gigabits)
 }
 
-/// By the seconds that a chunk takes.
+/// By the seconds that a block takes.
 fn gigabits(seconds: f64) -> f64 {
-    CHUNK as f64 * 8e-9 / seconds
+    BLOCK as f64 * 8e-9 / seconds
 }
 
 /// Requests on one connection, thousands a second.

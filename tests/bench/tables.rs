@@ -71,3 +71,15 @@ fn copy<K: Pod + Send, V: Pod>(
     };
     sandbox.run(work).map_err(|error| Error::Missing(format!("{name}: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_of_different_sockets() {
+        let all: std::collections::HashSet<_> = (0..65_000).map(other).collect();
+        assert_eq!(all.len(), 65_000);
+        assert!(all.iter().all(|(_, port)| *port >= 1024));
+    }
+}

@@ -287,3 +287,16 @@ fn overload(burst: &Burst, tally: &Tally, counts: &[AtomicU64], milliseconds: u6
     let [least, .., most] = counts[..] else { return Ok(vec![f64::NAN; 2]) };
     Ok(vec![least / most, 100.0 * counts.iter().sum::<f64>() / wanted])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_copy_may_cost_depends_on_how_many_a_receiver_gets_at_once() {
+        assert!(matches!(goal(110, 1), [Goal::TimesAtMost("macvlan", _)]));
+        assert!(matches!(goal(110, 64), [Goal::TimesAtMost(NATIVE, 1.25)]));
+        assert!(matches!(goal(11, 256), [Goal::TimesAtMost(NATIVE, 2.5)]));
+        assert!(goal(500, 16).is_empty());
+    }
+}

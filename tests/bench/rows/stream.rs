@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::sleep,
     time::{Duration, Instant},
@@ -51,8 +51,8 @@ struct Pair {
     camera: UdpSocket,
     to: SocketAddrV4,
     received: Arc<AtomicU64>,
-    /// Where the program is to run, a [`Side`].
-    side: Arc<AtomicU8>,
+    /// Whether the program is to run on the camera's processor.
+    together: Arc<AtomicBool>,
     _program: Listener,
 }
 
@@ -68,18 +68,18 @@ impl Pair {
             _ => at(world.target(way), port),
         };
         let received = Arc::new(AtomicU64::new(0));
-        let side = Arc::new(AtomicU8::new(Side::Server as u8));
-        let (count, wanted) = (Arc::clone(&received), Arc::clone(&side));
+        let together = Arc::new(AtomicBool::new(false));
+        let (count, wanted) = (Arc::clone(&received), Arc::clone(&together));
         let mut now = None;
         let program = Listener::start(socket, move |_, _, _| {
-            let side = wanted.load(Ordering::Relaxed);
-            if now.replace(side) != Some(side) {
-                (if side == Side::Server as u8 { Side::Server } else { Side::Both }).keep();
+            let together = wanted.load(Ordering::Relaxed);
+            if now.replace(together) != Some(together) {
+                (if together { Side::Both } else { Side::Server }).keep();
             }
             count.fetch_add(1, Ordering::Relaxed);
         })?;
         let camera = datagrams(sandbox, WORKSTATION, &format!("{}:0", way.client()), None)?;
-        Ok(Self { camera, to, received, side, _program: program })
+        Ok(Self { camera, to, received, together, _program: program })
     }
 
     /// Streams for a while: packets sent, packets received, and the rate that was reached.
@@ -147,11 +147,11 @@ impl Pair {
     /// The highest rate without loss, packets lost in a million at the line rate of 1 GbE, and what packets cost.
     fn measure(&self, time: Duration) -> Result<Vec<f64>> {
         Side::Client.keep();
-        self.side.store(Side::Server as u8, Ordering::Relaxed);
+        self.together.store(false, Ordering::Relaxed);
         let rate = self.highest(time);
         let (sent, received, _) = self.stream(LINE_RATE, PACKET, 2 * time)?;
         Side::Both.keep();
-        self.side.store(Side::Both as u8, Ordering::Relaxed);
+        self.together.store(true, Ordering::Relaxed);
         let costs: Result<Vec<_>> = [PACKET, JUMBO].iter().map(|size| self.closely(*size, time)).collect();
         roam();
         let ([packets, cost], [_, jumbo]) = costs.map(|costs| (costs[0], costs[1]))?;

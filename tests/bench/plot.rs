@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::{
     row::{Entry, Goal, Judged, NATIVE, Outcome, Section, WITHOUT},
-    stats::Summary,
+    stats::{Summary, number},
 };
 
 /// Others that are shown beside us, and their colours, which people tell apart who see few.
@@ -121,7 +121,7 @@ fn scale(svg: &mut String, left: f64, bottom: f64) {
 fn line(svg: &mut String, (left, y): (f64, f64), outcome: &Outcome, judged: &Judged) {
     let at = |times: f64| left + place(times);
     let (colour, middle) = (if judged.met { MET } else { MISSED }, y - 3.5);
-    text(svg, (left + LABEL, y), "end", "", &outcome.name);
+    text(svg, (left + LABEL, y), "end", "", &outcome.label());
     for entry in outcome.contenders.iter().skip(1) {
         let Some((_, colour)) = OTHERS.iter().find(|(name, _)| *name == entry.name) else { continue };
         let times = better(judged.wanted, others(judged.wanted, entry, outcome));
@@ -137,14 +137,14 @@ fn line(svg: &mut String, (left, y): (f64, f64), outcome: &Outcome, judged: &Jud
         "<line x1=\"{from:.1}\" x2=\"{to:.1}\" y1=\"{middle:.1}\" y2=\"{middle:.1}\" stroke=\"{colour}\" stroke-width=\"2\"/>"
     );
     dot(svg, (median, middle), 4.0, colour);
-    let number = crate::report::number(found.median);
+    let value = number(found.median);
     let unit = if matches!(judged.wanted, Goal::AtMost(_) | Goal::AtLeast(_)) { outcome.unit } else { "×" };
     text(
         svg,
         (left + NUMBER, y),
         "start",
         &format!("fill=\"{colour}\""),
-        &format!("{number} {unit}, goal {}", judged.goal),
+        &format!("{value} {unit}, goal {}", judged.goal),
     );
 }
 

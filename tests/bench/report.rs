@@ -14,7 +14,7 @@ use crate::{
     plot,
     row::{Judged, Outcome, Section},
     rows::Settings,
-    stats::Summary,
+    stats::{Summary, number},
 };
 
 /// Characters: a command line of a thousand names does not help.
@@ -106,7 +106,7 @@ fn missed(outcomes: &[Outcome]) -> String {
     let mut text = format!("Goals: {} met, {} missed.\n", met.len(), missed.len());
     for (outcome, goal) in missed {
         let found = goal.found.map(spread).unwrap_or_default();
-        let (title, Outcome { name, .. }) = (outcome.section.title(), outcome);
+        let (title, name) = (outcome.section.title(), outcome.label());
         // Writing to a string cannot fail.
         let _ = writeln!(text, "- missed: {title}, {name}: goal {}, found {found}", goal.goal);
     }
@@ -178,19 +178,6 @@ fn judgement(judged: &Judged) -> String {
     format!("{}: {}", judged.goal, if judged.met { "met" } else { "**missed**" })
 }
 
-/// Three digits that count.
-pub(crate) fn number(number: f64) -> String {
-    if !number.is_finite() {
-        return "none".into();
-    }
-    let digits = match number.abs() {
-        size if size >= 100.0 || size == 0.0 => 0,
-        size if size >= 10.0 => 1,
-        _ => 2,
-    };
-    format!("{number:.digits$}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,11 +211,5 @@ mod tests {
         let text = missed(&[outcome(true), outcome(false)]);
         assert!(text.starts_with("Goals: 1 met, 1 missed.\n- missed: "), "{text}");
         assert!(text.ends_with(", x: goal ≤ 1, found 2.00 (1.00–3.00)\n"), "{text}");
-    }
-
-    #[test]
-    fn numbers_have_three_digits() {
-        let found = [1234.5, 56.78, 0.123, 0.0, f64::NAN].map(number);
-        assert_eq!(found, ["1234", "56.8", "0.12", "0", "none"]);
     }
 }

@@ -234,6 +234,16 @@ pub(crate) struct Outcome {
     pub(crate) goals: Vec<Judged>,
 }
 
+impl Outcome {
+    /// Its name; of what grows, with the level that is judged.
+    pub(crate) fn label(&self) -> String {
+        match self.contenders.first() {
+            Some(most) if self.section.is_growth() => format!("{}, {}", self.name, most.name),
+            _ => self.name.clone(),
+        }
+    }
+}
+
 /// A contender's part of an outcome.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Entry {

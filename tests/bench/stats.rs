@@ -38,6 +38,19 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * place.fract()
 }
 
+/// Three digits that count.
+pub(crate) fn number(number: f64) -> String {
+    if !number.is_finite() {
+        return "none".into();
+    }
+    let digits = match number.abs() {
+        size if size >= 100.0 || size == 0.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{number:.digits$}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +77,11 @@ mod tests {
         let numbers = sorted(&[30.0, 10.0, 20.0]);
         assert_eq!((quantile(&numbers, 0.75), quantile(&numbers, 0.99)), (25.0, 29.8));
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let found = [1234.5, 56.78, 0.123, 0.0, f64::NAN].map(number);
+        assert_eq!(found, ["1234", "56.8", "0.12", "0", "none"]);
     }
 }

@@ -226,7 +226,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
         ways.iter().map(contender).collect::<Vec<_>>()
     };
     let row =
-        |measures, contenders| Row { measures, contenders, repeats: settings.pick(21, 5), warm_up: true };
+        |measures, contenders| Row { measures, contenders, repeats: settings.pick(15, 5), warm_up: true };
     let beside = |name| [Goal::TimesAtLeast(name, 0.98)];
     let trip = Measure::lower(
         Section::Direct,
@@ -269,7 +269,7 @@ pub(crate) fn unrelated_rows(world: &World, settings: Settings) -> Result<Vec<Ro
     Ok(vec![Row {
         measures: measures(Section::Unrelated, &[Goal::TimesAtLeast(WITHOUT, 0.99)]),
         contenders: vec![contender(IOCAST, Way::Iocast), contender(WITHOUT, Way::Nft)],
-        repeats: settings.pick(25, 9),
+        repeats: settings.pick(21, 7),
         warm_up: true,
     }])
 }

@@ -105,7 +105,7 @@ pub(crate) fn connect_rows(world: &World, settings: Settings) -> Result<Vec<Row<
         Row {
             measures: CLIENTS.map(measure).into(),
             contenders: WAYS.into_iter().map(contender).collect(),
-            repeats: settings.pick(3, 2),
+            repeats: 2,
             warm_up: false,
         }
     };

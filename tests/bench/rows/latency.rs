@@ -114,7 +114,7 @@ fn row<'a>(world: &'a World, settings: Settings, who: &str, listeners: usize, go
             Measure::lower(Section::Latency, name("99 %"), "µs", &[]),
         ],
         contenders: ways.iter().map(|way| contender(*way)).collect::<Result<_>>()?,
-        repeats: settings.pick(15, 5),
+        repeats: settings.pick(11, 5),
         warm_up: true,
     })
 }

@@ -226,7 +226,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
         Row {
             measures: measures(section, goals),
             contenders: ways.iter().filter_map(of).collect(),
-            repeats: settings.pick(9, 3),
+            repeats: settings.pick(7, 3),
             warm_up: true,
         }
     };

@@ -302,6 +302,15 @@ fn entries(names: &[&'static str], series: &[Vec<f64>]) -> Vec<Entry> {
     names.iter().zip(series).map(entry).collect()
 }
 
+/// Whom a goal is beside: a contender, or a level of what grows.
+fn base(name: &str) -> String {
+    if name.starts_with(|first: char| first.is_ascii_digit()) {
+        format!("that at {name}")
+    } else {
+        name.into()
+    }
+}
+
 /// Whether the goal is met; one beside a contender that took no part is not.
 fn judge(wanted: Goal, entries: &[Entry]) -> Judged {
     let find = |name: &str| entries.iter().find(|entry| entry.name == name);
@@ -310,8 +319,12 @@ fn judge(wanted: Goal, entries: &[Entry]) -> Judged {
     let (goal, found, at_most, limit) = match wanted {
         Goal::AtMost(limit) => (format!("≤ {limit}"), value, true, limit),
         Goal::AtLeast(limit) => (format!("≥ {limit}"), value, false, limit),
-        Goal::TimesAtMost(name, limit) => (format!("≤ {limit:.2} × {name}"), ratio(name), true, limit),
-        Goal::TimesAtLeast(name, limit) => (format!("≥ {limit:.2} × {name}"), ratio(name), false, limit),
+        Goal::TimesAtMost(name, limit) => {
+            (format!("≤ {limit:.2} × {}", base(name)), ratio(name), true, limit)
+        }
+        Goal::TimesAtLeast(name, limit) => {
+            (format!("≥ {limit:.2} × {}", base(name)), ratio(name), false, limit)
+        }
     };
     let meets = |found: Summary| if at_most { found.median <= limit } else { found.median >= limit };
     Judged { wanted, goal, found, met: found.is_some_and(meets) }

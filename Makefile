@@ -16,6 +16,8 @@ TIME ?= 600
 KERNELS ?=
 ## 1: take fewer measurements
 QUICK ?=
+## subjects of the benchmark, as "fanout latency": only these, and no new page
+ROWS ?=
 ## 1: build the eBPF programs, as test and lint do, even where the recorded object would do
 # EBPF_BUILD ?=
 
@@ -70,9 +72,9 @@ build: toolchain ## build the binaries for release into target/bin | 3 min
 matrix: lab-tools lab ## try every client with every server, and print the table | 3 min
 	cargo test --locked -p iocast-tests --test e2e matrix:: -- --nocapture
 
-bench: lab-tools build ## compare with the alternatives, and write docs/bench.md | 10 min | QUICK
+bench: lab-tools build ## compare with the alternatives, and write docs/bench.md | 15 min | QUICK ROWS
 	@tests/apt.sh iptables
-	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick)
+	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick) $(ROWS:%=--only %)
 
 soak: lab-tools lab ## make trouble under the eyes of clients, and write docs/soak.md | 60 min | MINUTES TOPOLOGY
 	@$(LAB) soak --minutes $(MINUTES) --topology $(TOPOLOGY) --report docs/soak.md

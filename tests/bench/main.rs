@@ -9,6 +9,7 @@ mod report;
 mod row;
 mod rows;
 mod stats;
+mod tables;
 mod world;
 
 use std::{
@@ -22,7 +23,7 @@ use lab::Result;
 use crate::{
     report::Report,
     row::{Row, race},
-    rows::{Settings, circuits, cni, epics, fanout, growth, latency, programs, stream},
+    rows::{Settings, agent, circuits, cni, epics, fanout, growth, latency, programs, searches, stream},
     world::World,
 };
 
@@ -63,31 +64,43 @@ impl Subject {
 }
 
 /// In the order of their number of pods, which only grows; those that leave something behind come late.
-const SUBJECTS: [Subject; 22] = [
-    Subject::new("size", 0, growth::size_rows),
+const SUBJECTS: [Subject; 35] = [
+    Subject::new("size", 0, agent::size_rows),
     Subject::new("latency", 10, latency::rows),
     Subject::new("circuits", 10, circuits::rows),
     Subject::new("unrelated", 10, circuits::unrelated_rows),
+    Subject::new("idle", 10, programs::idle_rows),
     Subject::new("programs", 10, programs::rows),
     Subject::new("stream", 10, stream::rows),
     Subject::new("connect", 10, epics::connect_rows),
     Subject::new("updates", 10, epics::update_rows).thorough(),
+    Subject::new("updates", 10, epics::old_update_rows).thorough(),
     Subject::new("cni", 10, cni::rows),
-    Subject::new("growth", 10, growth::pod_rows),
+    Subject::new("cni", 10, cni::circuit_rows),
+    Subject::new("agent", 10, agent::rows),
+    Subject::new("growth", 10, growth::circuit_rows),
+    Subject::new("growth", 10, growth::searcher_rows),
+    Subject::new("growth", 10, growth::rate_rows),
     Subject::new("fanout", 10, fanout::all).thorough(),
-    Subject::new("fanout", 10, fanout::tenth).thorough(),
+    Subject::new("searches", 30, searches::rows),
     Subject::new("fanout", 110, fanout::all),
     Subject::new("fanout", 110, fanout::tenth),
-    Subject::new("bystanders", 110, fanout::bystander_rows),
-    Subject::new("reload", 110, growth::reload_rows),
+    Subject::new("fairness", 110, fanout::fairness_rows),
+    Subject::new("bystanders", 110, fanout::bystander_rows).thorough(),
+    Subject::new("growth", 110, growth::pod_rows),
+    Subject::new("growth", 110, growth::processor_rows),
+    Subject::new("reload", 110, agent::reload_rows),
     Subject::new("fanout", 250, fanout::all).thorough(),
     Subject::new("fanout", 250, fanout::tenth).thorough(),
+    Subject::new("growth", 250, growth::pod_rows).thorough(),
+    Subject::new("fanout", 500, fanout::all).thorough(),
     Subject::new("growth", 500, growth::pod_rows).thorough(),
     Subject::new("cni", 500, cni::rows).thorough(),
-    Subject::new("growth", 10, growth::searcher_rows),
-    Subject::new("growth", 10, growth::port_rows),
+    Subject::new("agent", 500, agent::rows).thorough(),
+    Subject::new("reload", 500, agent::reload_rows).thorough(),
+    Subject::new("growth", 10, growth::domain_rows),
+    Subject::new("ports", 10, agent::port_rows),
 ];
-
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,

@@ -59,12 +59,30 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn start(
         socket: UdpSocket,
+        hear: impl FnMut(&UdpSocket, &[u8], SocketAddrV4) + Send + 'static,
+    ) -> Result<Self> {
+        Self::start_with(socket, || (), hear)
+    }
+
+    /// The same, kept on a processor.
+    pub(crate) fn start_on(
+        side: Side,
+        socket: UdpSocket,
+        hear: impl FnMut(&UdpSocket, &[u8], SocketAddrV4) + Send + 'static,
+    ) -> Result<Self> {
+        Self::start_with(socket, move || side.keep(), hear)
+    }
+
+    fn start_with(
+        socket: UdpSocket,
+        begin: impl FnOnce() + Send + 'static,
         mut hear: impl FnMut(&UdpSocket, &[u8], SocketAddrV4) + Send + 'static,
     ) -> Result<Self> {
         let socket = Arc::new(socket);
         let own = Arc::clone(&socket);
         let run = move || {
-            let mut buffer = [0; 2048];
+            begin();
+            let mut buffer = [0; 9216];
             // Not the standard library's, which does not expect the end.
             while let Ok((length @ 1.., Some(from))) = recvfrom::<SockaddrIn>(own.as_raw_fd(), &mut buffer) {
                 hear(&own, &buffer[..length], at(from.ip(), from.port()));
@@ -136,21 +154,43 @@ impl Tally {
     }
 }
 
-/// Clients and servers of one exchange each have a processor, so that the scheduler's choice of them is no part of a ratio.
-#[derive(Clone, Copy, Debug)]
+/// Where the parties of an exchange run, so that the scheduler's choice is no part of a ratio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
+    /// Each has a processor: a client.
     Client,
+    /// A server.
     Server,
+    /// Both share one: between two, waking a processor that sleeps takes longer than all that is compared.
+    Both,
 }
 
 impl Side {
     /// Keeps the calling thread there, as far as there are enough processors; threads that it starts, too.
     pub(crate) fn keep(self) {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let processors = processors();
+        let place = if self == Self::Client { 0 } else { 1 % processors };
         let mut set = CpuSet::new();
-        if set.set(self as usize % processors).is_ok() {
+        if set.set(place).is_ok() {
             let _ = sched_setaffinity(Pid::from_raw(0), &set); // a matter of precision only
         }
+    }
+}
+
+/// How many processors there are.
+pub(crate) fn processors() -> usize {
+    static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    // Once: later the calling thread may be kept on one of them.
+    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Lets every thread of this process run on the first so many processors only.
+pub(crate) fn run_on(count: usize) {
+    let mut set = CpuSet::new();
+    let _ = (0..count).try_for_each(|processor| set.set(processor));
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for thread in threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()) {
+        let _ = sched_setaffinity(Pid::from_raw(thread), &set); // one that has ended needs none
     }
 }
 
@@ -166,10 +206,21 @@ pub(crate) type Mac = [u8; 6];
 
 /// An Ethernet frame with a datagram, without a UDP checksum.
 pub(crate) fn frame(mac: Mac, from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    packet(17, mac, from, to, payload)
+}
+
+/// An Ethernet frame with a segment of TCP, without a checksum, that acknowledges something.
+pub(crate) fn segment(mac: Mac, from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    // From where UDP's header would end: the acknowledged number, the header's length, flags, window, checksum, urgent pointer.
+    let rest = [0, 0, 0, 1, 5 << 4, 0x10, 1, 0, 0, 0, 0, 0];
+    packet(6, mac, from, to, &[&rest, payload].concat())
+}
+
+fn packet(protocol: u8, mac: Mac, from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let length = |header: usize| (header + payload.len()) as u16;
     let mut ip = vec![0x45, 0];
     ip.extend(length(28).to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
     ip.extend(from.ip().octets());
     ip.extend(to.ip().octets());
     let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();

@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use crate::{
     plot,
-    row::{Entry, IOCAST, Judged, Outcome, Section},
+    row::{Judged, Outcome, Section},
     rows::Settings,
-    stats::Summary,
+    stats::{Summary, number},
 };
 
 /// Characters: a command line of a thousand names does not help.
@@ -63,18 +63,22 @@ impl Report {
         };
         let text = serde_json::to_string_pretty(&json).unwrap_or_default();
         write(&repository().join("target/bench.json"), &text)?;
+        let plots =
+            [("bench.svg", plot::goals(&self.outcomes)), ("bench-growth.svg", plot::growth(&self.outcomes))];
+        plots.iter().try_for_each(|(name, plot)| write(&repository().join("target").join(name), plot))?;
         let tables = tables(&self.outcomes);
         let verdict = missed(&self.outcomes) + &self.failures.concat();
         println!("{tables}\n{verdict}");
         if complete {
             let kind = if settings.quick { "A quick run (`QUICK=1`)" } else { "A run" };
             let page = format!(
-                "{}\n{kind} of {} s on {machine}.\n\n{verdict}\n![The same as a plot](bench.svg)\n\n{tables}",
+                "{}\n{kind} of {} s on {machine}.\n\n{verdict}\n![How far each goal is met](bench.svg)\n\n\
+                 ![What growth costs](bench-growth.svg)\n\n{tables}",
                 include_str!("preface.md"),
                 took.as_secs(),
             );
             write(&repository().join("docs/bench.md"), &page)?;
-            write(&repository().join("docs/bench.svg"), &plot::draw(&self.outcomes))?;
+            plots.iter().try_for_each(|(name, plot)| write(&repository().join("docs").join(name), plot))?;
         }
         Ok(self.failures.is_empty())
     }
@@ -102,7 +106,7 @@ fn missed(outcomes: &[Outcome]) -> String {
     let mut text = format!("Goals: {} met, {} missed.\n", met.len(), missed.len());
     for (outcome, goal) in missed {
         let found = goal.found.map(spread).unwrap_or_default();
-        let (title, Outcome { name, .. }) = (outcome.section.title(), outcome);
+        let (title, name) = (outcome.section.title(), outcome.label());
         // Writing to a string cannot fail.
         let _ = writeln!(text, "- missed: {title}, {name}: goal {}, found {found}", goal.goal);
     }
@@ -128,7 +132,8 @@ fn table(section: Section, outcomes: &[Outcome]) -> String {
     lines[0].push("goal".into());
     for outcome in outcomes {
         let cell = |name: &&str| {
-            outcome.contenders.iter().find(|entry| entry.name == *name).map(cell).unwrap_or_default()
+            let place = outcome.contenders.iter().position(|entry| entry.name == *name);
+            place.map(|place| cell(outcome, place)).unwrap_or_default()
         };
         let mut line = vec![outcome.name.clone(), outcome.unit.into()];
         line.extend(names.iter().map(cell));
@@ -154,9 +159,10 @@ fn aligned(lines: &[Vec<String>]) -> String {
     text
 }
 
-/// A contender's value; and ours in relation to it.
-fn cell(entry: &Entry) -> String {
-    if entry.name == IOCAST {
+/// A contender's value, and ours, which is the first's, in relation to it.
+fn cell(outcome: &Outcome, place: usize) -> String {
+    let entry = &outcome.contenders[place];
+    if place == 0 {
         return spread(entry.value);
     }
     format!("{}, ×{}", number(entry.value.median), spread(entry.ratio))
@@ -172,23 +178,10 @@ fn judgement(judged: &Judged) -> String {
     format!("{}: {}", judged.goal, if judged.met { "met" } else { "**missed**" })
 }
 
-/// Three digits that count.
-fn number(number: f64) -> String {
-    if !number.is_finite() {
-        return "none".into();
-    }
-    let digits = match number.abs() {
-        size if size >= 100.0 || size == 0.0 => 0,
-        size if size >= 10.0 => 1,
-        _ => 2,
-    };
-    format!("{number:.digits$}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Better;
+    use crate::row::{Better, Entry, Goal, IOCAST};
 
     fn outcome(met: bool) -> Outcome {
         let one = Summary { min: 1.0, median: 2.0, max: 3.0 };
@@ -202,7 +195,7 @@ mod tests {
                 Entry { name: IOCAST, value: one, ratio: same },
                 Entry { name: "native", value: one, ratio: same },
             ],
-            goals: vec![Judged { goal: "≤ 1".into(), found: Some(one), met }],
+            goals: vec![Judged { wanted: Goal::AtMost(1.0), goal: "≤ 1".into(), found: Some(one), met }],
         }
     }
 
@@ -218,11 +211,5 @@ mod tests {
         let text = missed(&[outcome(true), outcome(false)]);
         assert!(text.starts_with("Goals: 1 met, 1 missed.\n- missed: "), "{text}");
         assert!(text.ends_with(", x: goal ≤ 1, found 2.00 (1.00–3.00)\n"), "{text}");
-    }
-
-    #[test]
-    fn numbers_have_three_digits() {
-        let found = [1234.5, 56.78, 0.123, 0.0, f64::NAN].map(number);
-        assert_eq!(found, ["1234", "56.8", "0.12", "0", "none"]);
     }
 }

@@ -20,7 +20,7 @@ pub(crate) enum Better {
     Higher,
 }
 
-/// What our median must come to.
+/// What our median must come to; we are the first contender of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
     AtMost(f64),
@@ -69,6 +69,7 @@ pub(crate) type Trial<'a> = Box<dyn FnMut() -> Result<Vec<f64>> + 'a>;
 /// What is measured together, by which contenders.
 pub(crate) struct Row<'a> {
     pub(crate) measures: Vec<Measure>,
+    /// We come first.
     pub(crate) contenders: Vec<(&'static str, Trial<'a>)>,
     /// How often each contender has its turn.
     pub(crate) repeats: usize,
@@ -82,37 +83,72 @@ pub(crate) struct Row<'a> {
 pub(crate) enum Section {
     Delivered,
     Cpu,
+    WakeUps,
+    Drops,
+    Fairness,
+    Searches,
     Bystanders,
     Latency,
     Connect,
     Tcp,
+    Direct,
+    Address,
     Stream,
+    DirectStream,
+    AddressStream,
     Unrelated,
+    Idle,
     Programs,
     Updates,
     Cni,
     Reload,
-    Growth,
+    PodGrowth,
+    CircuitGrowth,
+    SearcherGrowth,
+    DomainGrowth,
+    RateGrowth,
+    ProcessorGrowth,
+    Ports,
     Size,
 }
 
 impl Section {
+    /// Whether its contenders are numbers: the same with little and with much.
+    pub(crate) fn is_growth(self) -> bool {
+        self >= Self::PodGrowth && self <= Self::ProcessorGrowth
+    }
+
     /// Its heading.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Delivered => "Fan-out: copies delivered",
             Self::Cpu => "Fan-out: processor time for each copy",
+            Self::WakeUps => "Fan-out: wake-ups for each copy",
+            Self::Drops => "Fan-out: packets that found a full queue",
+            Self::Fairness => "Fan-out: overload",
+            Self::Searches => "Processor time for each search",
             Self::Bystanders => "Other pods' datagrams in a storm of searches",
             Self::Latency => "Search to answer",
             Self::Connect => "Time to connect",
             Self::Tcp => "Circuits",
+            Self::Direct => "Circuits of a pod with a LAN address, past the node's stack",
+            Self::Address => "Circuits of a pod with a LAN address, through the node's stack",
             Self::Stream => "Streams of cameras",
+            Self::DirectStream => "Streams to a pod with a LAN address, past the node's stack",
+            Self::AddressStream => "Streams to a pod with a LAN address, through the node's stack",
             Self::Unrelated => "Unrelated traffic of the node",
+            Self::Idle => "Time in the programs for a packet that is not theirs",
             Self::Programs => "Time in the programs",
             Self::Updates => "Updates",
             Self::Cni => "CNI",
             Self::Reload => "Replacing the programs under load",
-            Self::Growth => "Growth",
+            Self::PodGrowth => "Growth: pods that do not listen",
+            Self::CircuitGrowth => "Growth: idle circuits",
+            Self::SearcherGrowth => "Growth: searchers that are remembered",
+            Self::DomainGrowth => "Growth: domains that are not asked",
+            Self::RateGrowth => "Growth: searches a second",
+            Self::ProcessorGrowth => "Growth: processors",
+            Self::Ports => "External ports, and the agent",
             Self::Size => "Size",
         }
     }
@@ -126,35 +162,63 @@ impl Section {
             Self::Cpu => {
                 "Everything from the uplink to the return of the blocked receiver's system call, of all processors, divided by the copies that were delivered."
             }
+            Self::WakeUps => "How often a receiver went to sleep, divided by the copies that were delivered.",
+            Self::Drops => {
+                "Packets a burst that a processor's queue (`net.core.netdev_max_backlog`) had no room for."
+            }
+            Self::Fairness => {
+                "Bursts of three times what a processor's queue holds, one after another for a second: what the pod that \
+                 got least received, in relation to the one that got most, and the part of all copies that was delivered."
+            }
+            Self::Searches => {
+                "Searches for a name that nobody has, to 30 softIoc with 100 records each, one in a pod: all copies, receivers, and what the IOCs do to \
+                 find out, of all processors, divided by the searches."
+            }
             Self::Bystanders => {
                 "Searches and as many datagrams to one pod's own address arrive at once, in turns; how many of the latter that pod receives while all pods listen for searches."
             }
             Self::Latency => {
-                "A client on the LAN searches; a server in a pod, one of ten that are there, answers."
+                "A client on the LAN searches; a server in a pod, one of ten that are there, answers. Both on one processor."
             }
             Self::Connect => {
                 "From the start of the real client to the last value, with ten softIocPVA, each of them in a pod."
             }
             Self::Tcp => {
-                "One circuit from a client on the LAN to a server in a pod; connections one after another."
+                "One circuit from a client on the LAN to a server in a pod; connections one after another. Both on one processor."
             }
+            Self::Direct => "The same in a domain with `path = \"direct\"`.",
+            Self::Address => "The same beside a pod without iocast, to whose address the LAN has a route.",
             Self::Stream => {
-                "From a socket on the LAN that sends like a camera to a program in a pod, blocked in its socket."
+                "From a socket on the LAN that sends like a camera to a program in a pod, blocked in its socket. Rates: each on a processor \
+                 of its own; the rest: both on one."
+            }
+            Self::DirectStream => "The same in a domain with `path = \"direct\"`.",
+            Self::AddressStream => {
+                "The same beside a pod without iocast, to whose address the LAN has a route."
             }
             Self::Unrelated => {
-                "Between a host on the LAN and a process on the node, on the uplink with our programs and on another \
+                "Between a host on the LAN and a process on the node, both on one processor, on the uplink with our programs and on another \
                  of the same node without."
             }
-            Self::Programs => "Mean time of a run, as the kernel measures it.",
+            Self::Idle => "A million runs on one packet, by the kernel's `BPF_PROG_TEST_RUN`.",
+            Self::Programs => "Mean time of a run, as the kernel measures it, measuring included.",
             Self::Updates => {
-                "Values that a client prints which monitors everything ten IOCs have, at 10 Hz each."
+                "Values a second of a client that monitors everything ten IOCs have, at 10 Hz each."
             }
             Self::Cni => {
-                "Wall time of one plugin, from the start of its process to its end, for the same pod."
+                "Wall time of one plugin, from the start of its process to its end, for the same pod; and that of /bin/true."
             }
             Self::Reload => "Searches while iocast-node starts again and replaces all programs.",
-            Self::Growth => "The same with little and with much.",
-            Self::Size => "Resident memory, and static binaries.",
+            Self::PodGrowth => "A domain of so many pods, of which one listens.",
+            Self::CircuitGrowth => "So many circuits of other clients, on which nothing is sent.",
+            Self::SearcherGrowth => "So many other sockets on the LAN that have searched lately.",
+            Self::DomainGrowth => "So many domains with an uplink of their own, of which one is asked.",
+            Self::RateGrowth => "Ten pods, of which all listen.",
+            Self::ProcessorGrowth => "All pods listen; sender and receivers have so many processors.",
+            Self::Ports => {
+                "Searches whose answers name ports that were never named before, and what the agent needs."
+            }
+            Self::Size => "Static binaries.",
         }
     }
 }
@@ -170,6 +234,16 @@ pub(crate) struct Outcome {
     pub(crate) goals: Vec<Judged>,
 }
 
+impl Outcome {
+    /// Its name; of what grows, with the level that is judged.
+    pub(crate) fn label(&self) -> String {
+        match self.contenders.first() {
+            Some(most) if self.section.is_growth() => format!("{}, {}", self.name, most.name),
+            _ => self.name.clone(),
+        }
+    }
+}
+
 /// A contender's part of an outcome.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Entry {
@@ -182,6 +256,8 @@ pub(crate) struct Entry {
 /// A goal, and whether it was met.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Judged {
+    #[serde(skip)]
+    pub(crate) wanted: Goal,
     pub(crate) goal: String,
     /// What its median is judged by.
     pub(crate) found: Option<Summary>,
@@ -218,28 +294,40 @@ pub(crate) fn race(mut row: Row) -> Result<Vec<Outcome>> {
 }
 
 fn entries(names: &[&'static str], series: &[Vec<f64>]) -> Vec<Entry> {
-    let ours = names.iter().position(|name| *name == IOCAST).unwrap_or(0);
     let entry = |(name, numbers): (&&'static str, &Vec<f64>)| Entry {
         name,
         value: Summary::of(numbers),
-        ratio: Summary::of_ratios(&series[ours], numbers),
+        ratio: Summary::of_ratios(&series[0], numbers),
     };
     names.iter().zip(series).map(entry).collect()
 }
 
+/// Whom a goal is beside: a contender, or a level of what grows.
+fn base(name: &str) -> String {
+    if name.starts_with(|first: char| first.is_ascii_digit()) {
+        format!("that at {name}")
+    } else {
+        name.into()
+    }
+}
+
 /// Whether the goal is met; one beside a contender that took no part is not.
-fn judge(goal: Goal, entries: &[Entry]) -> Judged {
+fn judge(wanted: Goal, entries: &[Entry]) -> Judged {
     let find = |name: &str| entries.iter().find(|entry| entry.name == name);
-    let value = find(IOCAST).map(|entry| entry.value);
+    let value = entries.first().map(|entry| entry.value);
     let ratio = |name: &str| find(name).map(|entry| entry.ratio);
-    let (goal, found, at_most, limit) = match goal {
+    let (goal, found, at_most, limit) = match wanted {
         Goal::AtMost(limit) => (format!("≤ {limit}"), value, true, limit),
         Goal::AtLeast(limit) => (format!("≥ {limit}"), value, false, limit),
-        Goal::TimesAtMost(name, limit) => (format!("≤ {limit:.2} × {name}"), ratio(name), true, limit),
-        Goal::TimesAtLeast(name, limit) => (format!("≥ {limit:.2} × {name}"), ratio(name), false, limit),
+        Goal::TimesAtMost(name, limit) => {
+            (format!("≤ {limit:.2} × {}", base(name)), ratio(name), true, limit)
+        }
+        Goal::TimesAtLeast(name, limit) => {
+            (format!("≥ {limit:.2} × {}", base(name)), ratio(name), false, limit)
+        }
     };
     let meets = |found: Summary| if at_most { found.median <= limit } else { found.median >= limit };
-    Judged { goal, found, met: found.is_some_and(meets) }
+    Judged { wanted, goal, found, met: found.is_some_and(meets) }
 }
 
 #[cfg(test)]

@@ -21,11 +21,6 @@ impl Summary {
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
         Self::of(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
     }
-
-    /// These, with `change` done to each; for one that turns the order around, too.
-    pub(crate) fn map(self, change: impl Fn(f64) -> f64) -> Self {
-        Self::of(&[self.min, self.median, self.max].map(change))
-    }
 }
 
 /// The numbers in order.
@@ -41,6 +36,19 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = q * last as f64;
     let (low, high) = (place.floor() as usize, place.ceil() as usize);
     sorted[low] + (sorted[high] - sorted[low]) * place.fract()
+}
+
+/// Three digits that count.
+pub(crate) fn number(number: f64) -> String {
+    if !number.is_finite() {
+        return "none".into();
+    }
+    let digits = match number.abs() {
+        size if size >= 100.0 || size == 0.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{number:.digits$}")
 }
 
 #[cfg(test)]
@@ -65,15 +73,15 @@ mod tests {
     }
 
     #[test]
-    fn an_inverted_summary_is_in_order() {
-        let inverted = Summary { min: 1.0, median: 2.0, max: 4.0 }.map(f64::recip);
-        assert_eq!(inverted, Summary { min: 0.25, median: 0.5, max: 1.0 });
-    }
-
-    #[test]
     fn a_quantile_lies_between_its_neighbours() {
         let numbers = sorted(&[30.0, 10.0, 20.0]);
         assert_eq!((quantile(&numbers, 0.75), quantile(&numbers, 0.99)), (25.0, 29.8));
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let found = [1234.5, 56.78, 0.123, 0.0, f64::NAN].map(number);
+        assert_eq!(found, ["1234", "56.8", "0.12", "0", "none"]);
     }
 }

@@ -12,11 +12,15 @@
 //! ```
 //!
 //! A pod with a LAN address, through the node's stack or past it, has a LAN of its own in the same way (`to-address`,
-//! `to-direct`). `iocast`, these and `nft` have the lab's node, the others a namespace with the same settings.
+//! `to-direct`); so have a pod that the LAN has a route to, without iocast (`to-routed`), and a second domain of ours, of ten
+//! pods (`to-few`). `iocast`, these and `nft` have the lab's node, the others a namespace with the same settings.
 
 use std::{fmt::Write, fs::File, net::Ipv4Addr, os::fd::AsFd, time::Duration};
 
-use lab::{DOMAIN, Lab, NODE, Options, Pod, Process, Result, Topology, WORKSTATION, ca, tried};
+use lab::{
+    DOMAIN, Lab, NATIVE as NATIVE_HOST, NODE, Options, Pod, Process, Result, SWITCH, Topology, WORKSTATION,
+    ca, tried,
+};
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, setns},
@@ -51,10 +55,14 @@ pub(crate) enum Way {
     Address,
     /// The same past it.
     Direct,
+    /// A pod without iocast, to whose own address the LAN has a route.
+    Routed,
+    /// Ours, a domain of its own that has ten pods however many `iocast` has.
+    Few,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Iocast,
         Self::Native,
         Self::Macvlan,
@@ -63,6 +71,8 @@ impl Way {
         Self::Nft,
         Self::Address,
         Self::Direct,
+        Self::Routed,
+        Self::Few,
     ];
     /// Pods with a LAN address.
     const ADDRESSED: [Self; 2] = [Self::Address, Self::Direct];
@@ -80,6 +90,8 @@ impl Way {
             Self::Nft => "nft DNAT",
             Self::Address => "LAN address",
             Self::Direct => "direct",
+            Self::Routed => "routed",
+            Self::Few => "10",
         }
     }
 
@@ -87,6 +99,7 @@ impl Way {
         match self {
             Self::Nft => "nft",
             Self::Address => "address",
+            Self::Few => "few",
             _ => self.name(),
         }
     }
@@ -94,7 +107,7 @@ impl Way {
     /// The namespace of its node.
     pub(crate) fn host(self) -> &'static str {
         match self {
-            Self::Iocast | Self::Nft | Self::Address | Self::Direct => NODE,
+            Self::Iocast | Self::Nft | Self::Address | Self::Direct | Self::Routed | Self::Few => NODE,
             Self::Native => "h-native",
             Self::Macvlan => "h-macvlan",
             Self::Bridge | Self::Relay => "h-bridge",
@@ -121,20 +134,12 @@ impl Way {
         self.address(255, 255)
     }
 
-    /// Where its server is: at the address of a pod on this LAN, or at the node's.
-    pub(crate) fn target(self) -> Ipv4Addr {
-        match self {
-            Self::Macvlan | Self::Address | Self::Direct => self.pod(0),
-            _ => self.node(),
-        }
-    }
-
     /// Of pods with an interface, or an address, on this LAN.
     pub(crate) fn pod(self, number: usize) -> Ipv4Addr {
         self.address(1 + (number / 200) as u8, 1 + (number % 200) as u8)
     }
 
-    fn mac(self, third: u8, fourth: u8) -> Mac {
+    pub(crate) fn mac(self, third: u8, fourth: u8) -> Mac {
         [2, 0, 0, 60 + self as u8, third, fourth]
     }
 
@@ -142,6 +147,11 @@ impl Way {
         self.mac(1 + (number / 200) as u8, 1 + (number % 200) as u8)
     }
 }
+
+/// Pods of the domain that does not grow.
+const FEW: usize = 10;
+/// Of everything: cameras send packets as large as that.
+const MTU: u16 = 9000;
 
 /// The lab, with everybody in it.
 pub(crate) struct World {
@@ -151,6 +161,10 @@ pub(crate) struct World {
     pub(crate) plain: Pod,
     /// Pods with a LAN address, as [`Way::ADDRESSED`] names them.
     addressed: Vec<Pod>,
+    /// A pod that is no member, for [`Way::Routed`].
+    routed: Pod,
+    /// The pods of [`Way::Few`].
+    few: Vec<Pod>,
     pub(crate) agent: Process,
     home: File,
 }
@@ -158,10 +172,12 @@ pub(crate) struct World {
 impl World {
     /// Without pods yet.
     pub(crate) fn raise() -> Result<Self> {
-        let lab = Lab::without_agent(Options::new(Topology::Bridge))?;
+        let lab = Lab::without_agent(Options { mtu: MTU, ..Options::new(Topology::Bridge) })?;
         widen(&lab);
+        [WORKSTATION, SWITCH, NATIVE_HOST, NODE].into_iter().try_for_each(|host| quiet(&lab, host))?;
         for host in ["h-native", "h-macvlan", "h-bridge"] {
             lab.sandbox.add_netns(host)?;
+            quiet(&lab, host)?;
             lab.sandbox.sh(host, "sysctl -q -w net.ipv4.ip_forward=1")?;
             lab.sandbox.sh(host, "nft add table ip nat")?;
             lab.sandbox
@@ -170,20 +186,26 @@ impl World {
         lab.sandbox.sh("h-bridge", "ip link add br1 type bridge")?;
         lab.sandbox.sh("h-bridge", "ip link set br1 up")?;
         Way::ALL.into_iter().try_for_each(|way| make_uplink(&lab, way))?;
-        lab.configure(&configuration())?;
+        lab.configure(&configuration(0))?;
         let agent = start_agent(&lab)?;
-        let plain = lab.pod_with("plain", &[])?;
+        let plain = pod(&lab, "plain", &[])?;
         redirect(&lab, &plain)?;
         let addressed = Way::ADDRESSED.map(|way| address(&lab, way)).into_iter().collect::<Result<_>>()?;
+        let routed = pod(&lab, "routed", &[])?;
+        lab.sandbox
+            .sh(WORKSTATION, &format!("ip route add {} via {}", routed.address, Way::Routed.node()))?;
+        let few =
+            (0..FEW).map(|number| pod(&lab, &format!("f{number}"), &[("iocast.io/domain", Way::Few.slug())]));
+        let few = few.collect::<Result<_>>()?;
         let home = tried("open this namespace", File::open("/proc/thread-self/ns/net"))?;
-        Ok(Self { lab, pods: vec![], plain, addressed, agent, home })
+        Ok(Self { lab, pods: vec![], plain, addressed, routed, few, agent, home })
     }
 
     /// Creates pods until there are so many.
     pub(crate) fn grow(&mut self, pods: usize) -> Result<()> {
         let first = self.pods.len();
         for number in first..pods {
-            self.pods.push(self.lab.pod(&format!("p{number}"))?);
+            self.pods.push(pod(&self.lab, &format!("p{number}"), &[("iocast.io/domain", DOMAIN)])?);
         }
         let (mut macvlan, mut bridge) = (String::new(), String::new());
         for number in first..pods {
@@ -238,7 +260,18 @@ impl World {
             Way::Nft => self.plain.netns.clone(),
             Way::Address => self.addressed[0].netns.clone(),
             Way::Direct => self.addressed[1].netns.clone(),
+            Way::Routed => self.routed.netns.clone(),
+            Way::Few => self.few[number].netns.clone(),
             _ => self.pods[number].netns.clone(),
+        }
+    }
+
+    /// Where the server of `way` is for a client on its LAN: at the address of a pod, or at the node's.
+    pub(crate) fn target(&self, way: Way) -> Ipv4Addr {
+        match way {
+            Way::Macvlan | Way::Address | Way::Direct => way.pod(0),
+            Way::Routed => parsed(&self.routed.address),
+            _ => way.node(),
         }
     }
 
@@ -261,40 +294,69 @@ impl World {
     fn bystander(&self, way: Way, number: usize) -> (Mac, Ipv4Addr) {
         let node = way.mac(0, 10);
         match way {
-            Way::Iocast | Way::Nft => (node, parsed(&self.pods[number].address)),
+            Way::Iocast | Way::Nft | Way::Routed | Way::Few => (node, parsed(&self.pods[number].address)),
             Way::Native => (node, way.node()),
-            Way::Address | Way::Direct => (node, way.target()),
+            Way::Address | Way::Direct => (node, self.target(way)),
             Way::Macvlan | Way::Bridge => (way.pod_mac(number), way.pod(number)),
             Way::Relay => (node, Way::Bridge.pod(number)),
         }
     }
 }
 
-/// A domain of pods with external ports, and two of pods with LAN addresses.
-fn configuration() -> String {
-    let mut text = format!(
-        "[domain.{DOMAIN}]\nuplink = \"up-iocast\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n\
-         rates = {{ pod = 0, host = 0, domain = 0 }}\nports_per_pod = 4000\n"
-    );
-    for (way, path) in Way::ADDRESSED.into_iter().zip(["stack", "direct"]) {
-        // Writing to a string cannot fail.
+/// Two domains of pods with external ports, two of pods with LAN addresses, and `more` that nobody asks.
+pub(crate) fn configuration(more: usize) -> String {
+    const RATES: &str = "rates = { pod = 0, host = 0, domain = 0 }";
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    for (name, way, ports) in
+        [(DOMAIN, Way::Iocast, "61000-64999"), (Way::Few.slug(), Way::Few, "60000-60999")]
+    {
+        let uplink = way.uplink();
         let _ = write!(
             text,
-            "[domain.{}]\nuplink = \"{}\"\npath = \"{path}\"\naddresses = [\"{}-{}\"]\n\
-             rates = {{ pod = 0, host = 0, domain = 0 }}\n",
+            "[domain.{name}]\nuplink = \"{uplink}\"\nprotocols = [\"ca\", \"pva\", \"gvcp\"]\n{RATES}\n\
+             ports = \"{ports}\"\nports_per_pod = 4000\n"
+        );
+    }
+    for (way, path) in Way::ADDRESSED.into_iter().zip(["stack", "direct"]) {
+        let _ = write!(
+            text,
+            "[domain.{}]\nuplink = \"{}\"\npath = \"{path}\"\naddresses = [\"{}-{}\"]\n{RATES}\n",
             way.slug(),
             way.uplink(),
             way.pod(0),
             way.pod(1),
         );
     }
+    for number in 0..more {
+        let first = 50_000 + 100 * number;
+        let _ = write!(
+            text,
+            "[domain.more{number}]\nuplink = \"more{number}\"\nports = \"{first}-{}\"\n",
+            first + 99
+        );
+    }
     text
+}
+
+/// A pod that sends nothing by itself.
+fn pod(lab: &Lab, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+    let pod = lab.pod_with(name, annotations)?;
+    quiet(lab, &pod.netns)?;
+    Ok(pod)
+}
+
+/// Has a namespace do without IPv6. Hundreds of new hosts that look for neighbours and routers, on bridges of hundreds of ports,
+/// fill the queues that bursts of ours are to find empty.
+fn quiet(lab: &Lab, netns: &str) -> Result<()> {
+    let settings = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+    lab.sandbox.sh(netns, &format!("sysctl -q -w {settings}")).map(|_| ())
 }
 
 /// A pod with an address on the LAN of `way`.
 fn address(lab: &Lab, way: Way) -> Result<Pod> {
-    let address = way.target().to_string();
-    lab.pod_with(way.slug(), &[("iocast.io/domain", way.slug()), ("iocast.io/address", &address)])
+    let address = way.pod(0).to_string();
+    pod(lab, way.slug(), &[("iocast.io/domain", way.slug()), ("iocast.io/address", &address)])
 }
 
 /// Starts iocast-node and waits until it is ready.
@@ -320,7 +382,7 @@ fn make_uplink(lab: &Lab, way: Way) -> Result<()> {
     sh(
         WORKSTATION,
         format!(
-            "ip link add to-{slug} address {} type veth peer name {uplink} address {} netns {host}",
+            "ip link add to-{slug} mtu {MTU} address {} type veth peer name {uplink} mtu {MTU} address {} netns {host}",
             macs[0], macs[1]
         ),
     )?;

@@ -168,10 +168,21 @@ impl Lab {
 
     /// Starts a Python program of `tests/ioc`, which finds PVXS, in `netns`.
     pub fn python(&self, netns: &str, script: &str, arguments: &str) -> Result<Process> {
+        self.python_with(netns, script, arguments, &[])
+    }
+
+    /// The same, with an environment of its own.
+    pub fn python_with(
+        &self,
+        netns: &str,
+        script: &str,
+        arguments: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ioc").join(script);
         let path = path.display().to_string();
         let arguments: Vec<_> = std::iter::once(path.as_str()).chain(arguments.split_whitespace()).collect();
-        self.sandbox.spawn(netns, python(&arguments, &[])?)
+        self.sandbox.spawn(netns, python(&arguments, variables)?)
     }
 
     /// Starts an EPICS program in `netns`.

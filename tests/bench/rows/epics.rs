@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{Process, Result, WORKSTATION, epics::PATIENCE};
+use lab::{
+    Error, Process, Result, WORKSTATION,
+    epics::{PATIENCE, Server},
+};
 
 use super::Settings;
 use crate::{
-    row::{Measure, Row, Section, Trial},
+    row::{Goal, Measure, NATIVE, Row, Section, Trial},
     world::{Way, World},
 };
 
@@ -27,22 +30,23 @@ struct Iocs {
 }
 
 impl Iocs {
-    fn start(world: &World, prefix: &str, records: usize, fields: &str) -> Result<Rc<Self>> {
+    fn start(world: &World, server: Server, prefix: &str, records: usize, fields: &str) -> Result<Rc<Self>> {
         let mut processes = vec![];
         for way in [Way::Iocast, Way::Native] {
             for number in 0..IOCS {
                 let mut database = String::new();
                 for record in 0..records {
-                    let name = format!("{prefix}{number}:{record}");
                     // Writing to a string cannot fail.
-                    let _ = writeln!(database, "record(calc, \"{name}\") {{ {fields} }}");
+                    let _ = writeln!(database, "record(calc, \"$(P){record}\") {{ {fields} }}");
                 }
-                let path = format!("/run/ioc/{prefix}{number}.db");
-                world.lab.sandbox.write(&path, database)?;
-                let line = format!("softIocPVA -S -d {path}");
-                let mut ioc = world.lab.epics(&world.server(way, number), &line, &[])?;
-                ioc.wait_for("running IOC", PATIENCE, |said| said.contains("All initialization complete"))?;
-                processes.push(ioc);
+                let prefix = format!("{prefix}{number}:");
+                processes.push(world.lab.ioc_from(
+                    &database,
+                    server,
+                    &world.server(way, number),
+                    &prefix,
+                    &[],
+                )?);
             }
         }
         Ok(Rc::new(Self { _processes: processes }))
@@ -79,8 +83,13 @@ fn again<T>(client: impl Fn() -> Result<T>) -> Result<T> {
 /// Time to connect.
 pub(crate) fn connect_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
     let sizes = settings.pick(vec![100, 1000], vec![100]);
-    let iocs =
-        Iocs::start(world, "C", *sizes.last().unwrap_or(&0), "field(CALC, \"1\") field(PINI, \"YES\")")?;
+    let iocs = Iocs::start(
+        world,
+        Server::PvAccessCpp,
+        "C",
+        *sizes.last().unwrap_or(&0),
+        "field(CALC, \"1\") field(PINI, \"YES\")",
+    )?;
     let row = |records: usize| {
         let contender = |way: Way| -> (&'static str, Trial) {
             let iocs = iocs.clone();
@@ -96,7 +105,7 @@ pub(crate) fn connect_rows(world: &World, settings: Settings) -> Result<Vec<Row<
         Row {
             measures: CLIENTS.map(measure).into(),
             contenders: WAYS.into_iter().map(contender).collect(),
-            repeats: settings.pick(3, 2),
+            repeats: 2,
             warm_up: false,
         }
     };
@@ -114,35 +123,57 @@ fn time_to_all(world: &World, program: &str, way: Way, records: usize) -> Result
     })
 }
 
-/// Updates a second.
-pub(crate) fn update_rows(world: &World, _: Settings) -> Result<Vec<Row<'_>>> {
-    let records = 300;
-    let fields = "field(CALC, \"RNDM\") field(SCAN, \".1 second\")";
-    let iocs = Iocs::start(world, "U", records, fields)?;
+/// Records of each IOC that change ten times a second.
+const RECORDS: usize = 300;
+const CHANGING: &str = "field(CALC, \"RNDM\") field(SCAN, \".1 second\")";
+
+/// Updates a second from PVXS's server, to its client and to that of Channel Access.
+pub(crate) fn update_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    let goals = [Goal::TimesAtLeast(NATIVE, 0.98)];
+    let clients: [(&str, Updates, &[Goal]); 2] = [("PVXS", counted, &goals), ("camonitor", printed, &[])];
+    updates_row(world, settings, Server::Pvxs, &clients)
+}
+
+/// The same from pvAccessCPP's server, to its client: ten of them keep two processors busy by themselves, so that the rate is chance.
+pub(crate) fn old_update_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    updates_row(world, settings, Server::PvAccessCpp, &[("pvmonitor", printed, &[])])
+}
+
+/// Thousands of values a second that a client has on a way.
+type Updates = fn(&World, &str, Way) -> Result<f64>;
+
+fn updates_row<'a>(
+    world: &'a World,
+    settings: Settings,
+    server: Server,
+    clients: &[(&'static str, Updates, &[Goal])],
+) -> Result<Vec<Row<'a>>> {
+    let iocs = Iocs::start(world, server, "U", RECORDS, CHANGING)?;
+    let measure = |(client, _, goals): &(&str, Updates, &[Goal])| {
+        Measure::higher(Section::Updates, format!("{client}, {} channels", IOCS * RECORDS), "1000/s", goals)
+    };
     let contender = |way: Way| -> (&'static str, Trial) {
-        let iocs = iocs.clone();
+        let (iocs, clients): (_, Vec<_>) =
+            (iocs.clone(), clients.iter().map(|(client, updates, _)| (*client, *updates)).collect());
         let trial = move || {
             let _alive = &iocs;
-            CLIENTS.into_iter().map(|client| updates(world, client, way, records)).collect()
+            clients.iter().map(|(client, updates)| updates(world, client, way)).collect()
         };
         (way.name(), Box::new(trial))
     };
-    let measure = |client: &str| {
-        Measure::higher(Section::Updates, format!("{client}, {} channels", IOCS * records), "1000/s", &[])
-    };
     Ok(vec![Row {
-        measures: CLIENTS.map(measure).into(),
+        measures: clients.iter().map(measure).collect(),
         contenders: WAYS.into_iter().map(contender).collect(),
-        repeats: 3,
+        repeats: settings.pick(3, 2),
         warm_up: false,
     }])
 }
 
-/// Thousands of values a second that a client prints once it has had one of each channel.
-fn updates(world: &World, program: &str, way: Way, records: usize) -> Result<f64> {
+/// Of a client that prints each value, once it has had one of each channel.
+fn printed(world: &World, program: &str, way: Way) -> Result<f64> {
     let client = again(|| {
-        let mut client = monitor(world, program, way, "U", records)?;
-        client.wait_for("values of all", PATIENCE, |output| values(output) >= 2 * IOCS * records)?;
+        let mut client = monitor(world, program, way, "U", RECORDS)?;
+        client.wait_for("values of all", PATIENCE, |output| values(output) >= 2 * IOCS * RECORDS)?;
         Ok(client)
     })?;
     let (start, before) = (Instant::now(), values(&client.output()));
@@ -150,4 +181,15 @@ fn updates(world: &World, program: &str, way: Way, records: usize) -> Result<f64
     let output = client.output();
     let took = start.elapsed().as_secs_f64();
     Ok((values(&output) - before) as f64 / 1e3 / took)
+}
+
+/// Of PVXS's client, which counts them itself: printing would take longer than receiving.
+fn counted(world: &World, _: &str, way: Way) -> Result<f64> {
+    let arguments = format!("U {IOCS} {RECORDS}");
+    let broadcast = way.broadcast().to_string();
+    let variables = [("EPICS_PVA_ADDR_LIST", broadcast.as_str()), ("EPICS_PVA_AUTO_ADDR_LIST", "NO")];
+    let client = world.lab.python_with(WORKSTATION, "pvxs_rate.py", &arguments, &variables)?;
+    let output = client.finish()?.success()?;
+    let rate = output.split_whitespace().last().and_then(|rate| rate.parse::<f64>().ok());
+    rate.map(|rate| rate / 1e3).ok_or_else(|| Error::Missing(format!("pvxs_rate.py says: {output}")))
 }

@@ -1,187 +1,209 @@
-//! What changes with the number of pods, external ports and searchers; what the agent needs; what a reload loses.
+//! What grows with the number of pods, circuits, searchers, domains, searches and processors. A row's contenders are levels, the
+//! highest first: its ratio to the lowest is what growth costs.
 
 use std::{
-    fs,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use lab::{Result, WORKSTATION, ca, tried};
+use lab::{NODE, Result, tried};
 
 use super::{
     Settings,
+    circuits::{round_trip, talk},
+    cni::{Circuits, of_a_member},
+    fanout::{Audience, Received},
     latency::{Client, responder},
+    programs::time_of_from_lan,
 };
 use crate::{
-    net::{Listener, QUIET, Tally, at, datagrams},
-    row::{Goal, IOCAST, Measure, Row, Section, Trial},
-    stats::{quantile, sorted},
-    world::{SEARCH_PORT, Way, World},
+    burst::Burst,
+    net::{processors, run_on},
+    row::{Goal, Measure, Row, Section, Trial},
+    tables::set_searchers,
+    world::{SEARCH_PORT, Way, World, configuration},
 };
 
-/// External ports that the lab's domain has.
-const PORTS: u16 = 4000;
-/// Searchers that the datapath remembers, about.
-const SEARCHERS: std::ops::Range<u16> = 1024..u16::MAX;
-/// Between two searches during a reload.
-const PACE: Duration = Duration::from_micros(200);
+/// What is done much more of may cost a little more, but not in proportion.
+const FLAT: f64 = 1.25;
+/// Levels, the highest first.
+const CIRCUITS: [(&str, usize); 4] = [("60 000", 60_000), ("10 000", 10_000), ("1 000", 1000), ("10", 10)];
+const SEARCHERS: [(&str, usize); 4] = [("65 000", 65_000), ("10 000", 10_000), ("1 000", 1000), ("10", 10)];
+/// Searches a second.
+const RATES: [(&str, u32); 4] = [("50 000", 50_000), ("10 000", 10_000), ("1 000", 1000), ("100", 100)];
+/// Domains, and how many of these are nobody's.
+const DOMAINS: [(&str, usize); 3] = [("16", 12), ("8", 4), ("4", 0)];
+/// Searches come at most so often, or several of them at once.
+const TICK: Duration = Duration::from_millis(1);
+/// The agent has taken over a configuration within this time, and twice its period.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A row in which nobody but we take part.
-fn alone<'a>(measures: Vec<Measure>, repeats: usize, trial: Trial<'a>) -> Row<'a> {
-    Row { measures, contenders: vec![(IOCAST, trial)], repeats, warm_up: false }
+/// The name of a number of pods.
+fn label(pods: usize) -> &'static str {
+    match pods {
+        0..110 => "10",
+        110..250 => "110",
+        250..500 => "250",
+        _ => "500",
+    }
 }
 
-/// With the pods that there are now.
+/// A row of levels that cost about the same.
+fn row<'a>(measures: Vec<Measure>, contenders: Vec<(&'static str, Trial<'a>)>, repeats: usize) -> Row<'a> {
+    Row { measures, contenders, repeats, warm_up: true }
+}
+
+fn flat(section: Section, name: &str, unit: &'static str, lowest: &'static str, times: f64) -> Measure {
+    Measure::lower(section, name, unit, &[Goal::TimesAtMost(lowest, times)])
+}
+
+/// The only pod that listens, in the domain that has all the pods that there are now and in the one that has ten.
 pub(crate) fn pod_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
-    let pods = world.pods.len();
-    let responder = responder(world, Way::Iocast, 0, SEARCH_PORT)?;
-    let client = Client::new(world, Way::Iocast)?;
-    let measure = |what: &str, unit, goals: &[Goal]| {
-        Measure::lower(Section::Growth, format!("{what} with {pods} pods"), unit, goals)
-    };
-    let measures = vec![
-        measure("search to answer of the only pod that listens,", "µs", &[]),
-        measure("iocast-node status", "ms", &[]),
-        measure("resident memory of iocast-node", "MB", &[Goal::AtMost(16.0)]),
-    ];
-    let trial = move || {
-        let _alive = &responder;
-        let latency = client.measure(500)?[0];
-        let start = Instant::now();
-        world.lab.status()?;
-        Ok(vec![latency, start.elapsed().as_secs_f64() * 1e3, resident(world.agent.id())?])
-    };
-    Ok(vec![alone(measures, settings.pick(5, 3), Box::new(trial))])
-}
-
-/// Resident memory of a process, MB.
-fn resident(id: u32) -> Result<f64> {
-    let status = tried("look at a process", fs::read_to_string(format!("/proc/{id}/status")))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
-    Ok(line.and_then(|number| number.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e3)
-}
-
-/// The static binaries.
-pub(crate) fn size_rows(_: &World, _: Settings) -> Result<Vec<Row<'_>>> {
-    let size = |name: &'static str, goals: &[Goal]| -> Row<'_> {
+    let all = label(world.pods.len());
+    let contender = |name, way: Way| -> Result<(&'static str, Trial)> {
+        let client = Client::new(world, way)?;
         let trial = move || {
-            let size = tried(name, fs::metadata(lab::binary(name)?))?.len();
-            Ok(vec![size as f64 / 1e6])
+            let _server = responder(world, way, 0, SEARCH_PORT)?;
+            Ok(vec![client.measure(settings.pick(1000, 500))?[0]])
         };
-        alone(vec![Measure::lower(Section::Size, format!("binary {name}"), "MB", goals)], 1, Box::new(trial))
+        Ok((name, Box::new(trial)))
     };
-    Ok(vec![size("iocast", &[Goal::AtMost(4.0)]), size("iocast-node", &[])])
+    let measure =
+        flat(Section::PodGrowth, "search to answer of the only listener", "µs", Way::Few.name(), 1.15);
+    let contenders = vec![contender(all, Way::Iocast)?, contender(Way::Few.name(), Way::Few)?];
+    Ok(vec![row(vec![measure], contenders, settings.pick(11, 5))])
 }
 
-/// Until no external port is free, and one more.
-pub(crate) fn port_rows(world: &World, _: Settings) -> Result<Vec<Row<'_>>> {
-    let port = Arc::new(AtomicU16::new(1000));
-    let socket = datagrams(
-        &world.lab.sandbox,
-        &world.server(Way::Iocast, 1),
-        &format!("0.0.0.0:{SEARCH_PORT}"),
-        None,
-    )?;
-    let named = Arc::clone(&port);
-    let server = Listener::start(socket, move |socket, _, from| {
-        let _ = socket.send_to(&ca::reply(named.load(Ordering::Relaxed)), from); // as lossy as the network
-    })?;
-    let client = Client::new(world, Way::Iocast)?;
-    let measure =
-        |what: &str| Measure::lower(Section::Growth, format!("search to answer, {what}"), "µs", &[]);
-    let measures = vec![
-        measure("the first 200 external ports"),
-        measure("200 more where 3 500 are taken"),
-        measure("a known port of 3 700"),
-        measure("another where none is free"),
-    ];
-    let trial = move || {
-        let _alive = &server;
-        let next = |count: u16| {
-            median((0..count).map(|_| {
-                port.fetch_add(1, Ordering::Relaxed);
-                client.search()
-            }))
+/// Idle circuits: what happens on another one, and what it takes a pod to come and go.
+pub(crate) fn circuit_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    let contender = |&(name, count): &(&'static str, usize)| -> (&'static str, Trial) {
+        let trial = move || {
+            let circuits = Circuits::fill(world, count)?;
+            let trip = talk(world, circuits.real.to, Duration::from_millis(50), &[round_trip])?[0];
+            let [add, del] = of_a_member(world)?;
+            Ok(vec![trip, add, del])
         };
-        let first = next(200)?;
-        next(PORTS - 500 - 200)?;
-        let later = next(200)?;
-        let known = client.measure(500)?[0];
-        next(300)?;
-        Ok(vec![first, later, known, next(20)?])
+        (name, Box::new(trial))
     };
-    Ok(vec![alone(measures, 1, Box::new(trial))])
+    let measure = |name, unit| flat(Section::CircuitGrowth, name, unit, "10", FLAT);
+    let measures = vec![measure("round trip of 64 bytes", "µs"), measure("ADD", "ms"), measure("DEL", "ms")];
+    Ok(vec![row(measures, CIRCUITS.iter().map(contender).collect(), settings.pick(5, 3))])
 }
 
-/// Microseconds.
-fn median(searches: impl Iterator<Item = Result<(Duration, u16)>>) -> Result<f64> {
-    let times = searches.map(|search| Ok(search?.0.as_secs_f64() * 1e6)).collect::<Result<Vec<_>>>()?;
-    Ok(quantile(&sorted(&times), 0.5))
-}
-
-/// With few searchers, and with as many as the datapath remembers.
-pub(crate) fn searcher_rows(world: &World, _: Settings) -> Result<Vec<Row<'_>>> {
-    let client = Client::new(world, Way::Iocast)?;
-    let measure =
-        |what: &str| Measure::lower(Section::Growth, format!("search to answer, {what}"), "µs", &[]);
-    let trial = move || {
-        let few = with_responder(world, &client)?;
-        let search = ca::search(&["BENCH:NONE"]);
-        world.inside(WORKSTATION, || {
-            for port in SEARCHERS {
-                // Ports that somebody has are passed over.
-                let Ok(socket) = std::net::UdpSocket::bind(at(Way::Iocast.client(), port)) else { continue };
-                tried("broadcast", socket.set_broadcast(true))?;
-                tried("search", socket.send_to(&search, at(Way::Iocast.broadcast(), SEARCH_PORT)))?;
-            }
-            Ok(())
-        })?;
-        Ok(vec![few, with_responder(world, &client)?])
+/// Searchers that are remembered.
+pub(crate) fn searcher_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    let client = Rc::new(Client::new(world, Way::Iocast)?);
+    let contender = |&(name, count): &(&'static str, usize)| -> (&'static str, Trial) {
+        let client = Rc::clone(&client);
+        let trial = move || {
+            let _server = responder(world, Way::Iocast, 0, SEARCH_PORT)?;
+            client.search()?; // one to make copies of
+            set_searchers(&world.lab.sandbox, count)?;
+            let time = client.measure(settings.pick(1000, 500))?[0];
+            set_searchers(&world.lab.sandbox, 0)?;
+            Ok(vec![time])
+        };
+        (name, Box::new(trial))
     };
-    Ok(vec![alone(vec![measure("few searchers"), measure("64 000 searchers")], 1, Box::new(trial))])
+    let measure = flat(Section::SearcherGrowth, "search to answer", "µs", "10", FLAT);
+    Ok(vec![row(vec![measure], SEARCHERS.iter().map(contender).collect(), settings.pick(7, 3))])
 }
 
-fn with_responder(world: &World, client: &Client) -> Result<f64> {
-    let _responder = responder(world, Way::Iocast, 0, SEARCH_PORT)?;
-    Ok(client.measure(2000)?[0])
+/// Domains that nobody asks, each with an uplink.
+pub(crate) fn domain_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    for number in 0..DOMAINS[0].1 {
+        let line = format!("ip link add more{number} type veth peer name far{number}");
+        world.lab.sandbox.sh(NODE, &line)?;
+        world
+            .lab
+            .sandbox
+            .sh(NODE, &format!("ip address add 10.80.{number}.10/24 broadcast + dev more{number}"))?;
+        world.lab.sandbox.sh(NODE, &format!("ip link set far{number} up"))?;
+        world.lab.sandbox.sh(NODE, &format!("ip link set more{number} up"))?;
+    }
+    let client = Rc::new(Client::new(world, Way::Iocast)?);
+    let contender = |&(name, more): &(&'static str, usize)| -> (&'static str, Trial) {
+        let client = Rc::clone(&client);
+        let trial = move || {
+            configure(world, more)?;
+            let _server = responder(world, Way::Iocast, 0, SEARCH_PORT)?;
+            Ok(vec![client.measure(1000)?[0], time_of_from_lan(world)?])
+        };
+        (name, Box::new(trial))
+    };
+    let measure = |name, unit| flat(Section::DomainGrowth, name, unit, "4", FLAT);
+    let measures = vec![measure("search to answer", "µs"), measure("from_lan, a packet of the node", "ns")];
+    let contenders = DOMAINS.iter().map(contender).collect();
+    Ok(vec![Row { warm_up: false, ..row(measures, contenders, settings.pick(3, 1)) }])
 }
 
-/// Searches that get lost while iocast-node starts and replaces all programs.
-pub(crate) fn reload_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
-    let tally = Tally::new();
-    let counted = Arc::clone(&tally);
-    let everywhere = format!("0.0.0.0:{SEARCH_PORT}");
-    let socket = datagrams(&world.lab.sandbox, &world.server(Way::Iocast, 0), &everywhere, None)?;
-    let server = Rc::new(Listener::start(socket, move |_, _, _| counted.add())?);
-    let client = datagrams(&world.lab.sandbox, WORKSTATION, &format!("{}:0", Way::Iocast.client()), None)?;
-    let pods = world.pods.len();
-    let measures = vec![
-        Measure::lower(
-            Section::Reload,
-            format!("searches lost, {pods} pods"),
-            "datagrams",
-            &[Goal::AtMost(0.0)],
-        ),
-        Measure::lower(Section::Reload, format!("time, {pods} pods"), "ms", &[]),
-    ];
-    let trial = move || {
-        let _alive = &server;
-        let before = tally.total(QUIET);
-        let (start, mut sent) = (Instant::now(), 0);
-        let mut agent = world.lab.agent_command("run --no-cni --once --config /run/iocast/config.toml")?;
-        while agent.is_running() {
-            let to = at(Way::Iocast.broadcast(), SEARCH_PORT);
-            tried("search", client.send_to(&ca::search(&["BENCH:PV"]), to))?;
-            sent += 1;
-            std::thread::sleep(PACE);
+/// Waits until the agent has so many domains more than the benchmark needs.
+fn configure(world: &World, more: usize) -> Result<()> {
+    world.lab.configure(&configuration(more))?;
+    let start = Instant::now();
+    let wanted = more + 4;
+    loop {
+        let found = world.lab.state(|state| state.uplinks().map_or(0, |uplinks| uplinks.len()))?;
+        if found == wanted {
+            return Ok(());
         }
-        let took = start.elapsed().as_secs_f64() * 1e3;
-        agent.finish()?.success()?;
-        Ok(vec![f64::from(sent) - (tally.total(QUIET) - before) as f64, took])
+        if start.elapsed() > PATIENCE {
+            return Err(lab::Error::Timeout(format!("{found} domains, not {wanted}")));
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Searches at a rate, to ten pods that listen.
+pub(crate) fn rate_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    let audience = Audience::gather(world, 1)?;
+    let contender = |&(name, rate): &(&'static str, u32)| -> Result<(&'static str, Trial)> {
+        let audience = Rc::clone(&audience);
+        let count = (rate / 1000).max(1);
+        let burst = world.burst(Way::Iocast, count as usize, None)?;
+        let pause = Duration::from_secs(1) * count / rate;
+        let time = Duration::from_millis(settings.pick(600, 300));
+        let trial = move || {
+            let Received { delivered, cost, .. } =
+                audience.receive_paced(world, Way::Iocast, count as usize, time, || {
+                    arrive_every(pause.max(TICK), &burst)
+                })?;
+            Ok(vec![cost, delivered])
+        };
+        Ok((name, Box::new(trial)))
     };
-    Ok(vec![alone(measures, settings.pick(10, 3), Box::new(trial))])
+    let measures = vec![
+        flat(Section::RateGrowth, "processor time for each copy", "µs", "100", FLAT),
+        Measure::higher(Section::RateGrowth, "copies delivered", "%", &[Goal::AtLeast(100.0)]),
+    ];
+    let contenders = RATES.iter().map(contender).collect::<Result<_>>()?;
+    Ok(vec![row(measures, contenders, settings.pick(5, 2))])
+}
+
+fn arrive_every(pause: Duration, burst: &Burst) -> Result<()> {
+    sleep(pause);
+    tried("let a burst arrive", burst.arrive())
+}
+
+/// One processor, and all that there are.
+pub(crate) fn processor_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    const COUNT: usize = 64;
+    const LEVELS: [(&str, usize); 5] = [("16", 16), ("8", 8), ("4", 4), ("2", 2), ("1", 1)];
+    let audience = Audience::gather(world, 1)?;
+    let there = LEVELS.iter().filter(|(_, count)| *count <= processors());
+    let contender = |&(name, count): &(&'static str, usize)| -> Result<(&'static str, Trial)> {
+        let (audience, burst) = (Rc::clone(&audience), world.burst(Way::Iocast, COUNT, None)?);
+        let trial = move || {
+            run_on(count);
+            let received = audience.receive(world, Way::Iocast, &burst, COUNT);
+            run_on(processors());
+            Ok(vec![received?.speed])
+        };
+        Ok((name, Box::new(trial)))
+    };
+    let name = format!("copies of bursts of {COUNT}, {} pods", world.pods.len());
+    let measure = Measure::higher(Section::ProcessorGrowth, name, "1000/s", &[Goal::TimesAtLeast("1", 1.0)]);
+    let contenders = there.map(contender).collect::<Result<_>>()?;
+    Ok(vec![row(vec![measure], contenders, settings.pick(7, 3))])
 }

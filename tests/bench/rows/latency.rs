@@ -22,15 +22,20 @@ const TRIES: usize = 8;
 
 /// A server that answers every search, for a circuit to `port`.
 pub(crate) fn responder(world: &World, way: Way, number: usize, port: u16) -> Result<Listener> {
-    let everywhere = format!("0.0.0.0:{SEARCH_PORT}");
-    let socket = datagrams(&world.lab.sandbox, &world.server(way, number), &everywhere, None)?;
-    let (reply, mut placed) = (ca::reply(port), false);
-    Listener::start(socket, move |socket, _, from| {
-        if !std::mem::replace(&mut placed, true) {
-            Side::Server.keep();
-        }
+    let reply = ca::reply(port);
+    Listener::start_on(Side::Both, search_socket(world, way, number)?, move |socket, _, from| {
         let _ = socket.send_to(&reply, from); // as lossy as the network
     })
+}
+
+/// A server that answers nothing.
+pub(crate) fn silent(world: &World, way: Way, number: usize) -> Result<Listener> {
+    Listener::start_on(Side::Both, search_socket(world, way, number)?, |_, _, _| ())
+}
+
+fn search_socket(world: &World, way: Way, number: usize) -> Result<UdpSocket> {
+    let everywhere = format!("0.0.0.0:{SEARCH_PORT}");
+    datagrams(&world.lab.sandbox, &world.server(way, number), &everywhere, None)
 }
 
 /// A client on the LAN of `way`.
@@ -65,7 +70,7 @@ impl Client {
     /// Median and 99th percentile of many searches, in microseconds.
     pub(crate) fn measure(&self, searches: usize) -> Result<Vec<f64>> {
         let times = (0..searches).map(|_| Ok(self.search()?.0.as_secs_f64() * 1e6));
-        Side::Client.keep();
+        Side::Both.keep();
         let times = times.collect::<Result<Vec<_>>>();
         roam();
         let times = sorted(&times?);
@@ -73,29 +78,59 @@ impl Client {
     }
 }
 
-/// One of the pods answers.
+/// One pod listens and answers; then nine more listen.
 pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
-    let ways = [Way::Iocast, Way::Native, Way::Nft, Way::Address, Way::Direct];
-    let servers = ways.map(|way| responder(world, way, 0, SEARCH_PORT));
-    let servers = std::rc::Rc::new(servers.into_iter().collect::<Result<Vec<_>>>()?);
-    let relay = std::rc::Rc::new(Relay::start(world)?);
-    let searches = settings.pick(2000, 500);
-    let contender = |way: Way| -> Result<(&'static str, Trial)> {
-        let (client, alive) = (Client::new(world, way)?, (servers.clone(), relay.clone()));
+    Ok(vec![row(world, settings, "one listens", 1, 1.3)?, row(world, settings, "ten listen", 10, 1.45)?])
+}
+
+/// The row of so many listeners, of which the first answers, and what native's time is multiplied by in its goal.
+fn row<'a>(world: &'a World, settings: Settings, who: &str, listeners: usize, goal: f64) -> Result<Row<'a>> {
+    const ALONE: [Way; 8] = [
+        Way::Iocast,
+        Way::Native,
+        Way::Nft,
+        Way::Macvlan,
+        Way::Bridge,
+        Way::Relay,
+        Way::Address,
+        Way::Direct,
+    ];
+    const TOGETHER: [Way; 5] = [Way::Iocast, Way::Native, Way::Macvlan, Way::Bridge, Way::Relay];
+    let ways: &[Way] = if listeners == 1 { &ALONE } else { &TOGETHER };
+    let contender = |way: Way| -> Result<(&'static str, Trial<'a>)> {
+        let searches = settings.pick(1500, 500);
+        let client = Client::new(world, way)?;
         let trial = move || {
-            let _alive = &alive;
+            // Only while it is its turn: whoever else listens would hear what the others are asked.
+            let _servers = serve(world, way, listeners)?;
             client.measure(searches)
         };
         Ok((way.name(), Box::new(trial)))
     };
-    let goals = [Goal::TimesAtMost(NATIVE, 1.1)];
-    Ok(vec![Row {
+    let name = |what: &str| format!("{who}, {what}");
+    Ok(Row {
         measures: vec![
-            Measure::lower(Section::Latency, "search to answer, median", "µs", &goals),
-            Measure::lower(Section::Latency, "search to answer, 99 %", "µs", &[]),
+            Measure::lower(Section::Latency, name("median"), "µs", &[Goal::TimesAtMost(NATIVE, goal)]),
+            Measure::lower(Section::Latency, name("99 %"), "µs", &[]),
         ],
-        contenders: Way::ALL.into_iter().map(contender).collect::<Result<_>>()?,
-        repeats: settings.pick(9, 5),
+        contenders: ways.iter().map(|way| contender(*way)).collect::<Result<_>>()?,
+        repeats: settings.pick(11, 5),
         warm_up: true,
-    }])
+    })
+}
+
+/// What answers and what only listens.
+struct Servers {
+    _listeners: Vec<Listener>,
+    _relay: Option<Relay>,
+}
+
+/// The servers of a contender: the first of them answers.
+fn serve(world: &World, way: Way, listeners: usize) -> Result<Servers> {
+    let relay = (way == Way::Relay).then(|| Relay::start(world)).transpose()?;
+    let mut all = vec![responder(world, way, 0, SEARCH_PORT)?];
+    for number in 1..listeners {
+        all.push(silent(world, way, number)?);
+    }
+    Ok(Servers { _listeners: all, _relay: relay })
 }

@@ -1,5 +1,6 @@
 //! What is measured: each module makes the rows of a subject.
 
+pub(crate) mod agent;
 pub(crate) mod circuits;
 pub(crate) mod cni;
 pub(crate) mod epics;
@@ -7,6 +8,7 @@ pub(crate) mod fanout;
 pub(crate) mod growth;
 pub(crate) mod latency;
 pub(crate) mod programs;
+pub(crate) mod searches;
 pub(crate) mod stream;
 
 /// How thorough the run is.

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::sleep,
     time::{Duration, Instant},
@@ -18,8 +18,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendm
 
 use super::Settings;
 use crate::{
+    cpu::Spent,
     net::{Listener, Side, at, datagrams, roam},
     row::{Goal, Measure, NATIVE, Row, Section, Trial},
+    stats::{quantile, sorted},
     world::{SEARCH_PORT, Way, World},
 };
 
@@ -29,13 +31,17 @@ const CAMERA_PORT: u16 = 3956;
 const STREAM_PORT: u16 = 50_000;
 /// Payload of a packet of a stream at MTU 1500: GVSP's header, and pixels.
 const PACKET: usize = 1472;
+/// The same at MTU 9000.
+const JUMBO: usize = 8972;
 /// Packets a second that fill 1 GbE at MTU 1500.
 const LINE_RATE: f64 = 81_000.0;
 /// Packets for one system call, at most.
 const BATCH: usize = 32;
 /// The first rate that is tried, and the factor to the next.
 const FIRST: f64 = 50_000.0;
-const STEP: f64 = 1.2;
+const STEP: f64 = 1.25;
+/// The factor where the first rate that is too high is known.
+const FINE: f64 = 1.05;
 /// No more comes when nothing came for so long.
 const QUIET: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,6 +51,8 @@ struct Pair {
     camera: UdpSocket,
     to: SocketAddrV4,
     received: Arc<AtomicU64>,
+    /// Whether the program is to run on the camera's processor.
+    together: Arc<AtomicBool>,
     _program: Listener,
 }
 
@@ -57,24 +65,27 @@ impl Pair {
         let socket = datagrams(sandbox, &server, &format!("0.0.0.0:{port}"), None)?;
         let to = match way {
             Way::Iocast => told(world, port)?,
-            _ => at(way.target(), port),
+            _ => at(world.target(way), port),
         };
         let received = Arc::new(AtomicU64::new(0));
-        let (count, mut placed) = (Arc::clone(&received), false);
+        let together = Arc::new(AtomicBool::new(false));
+        let (count, wanted) = (Arc::clone(&received), Arc::clone(&together));
+        let mut now = None;
         let program = Listener::start(socket, move |_, _, _| {
-            if !std::mem::replace(&mut placed, true) {
-                Side::Server.keep();
+            let together = wanted.load(Ordering::Relaxed);
+            if now.replace(together) != Some(together) {
+                (if together { Side::Both } else { Side::Server }).keep();
             }
             count.fetch_add(1, Ordering::Relaxed);
         })?;
         let camera = datagrams(sandbox, WORKSTATION, &format!("{}:0", way.client()), None)?;
-        Ok(Self { camera, to, received, _program: program })
+        Ok(Self { camera, to, received, together, _program: program })
     }
 
     /// Streams for a while: packets sent, packets received, and the rate that was reached.
-    fn stream(&self, rate: f64, time: Duration) -> Result<(u64, u64, f64)> {
+    fn stream(&self, rate: f64, size: usize, time: Duration) -> Result<(u64, u64, f64)> {
         let before = self.received.load(Ordering::Relaxed);
-        let packet = [0x5a; PACKET];
+        let packet = vec![0x5a; size];
         let mut headers = MultiHeaders::preallocate(BATCH, None);
         let (start, mut sent) = (Instant::now(), 0);
         while start.elapsed() < time {
@@ -84,21 +95,40 @@ impl Pair {
                 std::hint::spin_loop();
                 continue;
             }
-            let parts = [[IoSlice::new(&packet)]; BATCH];
-            let targets = [Some(SockaddrIn::from(self.to)); BATCH];
-            let none: [ControlMessage; 0] = [];
-            let done = sendmmsg(
-                self.camera.as_raw_fd(),
-                &mut headers,
-                &parts[..count],
-                &targets[..count],
-                none,
-                MsgFlags::empty(),
-            );
-            sent += tried("stream", done)?.count() as u64;
+            sent += self.send(&packet, count, &mut headers)?;
         }
         let reached = sent as f64 / start.elapsed().as_secs_f64();
         Ok((sent, self.settled() - before, reached))
+    }
+
+    /// Sends so many packets by one system call; how many the kernel took.
+    fn send(&self, packet: &[u8], count: usize, headers: &mut MultiHeaders<SockaddrIn>) -> Result<u64> {
+        let parts = [[IoSlice::new(packet)]; BATCH];
+        let targets = [Some(SockaddrIn::from(self.to)); BATCH];
+        let none: [ControlMessage; 0] = [];
+        let (parts, targets) = (&parts[..count], &targets[..count]);
+        let done = sendmmsg(self.camera.as_raw_fd(), headers, parts, targets, none, MsgFlags::empty());
+        Ok(tried("stream", done)?.count() as u64)
+    }
+
+    /// Sends a batch and waits for it, again and again, on one processor: thousands of packets a second, and nanoseconds of
+    /// processor time for each.
+    fn closely(&self, size: usize, time: Duration) -> Result<[f64; 2]> {
+        let packet = vec![0x5a; size];
+        let mut headers = MultiHeaders::preallocate(BATCH, None);
+        let before = self.settled();
+        let (spent, start, mut sent, mut times) = (Spent::now(), Instant::now(), 0, vec![]);
+        while start.elapsed() < time {
+            let since = Instant::now();
+            sent += self.send(&packet, BATCH, &mut headers)?;
+            while self.received.load(Ordering::Relaxed) < before + sent && since.elapsed() < QUIET {
+                std::thread::yield_now();
+            }
+            times.push(since.elapsed().as_secs_f64());
+        }
+        let spent = spent.elapsed();
+        let received = (self.received.load(Ordering::Relaxed) - before) as f64;
+        Ok([BATCH as f64 / 1e3 / quantile(&sorted(&times), 0.5), spent / received])
     }
 
     /// How many came so far, when no more comes.
@@ -114,35 +144,47 @@ impl Pair {
         }
     }
 
-    /// The highest rate without loss, and packets lost in a million at the line rate of 1 GbE. A rate may fail once: the machine
-    /// does other things, too.
+    /// The highest rate without loss, packets lost in a million at the line rate of 1 GbE, and what packets cost.
     fn measure(&self, time: Duration) -> Result<Vec<f64>> {
         Side::Client.keep();
-        let outcome = self.ladder(time);
-        let (sent, received, _) = self.stream(LINE_RATE, 2 * time)?;
+        self.together.store(false, Ordering::Relaxed);
+        let rate = self.highest(time);
+        let (sent, received, _) = self.stream(LINE_RATE, PACKET, 2 * time)?;
+        Side::Both.keep();
+        self.together.store(true, Ordering::Relaxed);
+        let costs: Result<Vec<_>> = [PACKET, JUMBO].iter().map(|size| self.closely(*size, time)).collect();
         roam();
-        Ok(vec![outcome?, sent.saturating_sub(received) as f64 * 1e6 / sent as f64])
+        let ([packets, cost], [_, jumbo]) = costs.map(|costs| (costs[0], costs[1]))?;
+        Ok(vec![rate?, sent.saturating_sub(received) as f64 * 1e6 / sent as f64, packets, cost, jumbo])
     }
 
-    fn ladder(&self, time: Duration) -> Result<f64> {
-        let (mut best, mut rate) = (0.0, FIRST);
-        loop {
-            let mut reached = None;
-            for _ in 0..2 {
-                let (sent, received, at) = self.stream(rate, time)?;
-                if sent == received {
-                    reached = Some(at);
-                    break;
+    /// The highest rate at which nothing is lost: in large steps until something is, then in small ones.
+    fn highest(&self, time: Duration) -> Result<f64> {
+        let mut best = 0.0;
+        let mut rate = FIRST;
+        for step in [STEP, FINE] {
+            while let Some(reached) = self.lossless(rate, time)?.filter(|reached| *reached > best) {
+                best = reached;
+                // More than the sender can do is no higher rate.
+                if best < rate * 0.95 {
+                    return Ok(best);
                 }
+                rate *= step;
             }
-            // More than the sender can do is no higher rate.
-            let Some(at) = reached.filter(|at| *at > best) else { return Ok(best) };
-            best = at;
-            if best < rate * 0.95 {
-                return Ok(best);
-            }
-            rate *= STEP;
+            rate = best * FINE;
         }
+        Ok(best)
+    }
+
+    /// The rate that was reached, if nothing was lost. A rate may fail once: the machine does other things, too.
+    fn lossless(&self, rate: f64, time: Duration) -> Result<Option<f64>> {
+        for _ in 0..2 {
+            let (sent, received, reached) = self.stream(rate, PACKET, time)?;
+            if sent == received {
+                return Ok(Some(reached));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -171,21 +213,58 @@ fn told(world: &World, port: u16) -> Result<SocketAddrV4> {
 
 /// From a camera on the LAN to a program in a pod.
 pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
-    let time = Duration::from_millis(settings.pick(300, 150));
-    let contender = |way: Way| -> Result<(&'static str, Trial)> {
-        let pair = Rc::new(Pair::new(world, way)?);
-        Ok((way.name(), Box::new(move || pair.measure(time))))
+    const WAYS: [Way; 7] =
+        [Way::Iocast, Way::Nft, Way::Native, Way::Macvlan, Way::Direct, Way::Address, Way::Routed];
+    let pair = |way: Way| -> Result<_> { Ok((way, Rc::new(Pair::new(world, way)?))) };
+    let pairs = WAYS.into_iter().map(pair).collect::<Result<Vec<_>>>()?;
+    let row = |section, ways: &[Way], goals: [&[Goal]; 4]| {
+        let contender = |(way, pair): &(Way, Rc<Pair>)| -> (&'static str, Trial) {
+            let (pair, time) = (Rc::clone(pair), Duration::from_millis(settings.pick(100, 60)));
+            (way.name(), Box::new(move || pair.measure(time)))
+        };
+        let of = |way: &Way| pairs.iter().find(|(other, _)| other == way).map(contender);
+        Row {
+            measures: measures(section, goals),
+            contenders: ways.iter().filter_map(of).collect(),
+            repeats: settings.pick(7, 3),
+            warm_up: true,
+        }
     };
-    let rate = "packets of 1472 bytes, highest rate without loss";
-    let lost = "packets lost at 81 000/s, the line rate of 1 GbE";
-    let ways = [Way::Iocast, Way::Native, Way::Macvlan, Way::Nft, Way::Address, Way::Direct];
-    Ok(vec![Row {
-        measures: vec![
-            Measure::higher(Section::Stream, rate, "/s", &[Goal::TimesAtLeast(NATIVE, 0.95)]),
-            Measure::lower(Section::Stream, lost, "ppm", &[Goal::AtMost(0.0)]),
-        ],
-        contenders: ways.into_iter().map(contender).collect::<Result<_>>()?,
-        repeats: settings.pick(7, 3),
-        warm_up: true,
-    }])
+    let nft = Way::Nft.name();
+    let cheap = |beside, times| [Goal::TimesAtMost(beside, times)];
+    let many = |beside, times| [Goal::TimesAtLeast(beside, times)];
+    Ok(vec![
+        row(
+            Section::Stream,
+            &[Way::Iocast, Way::Nft, Way::Native, Way::Macvlan],
+            [&[], &many(nft, 0.98), &cheap(nft, 1.02), &cheap(nft, 1.02)],
+        ),
+        row(
+            Section::DirectStream,
+            &[Way::Direct, Way::Native, Way::Macvlan],
+            [&many(NATIVE, 0.9), &[], &cheap(NATIVE, 1.1), &cheap(NATIVE, 1.1)],
+        ),
+        row(
+            Section::AddressStream,
+            &[Way::Address, Way::Routed],
+            [
+                &[],
+                &many(Way::Routed.name(), 0.98),
+                &cheap(Way::Routed.name(), 1.02),
+                &cheap(Way::Routed.name(), 1.02),
+            ],
+        ),
+    ])
+}
+
+/// With goals for the rate without loss, for packets a second, and for the costs of small and of large packets.
+fn measures(section: Section, [rate, packets, small, large]: [&[Goal]; 4]) -> Vec<Measure> {
+    let lost = "lost at 81 000/s, the line rate of 1 GbE";
+    vec![
+        Measure::higher(section, "highest rate without loss, 1472 bytes", "/s", rate),
+        Measure::lower(section, lost, "ppm", &[Goal::AtMost(0.0)]),
+        Measure::higher(section, "packets of 1472 bytes", "1000/s", packets),
+        Measure::lower(section, "processor time for a packet of 1472 bytes", "ns", small),
+        Measure::lower(section, "processor time for a packet of 8972 bytes", "ns", large),
+    ]
 }

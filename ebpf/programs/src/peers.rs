@@ -89,7 +89,12 @@ pub fn answerer(to: Endpoint, domain: u16, asked: u16) -> Option<(u32, Endpoint)
 pub fn learn_searcher(reply_to: Endpoint, domain: u16, protocol: u16, asked: u16) {
     let searcher =
         Searcher { seen: now(), member: 0, port: 0, asked, protocol: protocol as u32, reserved: 0 };
-    let _ = SEARCHERS.insert(key(reply_to, domain), searcher, 0);
+    let key = key(reply_to, domain);
+    match SEARCHERS.get_ptr_mut(key) {
+        // SAFETY: as in `learn_answer`. To put in a new one takes several times as long.
+        Some(known) => unsafe { known.write(searcher) },
+        None => _ = SEARCHERS.insert(key, searcher, 0),
+    }
 }
 
 /// Remembers a LAN socket that a member streams to, apart from searchers, of which strangers can send many. It does not

@@ -46,3 +46,4 @@ mod snoop;
 mod structure;
 mod tap;
 mod timed;
+mod why;

@@ -358,7 +358,6 @@ pub(crate) fn forget_neighbour(index: u32, address: Ipv4Addr) -> Result<()> {
 pub fn neighbours(index: u32) -> Result<Vec<Ipv4Addr>> {
     let mut request = NeighbourMessage::default();
     request.header.family = AddressFamily::Inet;
-    request.header.ifindex = index;
     let answers = netlink::dump(Message::GetNeighbour(request))
         .map_err(|error| Error::kernel("cannot list the neighbours", error))?;
     let known = answers.iter().filter_map(|answer| match answer {

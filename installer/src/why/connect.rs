@@ -3,7 +3,7 @@
 //! own would take another way, and prove nothing.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::SocketAddrV4,
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -111,14 +111,11 @@ impl Course {
     }
 }
 
-/// A port that clients hardly use: outside the ranges from which systems choose.
-pub(super) fn port(random: u32) -> u16 {
-    20_000 + (random % 10_000) as u16
-}
-
-/// The client's socket.
-pub(super) fn socket(client: Ipv4Addr, random: u32) -> SocketAddrV4 {
-    SocketAddrV4::new(client, port(random))
+/// Three ports in a row that clients hardly use, outside the ranges from which systems choose: for a search in each protocol,
+/// because a searcher has one, and for a connection.
+pub(super) fn ports(random: u32) -> [u16; 3] {
+    let first = 20_000 + (random % 10_000) as u16;
+    [first, first + 1, first + 2]
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use abi::{Protocol, Verdict};
+use datapath::link::network;
 
 /// Everything that an answer is based on. Names are as others chose them.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +14,8 @@ pub(super) struct Facts {
     pub(super) pv: String,
     /// The client whom the question is about, if one was named.
     pub(super) from: Option<Ipv4Addr>,
+    /// Whether no client was to be waited for.
+    pub(super) at_once: bool,
     /// How long a search of a client was waited for.
     pub(super) waited: Duration,
     /// Why the datapath's maps cannot be used.
@@ -56,10 +59,8 @@ pub(super) struct Domain {
 impl Domain {
     /// The network of the LAN that `host` is in.
     pub(super) fn network_of(&self, host: Ipv4Addr) -> Option<(Ipv4Addr, u8)> {
-        let contains = |(address, prefix): &&(Ipv4Addr, u8)| {
-            datapath::link::network(host, *prefix) == datapath::link::network(*address, *prefix)
-        };
-        self.networks.iter().find(contains).copied()
+        let networks = self.networks.iter().map(|(address, prefix)| (network(*address, *prefix), *prefix));
+        networks.into_iter().find(|(address, prefix)| network(host, *prefix) == *address)
     }
 }
 

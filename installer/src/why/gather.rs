@@ -38,7 +38,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// All facts; without the datapath, only that it is missing.
 pub(super) fn gather(bpffs: &Path, options: &Options) -> Outcome<Facts> {
-    let facts = Facts { pv: options.pv.clone(), from: options.from, ..Facts::default() };
+    let facts =
+        Facts { pv: options.pv.clone(), from: options.from, at_once: options.ask, ..Facts::default() };
     let state = match State::open(bpffs).and_then(|state| domains::check_fan(bpffs).map(|()| state)) {
         Ok(state) => state,
         Err(error) => return Ok(Facts { no_datapath: Some(error.to_string()), ..facts }),
@@ -70,7 +71,7 @@ impl<'a> Gathering<'a> {
         let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
         let asker = Asker::new(random)?;
         asker.ports().for_each(|port| watch.is_ours(port));
-        watch.is_on_behalf(connect::port(random));
+        connect::ports(random).into_iter().for_each(|port| watch.is_on_behalf(port));
         let whose = options.from.map_or(Whose::Everybody, Whose::Host);
         let links = lans.iter().filter_map(|lan| lan.link.as_ref());
         let taps = links.map(|link| Tap::open(link.index, whose)).collect::<Result<_, _>>()?;
@@ -132,7 +133,7 @@ impl<'a> Gathering<'a> {
             while let Some(passed) = tap.take() {
                 let lan = self.lans.iter().filter(|lan| lan.link.is_some()).nth(at);
                 if let (false, Some(lan)) = (passed.outgoing, lan) {
-                    note(&mut self.facts, lan, connect::port(self.random), frame::read(&passed.bytes));
+                    note(&mut self.facts, lan, connect::ports(self.random), frame::read(&passed.bytes));
                 }
             }
         }
@@ -247,7 +248,13 @@ impl<'a> Gathering<'a> {
 
     /// Names the pods that are no members, as far as the runtime knows them.
     fn settle_pods(&mut self) {
-        let unjoined = absent::unjoined(&self.options.runtime, &self.state).unwrap_or_default();
+        let is_member = |server: &Server| match &server.place {
+            Place::Pod(name) => self.places.iter().any(|at| at.pod.name == *name && at.pod.domain.is_some()),
+            _ => false,
+        };
+        let is_clear = self.facts.servers.iter().any(is_member);
+        let ask = || absent::unjoined(&self.options.runtime, &self.state).unwrap_or_default();
+        let unjoined = if is_clear { vec![] } else { ask() };
         for Unjoined { pod, domain, address, why } in unjoined {
             let absent = domain.zip(Some(why.unwrap_or_default()));
             let known = self
@@ -276,9 +283,11 @@ impl<'a> Gathering<'a> {
         let Some((lan, link, client)) = self.client() else { return Ok(()) };
         let Some(broadcast) = lan.domain.broadcast else { return Ok(()) };
         let arrival = Arrival::at(link.index)?;
-        let from = connect::socket(client, self.random);
-        let mut ports = BTreeSet::new();
-        for (protocol, _, port) in lan.domain.ports.iter().filter(|(.., port)| ports.insert(*port)) {
+        let [of_ca, of_pva, _] = connect::ports(self.random);
+        let mut asked = BTreeSet::new();
+        for (protocol, _, port) in lan.domain.ports.iter().filter(|(.., port)| asked.insert(*port)) {
+            let own = if *protocol == Protocol::Pva { of_pva } else { of_ca };
+            let from = SocketAddrV4::new(client, own);
             let datagram = search::search(*protocol, self.random, &[&self.options.pv], (from.port(), false));
             let to = SocketAddrV4::new(broadcast, *port);
             arrival.put(&frame::udp(frame::EVERYBODY, from, to, &datagram))?;
@@ -326,7 +335,8 @@ impl<'a> Gathering<'a> {
             let inside = place.pod.lan_address.unwrap_or(place.pod.address);
             let inside = SocketAddrV4::new(inside, server.at.port());
             let Some(to) = self.external(lan, place, server)? else { continue };
-            let from = connect::socket(client, self.random);
+            let [.., own] = connect::ports(self.random);
+            let from = SocketAddrV4::new(client, own);
             let attempt =
                 connect::Attempt { uplink, veth: place.veth, from, to, inside, sequence: self.random };
             return Ok(Some(Connection {
@@ -395,7 +405,7 @@ fn programs(veth: u32) -> Vec<String> {
 }
 
 /// Notes what came to a LAN's uplink, unless a domain relays it: of the client all, of others searches for the PV.
-fn note(facts: &mut Facts, lan: &Lan, own: u16, passed: Option<Passed>) {
+fn note(facts: &mut Facts, lan: &Lan, own: [u16; 3], passed: Option<Passed>) {
     let Some((from, what)) = passed.and_then(|passed| sort(facts, lan, own, passed)) else { return };
     if !matches!(what, Sort::Search(..)) && facts.from != Some(from) {
         return;
@@ -409,12 +419,12 @@ fn note(facts: &mut Facts, lan: &Lan, own: u16, passed: Option<Passed>) {
 }
 
 /// Who sent what; `None` if a domain relays it, or if it is nothing that tells anything.
-fn sort(facts: &Facts, lan: &Lan, own: u16, passed: Passed) -> Option<(Ipv4Addr, Sort)> {
+fn sort(facts: &Facts, lan: &Lan, own: [u16; 3], passed: Passed) -> Option<(Ipv4Addr, Sort)> {
     let relays = |protocol: Protocol, port: u16| {
         lan.domain.ports.iter().any(|(spoken, _, lan)| (*spoken, *lan) == (protocol, port))
     };
     match passed {
-        Passed::Udp { from, to, payload } if from.port() != own => {
+        Passed::Udp { from, to, payload } if !own.contains(&from.port()) => {
             let what = match search::searched(&payload) {
                 Some((protocol, names)) if names.contains(&facts.pv) => {
                     if relays(protocol, to.port()) {
@@ -427,7 +437,7 @@ fn sort(facts: &Facts, lan: &Lan, own: u16, passed: Passed) -> Option<(Ipv4Addr,
             };
             Some((*from.ip(), what))
         }
-        Passed::Tcp { from, to, flags, .. } if flags & SYN != 0 && from.port() != own => {
+        Passed::Tcp { from, to, flags, .. } if flags & SYN != 0 && !own.contains(&from.port()) => {
             Some((*from.ip(), Sort::Tcp(to)))
         }
         Passed::Arp(from) | Passed::Other { from, .. } => Some((from, Sort::Other)),

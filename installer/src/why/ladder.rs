@@ -170,7 +170,10 @@ fn asked(case: &Case<'_>) -> Rung {
             ),
         );
     }
-    let seconds = facts.waited.as_secs_f32().ceil();
+    if let Some(search) = case.search.filter(|_| facts.at_once) {
+        return ok(RUNG, format!("by us, in the name of {}", search.asker));
+    }
+    let seconds = facts.waited.as_secs_f32().round();
     let Some(from) = facts.from else {
         let found = format!("no client asked for it in {seconds} s");
         return doubtful(
@@ -427,7 +430,7 @@ fn silent(case: &Case<'_>) -> Option<Rung> {
     let ports: BTreeSet<_> = pod.ears.iter().map(|ear| ear.port.to_string()).collect();
     let at = format!("nothing listens at UDP {}", list(&ports.into_iter().collect::<Vec<_>>()));
     let (namespace, name) = pod.name.split_once('/').unwrap_or(("NAMESPACE", &pod.name));
-    let logs = format!("see why its server does not run: kubectl -n {namespace} logs {name}");
+    let logs = format!("if the PV is its own, see why its server does not run: kubectl -n {namespace} logs {name}");
     let others = match pods.len() - 1 {
         0 => String::new(),
         others => format!(" (nor in {others} other pods)"),
@@ -435,7 +438,7 @@ fn silent(case: &Case<'_>) -> Option<Rung> {
     Some(match pod.answered {
         Some(ago) => {
             let found = format!("{} answered {} s ago, and now {at} in it{others}", pod.name, ago.as_secs());
-            fail("heard", Cause::Restarting, found, format!("wait until it has started again, or {logs}"))
+            fail("heard", Cause::Restarting, found, format!("wait until it has started again; {logs}"))
         }
         None => {
             fail("heard", Cause::NotRunning, format!("no server runs in {}: {at}{others}", pod.name), logs)
@@ -622,4 +625,218 @@ fn often(times: u32) -> String {
 fn list(names: &[String]) -> String {
     let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > MOST { format!("{shown} and {} more", names.len() - MOST) } else { shown }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::SocketAddrV4;
+
+    use super::{super::facts::Reply, *};
+
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 23, 0, 2);
+
+    fn socket(text: &str) -> SocketAddrV4 {
+        text.parse().unwrap()
+    }
+
+    fn pod(name: &str, domain: Option<&str>, hearing: Hearing) -> Pod {
+        Pod {
+            name: format!("bl07/{name}"),
+            address: [10, 244, 1, 2].into(),
+            lan_address: None,
+            domain: domain.map(str::to_owned),
+            absent: None,
+            ears: vec![Ear { protocol: Protocol::Ca, port: 5064, hearing }],
+            answered: None,
+        }
+    }
+
+    fn server(place: Place, at: &str) -> Server {
+        Server {
+            protocol: Protocol::Ca,
+            at: socket(at),
+            place,
+            after: Duration::from_micros(400),
+            guid: vec![],
+        }
+    }
+
+    /// A client that asks, a pod that answers, a connection that is accepted.
+    pub(in super::super) fn well() -> Facts {
+        let name = "bl07/ioc-a".to_owned();
+        let reply = Reply {
+            pod: name.clone(),
+            verdict: Verdict::Answered,
+            port: Some(61000),
+            after: Some(Duration::from_micros(700)),
+        };
+        Facts {
+            pv: "A:NAME".into(),
+            from: Some(CLIENT),
+            waited: Duration::from_secs(3),
+            domains: vec![Domain {
+                name: "lab".into(),
+                uplink: "eth0".into(),
+                address: Some([172, 23, 0, 10].into()),
+                broadcast: Some([172, 23, 0, 255].into()),
+                networks: vec![([172, 23, 0, 10].into(), 24)],
+                ports: vec![(Protocol::Ca, 5064, 5064), (Protocol::Pva, 5076, 5076)],
+                externals: (61000, 64999),
+                fault: None,
+            }],
+            searches: vec![Search {
+                asker: CLIENT,
+                pod: None,
+                to: socket("172.23.0.255:5064"),
+                protocol: Protocol::Ca,
+                domain: "lab".into(),
+                verdict: Verdict::Relayed,
+                times: 3,
+                ours: false,
+                given: vec![name.clone()],
+                replies: vec![reply],
+            }],
+            pods: vec![pod("ioc-a", Some("lab"), Hearing::Hears)],
+            servers: vec![server(Place::Pod(name.clone()), "10.244.1.2:5064")],
+            connection: Some(Connection {
+                from: CLIENT,
+                to: socket("172.23.0.10:61000"),
+                pod: name,
+                inside: socket("10.244.1.2:5064"),
+                outcome: Outcome::Accepted(Duration::from_micros(200)),
+                programs: vec![],
+            }),
+            ..Facts::default()
+        }
+    }
+
+    /// Nobody has the PV, and nobody answered.
+    fn unanswered(facts: &mut Facts) {
+        facts.servers.clear();
+        facts.searches[0].replies.clear();
+        facts.connection = None;
+    }
+
+    fn outcome(facts: &mut Facts, outcome: Outcome) {
+        facts.connection.iter_mut().for_each(|connection| connection.outcome = outcome);
+    }
+
+    /// The pod is this one, has the PV, and got no search.
+    fn only(facts: &mut Facts, pod: Pod) {
+        unanswered(facts);
+        facts.searches[0].given.clear();
+        facts.servers = vec![server(Place::Pod(pod.name.clone()), "10.244.1.2:5064")];
+        facts.pods = vec![pod];
+    }
+
+    type Case = (&'static str, Cause, fn(&mut Facts));
+
+    const CASES: &[Case] = &[
+        ("datapath", Cause::NoDatapath, |facts| facts.no_datapath = Some("gone".into())),
+        ("uplink", Cause::Uplink, |facts| facts.domains[0].fault = Some(("is down".into(), "up".into()))),
+        ("asked", Cause::Silent, |facts| facts.searches.clear()),
+        ("asked", Cause::OtherPort, |facts| {
+            facts.searches.clear();
+            let what = Sort::Search(Protocol::Ca, socket("172.23.0.255:6064"));
+            facts.passing = vec![Passing { from: CLIENT, what, times: 1 }];
+        }),
+        ("lan", Cause::OffLan, |facts| facts.searches[0].verdict = Verdict::OffLan),
+        ("relayed", Cause::Limited, |facts| facts.searches[0].verdict = Verdict::Limited),
+        ("relayed", Cause::NotRelayed, |facts| facts.searches[0].verdict = Verdict::Malformed),
+        ("given", Cause::NotAnnotated, |facts| only(facts, pod("ioc-b", None, Hearing::Hears))),
+        ("given", Cause::OtherDomain, |facts| only(facts, pod("ioc-b", Some("other"), Hearing::Hears))),
+        ("given", Cause::NoMember, |facts| {
+            let absent = Some(("lab".into(), "it may not".into()));
+            only(facts, Pod { absent, ..pod("ioc-b", None, Hearing::Hears) });
+        }),
+        ("heard", Cause::Unicast, |facts| facts.pods[0].ears[0].hearing = Hearing::Unicast),
+        ("heard", Cause::Loopback, |facts| {
+            unanswered(facts);
+            facts.pods[0].ears[0].hearing = Hearing::Loopback;
+        }),
+        ("heard", Cause::PodPort, |facts| {
+            unanswered(facts);
+            facts.pods[0].ears[0].hearing = Hearing::Port(7064);
+        }),
+        ("heard", Cause::NotRunning, |facts| {
+            unanswered(facts);
+            facts.pods[0].ears[0].hearing = Hearing::Nothing;
+        }),
+        ("heard", Cause::Restarting, |facts| {
+            unanswered(facts);
+            facts.pods[0].ears[0].hearing = Hearing::Nothing;
+            facts.pods[0].answered = Some(Duration::from_secs(7));
+        }),
+        ("answered", Cause::Mistyped, |facts| {
+            unanswered(facts);
+            facts.near = vec![("A:NAMES".into(), "bl07/ioc-a".into())];
+        }),
+        ("answered", Cause::Nobody, unanswered),
+        ("answered", Cause::NoPort, |facts| facts.searches[0].replies[0].verdict = Verdict::NoPort),
+        ("answered", Cause::NoAnswer, |facts| facts.searches[0].replies.clear()),
+        ("answered", Cause::Duplicate, |facts| {
+            facts.servers.push(server(Place::Lan("lab".into()), "172.23.0.3:5064"));
+        }),
+        ("answered", Cause::Duplicate, |facts| facts.servers.push(server(Place::Node, "172.23.0.10:5064"))),
+        ("connected", Cause::Firewall, |facts| outcome(facts, Outcome::Dropped)),
+        ("connected", Cause::FirewallPolicy, |facts| {
+            outcome(facts, Outcome::Dropped);
+            facts.dropping = vec!["ip filter FORWARD".into()];
+        }),
+        ("connected", Cause::Refused, |facts| outcome(facts, Outcome::Refused)),
+        ("connected", Cause::Unanswered, |facts| outcome(facts, Outcome::Silent)),
+        ("connected", Cause::AnswerLost, |facts| outcome(facts, Outcome::AnswerLost)),
+        ("connected", Cause::Elsewhere, |facts| {
+            unanswered(facts);
+            facts.servers = vec![server(Place::Lan("lab".into()), "172.23.0.3:5064")];
+        }),
+        ("asked", Cause::Silent, |facts| {
+            (facts.from, facts.connection) = (None, None);
+            facts.searches.clear();
+        }),
+    ];
+
+    #[test]
+    fn a_client_that_sees_the_pv_is_found_well() {
+        let rungs = climb(&well());
+        assert!(rungs.iter().all(|rung| rung.state == State::Ok), "{rungs:#?}");
+        assert_eq!(broken(&rungs), None);
+    }
+
+    #[test]
+    fn the_first_broken_rung_has_the_cause_and_what_mends_it() {
+        for (at, cause, plant) in CASES {
+            let mut facts = well();
+            plant(&mut facts);
+            let rungs = climb(&facts);
+            let rung = broken(&rungs).unwrap_or_else(|| panic!("{cause:?} is not found"));
+            assert_eq!((rung.rung, rung.cause), (*at, Some(*cause)), "{rungs:#?}");
+            assert!(rung.mend.as_ref().is_some_and(|mend| !mend.is_empty()), "{rung:?}");
+        }
+    }
+
+    #[test]
+    fn a_search_of_a_client_is_followed_rather_than_ours() {
+        let mut facts = well();
+        let ours = Search { ours: true, given: vec![], ..facts.searches[0].clone() };
+        facts.searches.insert(0, ours);
+        assert!(facts.search().is_some_and(|search| !search.ours));
+        facts.from = Some([172, 23, 0, 9].into());
+        assert_eq!(facts.search(), None, "another client's");
+    }
+
+    #[test]
+    fn a_server_that_speaks_both_protocols_is_no_duplicate_and_neither_is_one_of_another_domain() {
+        let mut facts = well();
+        facts.servers.push(Server { protocol: Protocol::Pva, ..facts.servers[0].clone() });
+        facts.pods.push(Pod { name: "bl07/ioc-b".into(), ..pod("ioc-b", Some("other"), Hearing::Hears) });
+        facts.servers.push(server(Place::Pod("bl07/ioc-b".into()), "10.244.1.3:5064"));
+        assert_eq!(broken(&climb(&facts)), None);
+    }
+
+    #[test]
+    fn a_list_is_not_too_long() {
+        let names: Vec<_> = (1..=5).map(|number| number.to_string()).collect();
+        assert_eq!((list(&names).as_str(), list(&names[..3]).as_str()), ("1, 2, 3 and 2 more", "1, 2, 3"));
+    }
 }

@@ -17,9 +17,7 @@ mod wait;
 mod watch;
 
 use std::{
-    env,
     error::Error,
-    io::IsTerminal as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -32,7 +30,7 @@ use clap::Args;
 use self::{report::Report, rung::State};
 use crate::{
     absent::Runtime,
-    say::{complain, print, print_json},
+    say::{complain, is_coloured, print, print_json},
 };
 
 /// The longest name that a search can have, so that it fits into a datagram.
@@ -99,8 +97,7 @@ fn explain(bpffs: &Path, options: &Options) -> Result<State, Box<dyn Error>> {
     if options.json {
         print_json(&report)?;
     } else {
-        let coloured = std::io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
-        print(&report.text(coloured))?;
+        print(&report.text(is_coloured()))?;
     }
     Ok(report.state)
 }

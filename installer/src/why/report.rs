@@ -136,7 +136,9 @@ fn wrapped(text: &str, width: usize, indent: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{env, fs, path::Path};
+
+    use super::{super::ladder::tests::well, *};
 
     #[test]
     fn lines_are_no_wider_than_they_may_be() {
@@ -145,5 +147,32 @@ mod tests {
         assert_eq!(wrapped("", 4, 0), "");
         let long = wrapped(&"word ".repeat(100), 30, 17);
         assert!(long.lines().skip(1).all(|line| line.chars().count() <= 47), "{long}");
+    }
+
+    #[test]
+    fn an_object_has_the_keys_that_programs_expect() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/why.json");
+        let report = Report::new(&well(), Duration::from_millis(1500));
+        let found = serde_json::to_string_pretty(&report).unwrap() + "\n";
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &found).unwrap();
+        }
+        assert_eq!(found, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+    }
+
+    #[test]
+    fn the_text_has_a_line_a_rung_and_shows_what_a_terminal_would_obey() {
+        let mut facts = well();
+        let text = Report::new(&facts, Duration::ZERO).text(false);
+        assert_eq!(text.lines().count(), 11, "{text}");
+        assert!(text.contains("OK    connected  172.23.0.2 to 172.23.0.10:61000, accepted"), "{text}");
+        assert!(text.ends_with("\n172.23.0.2 can see A:NAME.\n"), "{text}");
+        facts.pv = "A\u{1b}[2J".into();
+        facts.servers.clear();
+        facts.pods[0].name = format!("bl07/{}", "x".repeat(200));
+        let text = Report::new(&facts, Duration::ZERO).text(false);
+        assert!(text.contains(r"cannot see A\u{1b}[2J: ") && !text.contains('\u{1b}'), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(Report::new(&facts, Duration::ZERO).text(true).contains("\u{1b}[1;31mFAIL"));
     }
 }

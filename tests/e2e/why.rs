@@ -258,21 +258,23 @@ fn servers(scene: &mut Scene) -> Result<()> {
         says: "beamline/ioc-dead answered",
     })?;
     scene.cluster.delete(&pod)?;
-    for (cause, variables, outcome, says) in [
+    for (cause, name, variables, outcome, says) in [
         (
             "the IOC listens on loopback only",
+            "ioc-deaf",
             ("EPICS_CAS_INTF_ADDR_LIST", "127.0.0.1"),
             "loopback",
             "beamline/ioc-deaf listens on loopback only, at UDP 5064",
         ),
         (
             "the IOC listens at another port",
+            "ioc-port",
             ("EPICS_CAS_SERVER_PORT", "7064"),
             "pod_port",
-            "beamline/ioc-deaf has it, but listens at UDP 7064",
+            "beamline/ioc-port has it, but listens at UDP 7064",
         ),
     ] {
-        let pod = scene.pod("ioc-deaf", "lab")?;
+        let pod = scene.pod(name, "lab")?; // each has a log of its own
         scene.cluster.start_ioc_with(&pod, "softIoc", "DEAF", &[variables])?;
         let line = &format!("DEAF:NAME {CLIENT} --ask");
         scene.expect(&Expected { cause, line, outcome: (1, outcome), says })?;
@@ -464,6 +466,9 @@ fn lasting(text: &str) -> String {
     };
     let words: Vec<_> = text.split(' ').map(word).collect();
     let mut text = words.join(" ");
+    if let Some((before, _)) = text.clone().split_once(" in 3 s; ") {
+        text = format!("{before} in 3 s; (what came instead)");
+    }
     if let Some((before, after)) = text.clone().split_once(" answered ")
         && let Some((_, after)) = after.split_once(" s ago")
     {

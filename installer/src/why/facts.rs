@@ -74,9 +74,11 @@ pub(super) struct Search {
     pub(super) to: SocketAddrV4,
     pub(super) protocol: Protocol,
     pub(super) domain: String,
-    /// What the programs did with the last one.
+    /// What the programs did with the one that got furthest.
     pub(super) verdict: Verdict,
     pub(super) times: u32,
+    /// How many of them exceeded a rate.
+    pub(super) limited: u32,
     /// Whether it was put in on the client's behalf.
     pub(super) ours: bool,
     /// The pods that got a copy.

@@ -115,8 +115,14 @@ impl<'a> Gathering<'a> {
     fn ask_for(&mut self, names: Vec<String>, targets: &[Target], all: bool) -> Outcome<()> {
         let (began, before) = (Instant::now(), self.heard.len());
         self.asker.ask(&names, targets);
+        let mut again = Some(ANSWER / 2);
         while began.elapsed() < ANSWER && (all || self.heard.len() == before) {
-            self.pass(ANSWER.saturating_sub(began.elapsed()))?;
+            let until = again.unwrap_or(ANSWER);
+            self.pass(until.saturating_sub(began.elapsed()))?;
+            // A datagram may be lost.
+            if began.elapsed() >= until && self.heard.len() == before && again.take().is_some() {
+                self.asker.ask(&names, targets);
+            }
         }
         Ok(())
     }
@@ -223,15 +229,17 @@ impl<'a> Gathering<'a> {
                 continue;
             }
             let Heard { protocol, server: at, after, ref guid, .. } = *heard;
+            let is_here = !matches!(place, Place::Lan(_)); // where it has more than one address
             let same = |known: &Server| {
                 known.protocol == protocol
-                    && (known.place == place && known.at.port() == at.port()
+                    && (known.place == place && (known.at == at || is_here && known.at.port() == at.port())
                         || !guid.is_empty() && known.guid == *guid)
             };
             if !found.iter().any(same) {
                 found.push(Server { protocol, at, place, after, guid: guid.clone() });
             }
         }
+        found.sort_by_key(|server| (server.protocol as u32, server.at));
         found
     }
 

@@ -273,7 +273,8 @@ fn lan(case: &Case<'_>) -> Rung {
 fn relayed(case: &Case<'_>) -> Rung {
     const RUNG: &str = "relayed";
     let Some(search) = case.search else { return unknown(RUNG, "no search came") };
-    match search.verdict {
+    let is_limited = search.limited > search.times / 2;
+    match if is_limited { Verdict::Limited } else { search.verdict } {
         Verdict::Relayed | Verdict::Sent | Verdict::Direct | Verdict::TranslatedIn => {
             let whose = if search.ours { ", as a search of ours in its name" } else { "" };
             ok(RUNG, format!("to the pods of domain `{}`{whose}", search.domain))
@@ -430,7 +431,8 @@ fn silent(case: &Case<'_>) -> Option<Rung> {
     let ports: BTreeSet<_> = pod.ears.iter().map(|ear| ear.port.to_string()).collect();
     let at = format!("nothing listens at UDP {}", list(&ports.into_iter().collect::<Vec<_>>()));
     let (namespace, name) = pod.name.split_once('/').unwrap_or(("NAMESPACE", &pod.name));
-    let logs = format!("if the PV is its own, see why its server does not run: kubectl -n {namespace} logs {name}");
+    let logs =
+        format!("if the PV is its own, see why its server does not run: kubectl -n {namespace} logs {name}");
     let others = match pods.len() - 1 {
         0 => String::new(),
         others => format!(" (nor in {others} other pods)"),
@@ -692,6 +694,7 @@ pub(super) mod tests {
                 domain: "lab".into(),
                 verdict: Verdict::Relayed,
                 times: 3,
+                limited: 0,
                 ours: false,
                 given: vec![name.clone()],
                 replies: vec![reply],
@@ -741,7 +744,7 @@ pub(super) mod tests {
             facts.passing = vec![Passing { from: CLIENT, what, times: 1 }];
         }),
         ("lan", Cause::OffLan, |facts| facts.searches[0].verdict = Verdict::OffLan),
-        ("relayed", Cause::Limited, |facts| facts.searches[0].verdict = Verdict::Limited),
+        ("relayed", Cause::Limited, |facts| facts.searches[0].limited = 2),
         ("relayed", Cause::NotRelayed, |facts| facts.searches[0].verdict = Verdict::Malformed),
         ("given", Cause::NotAnnotated, |facts| only(facts, pod("ioc-b", None, Hearing::Hears))),
         ("given", Cause::OtherDomain, |facts| only(facts, pod("ioc-b", Some("other"), Hearing::Hears))),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::{Point, Protocol};
+use abi::{Point, Protocol, Verdict};
 use datapath::{Events, State};
 
 use super::facts::{Reply, Search};
@@ -126,6 +126,7 @@ impl Watch {
             domain: self.directory.domain(domain),
             verdict,
             times: 1,
+            limited: u32::from(verdict == Verdict::Limited),
             ours: self.on_behalf.contains(&source.port()),
             given: vec![],
             replies: vec![],
@@ -136,6 +137,7 @@ impl Watch {
         match self.searches.iter_mut().find(same) {
             Some(known) => {
                 known.times += 1;
+                known.limited += search.limited;
                 // One that gets through is enough for an answer.
                 if !is_relayed(known.verdict) {
                     known.verdict = verdict;
@@ -185,9 +187,8 @@ impl Watch {
 }
 
 /// Whether a search with this verdict reaches pods.
-fn is_relayed(verdict: abi::Verdict) -> bool {
-    use abi::Verdict::{Direct, Relayed, Sent, TranslatedIn};
-    matches!(verdict, Relayed | Sent | Direct | TranslatedIn)
+fn is_relayed(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Relayed | Verdict::Sent | Verdict::Direct | Verdict::TranslatedIn)
 }
 
 /// Whether a client, rather than we on its behalf, has asked.

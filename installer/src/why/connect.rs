@@ -52,7 +52,13 @@ pub(super) fn attempt(attempt: &Attempt<'_>) -> Result<Outcome> {
         wait(&taps.each_ref().map(Tap::as_fd), REPETITION / 10);
         for (tap, place) in taps.iter().zip([Place::Uplink, Place::Veth]) {
             while let Some(passed) = tap.take() {
-                course.note(attempt, place, passed.outgoing, frame::read(&passed.bytes), began.elapsed());
+                course.note(
+                    attempt,
+                    place,
+                    passed.outgoing,
+                    frame::read(&passed.bytes).as_ref(),
+                    began.elapsed(),
+                );
             }
         }
     }
@@ -81,10 +87,10 @@ impl Course {
         attempt: &Attempt<'_>,
         at: Place,
         outgoing: bool,
-        passed: Option<Passed>,
+        passed: Option<&Passed>,
         after: Duration,
     ) {
-        let Some(Passed::Tcp { from, to, flags, .. }) = passed else { return };
+        let Some(&Passed::Tcp { from, to, flags, .. }) = passed else { return };
         let accepts = flags & (SYN | ACK | RST) == SYN | ACK;
         let refuses = flags & RST != 0;
         if at == Place::Veth && outgoing && (from, to) == (attempt.from, attempt.inside) && flags & SYN != 0 {
@@ -134,7 +140,7 @@ mod tests {
         let mut course = Course::default();
         for (at, outgoing, from, to, flags) in frames {
             let passed = Passed::Tcp { from: socket(from), to: socket(to), flags: *flags, sequence: 1 };
-            course.note(&attempt, *at, *outgoing, Some(passed), Duration::ZERO);
+            course.note(&attempt, *at, *outgoing, Some(&passed), Duration::ZERO);
         }
         course.end()
     }

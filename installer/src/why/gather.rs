@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::AsFd as _,
     path::Path,
+    slice::from_ref,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -97,6 +98,7 @@ impl<'a> Gathering<'a> {
 
     /// Asks every pod that listens, and every LAN.
     fn ask(&mut self) -> Outcome<()> {
+        let options = self.options;
         let on_lan = self.lans.iter().filter(|lan| lan.domain.fault.is_none()).flat_map(|lan| {
             let to = lan.domain.broadcast;
             lan.domain.ports.iter().filter_map(move |(protocol, _, port)| {
@@ -104,7 +106,7 @@ impl<'a> Gathering<'a> {
             })
         });
         let targets: Vec<Target> = self.in_pods().chain(on_lan).collect();
-        self.ask_for(vec![self.options.pv.clone()], &targets, true)
+        self.ask_for(from_ref(&options.pv), &targets, true)
     }
 
     fn in_pods(&self) -> impl Iterator<Item = Target> {
@@ -112,16 +114,16 @@ impl<'a> Gathering<'a> {
     }
 
     /// Asks for names, and waits for answers: for all, as more than one may have a name, or for the first.
-    fn ask_for(&mut self, names: Vec<String>, targets: &[Target], all: bool) -> Outcome<()> {
+    fn ask_for(&mut self, names: &[String], targets: &[Target], all: bool) -> Outcome<()> {
         let (began, before) = (Instant::now(), self.heard.len());
-        self.asker.ask(&names, targets);
+        self.asker.ask(names, targets);
         let mut again = Some(ANSWER / 2);
         while began.elapsed() < ANSWER && (all || self.heard.len() == before) {
             let until = again.unwrap_or(ANSWER);
             self.pass(until.saturating_sub(began.elapsed()))?;
             // A datagram may be lost.
             if began.elapsed() >= until && self.heard.len() == before && again.take().is_some() {
-                self.asker.ask(&names, targets);
+                self.asker.ask(names, targets);
             }
         }
         Ok(())
@@ -164,6 +166,7 @@ impl<'a> Gathering<'a> {
 
     /// Where nobody has the PV: looks for servers at other ports, and for names that may be meant.
     fn look_further(&mut self) -> Outcome<()> {
+        let options = self.options;
         if self.heard.iter().any(|heard| heard.name == self.options.pv) {
             return Ok(());
         }
@@ -179,12 +182,12 @@ impl<'a> Gathering<'a> {
             }
         }
         if !scanned.is_empty() {
-            self.ask_for(vec![self.options.pv.clone()], &scanned, false)?;
+            self.ask_for(from_ref(&options.pv), &scanned, false)?;
             self.misplaced();
         }
         let slips = near::slips(&self.options.pv);
         let targets: Vec<_> = self.in_pods().collect();
-        self.ask_for(slips, &targets, false)?;
+        self.ask_for(&slips, &targets, false)?;
         self.near();
         Ok(())
     }

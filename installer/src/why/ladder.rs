@@ -473,9 +473,7 @@ fn answered(case: &Case<'_>) -> Rung {
     let server = case.servers[0];
     let who = party(server);
     let lost = case.search.is_some_and(|search| {
-        search.verdict == Verdict::Relayed
-            && search.given.iter().any(|pod| *pod == who)
-            && search.replies.is_empty()
+        search.verdict == Verdict::Relayed && search.given.contains(&who) && search.replies.is_empty()
     });
     if lost {
         let found = format!(

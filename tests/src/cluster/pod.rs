@@ -9,6 +9,7 @@ use super::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, HOST, Image, LinuxContainer,
         LinuxSandbox, Metadata, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity, Variable,
     },
+    wait_until,
 };
 use crate::{DOMAIN, Error, Result};
 
@@ -100,9 +101,13 @@ impl Cluster {
         Ok(id)
     }
 
-    /// Kills what runs in a container of a node.
+    /// Kills what runs in a container of a node, and waits until it has ended.
     pub fn kill_container(&self, node: usize, id: &str) -> Result<()> {
-        self.exec(node, &format!("ctr --namespace k8s.io task kill --signal SIGKILL {id}")).map(drop)
+        self.exec(node, &format!("ctr --namespace k8s.io task kill --signal SIGKILL {id}"))?;
+        wait_until("the end of a container", || {
+            let tasks = self.exec(node, "ctr --namespace k8s.io task list")?;
+            Ok(!tasks.lines().any(|line| line.starts_with(id) && line.contains("RUNNING")))
+        })
     }
 
     /// Starts a program of the image in a container of a pod; returns the container's id.

@@ -14,13 +14,14 @@ use abi::{Protocol, TCP};
 use datapath::{Arrival, Hook, State, Tap, Whose, firewall, link::Link, occupants};
 
 use super::{
-    Options,
     ask::{Asker, Heard, Target},
     connect,
     domains::{self, Lan},
     facts::{Connection, Ear, Facts, Hearing, Passing, Place, Server, Sort},
     frame::{self, Passed, SYN},
-    near, pods, search,
+    near,
+    options::Options,
+    pods, search,
     wait::wait,
     watch::{Watch, has_asked},
 };

@@ -545,24 +545,7 @@ fn party(server: &Server) -> String {
 
 fn connected(case: &Case<'_>) -> Rung {
     const RUNG: &str = "connected";
-    let Some(connection) = &case.facts.connection else {
-        return match case.servers.first().map(|server| &server.place) {
-            None => unknown(RUNG, "there is nobody to connect to"),
-            Some(Place::Pod(_)) if case.search.is_none_or(|search| search.pod.is_some()) => doubtful(
-                RUNG,
-                Cause::Untried,
-                "no client on the LAN is known in whose name to try it",
-                format!("name one: {}", again("HOST")),
-            ),
-            Some(Place::Pod(_)) => unknown(RUNG, "no port of the pod's is known to connect to"),
-            Some(_) => doubtful(
-                RUNG,
-                Cause::Elsewhere,
-                format!("not through this node: {} has it", party(case.servers[0])),
-                "ask on the node that has it, if it is one with iocast",
-            ),
-        };
-    };
+    let Some(connection) = &case.facts.connection else { return untried(case) };
     let Connection { from, to, pod, inside, outcome, .. } = connection;
     let way = format!("a connection of {from} to {to}, for {pod},");
     match outcome {
@@ -589,6 +572,27 @@ fn connected(case: &Case<'_>) -> Rung {
             format!(
                 "see whether {from} is there (it must answer ARP), rules on the node for what pods send, and `iocast-node doctor`"
             ),
+        ),
+    }
+}
+
+/// Why no connection was tried.
+fn untried(case: &Case<'_>) -> Rung {
+    const RUNG: &str = "connected";
+    match case.servers.first().map(|server| &server.place) {
+        None => unknown(RUNG, "there is nobody to connect to"),
+        Some(Place::Pod(_)) if case.search.is_none_or(|search| search.pod.is_some()) => doubtful(
+            RUNG,
+            Cause::Untried,
+            "no client on the LAN is known in whose name to try it",
+            format!("name one: {}", again("HOST")),
+        ),
+        Some(Place::Pod(_)) => unknown(RUNG, "no port of the pod's is known to connect to"),
+        Some(_) => doubtful(
+            RUNG,
+            Cause::Elsewhere,
+            format!("not through this node: {} has it", party(case.servers[0])),
+            "ask on the node that has it, if it is one with iocast",
         ),
     }
 }

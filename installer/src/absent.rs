@@ -1,6 +1,9 @@
 //! Pods that ask for a domain and are no members, as far as the container runtime knows them, and why.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use datapath::{
     Netns, Pod, State,
@@ -62,6 +65,40 @@ pub(crate) fn look(runtime: &Runtime, state: &State) -> Result<Vec<Absent>, Erro
         why: why(&cri, state, sandbox),
     });
     Ok(absent.collect())
+}
+
+/// A pod that is no member, as the runtime knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unjoined {
+    /// `namespace/name`.
+    pub(crate) pod: String,
+    /// Its address; none if it uses the node's network.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// The domain that it asks for.
+    pub(crate) domain: Option<String>,
+    /// Why it is not in that.
+    pub(crate) why: Option<String>,
+}
+
+/// All pods that run and are no members; none if no runtime is known.
+pub(crate) fn unjoined(runtime: &Runtime, state: &State) -> Result<Vec<Unjoined>, Error> {
+    let Some(socket) = runtime.socket() else { return Ok(vec![]) };
+    let cri = Cri::connect(&socket)?;
+    let members: Vec<_> = state.attachments()?.into_iter().map(|(key, _)| key).collect();
+    let sandboxes = cri.sandboxes()?;
+    let others = sandboxes.iter().filter(|sandbox| sandbox.ready && !adopt::is_member(sandbox, &members));
+    let unjoined = others.map(|sandbox| Unjoined {
+        pod: format!("{}/{}", sandbox.namespace, sandbox.name),
+        address: address(&cri, sandbox),
+        domain: sandbox.domain.clone(),
+        why: sandbox.domain.is_some().then(|| why(&cri, state, sandbox)),
+    });
+    Ok(unjoined.collect())
+}
+
+fn address(cri: &Cri, sandbox: &Sandbox) -> Option<Ipv4Addr> {
+    let netns = cri.netns(&sandbox.id).ok()??;
+    Some(Pod::find(&Netns::open(&netns).ok()?, INTERFACE).ok()?.address.address)
 }
 
 /// Why a pod is no member: what keeps it from joining, or that nobody tried.

@@ -67,11 +67,14 @@ fn decide<'a>(
 
 /// The pods that request a domain but are in none.
 pub(crate) fn absent<'a>(sandboxes: &'a [Sandbox], attachments: &[AttachmentKey]) -> Vec<&'a Sandbox> {
-    let is_member = |sandbox: &Sandbox| {
-        attachments.iter().any(|key| text(&key.container) == sandbox.id && text(&key.interface) == INTERFACE)
-    };
-    let is_absent = |sandbox: &&Sandbox| sandbox.ready && sandbox.domain.is_some() && !is_member(sandbox);
+    let is_absent =
+        |sandbox: &&Sandbox| sandbox.ready && sandbox.domain.is_some() && !is_member(sandbox, attachments);
     sandboxes.iter().filter(is_absent).collect()
+}
+
+/// Whether one of these attachments is the pod's.
+pub(crate) fn is_member(sandbox: &Sandbox, attachments: &[AttachmentKey]) -> bool {
+    attachments.iter().any(|key| text(&key.container) == sandbox.id && text(&key.interface) == INTERFACE)
 }
 
 /// The outcome of adoption so far.

@@ -28,6 +28,7 @@ mod snoop;
 mod status;
 mod take;
 mod uplink;
+mod why;
 
 use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode};
 
@@ -101,6 +102,14 @@ enum Command {
         #[command(flatten)]
         options: snoop::Options,
     },
+    /// Say why a client on the LAN cannot see a PV: what must be true for it, and the first thing that is not.
+    ///
+    /// It asks for the PV itself, from this node and in the client's name, and tries to connect as the client would. Exit
+    /// codes: 0 if everything is in order, 1 if something is broken, 2 if something is not known, or for wrong usage.
+    Why {
+        #[command(flatten)]
+        options: why::Options,
+    },
 }
 
 fn main() -> ExitCode {
@@ -115,6 +124,7 @@ fn main() -> ExitCode {
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
         Command::Take { address } => take::run(&arguments.bpffs, *address),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
+        Command::Why { options } => return why::run(&arguments.bpffs, options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,8 +2,9 @@
 //! [`printable`](mod@datapath::printable).
 
 use std::{
+    env,
     fmt::Display,
-    io::{self, ErrorKind, Write, stderr, stdout},
+    io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout},
 };
 
 use datapath::{
@@ -28,6 +29,11 @@ pub(crate) fn print(answer: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()), // as by `| head`
         outcome => outcome,
     }
+}
+
+/// Whether what is printed is to be coloured: on a terminal, unless the user wants none (<https://no-color.org>).
+pub(crate) fn is_coloured() -> bool {
+    stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|wanted| wanted.is_empty())
 }
 
 /// Prints the answer to a command for programs.

@@ -2,9 +2,8 @@
 
 use lab::{
     Process, Result, WORKSTATION,
-    cluster::{CONFLIST, Cluster, PATIENCE, RunningPod, Runtime, Wanted, wait_until},
+    cluster::{Cluster, PATIENCE, RunningPod, Runtime, Wanted, wait_until},
 };
-use serde_json::json;
 
 lab::with_every_runtime! {
     a_pod_that_started_before_is_adopted_and_leaves_like_any_other
@@ -55,20 +54,6 @@ fn a_pod_that_started_before_is_adopted_and_leaves_like_any_other(runtime: Runti
     Ok(())
 }
 
-/// A node whose pods have a /32 without a broadcast address.
-fn routed() -> Result<Cluster> {
-    let cluster = Cluster::up(1)?;
-    let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/cni/slash32");
-    cluster.exec(0, &format!("cp {plugin} /opt/cni/bin/"))?;
-    let mut conflist = cluster.primary(0);
-    let ipam = conflist["plugins"][0]["ipam"].clone();
-    conflist["plugins"] = json!([{ "type": "ptp", "ipam": ipam }, { "type": "slash32" }]);
-    cluster.write(0, CONFLIST, conflist.to_string())?;
-    cluster.kill_containerd(0);
-    cluster.start_containerd(0)?;
-    Ok(cluster)
-}
-
 /// What a client in a pod prints.
 fn pod_caget(cluster: &Cluster, pod: &RunningPod, pv: &str) -> Result<String> {
     let line = ["caget", "-t", "-w", "5", pv];
@@ -79,7 +64,7 @@ fn pod_caget(cluster: &Cluster, pod: &RunningPod, pv: &str) -> Result<String> {
 
 #[test]
 fn an_adopted_pod_without_a_broadcast_address_is_served_and_told_what_it_lacks() -> Result<()> {
-    let cluster = routed()?;
+    let cluster = Cluster::routed()?;
     let ioc = cluster.ioc_pod(0, "ioc-a", "A")?;
     let mut agent = agent(&cluster)?;
     agent.wait_for("adoption", PATIENCE, |output| output.contains("adopted beamline/ioc-a"))?;

@@ -48,3 +48,4 @@ mod snoop;
 mod structure;
 mod tap;
 mod timed;
+mod why;

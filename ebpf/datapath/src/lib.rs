@@ -23,9 +23,11 @@ pub mod node_ports;
 mod pinned;
 mod pod;
 pub mod printable;
+mod probe;
 mod ring;
 pub mod route;
 mod state;
+mod tap;
 mod unload;
 
 pub use attach::{Hook, Occupant, attach, detach, is_attached, is_filter, occupants};
@@ -36,7 +38,9 @@ pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pinned::{BPFFS, pin_directory};
 pub use pod::{Netns, Pod};
 pub use printable::printable;
+pub use probe::{Arrival, Lookup};
 pub use state::{Counter, External, Home, Lock, State};
+pub use tap::{Frame, Tap, Whose};
 pub use unload::unload;
 
 /// This crate's results.

@@ -111,17 +111,22 @@ pub fn by_index(index: u32) -> Result<Option<Link>> {
     find(request).map_err(|error| Error::kernel(format!("cannot look up interface number {index}"), error))
 }
 
-/// The names of all devices.
-pub fn names() -> Result<Vec<String>> {
+/// All devices.
+pub fn all() -> Result<Vec<Link>> {
     let answers = netlink::dump(Message::GetLink(LinkMessage::default()))
         .map_err(|error| Error::kernel("cannot list the interfaces", error))?;
     Ok(answers
         .iter()
         .filter_map(|answer| match answer {
-            Message::NewLink(link) => Some(parse_link(link).name),
+            Message::NewLink(link) => Some(parse_link(link)),
             _ => None,
         })
         .collect())
+}
+
+/// The names of all devices.
+pub fn names() -> Result<Vec<String>> {
+    Ok(all()?.into_iter().map(|link| link.name).collect())
 }
 
 fn find(mut request: LinkMessage) -> std::io::Result<Option<Link>> {
@@ -348,6 +353,30 @@ pub(crate) fn forget_neighbour(index: u32, address: Ipv4Addr) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The hosts on the link of device `index` that have answered it.
+pub fn neighbours(index: u32) -> Result<Vec<Ipv4Addr>> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let answers = netlink::dump(Message::GetNeighbour(request))
+        .map_err(|error| Error::kernel("cannot list the neighbours", error))?;
+    let known = answers.iter().filter_map(|answer| match answer {
+        Message::NewNeighbour(found) if found.header.ifindex == index => neighbour(found),
+        _ => None,
+    });
+    Ok(known.collect())
+}
+
+/// The neighbour's address, if it has told its MAC address.
+fn neighbour(found: &NeighbourMessage) -> Option<Ipv4Addr> {
+    let has_mac =
+        found.attributes.iter().any(|attribute| matches!(attribute, NeighbourAttribute::LinkLayerAddress(_)));
+    let address = found.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    address.filter(|address| has_mac && !address.is_multicast() && !address.is_broadcast())
 }
 
 /// Creates a veth pair `name`/`peer` with the largest MTU; an existing one is left as it is.

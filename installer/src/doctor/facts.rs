@@ -219,7 +219,8 @@ fn other_schemas(bpffs: &Path) -> Vec<String> {
     others.map(|entry| entry.file_name().to_string_lossy().into()).collect()
 }
 
-fn fan(bpffs: &Path) -> datapath::Result<Option<(bool, bool)>> {
+/// The fan device: whether it is up, and whether its program is attached; `None` if there is none.
+pub(crate) fn fan(bpffs: &Path) -> datapath::Result<Option<(bool, bool)>> {
     let Some(device) = link::by_name(FAN_DEVICE)? else { return Ok(None) };
     Ok(Some((device.is_up, is_attached(bpffs, Hook::Fan, &device)?)))
 }

@@ -5,7 +5,7 @@ mod diagnose;
 mod facts;
 mod finding;
 
-pub(crate) use facts::Places;
+pub(crate) use facts::{Places, fan};
 
 use std::error::Error;
 

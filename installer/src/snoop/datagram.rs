@@ -10,7 +10,7 @@ use wire::{Direction, Kind, Named, Step, ca, names, pva};
 
 /// What a datagram says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// A client searches for these names, each with an id that it chose.
     Search(Vec<(u32, String)>),
     /// A server has the names with these ids.
@@ -23,7 +23,7 @@ pub(super) enum Message {
 
 impl Message {
     /// Its name, for people and programs.
-    pub(super) const fn name(&self) -> &'static str {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Search(_) => "search",
             Self::Reply(_) => "reply",
@@ -35,35 +35,31 @@ impl Message {
 
 /// A datagram that a program decided on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Datagram {
+pub(crate) struct Datagram {
     /// The kernel's monotonic clock.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     /// The domain's number.
-    pub(super) domain: u16,
-    pub(super) protocol: Protocol,
-    pub(super) point: Point,
-    pub(super) verdict: Verdict,
+    pub(crate) domain: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) point: Point,
+    pub(crate) verdict: Verdict,
     /// The member at `point`, by the interface index of its host-side veth; 0 if there is none.
-    pub(super) member: u32,
-    pub(super) source: SocketAddrV4,
-    pub(super) destination: SocketAddrV4,
-    pub(super) message: Message,
+    pub(crate) member: u32,
+    pub(crate) source: SocketAddrV4,
+    pub(crate) destination: SocketAddrV4,
+    pub(crate) message: Message,
     /// The client's socket; `None` if no client is involved.
-    pub(super) client: Option<SocketAddrV4>,
+    pub(crate) client: Option<SocketAddrV4>,
     /// The TCP port that a server names.
-    pub(super) server_port: Option<u16>,
+    pub(crate) server_port: Option<u16>,
 }
 
 impl Datagram {
     /// Reads an event; `None` if its kind is unknown.
-    pub(super) fn read(event: &Event, payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(event: &Event, payload: &[u8]) -> Option<Self> {
         let protocol = Protocol::find(event.protocol)?;
         let point = *Point::ALL.get(usize::from(event.point))?;
-        let (message, named) = match protocol {
-            Protocol::Ca => read_ca(payload),
-            Protocol::Pva => read_pva(payload),
-            _ => (Message::Other, None),
-        };
+        let (message, named) = read_payload(protocol, payload);
         let (source, destination) = (socket(event.source), socket(event.destination));
         let client = match message {
             // The address that a pod names is already translated; its clients name the sockets that they send from.
@@ -89,8 +85,17 @@ impl Datagram {
     }
 
     /// Whether it is a copy delivered to a member.
-    pub(super) fn is_delivery(&self) -> bool {
+    pub(crate) fn is_delivery(&self) -> bool {
         self.point == Point::ToPod
+    }
+}
+
+/// What a datagram's payload says and names.
+pub(crate) fn read_payload(protocol: Protocol, payload: &[u8]) -> (Message, Option<Named>) {
+    match protocol {
+        Protocol::Ca => read_ca(payload),
+        Protocol::Pva => read_pva(payload),
+        _ => (Message::Other, None),
     }
 }
 

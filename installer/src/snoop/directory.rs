@@ -7,20 +7,20 @@ use datapath::State;
 
 /// The names as they were when read.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     /// By number.
-    pub(super) domains: HashMap<u16, String>,
+    pub(crate) domains: HashMap<u16, String>,
     /// Those of described protocols, in order of their numbers.
-    pub(super) described: Vec<String>,
+    pub(crate) described: Vec<String>,
     /// By the interface index of the host-side veth, `namespace/name`.
-    pub(super) members: HashMap<u32, String>,
+    pub(crate) members: HashMap<u32, String>,
     /// The same by address.
-    pub(super) addresses: HashMap<Ipv4Addr, String>,
+    pub(crate) addresses: HashMap<Ipv4Addr, String>,
 }
 
 impl Directory {
     /// Reads them.
-    pub(super) fn read(state: &State) -> datapath::Result<Self> {
+    pub(crate) fn read(state: &State) -> datapath::Result<Self> {
         let domains = state.domains()?.into_iter();
         let domains = domains.map(|(number, domain)| (number, text(&domain.name).to_owned())).collect();
         let described = state.described()?.iter().map(|described| text(&described.name).to_owned()).collect();
@@ -34,24 +34,24 @@ impl Directory {
     }
 
     /// The domain's name.
-    pub(super) fn domain(&self, number: u16) -> String {
+    pub(crate) fn domain(&self, number: u16) -> String {
         self.domains.get(&number).cloned().unwrap_or_else(|| format!("#{number}"))
     }
 
     /// The protocol's name.
-    pub(super) fn protocol(&self, protocol: Protocol) -> String {
+    pub(crate) fn protocol(&self, protocol: Protocol) -> String {
         let number = (protocol as usize).checked_sub(abi::DESCRIBED as usize);
         let name = number.and_then(|number| self.described.get(number)).filter(|name| !name.is_empty());
         name.cloned().unwrap_or_else(|| protocol.name().into())
     }
 
     /// The pod at this address.
-    pub(super) fn at(&self, address: Ipv4Addr) -> Option<&str> {
+    pub(crate) fn at(&self, address: Ipv4Addr) -> Option<&str> {
         self.addresses.get(&address).map(String::as_str)
     }
 
     /// The pod behind this veth.
-    pub(super) fn behind(&self, member: u32) -> Option<&str> {
+    pub(crate) fn behind(&self, member: u32) -> Option<&str> {
         self.members.get(&member).map(String::as_str)
     }
 }

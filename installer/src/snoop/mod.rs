@@ -3,11 +3,11 @@
 //! The programs emit events only until a deadline in a map. It is extended every second, so that events stop with this
 //! process, however it ends.
 
-mod datagram;
-mod directory;
+pub(crate) mod datagram;
+pub(crate) mod directory;
 mod filter;
 mod line;
-mod questions;
+pub(crate) mod questions;
 
 use std::{
     error::Error,

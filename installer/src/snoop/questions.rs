@@ -43,28 +43,28 @@ struct Question {
 
 /// A PV that a client keeps searching for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unanswered {
-    pub(super) domain: u16,
-    pub(super) protocol: Protocol,
-    pub(super) name: String,
-    pub(super) client: Ipv4Addr,
+pub(crate) struct Unanswered {
+    pub(crate) domain: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) name: String,
+    pub(crate) client: Ipv4Addr,
     /// How often it searched.
-    pub(super) times: u32,
+    pub(crate) times: u32,
     /// When it began to.
-    pub(super) first: Duration,
+    pub(crate) first: Duration,
     /// When it asked last.
-    pub(super) last: Duration,
+    pub(crate) last: Duration,
 }
 
 /// All searches that are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Questions {
+pub(crate) struct Questions {
     known: HashMap<Key, Question>,
 }
 
 impl Questions {
     /// Records a datagram. Returns the PVs that it is about, and how long after the search an answer came.
-    pub(super) fn take_in(&mut self, datagram: &Datagram) -> (Vec<String>, Option<Duration>) {
+    pub(crate) fn take_in(&mut self, datagram: &Datagram) -> (Vec<String>, Option<Duration>) {
         let key = |id| {
             let Datagram { domain, protocol, client, .. } = *datagram;
             Some(Key { domain, protocol, client: client?, id })
@@ -109,12 +109,12 @@ impl Questions {
     }
 
     /// Forgets names that nobody searches for any more.
-    pub(super) fn forget(&mut self, now: Duration) {
+    pub(crate) fn forget(&mut self, now: Duration) {
         self.known.retain(|_, question| now.saturating_sub(question.last) < AGE);
     }
 
     /// The PVs that clients keep searching for, combined over the sockets of a host, the most frequent first.
-    pub(super) fn unanswered(&self) -> Vec<Unanswered> {
+    pub(crate) fn unanswered(&self) -> Vec<Unanswered> {
         let mut found: HashMap<_, Unanswered> = HashMap::new();
         for (key, question) in self.known.iter().filter(|(_, question)| question.is_in_vain()) {
             let Question { name, times, first, last } = question;

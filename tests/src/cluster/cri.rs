@@ -124,6 +124,9 @@ pub struct ContainerConfig {
     /// What follows the command.
     #[prost(string, repeated, tag = "4")]
     pub arguments: Vec<String>,
+    /// Its environment, besides the image's.
+    #[prost(message, repeated, tag = "6")]
+    pub variables: Vec<Variable>,
     /// What it sees of the node's files.
     #[prost(message, repeated, tag = "7")]
     pub mounts: Vec<Mount>,
@@ -133,6 +136,17 @@ pub struct ContainerConfig {
     /// What is Linux's.
     #[prost(message, optional, tag = "15")]
     pub linux: Option<LinuxContainer>,
+}
+
+/// `KeyValue`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Variable {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Its value.
+    #[prost(string, tag = "2")]
+    pub value: String,
 }
 
 /// `ContainerMetadata`.

@@ -119,6 +119,7 @@ fn container(spec: &Value) -> Result<ContainerConfig> {
         image: Some(Image { image: text(&container["image"]) }),
         command: texts(&container["command"]),
         arguments: texts(&container["args"]),
+        variables: vec![],
         mounts: mounts.iter().map(|mount| volume(spec, mount)).collect(),
         log_path: format!("{}.log", text(&container["name"])),
         linux: Some(LinuxContainer {

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     DOMAIN, Error, Lab, Options, Process, Result, Topology,
@@ -86,6 +86,20 @@ impl Cluster {
     /// Nodes as they are after the runtime and the primary CNI were installed: no iocast, no pods.
     pub fn up(nodes: usize) -> Result<Self> {
         Self::with(Runtime::CONTAINERD_1_6, nodes)
+    }
+
+    /// A node whose pods have a route each, and a /32 without a broadcast address.
+    pub fn routed() -> Result<Self> {
+        let cluster = Self::up(1)?;
+        let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/cni/slash32");
+        cluster.exec(0, &format!("cp {plugin} /opt/cni/bin/"))?;
+        let mut conflist = cluster.primary(0);
+        let ipam = conflist["plugins"][0]["ipam"].clone();
+        conflist["plugins"] = json!([{ "type": "ptp", "ipam": ipam }, { "type": "slash32" }]);
+        cluster.write(0, CONFLIST, conflist.to_string())?;
+        cluster.kill_containerd(0);
+        cluster.start_containerd(0)?;
+        Ok(cluster)
     }
 
     /// The same with another runtime.

@@ -7,8 +7,9 @@ use super::{
     Cluster, PATIENCE,
     cri::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, HOST, Image, LinuxContainer,
-        LinuxSandbox, Metadata, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity,
+        LinuxSandbox, Metadata, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity, Variable,
     },
+    wait_until,
 };
 use crate::{DOMAIN, Error, Result};
 
@@ -80,9 +81,33 @@ impl Cluster {
 
     /// Starts an IOC of this program in a pod, and waits until it serves.
     pub fn start_ioc(&self, pod: &RunningPod, program: &str, prefix: &str) -> Result<()> {
+        self.start_ioc_with(pod, program, prefix, &[]).map(drop)
+    }
+
+    /// The same with an environment; returns the container's id.
+    pub fn start_ioc_with(
+        &self,
+        pod: &RunningPod,
+        program: &str,
+        prefix: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<String> {
         let macros = format!("P={prefix}");
-        self.run(pod, "ioc", &[program, "-S", "-m", &macros, "-d", "/ioc/demo.db"])?;
-        self.wait_for_log(pod, "ioc", |log| log.contains(SERVING))
+        let mut config = restricted("ioc", &[program, "-S", "-m", &macros, "-d", "/ioc/demo.db"]);
+        let variable = |(key, value): &(&str, &str)| Variable { key: (*key).into(), value: (*value).into() };
+        config.variables = variables.iter().map(variable).collect();
+        let id = self.run_container(pod, config)?;
+        self.wait_for_log(pod, "ioc", |log| log.contains(SERVING))?;
+        Ok(id)
+    }
+
+    /// Kills what runs in a container of a node, and waits until it has ended.
+    pub fn kill_container(&self, node: usize, id: &str) -> Result<()> {
+        self.exec(node, &format!("ctr --namespace k8s.io task kill --signal SIGKILL {id}"))?;
+        wait_until("the end of a container", || {
+            let tasks = self.exec(node, "ctr --namespace k8s.io task list")?;
+            Ok(!tasks.lines().any(|line| line.starts_with(id) && line.contains("RUNNING")))
+        })
     }
 
     /// Starts a program of the image in a container of a pod; returns the container's id.
@@ -165,6 +190,7 @@ fn restricted(name: &str, line: &[&str]) -> ContainerConfig {
         image: Some(Image { image: IMAGE.into() }),
         command: line.iter().map(|word| (*word).to_owned()).collect(),
         arguments: vec![],
+        variables: vec![],
         mounts: vec![],
         log_path: format!("{name}.log"),
         linux: Some(LinuxContainer { resources: None, security: Some(security) }),

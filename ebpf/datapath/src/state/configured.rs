@@ -130,6 +130,13 @@ impl State {
         Ok(())
     }
 
+    /// The UDP ports that are relayed in the pods of `domain`, in no order.
+    pub fn pod_relays(&self, domain: u16) -> Result<Vec<(u16, Relay)>> {
+        let relays = all("POD_RELAYS", &self.pod_relays)?;
+        let of_domain = relays.iter().filter(|(key, _)| *key == RelayKey::of_pods(domain, key.port));
+        Ok(of_domain.map(|(key, relay)| (key.port, *relay)).collect())
+    }
+
     /// How a UDP port in the pods of `domain` is relayed; `None` if it is not.
     pub fn pod_relay(&self, domain: u16, port: u16) -> Result<Option<Relay>> {
         let key = RelayKey::of_pods(domain, port);

@@ -1,12 +1,16 @@
 //! Members: written by the plugin, and by the agent for pods that it adopts. Maps `ATTACHMENTS`, `MEMBERS`, `ROSTER`,
 //! `ROSTER_LENGTH`. Circuits of deleted pods are not removed: their generation tells the programs that they are over.
 
-use abi::{Attachment, AttachmentKey, Member, roster_index, share};
+use std::{collections::BTreeMap, time::Duration};
+
+use abi::{Attachment, AttachmentKey, Member, Searcher, SearcherKey, roster_index, share};
+use aya::maps::{HashMap, Map};
 
 use super::State;
 use crate::{
     Error, Result,
-    maps::{absent_is_none, all, range, removed, wrote},
+    maps::{absent_is_none, all, range, removed, typed, wrote},
+    pinned::MAPS,
 };
 
 impl State {
@@ -28,6 +32,19 @@ impl State {
     /// The members, by the interface index of their host-side veths.
     pub fn members(&self) -> Result<Vec<(u32, Member)>> {
         all("MEMBERS", &self.members)
+    }
+
+    /// When members answered a search last, by the interface index of their host-side veths; the kernel's monotonic clock.
+    /// Only of clients that are remembered.
+    pub fn last_answers(&self) -> Result<BTreeMap<u32, Duration>> {
+        let searchers: HashMap<_, SearcherKey, Searcher> =
+            typed(&self.directory.join(MAPS), "SEARCHERS", Map::LruHashMap)?;
+        let mut found = BTreeMap::new();
+        for (_, searcher) in all("SEARCHERS", &searchers)?.iter().filter(|(_, by)| by.member != 0) {
+            let last: &mut Duration = found.entry(searcher.member).or_default();
+            *last = Duration::from_nanos(searcher.seen).max(*last);
+        }
+        Ok(found)
     }
 
     /// How many slots of all rosters are taken.

@@ -1,0 +1,228 @@
+//! Small programs of our own that run once, when they are asked to, and are attached nowhere: one looks for a socket in the
+//! namespace of a pod as the programs of the datapath do, one makes a frame arrive at an interface as if it came over the wire.
+//!
+//! Both need CAP_BPF and CAP_NET_ADMIN, and neither enters a namespace.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use abi::TCP;
+use nix::libc;
+
+use crate::{Error, Result};
+
+const PROG_LOAD: libc::c_int = 5;
+const PROG_TEST_RUN: libc::c_int = 10;
+const SCHED_CLS: u32 = 3;
+/// Helpers (linux/bpf.h).
+const SKB_STORE_BYTES: i32 = 9;
+const CLONE_REDIRECT: i32 = 13;
+const SKB_LOAD_BYTES: i32 = 26;
+const SK_LOOKUP_TCP: i32 = 84;
+const SK_LOOKUP_UDP: i32 = 85;
+const SK_RELEASE: i32 = 86;
+const F_INGRESS: i32 = 1;
+/// Offsets in `struct bpf_sock`.
+const SRC_IP4: i16 = 24;
+/// What the kernel demands of a frame that it is given.
+const ETHERNET: usize = 14;
+/// An `EtherType` for experiments, so that the kernel looks no further into a frame that only carries a question.
+const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
+/// Bytes of a question: a `bpf_sock_tuple`, a namespace's id, and whether TCP is meant.
+const QUESTION: usize = 20;
+
+/// Attributes of a bpf(2) command, zero beyond what the command reads.
+type Attributes = [u64; 16];
+
+/// A program that runs when it is told to.
+#[derive(Debug)]
+struct Program(OwnedFd);
+
+impl Program {
+    fn load(code: &[u64]) -> Result<Self> {
+        let mut attributes = Attributes::default();
+        attributes[0] = halves(SCHED_CLS, code.len() as u32);
+        attributes[1] = code.as_ptr() as u64;
+        attributes[2] = c"GPL".as_ptr() as u64;
+        let loaded = bpf(PROG_LOAD, &mut attributes);
+        let number = loaded.map_err(|error| Error::kernel("cannot load a program that looks", error))?;
+        // SAFETY: the kernel has just made it, for us alone.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(number as libc::c_int) }))
+    }
+
+    /// Runs it once on `frame`, which then is as the program left it; what it returned.
+    fn run(&self, frame: &mut [u8]) -> Result<i32> {
+        let mut attributes = Attributes::default();
+        let (length, place) = (frame.len() as u32, frame.as_mut_ptr() as u64);
+        attributes[0] = halves(self.0.as_raw_fd() as u32, 0);
+        attributes[1] = halves(length, length);
+        (attributes[2], attributes[3]) = (place, place);
+        attributes[4] = halves(1, 0); // how often
+        let ran = bpf(PROG_TEST_RUN, &mut attributes);
+        ran.map_err(|error| Error::kernel("cannot run a program that looks", error))?;
+        Ok((attributes[0] >> 32) as i32)
+    }
+}
+
+/// Looks for sockets in any namespace that has an id here.
+#[derive(Debug)]
+pub struct Lookup(Program);
+
+impl Lookup {
+    /// Loads the program.
+    pub fn new() -> Result<Self> {
+        let question = -(QUESTION as i16) - 4; // below the frame pointer, aligned to 8
+        let (netns, is_tcp) = (question + 12, question + 16);
+        let code = [
+            copy(6, 1),
+            // The question, from behind the Ethernet header.
+            set(2, ETHERNET as i32),
+            copy(3, 10),
+            add(3, question.into()),
+            set(4, QUESTION as i32),
+            call(SKB_LOAD_BYTES),
+            unless_zero(0, 23), // to the end: nothing found
+            copy(1, 6),
+            copy(2, 10),
+            add(2, question.into()),
+            set(3, 12),
+            load_word(4, 10, netns),
+            set(5, 0),
+            load_word(7, 10, is_tcp),
+            unless_zero(7, 2),
+            call(SK_LOOKUP_UDP),
+            jump(1),
+            call(SK_LOOKUP_TCP),
+            if_zero(0, 11),
+            load_word(7, 0, SRC_IP4),
+            store_word(10, question, 7),
+            copy(1, 0),
+            call(SK_RELEASE),
+            // The address that it is bound to, in the place of the question.
+            copy(1, 6),
+            set(2, ETHERNET as i32),
+            copy(3, 10),
+            add(3, question.into()),
+            set(4, 4),
+            set(5, 0),
+            call(SKB_STORE_BYTES),
+            set(0, 1),
+            EXIT,
+            set(0, 0),
+            EXIT,
+        ];
+        // Both jumps to the end lead to the last but one instruction.
+        let code = patched(code, &[6, 18], 32);
+        Program::load(&code).map(Self)
+    }
+
+    /// The address that the socket in `netns` is bound to, zeros for any, that would receive a datagram, or with protocol
+    /// [`TCP`] a connection request, `from` -> `to`; `None` if there is none.
+    pub fn bound(
+        &self,
+        netns: i32,
+        protocol: u8,
+        from: SocketAddrV4,
+        to: SocketAddrV4,
+    ) -> Result<Option<Ipv4Addr>> {
+        let mut frame = [0; ETHERNET + QUESTION];
+        frame[ETHERNET - 2..ETHERNET].copy_from_slice(&EXPERIMENTAL);
+        let parts: [&[u8]; 6] = [
+            &from.ip().octets(),
+            &to.ip().octets(),
+            &from.port().to_be_bytes(),
+            &to.port().to_be_bytes(),
+            &netns.to_ne_bytes(),
+            &u32::from(protocol == TCP).to_ne_bytes(),
+        ];
+        frame[ETHERNET..].copy_from_slice(&parts.concat());
+        let found = self.0.run(&mut frame)? == 1;
+        let address = || [frame[ETHERNET], frame[ETHERNET + 1], frame[ETHERNET + 2], frame[ETHERNET + 3]];
+        Ok(found.then(|| address().into()))
+    }
+}
+
+/// Makes frames arrive at an interface.
+#[derive(Debug)]
+pub struct Arrival(Program);
+
+impl Arrival {
+    /// Loads the program for the interface with this index.
+    pub fn at(interface: u32) -> Result<Self> {
+        let code = [set(2, interface.cast_signed()), set(3, F_INGRESS), call(CLONE_REDIRECT), EXIT];
+        Program::load(&code).map(Self)
+    }
+
+    /// Makes a copy of `frame`, from its Ethernet header on, arrive; false if there was no room for it.
+    pub fn put(&self, frame: &[u8]) -> Result<bool> {
+        Ok(self.0.run(&mut frame.to_vec())? == 0)
+    }
+}
+
+fn bpf(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+    // SAFETY: the attributes are larger than what any of the commands reads or writes, and what they point to lives in
+    // the caller's frame.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Two halves of a word, the lower one first.
+fn halves(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// An instruction: its code, destination and source register, offset, immediate value.
+const fn instruction(code: u64, to: u64, from: u64, offset: i16, value: i32) -> u64 {
+    code | to << 8 | from << 12 | (offset as u16 as u64) << 16 | (value as u32 as u64) << 32
+}
+
+const EXIT: u64 = 0x95;
+
+const fn set(to: u64, value: i32) -> u64 {
+    instruction(0xb7, to, 0, 0, value)
+}
+
+const fn copy(to: u64, from: u64) -> u64 {
+    instruction(0xbf, to, from, 0, 0)
+}
+
+const fn add(to: u64, value: i32) -> u64 {
+    instruction(0x07, to, 0, 0, value)
+}
+
+const fn call(helper: i32) -> u64 {
+    instruction(0x85, 0, 0, 0, helper)
+}
+
+const fn jump(offset: i16) -> u64 {
+    instruction(0x05, 0, 0, offset, 0)
+}
+
+const fn if_zero(register: u64, offset: i16) -> u64 {
+    instruction(0x15, register, 0, offset, 0)
+}
+
+const fn unless_zero(register: u64, offset: i16) -> u64 {
+    instruction(0x55, register, 0, offset, 0)
+}
+
+const fn load_word(to: u64, from: u64, offset: i16) -> u64 {
+    instruction(0x61, to, from, offset, 0)
+}
+
+const fn store_word(to: u64, offset: i16, from: u64) -> u64 {
+    instruction(0x63, to, from, offset, 0)
+}
+
+/// The code with the jumps at these places leading to `target`.
+fn patched<const N: usize>(mut code: [u64; N], jumps: &[usize], target: usize) -> [u64; N] {
+    for place in jumps {
+        let offset = (target - place - 1) as u64;
+        code[*place] = code[*place] & !(0xffff << 16) | offset << 16;
+    }
+    code
+}

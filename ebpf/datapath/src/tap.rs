@@ -1,0 +1,224 @@
+//! Packet sockets that see what passes an interface from one host or to it, or what is sent to everybody, and nothing else: the
+//! kernel leaves out the rest. They need CAP_NET_RAW.
+
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, LinkAddr, SockFlag, SockType, SockaddrLike, bind, recvfrom, socket},
+};
+
+use crate::{Error, Result};
+
+/// Bytes of a frame that are kept: as many as a search has.
+const SNAPPED: u32 = 2048;
+/// `PACKET_OUTGOING` (linux/if_packet.h).
+const OUTGOING: u8 = 4;
+
+/// Whose frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// IPv4 from or to this address, and ARP from it.
+    Host(Ipv4Addr),
+    /// IPv4 to a broadcast or group address.
+    Everybody,
+}
+
+/// A frame that passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Whether it left.
+    pub outgoing: bool,
+    /// Its first bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+}
+
+/// Sees what passes an interface.
+#[derive(Debug)]
+pub struct Tap(OwnedFd);
+
+impl Tap {
+    /// Sees it from now on.
+    pub fn open(interface: u32, whose: Whose) -> Result<Self> {
+        let fault = |error: nix::errno::Errno| match error {
+            nix::errno::Errno::EPERM => Error::NoPackets { interface: format!("interface {interface}") },
+            error => Error::kernel(format!("cannot watch interface number {interface}"), error),
+        };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // Without a protocol it receives nothing before it has its filter.
+        let made = socket(AddressFamily::Packet, SockType::Raw, flags, None).map_err(fault)?;
+        restrict(&made, &program(whose)).map_err(fault)?;
+        bind(made.as_raw_fd(), &all_at(interface).map_err(fault)?).map_err(fault)?;
+        Ok(Self(made))
+    }
+
+    /// The next frame, if one has passed.
+    pub fn take(&self) -> Option<Frame> {
+        let mut bytes = vec![0; SNAPPED as usize];
+        let (length, from) = recvfrom::<LinkAddr>(self.0.as_raw_fd(), &mut bytes).ok()?;
+        bytes.truncate(length);
+        Some(Frame { outgoing: from.is_some_and(|from| from.pkttype() == OUTGOING), bytes })
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Everything at an interface.
+fn all_at(interface: u32) -> nix::Result<LinkAddr> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: interface.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: it points to an address of this length and family.
+    unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }.ok_or(nix::errno::Errno::EINVAL)
+}
+
+fn restrict(socket: &OwnedFd, program: &[libc::sock_filter]) -> nix::Result<()> {
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads a program of this length, and writes nothing.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    nix::errno::Errno::result(set).map(drop)
+}
+
+/// Codes of classic BPF (linux/bpf_common.h): load a half word, a word, a byte; compare; test bits; return.
+const HALF: u16 = 0x28;
+const WORD: u16 = 0x20;
+const BYTE: u16 = 0x30;
+const EQUAL: u16 = 0x15;
+const SET: u16 = 0x45;
+const RETURN: u16 = 0x06;
+/// Offsets in a frame.
+const ETHERTYPE: u32 = 12;
+const SOURCE: u32 = 26;
+const DESTINATION: u32 = 30;
+const ARP_SENDER: u32 = 28;
+
+/// What of a frame is kept: [`SNAPPED`] bytes or nothing.
+fn program(whose: Whose) -> Vec<libc::sock_filter> {
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let ipv4 = libc::ETH_P_IP as u32;
+    match whose {
+        Whose::Host(address) => {
+            let host = u32::from(address);
+            vec![
+                step(HALF, 0, 0, ETHERTYPE),
+                step(EQUAL, 0, 4, ipv4),
+                step(WORD, 0, 0, SOURCE),
+                step(EQUAL, 5, 0, host),
+                step(WORD, 0, 0, DESTINATION),
+                step(EQUAL, 3, 4, host),
+                step(EQUAL, 0, 3, libc::ETH_P_ARP as u32),
+                step(WORD, 0, 0, ARP_SENDER),
+                step(EQUAL, 0, 1, host),
+                step(RETURN, 0, 0, SNAPPED),
+                step(RETURN, 0, 0, 0),
+            ]
+        }
+        Whose::Everybody => vec![
+            step(HALF, 0, 0, ETHERTYPE),
+            step(EQUAL, 0, 3, ipv4),
+            step(BYTE, 0, 0, 0),
+            step(SET, 0, 1, 1), // the bit of group addresses
+            step(RETURN, 0, 0, SNAPPED),
+            step(RETURN, 0, 0, 0),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: [u8; 4] = [172, 23, 0, 2];
+    const OTHER: [u8; 4] = [172, 23, 0, 3];
+
+    /// What the kernel would make of a frame.
+    fn keeps(whose: Whose, frame: &[u8]) -> bool {
+        let program = program(whose);
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let libc::sock_filter { code, jt, jf, k } = program[at];
+            let offset = k as usize;
+            let bytes = |count: usize| {
+                frame[offset..][..count].iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte))
+            };
+            let jump = |yes: bool| 1 + usize::from(if yes { jt } else { jf });
+            at += match code {
+                HALF => {
+                    value = bytes(2);
+                    1
+                }
+                WORD => {
+                    value = bytes(4);
+                    1
+                }
+                BYTE => {
+                    value = bytes(1);
+                    1
+                }
+                EQUAL => jump(value == k),
+                SET => jump(value & k != 0),
+                RETURN => return k != 0,
+                other => panic!("{other:#x}"),
+            };
+        }
+    }
+
+    fn ipv4(mac: u8, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+        let mut frame = vec![mac, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+        frame.extend([0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0]);
+        frame.extend([source, destination].concat());
+        frame
+    }
+
+    fn arp(sender: [u8; 4]) -> Vec<u8> {
+        let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 2, 8, 6];
+        frame.extend([0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2]);
+        frame.extend([&sender[..], &[0; 10]].concat());
+        frame
+    }
+
+    #[test]
+    fn of_a_host_what_it_sends_and_gets_is_kept() {
+        let host = Whose::Host(HOST.into());
+        assert!(
+            keeps(host, &ipv4(2, HOST, OTHER))
+                && keeps(host, &ipv4(2, OTHER, HOST))
+                && keeps(host, &arp(HOST))
+        );
+        assert!(!keeps(host, &ipv4(2, OTHER, OTHER)) && !keeps(host, &arp(OTHER)));
+        let mut other = ipv4(2, HOST, OTHER);
+        other[12] = 0x86;
+        assert!(!keeps(host, &other));
+    }
+
+    #[test]
+    fn of_everybody_only_what_is_for_many_is_kept() {
+        assert!(
+            keeps(Whose::Everybody, &ipv4(0xff, HOST, OTHER))
+                && keeps(Whose::Everybody, &ipv4(1, HOST, OTHER))
+        );
+        assert!(!keeps(Whose::Everybody, &ipv4(2, HOST, OTHER)) && !keeps(Whose::Everybody, &arp(HOST)));
+    }
+}

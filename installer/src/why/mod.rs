@@ -1,0 +1,50 @@
+//! `iocast-node why`: why a client cannot see a PV. It climbs a ladder of what must be true, and explains the first rung that is
+//! broken. The rungs are judged by `ladder` alone, from facts; all else gathers them.
+
+mod ask;
+mod connect;
+mod domains;
+mod facts;
+mod frame;
+mod gather;
+mod ladder;
+mod near;
+mod options;
+mod pods;
+mod report;
+mod rung;
+mod search;
+mod wait;
+mod watch;
+
+pub(crate) use options::Options;
+
+use std::{error::Error, path::Path, process::ExitCode, time::Instant};
+
+use self::{report::Report, rung::State};
+use crate::say::{complain, is_coloured, print, print_json};
+
+/// Explains; 0 if everything is in order, 1 if a rung is broken, 2 if one is not known.
+pub(crate) fn run(bpffs: &Path, options: &Options) -> ExitCode {
+    match explain(bpffs, options) {
+        Ok(State::Ok) => ExitCode::SUCCESS,
+        Ok(State::Fail) => ExitCode::from(1),
+        Ok(State::Unknown) => ExitCode::from(2),
+        Err(error) => {
+            complain(error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn explain(bpffs: &Path, options: &Options) -> Result<State, Box<dyn Error>> {
+    let began = Instant::now();
+    let facts = gather::gather(bpffs, options)?;
+    let report = Report::new(&facts, began.elapsed());
+    if options.json {
+        print_json(&report)?;
+    } else {
+        print(&report.text(is_coloured()))?;
+    }
+    Ok(report.state)
+}

@@ -1,0 +1,64 @@
+//! What is asked on the command line.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use abi::Protocol;
+use clap::Args;
+
+use crate::absent::Runtime;
+
+/// The longest name that a search can have, so that it fits into a datagram.
+const LONGEST: usize = 1000;
+
+/// What to explain.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The PV's name, without a field.
+    #[arg(value_name = "PV", value_parser = name)]
+    pub(super) pv: String,
+    /// The client that does not see it: its address on the LAN. Without it, whoever asks for the PV now.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) from: Option<Ipv4Addr>,
+    /// Only this protocol [default: both].
+    #[arg(long, value_name = "ca|pva", value_parser = protocol)]
+    pub(super) protocol: Option<Protocol>,
+    /// Ask at once in the client's name, instead of waiting 3 s for the client to ask.
+    #[arg(long)]
+    pub(super) ask: bool,
+    /// Print JSON: see docs/why.md.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Configuration file, for the names of uplinks that are not there.
+    #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
+    pub(super) config: PathBuf,
+    #[command(flatten)]
+    pub(super) runtime: Runtime,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("a PV has a name".into()),
+        1..=LONGEST => Ok(text.into()),
+        _ => Err(format!("no server has a name of more than {LONGEST} bytes")),
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text {
+        "ca" => Ok(Protocol::Ca),
+        "pva" => Ok(Protocol::Pva),
+        _ => Err("expected ca or pva".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_server_can_have_is_refused() {
+        assert!(name("").is_err() && name(&"x".repeat(LONGEST + 1)).is_err());
+        assert_eq!(name("A:NAME"), Ok("A:NAME".into()));
+        assert_eq!((protocol("pva"), protocol("gvcp").is_err()), (Ok(Protocol::Pva), true));
+    }
+}

@@ -246,7 +246,7 @@ fn servers(scene: &mut Scene) -> Result<()> {
         cause: "the IOC does not run",
         line,
         outcome: (1, "not_running"),
-        says: "no server runs in beamline/ioc-dead: nothing listens at UDP 5064",
+        says: "no server that runs has it, and none runs in beamline/ioc-dead: nothing listens at UDP 5064",
     })?;
     let ioc = scene.cluster.start_ioc_with(&pod, "softIoc", "DEAD", &[])?;
     scene.expect(&Expected { cause: "", line, outcome: (0, ""), says: "" })?;

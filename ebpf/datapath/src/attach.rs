@@ -172,7 +172,7 @@ fn replace_link(program: &OwnedFd, pin: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether TCX programs are attached, or may be: the kernel shows them only with CAP_SYS_ADMIN.
+/// Whether TCX programs are attached, or may be: the kernel counts them only with CAP_NET_ADMIN.
 fn has_links(hook: Hook, index: u32) -> bool {
     match bpf::attached(index, hook.side()) {
         Ok(count) => count > 0,

@@ -1,5 +1,5 @@
-//! bpf(2) where aya lacks a call, as for reading maps in batches, or first asks the kernel for its features, as for a program
-//! from a pin: 18 calls, which load programs and make maps.
+//! bpf(2) where aya lacks a call, as for reading maps in batches and running a program, or first asks the kernel for its
+//! features, as for a program from a pin: 18 calls, which load programs and make maps.
 
 use std::{
     ffi::CString,
@@ -15,8 +15,10 @@ use aya::Pod;
 use nix::{errno::Errno, libc};
 
 /// Commands (linux/bpf.h).
+const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const PROG_TEST_RUN: libc::c_int = 10;
 const PROG_QUERY: libc::c_int = 16;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const LINK_CREATE: libc::c_int = 28;
@@ -56,6 +58,28 @@ fn halves(low: u32, high: u32) -> u64 {
 
 fn number(object: &impl AsRawFd) -> u32 {
     object.as_raw_fd().cast_unsigned()
+}
+
+/// Loads a program for packets.
+pub(crate) fn load(code: &[u64]) -> io::Result<OwnedFd> {
+    const SCHED_CLS: u32 = 3;
+    let mut attributes = Attributes::default();
+    attributes[0] = halves(SCHED_CLS, code.len() as u32);
+    attributes[1] = code.as_ptr() as u64;
+    attributes[2] = c"GPL".as_ptr() as u64;
+    call(PROG_LOAD, &mut attributes).map(descriptor)
+}
+
+/// Runs a program once on `frame`, which then is as the program left it; what it returned.
+pub(crate) fn run(program: &OwnedFd, frame: &mut [u8]) -> io::Result<i32> {
+    let mut attributes = Attributes::default();
+    let (length, place) = (frame.len() as u32, frame.as_mut_ptr() as u64);
+    attributes[0] = halves(number(program), 0);
+    attributes[1] = halves(length, length);
+    (attributes[2], attributes[3]) = (place, place);
+    attributes[4] = halves(1, 0); // how often
+    call(PROG_TEST_RUN, &mut attributes)?;
+    Ok((attributes[0] >> 32) as i32)
 }
 
 /// Opens what is pinned at `path`.
@@ -125,6 +149,7 @@ pub(crate) fn values<V: Pod>(
     count: u32,
     width: usize,
 ) -> io::Result<Vec<V>> {
+    assert!(width == 1 || size_of::<V>().is_multiple_of(8), "the kernel rounds a processor's values up");
     let (before, mut place) = (first.wrapping_sub(1), 0u32);
     let from = if first == 0 { 0 } else { &raw const before as u64 };
     let read: Batch<u32, V> = batch(map, from, &raw mut place as u64, (count as usize, width))?;

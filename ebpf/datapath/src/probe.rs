@@ -4,19 +4,14 @@
 //! Both need CAP_BPF and CAP_NET_ADMIN, and neither enters a namespace.
 
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::OwnedFd,
 };
 
 use abi::TCP;
-use nix::libc;
 
-use crate::{Error, Result};
+use crate::{Error, Result, bpf};
 
-const PROG_LOAD: libc::c_int = 5;
-const PROG_TEST_RUN: libc::c_int = 10;
-const SCHED_CLS: u32 = 3;
 /// Helpers (linux/bpf.h).
 const SKB_STORE_BYTES: i32 = 9;
 const CLONE_REDIRECT: i32 = 13;
@@ -34,36 +29,20 @@ const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
 /// Bytes of a question: a `bpf_sock_tuple`, a namespace's id, and whether TCP is meant.
 const QUESTION: usize = 20;
 
-/// Attributes of a bpf(2) command, zero beyond what the command reads.
-type Attributes = [u64; 16];
-
 /// A program that runs when it is told to.
 #[derive(Debug)]
 struct Program(OwnedFd);
 
 impl Program {
     fn load(code: &[u64]) -> Result<Self> {
-        let mut attributes = Attributes::default();
-        attributes[0] = halves(SCHED_CLS, code.len() as u32);
-        attributes[1] = code.as_ptr() as u64;
-        attributes[2] = c"GPL".as_ptr() as u64;
-        let loaded = bpf(PROG_LOAD, &mut attributes);
-        let number = loaded.map_err(|error| Error::kernel("cannot load a program that looks", error))?;
-        // SAFETY: the kernel has just made it, for us alone.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(number as libc::c_int) }))
+        let loaded = bpf::load(code);
+        loaded.map(Self).map_err(|error| Error::kernel("cannot load a program that looks", error))
     }
 
     /// Runs it once on `frame`, which then is as the program left it; what it returned.
     fn run(&self, frame: &mut [u8]) -> Result<i32> {
-        let mut attributes = Attributes::default();
-        let (length, place) = (frame.len() as u32, frame.as_mut_ptr() as u64);
-        attributes[0] = halves(self.0.as_raw_fd() as u32, 0);
-        attributes[1] = halves(length, length);
-        (attributes[2], attributes[3]) = (place, place);
-        attributes[4] = halves(1, 0); // how often
-        let ran = bpf(PROG_TEST_RUN, &mut attributes);
-        ran.map_err(|error| Error::kernel("cannot run a program that looks", error))?;
-        Ok((attributes[0] >> 32) as i32)
+        let ran = bpf::run(&self.0, frame);
+        ran.map_err(|error| Error::kernel("cannot run a program that looks", error))
     }
 }
 
@@ -84,7 +63,7 @@ impl Lookup {
             add(3, question.into()),
             set(4, QUESTION as i32),
             call(SKB_LOAD_BYTES),
-            unless_zero(0, 23), // to the end: nothing found
+            unless_zero(0, 0), // to the end: nothing found; `patched` says how far
             copy(1, 6),
             copy(2, 10),
             add(2, question.into()),
@@ -96,7 +75,7 @@ impl Lookup {
             call(SK_LOOKUP_UDP),
             jump(1),
             call(SK_LOOKUP_TCP),
-            if_zero(0, 11),
+            if_zero(0, 0), // likewise
             load_word(7, 0, SRC_IP4),
             store_word(10, question, 7),
             copy(1, 0),
@@ -160,19 +139,6 @@ impl Arrival {
     pub fn put(&self, frame: &[u8]) -> Result<bool> {
         Ok(self.0.run(&mut frame.to_vec())? == 0)
     }
-}
-
-fn bpf(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are larger than what any of the commands reads or writes, and what they point to lives in
-    // the caller's frame.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// Two halves of a word, the lower one first.
-fn halves(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
 }
 
 /// An instruction: its code, destination and source register, offset, immediate value.

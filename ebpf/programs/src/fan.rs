@@ -62,10 +62,7 @@ pub fn run(skb: Skb) -> i32 {
         return DROP;
     };
     let (Some(config), Some(visit)) = (CONFIG.get(0), begin(state, &packet)) else { return DROP };
-    let Some(known) = listeners::of(state.domain, &packet.destination) else {
-        count(state.domain as u16, Protocol::Other as u16, Verdict::Overrun);
-        return DROP;
-    };
+    let Some(known) = listeners::of(state.domain, &packet.destination) else { return DROP };
     if state.walk == walk::UNDECIDED {
         visit.state.walk = if listeners::looks_at_all(known) { walk::ALL } else { walk::LISTENERS };
     }
@@ -149,7 +146,9 @@ fn visit_member(skb: Skb, known: *mut Listeners, visit: &mut Visit, slot: u32, i
         (visit.found, visit.address) = (interface, address);
     }
     if visit.state.walk == walk::ALL {
-        listeners::note(known, slot, heard.is_some());
+        // At that address such a member may hear a neighbour where it does not hear others.
+        let may_hear = visit.destination.address == LIMITED_BROADCAST && member.lan_address != NO_ADDRESS;
+        listeners::note(known, slot, heard.is_some() || may_hear);
     }
 }
 

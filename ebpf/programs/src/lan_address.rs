@@ -94,7 +94,7 @@ pub fn depart_held(skb: Skb, domain: u16, source: Address, destination: Address)
     if let Some(pod) = neighbour(destination, domain) {
         return skb.redirect_to_neighbouring_pod(pod);
     }
-    match skb.next_hop(source, destination, skb.interface()) {
+    match skb.next_hop(source, destination) {
         Some(hop) if hop.interface == uplink => skb.redirect_to(&hop),
         _ => NEXT,
     }

@@ -4,10 +4,15 @@
 //! in a storm every tenth of a second ([`Listeners::look`]).
 
 use abi::{Endpoint, Listeners, ListenersKey};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
 
 use crate::{atomic, maps::LISTENERS, skb::now};
 
-/// What is known of those who listen for what goes `to` members of `domain`; `None` if there is no room for it.
+/// One entry: what stands for what is known where there is no room for that.
+#[map]
+static NOBODY: PerCpuArray<Listeners> = PerCpuArray::with_max_entries(1, 0);
+
+/// What is known of those who listen for what goes `to` members of `domain`.
 #[inline(always)]
 pub fn of(domain: u32, to: &Endpoint) -> Option<*mut Listeners> {
     let key = ListenersKey { domain: domain as u16, port: to.port, address: to.address };
@@ -15,7 +20,16 @@ pub fn of(domain: u32, to: &Endpoint) -> Option<*mut Listeners> {
         return Some(known);
     }
     let _ = LISTENERS.insert(key, Listeners::NONE, 0);
-    LISTENERS.get_ptr_mut(key)
+    LISTENERS.get_ptr_mut(key).or_else(nobody)
+}
+
+/// What is known of nobody.
+#[inline(always)]
+fn nobody() -> Option<*mut Listeners> {
+    let known = NOBODY.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
+    unsafe { known.write(Listeners::NONE) };
+    Some(known)
 }
 
 /// Whether a datagram that begins now visits all members.

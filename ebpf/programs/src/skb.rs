@@ -232,11 +232,11 @@ impl Skb {
     /// Where the node's routes lead from `source`, arriving at `interface`, to `destination`; `None` if it is the node's own, if
     /// there is no route, if the packet is too large for it, or if it leads to an IPv6 address.
     #[inline(always)]
-    pub fn next_hop(self, source: Address, destination: Address, interface: u32) -> Option<NextHop> {
+    pub fn next_hop(self, source: Address, destination: Address) -> Option<NextHop> {
         // SAFETY: numbers and arrays of them, for which zeros are values.
         let mut route: bpf_fib_lookup = unsafe { zeroed() };
         route.family = AF_INET;
-        route.ifindex = interface;
+        route.ifindex = self.interface();
         route.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
         route.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
         let size = size_of::<bpf_fib_lookup>() as i32;

@@ -139,7 +139,7 @@ mod tests {
         let attempt = Attempt { uplink: &uplink, veth: 7, from, to, inside, sequence: 1 };
         let mut course = Course::default();
         for (at, outgoing, from, to, flags) in frames {
-            let passed = Passed::Tcp { from: socket(from), to: socket(to), flags: *flags, sequence: 1 };
+            let passed = Passed::Tcp { from: socket(from), to: socket(to), flags: *flags };
             course.note(&attempt, *at, *outgoing, Some(&passed), Duration::ZERO);
         }
         course.end()

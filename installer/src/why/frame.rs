@@ -27,9 +27,9 @@ pub(super) enum Passed {
     /// A datagram.
     Udp { from: SocketAddrV4, to: SocketAddrV4, payload: Vec<u8> },
     /// A segment.
-    Tcp { from: SocketAddrV4, to: SocketAddrV4, flags: u8, sequence: u32 },
-    /// Other IPv4.
-    Other { from: Ipv4Addr, to: Ipv4Addr },
+    Tcp { from: SocketAddrV4, to: SocketAddrV4, flags: u8 },
+    /// Other IPv4 from this address.
+    Other(Ipv4Addr),
 }
 
 /// A datagram in a frame to `mac`.
@@ -100,15 +100,14 @@ pub(super) fn read(frame: &[u8]) -> Option<Passed> {
     let total = usize::from(u16::from_be_bytes([total_high, total_low])).min(packet.len());
     let body = packet.get(usize::from(first & 0xf) * 4..total)?;
     if ![TCP, UDP].contains(&protocol) {
-        return Some(Passed::Other { from, to });
+        return Some(Passed::Other(from));
     }
     let port = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
     let (from, to) = (SocketAddrV4::new(from, port(0)?), SocketAddrV4::new(to, port(2)?));
     if protocol == UDP {
         return Some(Passed::Udp { from, to, payload: body.get(8..)?.to_vec() });
     }
-    let sequence = u32::from_be_bytes(*body.get(4..)?.first_chunk()?);
-    Some(Passed::Tcp { from, to, flags: *body.get(13)?, sequence })
+    Some(Passed::Tcp { from, to, flags: *body.get(13)? })
 }
 
 #[cfg(test)]
@@ -126,7 +125,7 @@ mod tests {
             assert_eq!(read(&frame[..frame.len() - payload.len() - 1]), None);
         }
         let frame = tcp([2; 6], FROM, TO, SYN, 77);
-        assert_eq!(read(&frame), Some(Passed::Tcp { from: FROM, to: TO, flags: SYN, sequence: 77 }));
+        assert_eq!(read(&frame), Some(Passed::Tcp { from: FROM, to: TO, flags: SYN }));
     }
 
     #[test]
@@ -141,7 +140,7 @@ mod tests {
     fn of_other_frames_the_sender_is_read() {
         let mut frame = udp(EVERYBODY, FROM, TO, b"");
         frame[23] = 1;
-        assert_eq!(read(&frame), Some(Passed::Other { from: *FROM.ip(), to: *TO.ip() }));
+        assert_eq!(read(&frame), Some(Passed::Other(*FROM.ip())));
         frame[20] = 0x20;
         frame[21] = 1;
         assert_eq!(read(&frame), None, "not the first fragment");

@@ -17,7 +17,7 @@ use super::{
     ask::{Asker, Heard, Target},
     connect,
     domains::{self, Lan},
-    facts::{Connection, Ear, Facts, Hearing, Passing, Place, Server, Sort},
+    facts::{Connection, Domain, Ear, Facts, Hearing, Passing, Place, Server, Sort},
     frame::{self, Passed, SYN},
     near,
     options::Options,
@@ -72,8 +72,8 @@ impl<'a> Gathering<'a> {
         let mut watch = Watch::new(bpffs, &state, &options.pv)?;
         let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
         let asker = Asker::new(random)?;
-        asker.ports().for_each(|port| watch.is_ours(port));
-        connect::ports(random).into_iter().for_each(|port| watch.is_on_behalf(port));
+        asker.ports().for_each(|port| watch.ask_from(port));
+        connect::ports(random).into_iter().for_each(|port| watch.ask_on_behalf_from(port));
         let whose = options.from.map_or(Whose::Everybody, Whose::Host);
         let links = lans.iter().filter_map(|lan| lan.link.as_ref());
         let taps = links.map(|link| Tap::open(link.index, whose)).collect::<Result<_, _>>()?;
@@ -161,7 +161,7 @@ impl<'a> Gathering<'a> {
                 end = end.min(began.elapsed() + ANSWER);
             }
         }
-        self.facts.waited = began.elapsed() + ANSWER;
+        self.facts.waited = if self.options.ask { ANSWER } else { PATIENCE };
         Ok(())
     }
 
@@ -175,7 +175,9 @@ impl<'a> Gathering<'a> {
             place.pod.domain.is_some() && place.pod.ears.iter().all(|ear| ear.hearing == Hearing::Nothing)
         };
         let mut scanned = vec![];
-        for place in self.places.iter_mut().filter(silent).take(SCANNED) {
+        // Other programs have sockets, too: only for somebody who looks for one client do they get a search.
+        let most = if options.from.is_some() { SCANNED } else { 0 };
+        for place in self.places.iter_mut().filter(silent).take(most) {
             for port in pods::open_ports(place)? {
                 let to = SocketAddrV4::new(place.pod.address, port);
                 let spoken = place.pod.ears.iter().map(|ear| (ear.protocol, to, true));
@@ -323,16 +325,17 @@ impl<'a> Gathering<'a> {
         let name = &self.facts.domain()?.name;
         let lan = self.lans.iter().find(|lan| lan.domain.name == *name && lan.domain.fault.is_none())?;
         let link = lan.link.as_ref()?;
+        // What is from the node itself does not come in by the uplink.
+        let is_outside = |host: &Ipv4Addr| !matches!(self.where_is(*host), Some(Place::Pod(_) | Place::Node));
         let asker = || {
             let searches = self.facts.searches.iter();
-            searches.filter(|search| search.pod.is_none()).map(|search| search.asker).next()
+            searches.filter(|search| search.pod.is_none()).map(|search| search.asker).find(is_outside)
         };
         let neighbour = || {
             let hosts = datapath::link::neighbours(link.index).ok()?.into_iter();
             hosts.filter(|host| self.where_is(*host) == Some(Place::Lan(name.clone()))).min()
         };
-        let is_pod = |host: &Ipv4Addr| self.place_at(*host).is_none();
-        Some((lan, link, self.facts.from.or_else(asker).or_else(neighbour).filter(is_pod)?))
+        Some((lan, link, self.facts.from.or_else(asker).or_else(neighbour).filter(is_outside)?))
     }
 
     /// Tries to connect to the first pod that has the PV, in the client's name.
@@ -430,6 +433,11 @@ fn note(facts: &mut Facts, lan: &Lan, own: [u16; 3], passed: Option<Passed>) {
     }
 }
 
+/// Whether a datagram to this address is for hosts of the domain, of which the node is one.
+fn is_for_us(domain: &Domain, to: Ipv4Addr) -> bool {
+    to.is_broadcast() || to.is_multicast() || [domain.address, domain.broadcast].contains(&Some(to))
+}
+
 /// Who sent what; `None` if a domain relays it, or if it is nothing that tells anything.
 fn sort(facts: &Facts, lan: &Lan, own: [u16; 3], passed: Passed) -> Option<(Ipv4Addr, Sort)> {
     let relays = |protocol: Protocol, port: u16| {
@@ -438,7 +446,7 @@ fn sort(facts: &Facts, lan: &Lan, own: [u16; 3], passed: Passed) -> Option<(Ipv4
     match passed {
         Passed::Udp { from, to, payload } if !own.contains(&from.port()) => {
             let what = match search::searched(&payload) {
-                Some((protocol, names)) if names.contains(&facts.pv) => {
+                Some((protocol, names)) if is_for_us(&lan.domain, *to.ip()) && names.contains(&facts.pv) => {
                     if relays(protocol, to.port()) {
                         return None;
                     }
@@ -452,7 +460,7 @@ fn sort(facts: &Facts, lan: &Lan, own: [u16; 3], passed: Passed) -> Option<(Ipv4
         Passed::Tcp { from, to, flags, .. } if flags & SYN != 0 && !own.contains(&from.port()) => {
             Some((*from.ip(), Sort::Tcp(to)))
         }
-        Passed::Arp(from) | Passed::Other { from, .. } => Some((from, Sort::Other)),
+        Passed::Arp(from) | Passed::Other(from) => Some((from, Sort::Other)),
         Passed::Udp { .. } | Passed::Tcp { .. } => None,
     }
 }

@@ -376,6 +376,9 @@ fn hears(pod: &Pod) -> bool {
 /// A pod that has the PV, and hears only what is sent to its own address.
 fn deaf(case: &Case<'_>, name: &str) -> Option<Rung> {
     let pod = case.members().find(|pod| pod.name == name)?;
+    if case.search.is_some_and(|search| search.replies.iter().any(|reply| reply.pod == name)) {
+        return None; // the client asks that address
+    }
     let ear = pod.ears.iter().find(|ear| ear.hearing == Hearing::Unicast).filter(|_| !hears(pod))?;
     Some(fail(
         "heard",
@@ -441,6 +444,10 @@ fn silent(case: &Case<'_>) -> Option<Rung> {
         Some(ago) => {
             let found = format!("{} answered {} s ago, and now {at} in it{others}", pod.name, ago.as_secs());
             fail("heard", Cause::Restarting, found, format!("wait until it has started again; {logs}"))
+        }
+        None if case.members().any(hears) => {
+            let found = format!("no server that runs has it, and none runs in {}: {at}{others}", pod.name);
+            fail("heard", Cause::NotRunning, found, format!("check the PV's name; {logs}"))
         }
         None => {
             fail("heard", Cause::NotRunning, format!("no server runs in {}: {at}{others}", pod.name), logs)
@@ -608,7 +615,9 @@ fn dropped(facts: &Facts, Connection { inside, programs, .. }: &Connection, way:
         return fail(RUNG, Cause::Firewall, found, "let the NetworkPolicy of the pod admit the LAN");
     }
     if facts.dropping.is_empty() {
-        let found = format!("{way} is dropped on the node, by a rule or a NetworkPolicy");
+        let found = format!(
+            "{way} is dropped on the node, by a rule or a NetworkPolicy, or by iocast if `iocast-node status` counts no_circuit"
+        );
         return fail(
             RUNG,
             Cause::Firewall,
@@ -754,7 +763,10 @@ pub(super) mod tests {
             let absent = Some(("lab".into(), "it may not".into()));
             only(facts, Pod { absent, ..pod("ioc-b", None, Hearing::Hears) });
         }),
-        ("heard", Cause::Unicast, |facts| facts.pods[0].ears[0].hearing = Hearing::Unicast),
+        ("heard", Cause::Unicast, |facts| {
+            facts.searches[0].replies.clear();
+            facts.pods[0].ears[0].hearing = Hearing::Unicast;
+        }),
         ("heard", Cause::Loopback, |facts| {
             unanswered(facts);
             facts.pods[0].ears[0].hearing = Hearing::Loopback;

@@ -91,18 +91,25 @@ fn stranger(veth: &Link) -> Option<Place> {
 fn ears(lookup: &Lookup, place: &Place, domains: &[Domain]) -> Result<Vec<Ear>> {
     let concerns = |domain: &&Domain| place.pod.domain.as_ref().is_none_or(|name| *name == domain.name);
     let mut found: Vec<Ear> = vec![];
-    for (protocol, port, _) in domains.iter().filter(concerns).flat_map(|domain| &domain.ports) {
+    let ports = domains
+        .iter()
+        .filter(concerns)
+        .flat_map(|domain| domain.ports.iter().map(|(protocol, port, _)| (protocol, port, domain.broadcast)));
+    for (protocol, port, lan) in ports {
         if found.iter().any(|ear| (ear.protocol, ear.port) == (*protocol, *port)) {
             continue;
         }
-        found.push(Ear { protocol: *protocol, port: *port, hearing: hearing(lookup, place, *port)? });
+        let lan = lan.filter(|_| place.pod.lan_address.is_some());
+        found.push(Ear { protocol: *protocol, port: *port, hearing: hearing(lookup, place, lan, *port)? });
     }
     Ok(found)
 }
 
-fn hearing(lookup: &Lookup, place: &Place, port: u16) -> Result<Hearing> {
+/// How a pod hears at `port`; `lan` is the broadcast address of the LAN on which it has an address.
+fn hearing(lookup: &Lookup, place: &Place, lan: Option<Ipv4Addr>, port: u16) -> Result<Hearing> {
     let loopback = SocketAddrV4::new(Ipv4Addr::LOCALHOST, SOMEBODY.port());
     for (from, to, hearing) in [
+        (SOMEBODY, lan.unwrap_or(place.broadcast), Hearing::Hears),
         (SOMEBODY, place.broadcast, Hearing::Hears),
         (SOMEBODY, Ipv4Addr::BROADCAST, Hearing::Hears),
         (SOMEBODY, place.pod.address, Hearing::Unicast),
@@ -131,10 +138,12 @@ pub(super) fn open_ports(place: &Place) -> Result<Vec<u16>> {
 impl Place {
     /// Where to ask the pod itself.
     pub(super) fn targets(&self) -> impl Iterator<Item = (Protocol, SocketAddrV4, bool)> {
-        let address = self.pod.address;
+        let addresses = [Some(self.pod.address), self.pod.lan_address].into_iter().flatten();
         let hearing =
             self.pod.ears.iter().filter(|ear| matches!(ear.hearing, Hearing::Hears | Hearing::Unicast));
-        hearing.map(move |ear| (ear.protocol, SocketAddrV4::new(address, ear.port), true))
+        hearing.flat_map(move |ear| {
+            addresses.clone().map(|address| (ear.protocol, SocketAddrV4::new(address, ear.port), true))
+        })
     }
 }
 

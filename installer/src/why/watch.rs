@@ -57,12 +57,12 @@ impl Watch {
     }
 
     /// What comes from this port of the node is ours.
-    pub(super) fn is_ours(&mut self, port: u16) {
+    pub(super) fn ask_from(&mut self, port: u16) {
         self.own.insert(port);
     }
 
     /// What comes from this port is on the client's behalf.
-    pub(super) fn is_on_behalf(&mut self, port: u16) {
+    pub(super) fn ask_on_behalf_from(&mut self, port: u16) {
         self.on_behalf.insert(port);
     }
 

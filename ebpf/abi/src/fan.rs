@@ -86,9 +86,9 @@ pub const LEAVING: u32 = 0xd << 28;
 
 impl FanMark {
     /// The bits of a place.
-    pub const SLOT: u32 = SLOTS - 1;
+    const SLOT: u32 = SLOTS - 1;
     /// The bits of how many are left.
-    pub const REMAINING: u32 = 2 * SLOTS - 1;
+    const REMAINING: u32 = 2 * SLOTS - 1;
 
     /// That of a datagram that all `length` places of a roster may get, which begins its way at `now`, nanoseconds.
     ///

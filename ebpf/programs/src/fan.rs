@@ -22,7 +22,7 @@ use crate::{
     count::count,
     event::{Seen, emit},
     format, lan_address, listeners,
-    maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, lookup},
+    maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, lookup, own},
     packet::Packet,
     peers,
     ports::ANYONE,
@@ -92,10 +92,9 @@ fn begin(state: FanMark, packet: &Packet) -> Option<&'static mut Visit> {
         found: 0,
         address: NO_ADDRESS,
     };
-    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
-    let own = unsafe { &mut *VISIT.get_ptr_mut(0)? };
-    *own = visit;
-    Some(own)
+    let place = own(&VISIT)?;
+    *place = visit;
+    Some(place)
 }
 
 /// A walk over the roster, passed through `bpf_loop`.

@@ -6,7 +6,11 @@
 use abi::{Endpoint, Listeners, ListenersKey};
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
-use crate::{atomic, maps::LISTENERS, skb::now};
+use crate::{
+    atomic,
+    maps::{LISTENERS, own},
+    skb::now,
+};
 
 /// One entry: what stands for what is known where there is no room for that.
 #[map]
@@ -26,9 +30,8 @@ pub fn of(domain: u32, to: &Endpoint) -> Option<*mut Listeners> {
 /// What is known of nobody.
 #[inline(always)]
 fn nobody() -> Option<*mut Listeners> {
-    let known = NOBODY.get_ptr_mut(0)?;
-    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
-    unsafe { known.write(Listeners::NONE) };
+    let known = own(&NOBODY)?;
+    *known = Listeners::NONE;
     Some(known)
 }
 

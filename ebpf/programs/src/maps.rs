@@ -187,6 +187,13 @@ pub fn lookup<K, V: Plain>(map: &impl Entries<K, V>, key: K) -> Option<V> {
     map.find(&key).map(|entry| unsafe { entry.read() })
 }
 
+/// This CPU's own entry of a map that has one.
+#[inline(always)]
+pub fn own<T>(map: &PerCpuArray<T>) -> Option<&'static mut T> {
+    // SAFETY: no other CPU has it, none of the programs interrupts another, and each asks for it where it begins to use it.
+    map.get_ptr_mut(0).map(|entry| unsafe { &mut *entry })
+}
+
 /// Whether the port's bit is set.
 #[inline(always)]
 pub fn has_port(map: &Array<u64>, port: u16) -> bool {

@@ -21,7 +21,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    maps::{CHANGING, DOMAINS, EXTERNALS, INTERNALS, MEMBERS, PORT_COUNTS, SEARCH, lookup},
+    maps::{CHANGING, DOMAINS, EXTERNALS, INTERNALS, MEMBERS, PORT_COUNTS, SEARCH, lookup, own},
     skb::{OWN_NETNS, Skb, now},
 };
 
@@ -84,8 +84,7 @@ impl Holder<'_> {
 /// This CPU's search.
 #[inline(always)]
 fn this_search() -> Option<&'static mut Search> {
-    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
-    SEARCH.get_ptr_mut(0).map(|search| unsafe { &mut *search })
+    own(&SEARCH)
 }
 
 /// The external endpoint on the uplink that stands for `pod`, an endpoint of the holder, for datagrams of `protocol`; `None`

@@ -8,6 +8,7 @@ use wire::{Direction, Step, ca};
 
 use super::content::{Content, Format, length, put};
 use crate::{
+    maps::own,
     packet::{PAYLOAD, Packet},
     skb::Skb,
 };
@@ -19,7 +20,7 @@ impl Format for Ca {
     #[inline(always)]
     fn inspect(packet: &Packet, direction: Direction, _: u16) -> Result<Content, Verdict> {
         let chain = ca::Chain::new(length(packet)?);
-        let read = this_read().ok_or(Verdict::Malformed)?;
+        let read = own(&CA_READ).ok_or(Verdict::Malformed)?;
         *read = Read { chain, content: Content::new(direction), sound: true };
         let mut scan = Scan { skb: packet.skb.raw(), read };
         // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.
@@ -30,7 +31,7 @@ impl Format for Ca {
 
     #[inline(always)]
     fn rename(packet: &Packet, content: &Content, from: &Endpoint, to: &Endpoint) {
-        let (Some(length), Some(read)) = (packet.payload, this_read()) else { return };
+        let (Some(length), Some(read)) = (packet.payload, own(&CA_READ)) else { return };
         read.chain = ca::Chain::new(length);
         let chain = &mut read.chain;
         let mut rewrite = Rewrite { packet, chain, direction: content.direction, from: *from, to: *to };
@@ -48,12 +49,6 @@ struct Read {
     chain: ca::Chain,
     content: Content,
     sound: bool,
-}
-
-#[inline(always)]
-fn this_read() -> Option<&'static mut Read> {
-    // SAFETY: this CPU's own entry, and none of the programs interrupts another.
-    CA_READ.get_ptr_mut(0).map(|read| unsafe { &mut *read })
 }
 
 /// The first walk along the messages, which reads them; passed through `bpf_loop`.

@@ -11,7 +11,7 @@ use wire::{
 
 use super::content::{Content, Format, length};
 use crate::{
-    maps::DESCRIPTORS,
+    maps::{DESCRIPTORS, own},
     packet::{PAYLOAD, Packet},
     skb::Skb,
 };
@@ -28,9 +28,7 @@ impl Format for Described {
             return Err(Verdict::Malformed);
         }
         let search = descriptor.search != 0 && matches!(direction, Direction::Announce);
-        // SAFETY: this CPU's own entry, and none of the programs interrupts another.
-        let read =
-            DESCRIBED_READ.get_ptr_mut(0).map(|read| unsafe { &mut *read }).ok_or(Verdict::Malformed)?;
+        let read = own(&DESCRIBED_READ).ok_or(Verdict::Malformed)?;
         *read = Read { content: Content::of(protocol, direction, search), sound: true };
         let mut scan = Scan { payload, read };
         // SAFETY: the callback has the type that bpf_loop calls, and the state outlives the loop.

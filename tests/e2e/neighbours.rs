@@ -235,7 +235,7 @@ pub(crate) fn add_filter(lab: &Lab, program: &OwnedFd, interface: &str, side: Si
     let side = if matches!(side, Side::Ingress) { "ingress" } else { "egress" };
     let pin = format!("/sys/fs/bpf/{interface}-{side}");
     let (cloned, path) = (tried("clone", program.try_clone())?, pin.clone());
-    tried("pin a program", lab.sandbox.run(move || bpf::pin(&cloned, &path)))?;
+    tried("pin a program", lab.sandbox.run(move || bpf::pin(&cloned, path.as_ref())))?;
     if !lab.sandbox.sh(NODE, &format!("tc qdisc show dev {interface}"))?.contains("clsact") {
         lab.sandbox.sh(NODE, &format!("tc qdisc add dev {interface} clsact"))?;
     }

@@ -18,10 +18,12 @@ use nix::{errno::Errno, libc};
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
-const PROG_TEST_RUN: libc::c_int = 10;
+/// Runs a program.
+pub const PROG_TEST_RUN: libc::c_int = 10;
 const PROG_QUERY: libc::c_int = 16;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
-const LINK_CREATE: libc::c_int = 28;
+/// Attaches a program.
+pub const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 /// Flag of an attachment: ahead of all others.
 const BPF_F_BEFORE: u32 = 1 << 3;
@@ -30,13 +32,24 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 const BATCH: usize = 1024;
 
 /// Attributes of a command, zero beyond what it reads; longer than those of any.
-type Attributes = [u64; 16];
+pub type Attributes = [u64; 16];
 
 /// Where a TCX program sits (`BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// It sees what comes in.
     Ingress = 46,
+    /// It sees what goes out.
     Egress = 47,
+}
+
+/// Carries out a command for which there is no function here; what it returns.
+///
+/// # Safety
+///
+/// What the attributes point to has to live until it returns, and to be as large as they say.
+pub unsafe fn command(number: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+    call(number, attributes)
 }
 
 fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_long> {
@@ -46,13 +59,14 @@ fn call(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// What a command has opened.
 fn descriptor(result: libc::c_long) -> OwnedFd {
     // SAFETY: the kernel has just made it, for us alone.
     unsafe { OwnedFd::from_raw_fd(result as libc::c_int) }
 }
 
 /// Two halves of a word, the lower one first.
-fn halves(low: u32, high: u32) -> u64 {
+pub fn halves(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
@@ -60,8 +74,21 @@ fn number(object: &impl AsRawFd) -> u32 {
     object.as_raw_fd().cast_unsigned()
 }
 
-/// Loads a program for packets.
-pub(crate) fn load(code: &[u64]) -> io::Result<OwnedFd> {
+/// An instruction: its code, destination and source register, offset, immediate value.
+pub const fn instruction(code: u64, to: u64, from: u64, offset: i16, value: i32) -> u64 {
+    code | to << 8 | from << 12 | (offset as u16 as u64) << 16 | (value as u32 as u64) << 32
+}
+
+/// Sets a register.
+pub const fn set(to: u64, value: i32) -> u64 {
+    instruction(0xb7, to, 0, 0, value)
+}
+
+/// The end of a program.
+pub const EXIT: u64 = 0x95;
+
+/// Loads a program for the hooks of tc.
+pub fn load(code: &[u64]) -> io::Result<OwnedFd> {
     const SCHED_CLS: u32 = 3;
     let mut attributes = Attributes::default();
     attributes[0] = halves(SCHED_CLS, code.len() as u32);
@@ -83,7 +110,7 @@ pub(crate) fn run(program: &OwnedFd, frame: &mut [u8]) -> io::Result<i32> {
 }
 
 /// Opens what is pinned at `path`.
-pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = Attributes::default();
     attributes[0] = path.as_ptr() as u64;
@@ -91,7 +118,7 @@ pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Pins `object` at `path`.
-pub(crate) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+pub fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = Attributes::default();
     attributes[0] = path.as_ptr() as u64;

@@ -5,7 +5,7 @@
 
 pub mod arp;
 mod attach;
-mod bpf;
+pub mod bpf;
 mod error;
 mod events;
 mod filter;

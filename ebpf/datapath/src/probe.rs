@@ -10,7 +10,10 @@ use std::{
 
 use abi::TCP;
 
-use crate::{Error, Result, bpf};
+use crate::{
+    Error, Result,
+    bpf::{self, EXIT, instruction, set},
+};
 
 /// Helpers (linux/bpf.h).
 const SKB_STORE_BYTES: i32 = 9;
@@ -139,17 +142,6 @@ impl Arrival {
     pub fn put(&self, frame: &[u8]) -> Result<bool> {
         Ok(self.0.run(&mut frame.to_vec())? == 0)
     }
-}
-
-/// An instruction: its code, destination and source register, offset, immediate value.
-const fn instruction(code: u64, to: u64, from: u64, offset: i16, value: i32) -> u64 {
-    code | to << 8 | from << 12 | (offset as u16 as u64) << 16 | (value as u32 as u64) << 32
-}
-
-const EXIT: u64 = 0x95;
-
-const fn set(to: u64, value: i32) -> u64 {
-    instruction(0xb7, to, 0, 0, value)
 }
 
 const fn copy(to: u64, from: u64) -> u64 {

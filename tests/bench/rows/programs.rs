@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, os::fd::OwnedFd, path::Path, time::Duration};
 use datapath::pin_directory;
 use lab::{
     Error, NODE, Result,
-    bpf::{self, enable_statistics, pinned, runs},
+    bpf::{self, enable_statistics, runs},
     tried,
 };
 use nix::net::if_::if_nametoindex;
@@ -77,7 +77,7 @@ pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
 
 fn open(world: &World, program: &str) -> Result<OwnedFd> {
     let path = pin_directory(Path::new(BPFFS)).join("programs").join(program).display().to_string();
-    world.lab.sandbox.run(move || tried(path.clone(), pinned(&path)))
+    world.lab.sandbox.run(move || tried(path.clone(), bpf::open(path.as_ref())))
 }
 
 fn row<'a>(world: &'a World, settings: Settings, load: Load<'a>) -> Result<Row<'a>> {

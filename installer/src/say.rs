@@ -11,7 +11,9 @@ use datapath::{
     printable,
     printable::{json, message},
 };
+use nix::unistd::gethostname;
 use serde::Serialize;
+use view::{Answer, Style};
 
 /// Says what happened, on a line of its own.
 pub(crate) fn say(what: impl Display) {
@@ -29,6 +31,22 @@ pub(crate) fn print(answer: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()), // as by `| head`
         outcome => outcome,
     }
+}
+
+/// Shows the answer to a command, to people or to programs.
+pub(crate) fn show(answer: &impl Answer, json: bool) -> io::Result<()> {
+    if json { print_json(answer) } else { print(&answer.text(&style())) }
+}
+
+/// How the terminal wants text; 80 columns if it is none.
+pub(crate) fn style() -> Style {
+    Style { coloured: is_coloured(), ..Style::default() }
+}
+
+/// The node's name: in a pod that Kubernetes tells it, otherwise that of the host.
+pub(crate) fn node_name() -> String {
+    let host = || gethostname().ok().and_then(|name| name.into_string().ok());
+    env::var("NODE_NAME").ok().filter(|name| !name.is_empty()).or_else(host).unwrap_or_default()
 }
 
 /// Whether what is printed is to be coloured: on a terminal, unless the user wants none (<https://no-color.org>).

@@ -16,7 +16,7 @@ use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
 /// The crates whose modules are looked at.
 const CRATES: &[&str] =
-    &["ebpf/abi", "ebpf/datapath", "ebpf/programs", "ebpf/wire", "installer", "membership", "plugin"];
+    &["ebpf/abi", "ebpf/datapath", "ebpf/programs", "ebpf/wire", "installer", "membership", "plugin", "view"];
 
 /// A module's place in its crate: the names from the root to it.
 type Place = Vec<String>;

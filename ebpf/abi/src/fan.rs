@@ -154,7 +154,9 @@ mod tests {
     #[test]
     fn every_place_is_the_first_equally_often_in_any_second() {
         const WINDOW: u64 = 1 << 20;
-        for (length, since) in [(1, 0), (2, 7), (10, 1 << 40), (110, 123_456_789), (239, u64::MAX / 2), (953, 1)] {
+        for (length, since) in
+            [(1, 0), (2, 7), (10, 1 << 40), (110, 123_456_789), (239, u64::MAX / 2), (953, 1)]
+        {
             let windows = 1_000_000_000 / WINDOW; // 953
             let mut first = vec![0u64; length as usize];
             for window in 0..windows {

@@ -22,7 +22,6 @@ mod nftables;
 pub mod node_ports;
 mod pinned;
 mod pod;
-pub mod printable;
 mod probe;
 mod ring;
 pub mod route;
@@ -37,11 +36,11 @@ pub use held::{Held, Pins};
 pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pinned::{BPFFS, pin_directory};
 pub use pod::{Netns, Pod};
-pub use printable::printable;
 pub use probe::{Arrival, Lookup};
 pub use state::{Counter, External, Home, Lock, State};
 pub use tap::{Frame, Tap, Whose};
 pub use unload::unload;
+pub use view::printable;
 
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

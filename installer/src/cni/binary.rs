@@ -156,7 +156,9 @@ mod tests {
     #[test]
     fn a_plugin_that_runs_is_replaced_all_the_same() {
         let (_directory, source, bin) = directories("");
-        fs::copy("/bin/sleep", bin.join("iocast")).unwrap();
+        // By a process of its own: what this one writes a test that forks meanwhile has open, and it cannot be run.
+        let copied = Command::new("cp").arg("/bin/sleep").arg(bin.join("iocast")).status().unwrap();
+        assert!(copied.success());
         let mut running = Command::new(bin.join("iocast")).arg("60").spawn().unwrap();
         fs::write(&source, ANSWERS).unwrap();
         let installed = install(&source, &bin);

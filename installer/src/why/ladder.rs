@@ -4,10 +4,11 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use abi::{Protocol, Verdict};
+use view::why::{Cause, Rung, State};
 
 use super::{
     facts::{Connection, Domain, Ear, Facts, Hearing, Outcome, Passing, Place, Pod, Search, Server, Sort},
-    rung::{Cause, Rung, State, doubtful, fail, ok, unknown},
+    rung::{doubtful, fail, ok, unknown},
 };
 
 /// Names in a list at most.
@@ -34,12 +35,6 @@ pub(super) fn climb(facts: &Facts) -> Vec<Rung> {
         answered(&case),
         connected(&case),
     ]
-}
-
-/// The rung that explains the rest: the first one that is broken, else the first that is not known.
-pub(super) fn broken(rungs: &[Rung]) -> Option<&Rung> {
-    let first = |state| rungs.iter().find(|rung| rung.state == state);
-    first(State::Fail).or_else(|| first(State::Unknown))
 }
 
 /// The facts about one client and one domain.
@@ -644,6 +639,8 @@ fn list(names: &[String]) -> String {
 pub(super) mod tests {
     use std::net::SocketAddrV4;
 
+    use view::why::broken;
+
     use super::{super::facts::Reply, *};
 
     const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 23, 0, 2);
@@ -827,7 +824,7 @@ pub(super) mod tests {
             plant(&mut facts);
             let rungs = climb(&facts);
             let rung = broken(&rungs).unwrap_or_else(|| panic!("{cause:?} is not found"));
-            assert_eq!((rung.rung, rung.cause), (*at, Some(*cause)), "{rungs:#?}");
+            assert_eq!((&*rung.rung, rung.cause), (*at, Some(*cause)), "{rungs:#?}");
             assert!(rung.mend.as_ref().is_some_and(|mend| !mend.is_empty()), "{rung:?}");
         }
     }

@@ -21,8 +21,10 @@ pub(crate) use options::Options;
 
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
-use self::{report::Report, rung::State};
-use crate::say::{complain, is_coloured, print, print_json};
+use view::why::State;
+
+use self::report::report;
+use crate::say::{complain, node_name, show};
 
 /// Explains; 0 if everything is in order, 1 if a rung is broken, 2 if one is not known.
 pub(crate) fn run(bpffs: &Path, options: &Options) -> ExitCode {
@@ -40,11 +42,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> ExitCode {
 fn explain(bpffs: &Path, options: &Options) -> Result<State, Box<dyn Error>> {
     let began = Instant::now();
     let facts = gather::gather(bpffs, options)?;
-    let report = Report::new(&facts, began.elapsed());
-    if options.json {
-        print_json(&report)?;
-    } else {
-        print(&report.text(is_coloured()))?;
-    }
+    let report = report(node_name(), &facts, began.elapsed());
+    show(&report, options.json)?;
     Ok(report.state)
 }

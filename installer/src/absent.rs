@@ -117,13 +117,14 @@ fn why(cri: &Cri, state: &State, sandbox: &Sandbox) -> String {
 fn obstacle(netns: &Path, state: &State, sandbox: &Sandbox) -> Result<(), Error> {
     Pod::find(&Netns::open(netns)?, INTERFACE)?;
     let domain = sandbox.domain.as_deref().unwrap_or_default();
-    let pins = pins::parse(&sandbox.ports)?;
+    let (pins, prefixes) = (pins::parse(&sandbox.ports)?, sandbox.prefixes()?);
     let joining = Joining {
         domain,
         network: "",
         namespace: &sandbox.namespace,
         pod: &sandbox.name,
         address: sandbox.address()?,
+        prefixes: &prefixes,
     };
     let admission = Admission::new(state, domain, &pins)?;
     admission.admit(state, state.domain_number(domain)?, &joining)?;

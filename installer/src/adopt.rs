@@ -188,7 +188,7 @@ impl Adopter {
         let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
         let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
-        let pins = pins::parse(&sandbox.ports)?;
+        let (pins, prefixes) = (pins::parse(&sandbox.ports)?, sandbox.prefixes()?);
         let domain = sandbox.domain.as_deref().unwrap_or_default();
         let admission = Admission::new(state, domain, &pins)?;
         let joining = member::Joining {
@@ -197,6 +197,7 @@ impl Adopter {
             namespace: &sandbox.namespace,
             pod: &sandbox.name,
             address: sandbox.address()?.filter(|address| has(&found, *address)),
+            prefixes: &prefixes,
         };
         match self.join(state, &key, &joining, &found, &admission) {
             Err(error) if joining.address.is_some() && is_refusal(&error) => {
@@ -304,6 +305,7 @@ mod tests {
             domain: Some("lab".into()),
             ports: String::new(),
             address: None,
+            pvs: None,
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use membership::{address, annotation};
+use membership::{address, annotation, prefixes};
 use prost::Message;
 use serde_json::Value;
 use tokio::{net::UnixStream, runtime};
@@ -121,6 +121,8 @@ pub(crate) struct Sandbox {
     pub(crate) ports: String,
     /// The address on the LAN that it asks for.
     pub(crate) address: Option<String>,
+    /// How the names of its PVs begin, as it says.
+    pub(crate) pvs: Option<String>,
 }
 
 /// A connection to the runtime.
@@ -199,6 +201,11 @@ impl Sandbox {
     pub(crate) fn address(&self) -> Result<Option<Ipv4Addr>, membership::Error> {
         self.address.as_ref().map(|text| address::parse(text, &self.name)).transpose()
     }
+
+    /// How the names of its PVs begin; empty if it does not say so, an error if it cannot be read.
+    pub(crate) fn prefixes(&self) -> Result<Vec<String>, membership::Error> {
+        self.pvs.as_deref().map_or(Ok(vec![]), prefixes::parse)
+    }
 }
 
 impl From<PodSandbox> for Sandbox {
@@ -212,6 +219,7 @@ impl From<PodSandbox> for Sandbox {
             domain: sandbox.annotations.remove(annotation::DOMAIN),
             ports: sandbox.annotations.remove(annotation::PORTS).unwrap_or_default(),
             address: sandbox.annotations.remove(annotation::ADDRESS),
+            pvs: sandbox.annotations.remove(annotation::PVS),
         }
     }
 }

@@ -62,6 +62,9 @@ struct MemberStatus {
     /// Name of the host-side veth.
     veth: String,
     external_ports: Vec<PortStatus>,
+    /// How the names of its PVs begin, as it says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pvs: Vec<String>,
 }
 
 /// A pod's address on the LAN.
@@ -233,6 +236,7 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
             lan_address: lan_address(state, &member, &attachment)?,
             veth: link::by_index(attachment.member)?.map_or_else(|| "gone".into(), |veth| veth.name),
             external_ports: ports,
+            pvs: state.prefixes(attachment.member)?,
         });
     }
     found.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
@@ -344,6 +348,14 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
             printable(veth),
             ports.join(", ")
         )?;
+        if !member.pvs.is_empty() {
+            writeln!(
+                out,
+                "  {:<32} only searches for PVs that begin with {}",
+                "",
+                printable(&member.pvs.join(", "))
+            )?;
+        }
     }
     out.extend(domain.absent.iter().map(|absent| format!("  {}", no_member(absent))));
     if !counters.is_empty() {
@@ -385,6 +397,7 @@ mod tests {
             lan_address,
             veth: "veth1".into(),
             external_ports: vec![],
+            pvs: vec![],
         }
     }
 

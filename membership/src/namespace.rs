@@ -37,7 +37,8 @@ mod tests {
 
     fn may_join(patterns: &[&str], namespace: &str) -> bool {
         let patterns: Vec<_> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let joining = Joining { domain: "lab", network: "n", namespace, pod: "ioc-a", address: None };
+        let joining =
+            Joining { domain: "lab", network: "n", namespace, pod: "ioc-a", address: None, prefixes: &[] };
         check(&patterns, &joining).is_ok()
     }
 
@@ -54,8 +55,14 @@ mod tests {
 
     #[test]
     fn a_refusal_names_those_that_may() {
-        let joining =
-            Joining { domain: "lab", network: "n", namespace: "other", pod: "ioc-a", address: None };
+        let joining = Joining {
+            domain: "lab",
+            network: "n",
+            namespace: "other",
+            pod: "ioc-a",
+            address: None,
+            prefixes: &[],
+        };
         let error = check(&["vac-*".into(), "bl07".into()], &joining).unwrap_err().to_string();
         assert!(error.contains("`other`") && error.contains("`lab`"), "{error}");
         assert!(error.contains("bl07, vac-*"), "{error}");

@@ -44,7 +44,7 @@ pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String
 fn join(environment: &Environment, request: &Request, domain: &str) -> Result<(), CniError> {
     let bpffs = request.bpffs()?;
     let key = environment.key()?;
-    let pins = request.pins()?;
+    let (pins, prefixes) = (request.pins()?, request.prefixes()?);
     // Without a CRI the container id stands for the pod's name.
     let (namespace, name) = match &environment.pod {
         Some((namespace, name)) => (namespace.as_str(), name.as_str()),
@@ -55,7 +55,8 @@ fn join(environment: &Environment, request: &Request, domain: &str) -> Result<()
     let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
     let netns = Netns::open(&environment.netns)?;
     let pod = Pod::find(&netns, &environment.interface)?;
-    let joining = Joining { domain, network: request.network()?, namespace, pod: name, address };
+    let network = request.network()?;
+    let joining = Joining { domain, network, namespace, pod: name, address, prefixes: &prefixes };
     member::join(&bpffs, &mut state, &key, &joining, &pod, &admission)?;
     let finished = match address {
         None => ensure_broadcast(&netns, &pod),

@@ -87,13 +87,15 @@ fn help() -> ExitCode {
          Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
          A pod joins a domain with the annotation {}: <domain>. It may request external ports with\n\
          {}: tcp/5064=15064, udp/5064=15064, and an address of its own on the LAN with\n\
-         {}: 172.23.0.50, or a range of which each pod of a StatefulSet takes the one at its ordinal.\n",
+         {}: 172.23.0.50, or a range of which each pod of a StatefulSet takes the one at its ordinal.\n\
+         With {}: BL07I-EA-, BL07I-DI- it gets searches only for names that begin so.\n",
         env!("CARGO_PKG_VERSION"),
         VERSIONS.join(", "),
         datapath::BPFFS,
         membership::annotation::DOMAIN,
         membership::annotation::PORTS,
         membership::annotation::ADDRESS,
+        membership::annotation::PVS,
     );
     let _ = stdout().write_all(text.as_bytes()); // whether or not anybody reads on
     ExitCode::SUCCESS

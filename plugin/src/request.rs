@@ -9,8 +9,8 @@ use abi::AttachmentKey;
 use datapath::{BPFFS, member};
 use membership::{
     Pin, address,
-    annotation::{ADDRESS, CAPABILITY, DOMAIN, PORTS},
-    pins,
+    annotation::{ADDRESS, CAPABILITY, DOMAIN, PORTS, PVS},
+    pins, prefixes,
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -259,6 +259,15 @@ impl Request {
             Some(other) => {
                 Err(CniError::config(format!("annotation {ADDRESS} is {other}: expected a string")))
             }
+        }
+    }
+
+    /// How the names of the pod's PVs begin; empty if it does not say so.
+    pub(crate) fn prefixes(&self) -> Result<Vec<String>, CniError> {
+        match self.annotation(PVS) {
+            None => Ok(vec![]),
+            Some(Value::String(text)) => Ok(prefixes::parse(text)?),
+            Some(other) => Err(CniError::config(format!("annotation {PVS} is {other}: expected a string"))),
         }
     }
 

@@ -35,6 +35,7 @@ mod neighbours;
 mod nodes;
 mod pins;
 mod ports;
+mod prefixes;
 mod printing;
 mod private;
 mod probes;

@@ -676,6 +676,29 @@ fn the_policy_judges_an_address_when_the_pod_is_created() {
 }
 
 #[test]
+fn the_policy_knows_the_syntax_of_beginnings_of_names() {
+    let labels = json!({"iocast.io/domain": "bl07"});
+    let asks = |pvs: &str, before: Option<&Value>| {
+        refusals(&json!({"iocast.io/domain": "bl07", "iocast.io/pvs": pvs}), &labels, before)
+    };
+    for right in ["BL07I-EA-", "BL07I-EA-, BL07I-DI-", " A:,B: ", &"x".repeat(64)] {
+        assert_eq!(asks(right, None), [""; 0], "{right}");
+    }
+    for wrong in ["A:*", "A: B:", ",", &"x".repeat(65), &"x,".repeat(600)] {
+        let refused = asks(wrong, None);
+        assert!(
+            refused.len() == 1 && refused[0].contains("expected beginnings of names"),
+            "{wrong}: {refused:?}"
+        );
+    }
+    let before = json!({"iocast.io/domain": "bl07", "iocast.io/pvs": "A:"});
+    assert_eq!(asks("A:", Some(&before)), [""; 0]);
+    assert!(asks("B:", Some(&before))[0].contains("has no effect on a pod that exists"));
+    let alone = refusals(&json!({"iocast.io/pvs": "A:"}), &labels, None);
+    assert_eq!(alone, ["iocast.io/pvs has no effect without iocast.io/domain"]);
+}
+
+#[test]
 fn the_policy_knows_the_syntax_of_addresses() {
     for wrong in [
         "x",

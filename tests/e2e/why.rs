@@ -165,6 +165,15 @@ fn membership(scene: &mut Scene) -> Result<()> {
         outcome: (1, "no_member"),
         says: "beamline/ioc-before asks for domain `bl99` and is no member: the domain `bl99` is not configured",
     })?;
+    let annotations = [("iocast.io/domain", "lab"), ("iocast.io/pvs", "ELSE:, SOME:")];
+    let withheld = scene.cluster.pod(0, &Wanted { annotations: &annotations, ..Wanted::plain("ioc-pvs") })?;
+    scene.cluster.start_ioc(&withheld, "softIocPVA", "PVS")?;
+    scene.expect(&Expected {
+        cause: "the pod says that its PVs begin differently",
+        line: &format!("PVS:NAME {CLIENT} --ask"),
+        outcome: (1, "withheld"),
+        says: "beamline/ioc-pvs has it, and gets only searches for names that begin with ELSE:, SOME:",
+    })?;
     let other = scene.pod("ioc-other", "other")?;
     scene.cluster.start_ioc(&other, "softIocPVA", "OTHER")?;
     scene.expect(&Expected {
@@ -173,7 +182,7 @@ fn membership(scene: &mut Scene) -> Result<()> {
         outcome: (1, "other_domain"),
         says: "beamline/ioc-other has it and is in domain `other`",
     })?;
-    for pod in [&plain, &other] {
+    for pod in [&plain, &withheld, &other] {
         scene.cluster.delete(pod)?;
     }
     Ok(())

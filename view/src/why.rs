@@ -49,6 +49,8 @@ pub enum Cause {
     NoMember,
     /// The pod is in another domain.
     OtherDomain,
+    /// The pod says that its PVs begin differently.
+    Withheld,
     /// Its server listens on loopback only.
     Loopback,
     /// Its server hears no broadcasts.

@@ -7,6 +7,19 @@
 
 use crate::{Address, SLOTS};
 
+/// Words of a bit for each place of a domain's roster.
+pub const WORDS: usize = SLOTS as usize / 64;
+/// The longest beginning of names that a pod can declare, in bytes.
+pub const PREFIX: usize = 64;
+/// Beginnings that pods declare, all domains together.
+pub const OWNED: u32 = 16 * 1024;
+/// Beginnings of one name that pods declare, of which one begins with the other, at most; a name with more goes to all.
+pub const NESTED: u32 = 8;
+/// Bytes of the beginnings that one pod declares, separated by zeros.
+pub const DECLARED: usize = 1024;
+/// Datagrams whose names were matched and that are in the fan at the same time; of more, the first ones go to all that are left.
+pub const IN_FLIGHT: u32 = 4096;
+
 /// Which domain a copy is for, which members it visits, how many roster places are left to visit, and where to go on.
 ///
 /// The mark is set only on copies inside the fan device and is zero again when a pod gets its copy.
@@ -16,6 +29,8 @@ pub struct FanMark {
     pub domain: u32,
     /// Which members it visits, from [`walk`].
     pub walk: u32,
+    /// Whether the members that may have its names are known: by the ticket in its source MAC address ([`ticket_mac`]).
+    pub matched: bool,
     /// Roster places not yet visited, up to [`crate::SLOTS`].
     pub remaining: u32,
     /// The next place to visit, below [`crate::SLOTS`].
@@ -50,8 +65,80 @@ crate::plain! {
         /// How many there were since then.
         pub looks: u64,
         /// A bit for each place of the domain's roster.
-        pub places: [u64; SLOTS as usize / 64],
+        pub places: [u64; WORDS],
     }
+
+    /// Key of a beginning of names: a domain, and the name's first bytes; as many bits of both as [`owned_bits`] says.
+    pub struct Owned {
+        /// The domain.
+        pub domain: u16,
+        /// The beginning, padded with zeros.
+        pub prefix: [u8; PREFIX],
+    }
+
+    /// Which members have names that begin so.
+    pub struct Owners {
+        /// Its own bits, see [`owned_bits`].
+        pub bits: u32,
+        /// Always 0.
+        pub unused: u32,
+        /// A bit for each place of the domain's roster.
+        pub places: [u64; WORDS],
+    }
+
+    /// What members of a domain declare.
+    pub struct Declared {
+        /// How many declare which names they have, so that others need not get searches for them.
+        pub members: u64,
+        /// A bit for each place of the roster whose member does.
+        pub places: [u64; WORDS],
+    }
+
+    /// The beginnings that a pod declares, keyed by the interface index of its host-side veth.
+    pub struct Prefixes {
+        /// The member's [`crate::Member::generation`].
+        pub generation: u32,
+        /// How many bytes there are.
+        pub length: u32,
+        /// The beginnings, separated by zeros.
+        pub text: [u8; DECLARED],
+    }
+
+    /// A datagram in the fan, and who may have its names.
+    pub struct Wanted {
+        /// Its ticket; that of another datagram if the entry was overwritten.
+        pub ticket: u32,
+        /// The source MAC address in whose place the ticket is.
+        pub mac: [u8; 6],
+        /// Always 0.
+        pub unused: [u8; 6],
+        /// A bit for each place of the domain's roster.
+        pub places: [u64; WORDS],
+    }
+}
+
+/// The bits of an [`Owned`] key for a beginning of `length` bytes.
+#[inline(always)]
+pub const fn owned_bits(length: u32) -> u32 {
+    16 + 8 * if length < PREFIX as u32 { length } else { PREFIX as u32 }
+}
+
+/// The source MAC address of a datagram with this ticket, while it is in the fan.
+#[inline(always)]
+pub const fn ticket_mac(ticket: u32) -> [u8; 6] {
+    let [a, b, c, d] = ticket.to_be_bytes();
+    [0x0a, b'i', a, b, c, d] // locally administered
+}
+
+/// The ticket in a source MAC address.
+#[inline(always)]
+pub const fn mac_ticket([_, _, ticket @ ..]: [u8; 6]) -> u32 {
+    u32::from_be_bytes(ticket)
+}
+
+impl Owners {
+    /// Nobody.
+    pub const NONE: Self = Self { bits: 0, unused: 0, places: [0; WORDS] };
 }
 
 impl Listeners {
@@ -63,7 +150,7 @@ impl Listeners {
     pub const LOOKS: u64 = 20;
 
     /// What is known of nobody.
-    pub const NONE: Self = Self { since: 0, looks: 0, places: [0; SLOTS as usize / 64] };
+    pub const NONE: Self = Self { since: 0, looks: 0, places: [0; WORDS] };
 
     /// Whether a datagram that comes at `now` visits all members, which is counted.
     #[inline(always)]
@@ -103,6 +190,7 @@ impl FanMark {
         Self {
             domain,
             walk: walk::UNDECIDED,
+            matched: false,
             remaining: length,
             slot: ((fraction * length as u64) >> 32) as u32,
         }
@@ -114,6 +202,7 @@ impl FanMark {
         MAGIC
             | (self.domain & 0xf) << 24
             | (self.walk & 0x3) << 22
+            | (self.matched as u32) << 21
             | (self.remaining & Self::REMAINING) << 10
             | (self.slot & Self::SLOT)
     }
@@ -127,6 +216,7 @@ impl FanMark {
         Some(Self {
             domain: mark >> 24 & 0xf,
             walk: mark >> 22 & 0x3,
+            matched: mark >> 21 & 1 != 0,
             remaining: mark >> 10 & Self::REMAINING,
             slot: mark & Self::SLOT,
         })
@@ -140,7 +230,13 @@ mod tests {
 
     #[test]
     fn the_largest_state_survives_the_mark() {
-        let state = FanMark { domain: DOMAINS - 1, walk: walk::ALL, remaining: SLOTS, slot: SLOTS - 1 };
+        let state = FanMark {
+            domain: DOMAINS - 1,
+            walk: walk::ALL,
+            matched: true,
+            remaining: SLOTS,
+            slot: SLOTS - 1,
+        };
         assert_eq!(FanMark::unpack(state.pack()), Some(state));
     }
 

@@ -14,7 +14,10 @@ mod protocol;
 
 pub use counter::{COUNTERS, Verdict, counter_index};
 pub use event::{EVENT_RING, Event, LONG, Point, SHORT, Snoop};
-pub use fan::{FanMark, LEAVING, Listeners, ListenersKey, walk};
+pub use fan::{
+    DECLARED, Declared, FanMark, IN_FLIGHT, LEAVING, Listeners, ListenersKey, NESTED, OWNED, Owned, Owners,
+    PREFIX, Prefixes, WORDS, Wanted, mac_ticket, owned_bits, ticket_mac, walk,
+};
 pub use passed::{Headers, NO_PAYLOAD, Sending, route};
 pub use port::{
     GRACE, KEPT, Owner, PINS, Search, Share, hold, identity, preferred_port, seconds, share, share_of,
@@ -235,7 +238,7 @@ plain! {
         pub domain: u16,
         /// The MTU of the pod's interface.
         pub mtu: u32,
-        /// The list of name prefixes that it owns; 0 for all names.
+        /// How many beginnings of names it declares; 0 if it gets searches for all names.
         pub prefixes: u32,
     }
 

@@ -72,6 +72,9 @@ pub enum Error {
         /// Its limit.
         limit: u32,
     },
+    /// A pod declares more than is kept.
+    #[error("the beginnings of names that the pod declares have more than {} bytes together", abi::DECLARED)]
+    LongPrefixes,
     /// A pod pins an external port that another one has.
     #[error(
         "external port {protocol}/{port} is taken by pod {holder}: request another one, or delete that pod"

@@ -21,6 +21,8 @@ pub struct Joining<'a> {
     pub pod: &'a str,
     /// The address on the LAN that it is to have beside its own.
     pub address: Option<Ipv4Addr>,
+    /// Beginnings of the names that its servers have; empty if they may have all.
+    pub prefixes: &'a [String],
 }
 
 /// An external port that a member keeps for its lifetime.
@@ -104,10 +106,10 @@ pub fn join<P: Policy>(
         mac: pod.veth.mac,
         domain: attachment.domain,
         mtu: pod.interface.mtu,
-        prefixes: 0,
+        prefixes: joining.prefixes.len() as u32,
     };
     let done = state
-        .join(*key, attachment, member)
+        .join(*key, attachment, member, joining.prefixes)
         .and_then(|()| lan_address::reserve(state, attachment.member, &member))
         .and_then(|()| ports.iter().try_for_each(|port| pin(state, port, attachment.member, &member)))
         .and_then(|()| attach(bpffs, Hook::FromPod, &pod.veth));

@@ -13,7 +13,7 @@ use core::ffi::c_void;
 
 use abi::{
     Address, Endpoint, FanMark, LIMITED_BROADCAST, Listeners, Member, NO_ADDRESS, Point, Protocol, RelayKey,
-    Verdict, is_group, roster_index, walk,
+    Verdict, WORDS, is_group, roster_index, walk,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop, macros::map, maps::PerCpuArray};
 
@@ -23,6 +23,7 @@ use crate::{
     event::{Seen, emit},
     format, lan_address, listeners,
     maps::{CONFIG, MEMBERS, POD_RELAYS, ROSTER, lookup, own},
+    owners,
     packet::Packet,
     peers,
     ports::ANYONE,
@@ -64,9 +65,18 @@ pub fn run(skb: Skb) -> i32 {
     let (Some(config), Some(visit)) = (CONFIG.get(0), begin(state, &packet)) else { return DROP };
     let Some(known) = listeners::of(state.domain, &packet.destination) else { return DROP };
     if state.walk == walk::UNDECIDED {
+        visit.state.matched = match packet.payload {
+            Some(length) if !packet.fragment && owners::are_declared(state.domain) => {
+                let protocol = protocol(state.domain as u16, packet.destination.port);
+                owners::find_owners(skb.raw(), state.domain, protocol as u32, length) != 0
+            }
+            _ => false,
+        };
         visit.state.walk = if listeners::looks_at_all(known) { walk::ALL } else { walk::LISTENERS };
     }
-    let mut walk = Walk { skb: skb.raw(), known, visit };
+    owners::recall(skb.raw(), visit.state.matched as u32);
+    let Some(owners) = owners::recalled() else { return DROP };
+    let mut walk = Walk { skb: skb.raw(), known, owners, visit };
     // SAFETY: the callback has the type that bpf_loop calls, and the walk outlives the loop.
     unsafe { bpf_loop(state.remaining, go_on as *mut c_void, (&raw mut walk).cast(), 0) };
     match lookup(&MEMBERS, walk.visit.found) {
@@ -102,6 +112,8 @@ struct Walk {
     skb: *mut __sk_buff,
     /// Who is known to listen.
     known: *mut Listeners,
+    /// Who may have its names, if that is known.
+    owners: &'static [u64; WORDS],
     visit: &'static mut Visit,
 }
 
@@ -109,22 +121,18 @@ struct Walk {
 /// when no place is left.
 extern "C" fn go_on(_index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: `walk` is what was passed to bpf_loop, alive during the loop.
-    let Walk { skb, known, ref mut visit } = *unsafe { &mut *walk };
-    let FanMark { domain, walk, mut slot, .. } = visit.state;
+    let Walk { skb, known, owners, ref mut visit } = *unsafe { &mut *walk };
+    let FanMark { domain, mut slot, .. } = visit.state;
     if slot >= visit.length {
         slot = 0;
     }
     let interface = ROSTER.get(roster_index(domain, slot)).copied().unwrap_or(0);
-    let gap = match (interface, walk) {
-        (0, _) => 1,
-        (_, walk::ALL) => 0,
-        _ => listeners::gap(known, slot),
-    };
+    let gap = if interface == 0 { 1 } else { gap(visit, known, owners, slot) };
     if gap == 0 {
         if visit.found != 0 {
             return 1;
         }
-        visit_member(Skb::from_raw(skb), known, visit, slot, interface);
+        visit_member(Skb::from_raw(skb), known, visit, owners, (slot, interface));
     }
     let places = gap.max(1).min(visit.length.wrapping_sub(slot)).min(visit.state.remaining);
     visit.state.slot = slot + places;
@@ -132,17 +140,43 @@ extern "C" fn go_on(_index: u32, walk: *mut Walk) -> i64 {
     (visit.state.remaining == 0) as i64
 }
 
-/// Finds out whether the member at `slot`, behind `interface`, hears the datagram. The one that sent it does not.
+/// How many places from `slot` on, in its word of 64, are passed over: they are known not to listen, or do not have the names.
+/// When all are looked at, none is.
 #[inline(always)]
-fn visit_member(skb: Skb, known: *mut Listeners, visit: &mut Visit, slot: u32, interface: u32) {
+fn gap(visit: &Visit, known: *mut Listeners, owners: &[u64; WORDS], slot: u32) -> u32 {
+    if visit.state.walk == walk::ALL {
+        return 0;
+    }
+    let word = (listeners::places(known, slot) & places(visit, owners, slot)) >> (slot % 64);
+    if word == 0 { 64 - slot % 64 } else { word.trailing_zeros() }
+}
+
+/// The word of 64 places with `slot`, of which a bit is set for each that may have the names.
+#[inline(always)]
+fn places(visit: &Visit, owners: &[u64; WORDS], slot: u32) -> u64 {
+    owners[(slot / 64) as usize % WORDS] | (visit.state.matched as u64).wrapping_sub(1)
+}
+
+/// Finds out whether the member at `slot`, behind `interface`, hears the datagram, and may have its names. The one that sent it
+/// does not get it.
+#[inline(always)]
+fn visit_member(
+    skb: Skb,
+    known: *mut Listeners,
+    visit: &mut Visit,
+    owners: &[u64; WORDS],
+    (slot, interface): (u32, u32),
+) {
     let from = visit.source.address;
     let Some(member) = lookup(&MEMBERS, interface) else { return };
     if member.address == from || member.lan_address == from {
         return;
     }
+    // Combined without a branch: the verifier would follow both ways through all that comes.
+    let found = interface * (places(visit, owners, slot) >> (slot % 64) & 1) as u32;
     let heard = heard(skb, visit, &member);
     if let Some(address) = heard {
-        (visit.found, visit.address) = (interface, address);
+        (visit.found, visit.address) = (found, address);
     }
     if visit.state.walk == walk::ALL {
         // At that address such a member may hear a neighbour where it does not hear others.
@@ -197,6 +231,7 @@ fn deliver(packet: &mut Packet, member: &Member, visit: &Visit, fan: u32) -> i32
         }
     }
     packet.skb.set_mark(0);
+    owners::forget(packet.skb.raw(), state.matched as u32);
     if let Some(own) = source_inside(packet.skb, visit, member) {
         packet.set_source(own);
     }

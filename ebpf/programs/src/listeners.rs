@@ -42,12 +42,11 @@ pub fn looks_at_all(known: *mut Listeners) -> bool {
     unsafe { (*known).look(now()) }
 }
 
-/// How many places from `slot` on, in its word of 64, do not listen.
+/// The word of 64 places with `slot`, of which a bit is set for each that listens.
 #[inline(always)]
-pub fn gap(known: *mut Listeners, slot: u32) -> u32 {
+pub fn places(known: *mut Listeners, slot: u32) -> u64 {
     // SAFETY: as above; the index is below 16.
-    let word = unsafe { *word(known, slot) } >> (slot % 64);
-    if word == 0 { 64 - slot % 64 } else { word.trailing_zeros() }
+    unsafe { *word(known, slot) }
 }
 
 /// Notes whether the member at `slot` listens.

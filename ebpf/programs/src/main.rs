@@ -24,6 +24,7 @@ mod listeners;
 mod maps;
 mod name_server;
 mod outgoing;
+mod owners;
 mod packet;
 mod peers;
 mod ports;

@@ -4,9 +4,9 @@
 
 use abi::{
     Address, AddressRange, Attachment, AttachmentKey, Broadcast, BroadcasterKey, BucketKey, Circuit, Claim,
-    Config, Described, Domain, Endpoint, FlowKey, Followed, GroupKey, Headers, LanAddress, Listeners,
-    ListenersKey, Member, NamespaceKey, Opening, Owner, Plain, Read, ReadKey, Relay, RelayKey, Rival, Search,
-    Searcher, SearcherKey, Sending, Share, Snoop, Uplink,
+    Config, Declared, Described, Domain, Endpoint, FlowKey, Followed, GroupKey, Headers, LanAddress,
+    Listeners, ListenersKey, Member, NamespaceKey, Opening, Owned, Owner, Owners, Plain, Prefixes, Read,
+    ReadKey, Relay, RelayKey, Rival, Search, Searcher, SearcherKey, Sending, Share, Snoop, Uplink,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -35,6 +35,15 @@ pub static ROSTER_LENGTH: Array<u32> = Array::pinned(abi::DOMAINS, 0);
 /// Who was found to listen, by where a datagram for members goes.
 #[map]
 pub static LISTENERS: LruHashMap<ListenersKey, Listeners> = LruHashMap::pinned(abi::LISTENERS, 0);
+/// Beginnings of names that members declare, and which members.
+#[map]
+pub static OWNED: LpmTrie<Owned, Owners> = LpmTrie::pinned(abi::OWNED, 0);
+/// By domain, which members declare names.
+#[map]
+pub static DECLARED: Array<Declared> = Array::pinned(abi::DOMAINS, 0);
+/// What each member declares, by the interface index of its host-side veth; for user space.
+#[map]
+pub static PREFIXES: HashMap<u32, Prefixes> = HashMap::pinned(abi::DOMAINS * abi::SLOTS, BPF_F_NO_PREALLOC);
 /// Relayed UDP ports as the LAN sees them, by uplink.
 #[map]
 pub static LAN_RELAYS: HashMap<RelayKey, Relay> = HashMap::pinned(abi::RELAYS, 0);

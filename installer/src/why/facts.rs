@@ -136,6 +136,15 @@ pub(super) struct Pod {
     pub(super) ears: Vec<Ear>,
     /// How long ago it answered a search last.
     pub(super) answered: Option<Duration>,
+    /// How the names of its PVs begin, as it says; empty if it gets searches for all.
+    pub(super) prefixes: Vec<String>,
+}
+
+impl Pod {
+    /// Whether it gets searches for `pv`, as far as it says how its PVs begin.
+    pub(super) fn wants(&self, pv: &str) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| pv.starts_with(prefix.as_str()))
+    }
 }
 
 /// How a pod hears searches in a protocol.

@@ -107,7 +107,8 @@ impl Facts {
 fn is_within(facts: &Facts, server: &Server, domain: &Domain) -> bool {
     match &server.place {
         Place::Pod(name) => {
-            facts.pods.iter().any(|pod| pod.name == *name && pod.domain.as_ref() == Some(&domain.name))
+            let is = |pod: &&Pod| pod.name == *name && pod.domain.as_ref() == Some(&domain.name);
+            facts.pods.iter().find(is).is_some_and(|pod| pod.wants(&facts.pv))
         }
         Place::Node => true,
         Place::Lan(of) => *of == domain.name,
@@ -301,6 +302,11 @@ fn given(case: &Case<'_>) -> Rung {
         return stranger(case, pod);
     }
     if case.servers.is_empty()
+        && let Some(pod) = case.holders().find(|pod| !pod.wants(&case.facts.pv))
+    {
+        return withheld(pod);
+    }
+    if case.servers.is_empty()
         && case.facts.near.is_empty()
         && let Some(pod) = case.facts.pods.iter().find(|pod| asks_in_vain(case, pod))
     {
@@ -314,6 +320,14 @@ fn given(case: &Case<'_>) -> Rung {
     } else {
         ok(RUNG, format!("to {} of the {members} pods: {}", given.len(), list(&given)))
     }
+}
+
+/// What a pod's own annotation keeps from it.
+fn withheld(Pod { name, prefixes, .. }: &Pod) -> Rung {
+    let found = format!("{name} has it, and gets only searches for names that begin with {}", list(prefixes));
+    let mend =
+        "add its beginning to the annotation iocast.io/pvs of the pod's template, or remove the annotation";
+    fail("given", Cause::Withheld, found, mend)
 }
 
 /// Whether a pod asks for this domain and is no member.
@@ -658,6 +672,7 @@ pub(super) mod tests {
             absent: None,
             ears: vec![Ear { protocol: Protocol::Ca, port: 5064, hearing }],
             answered: None,
+            prefixes: vec![],
         }
     }
 
@@ -756,6 +771,10 @@ pub(super) mod tests {
         ("relayed", Cause::NotRelayed, |facts| facts.searches[0].verdict = Verdict::Malformed),
         ("given", Cause::NotAnnotated, |facts| only(facts, pod("ioc-b", None, Hearing::Hears))),
         ("given", Cause::OtherDomain, |facts| only(facts, pod("ioc-b", Some("other"), Hearing::Hears))),
+        ("given", Cause::Withheld, |facts| {
+            let prefixes = vec!["B:".into(), "A:NAMES".into()];
+            only(facts, Pod { prefixes, ..pod("ioc-a", Some("lab"), Hearing::Hears) });
+        }),
         ("given", Cause::NoMember, |facts| {
             let absent = Some(("lab".into(), "it may not".into()));
             only(facts, Pod { absent, ..pod("ioc-b", None, Hearing::Hears) });

@@ -58,6 +58,7 @@ fn members(state: &State) -> Result<Vec<Place>> {
             absent: None,
             ears: vec![],
             answered: since(&answers, attachment.member, now),
+            prefixes: state.prefixes(attachment.member)?,
         };
         let (netns, broadcast) = (member.netns, member.broadcast.into());
         found.push(Place { pod, veth: attachment.member, netns, broadcast });
@@ -82,6 +83,7 @@ fn stranger(veth: &Link) -> Option<Place> {
         absent: None,
         ears: vec![],
         answered: None,
+        prefixes: vec![],
     };
     let broadcast = address.broadcast.unwrap_or_else(|| address.natural_broadcast());
     Some(Place { pod, veth: veth.index, netns, broadcast })
@@ -150,5 +152,14 @@ impl Place {
 /// A pod of which only the runtime knows.
 pub(super) fn nameless(name: String, absent: Option<(String, String)>) -> Pod {
     let address = Ipv4Addr::UNSPECIFIED;
-    Pod { name, address, lan_address: None, domain: None, absent, ears: vec![], answered: None }
+    Pod {
+        name,
+        address,
+        lan_address: None,
+        domain: None,
+        absent,
+        ears: vec![],
+        answered: None,
+        prefixes: vec![],
+    }
 }

@@ -6,7 +6,7 @@ use lab::ca::{message, reply, search};
 use super::{
     circuits,
     frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
-    groups, icmp, lan_address,
+    groups, icmp, lan_address, owners,
     rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
 };
 
@@ -86,6 +86,8 @@ pub(crate) struct Setup {
     pub(crate) standing: Option<u16>,
     /// Whether LAN addresses pass by the node's stack.
     pub(crate) direct: bool,
+    /// How the names of each pod's PVs begin, as the pods say.
+    pub(crate) pvs: [&'static [&'static str]; 2],
 }
 
 /// One case. Both pods listen on 5064 and 5076, on 7064 `pod-a` at its own address and `pod-b` at its broadcast address; `pod-a` is the IOC, and has the first place in the roster.
@@ -124,7 +126,7 @@ pub(super) fn from_pod_b(packet: Frame) -> Run {
 
 /// The fan, with so many places left to visit from `slot` on.
 pub(super) fn fan(remaining: u32, slot: u32, packet: Frame) -> Run {
-    let mark = FanMark { domain: 0, walk: walk::UNDECIDED, remaining, slot }.pack();
+    let mark = FanMark { domain: 0, walk: walk::UNDECIDED, matched: false, remaining, slot }.pack();
     Run { program: abi::names::FAN, interface: "iocast-fan", mark, packet }
 }
 
@@ -143,6 +145,7 @@ impl Case {
             interval: 0,
             standing: None,
             direct: false,
+            pvs: [&[]; 2],
         };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
@@ -230,6 +233,7 @@ pub(crate) fn cases() -> Vec<Case> {
         lan_address::cases(),
         groups::cases(),
         fans(),
+        owners::cases(),
     ];
     groups.concat()
 }
@@ -838,5 +842,5 @@ pub(super) fn pva(hex: &str) -> Vec<u8> {
 
 /// The mark of what those get that are known to listen, with so many places left to visit.
 fn listeners(remaining: u32) -> u32 {
-    FanMark { domain: 0, walk: walk::LISTENERS, remaining, slot: 0 }.pack()
+    FanMark { domain: 0, walk: walk::LISTENERS, matched: false, remaining, slot: 0 }.pack()
 }

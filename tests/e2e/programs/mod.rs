@@ -8,6 +8,7 @@ pub(crate) mod frame;
 mod groups;
 mod icmp;
 mod lan_address;
+mod owners;
 mod pieces;
 pub(crate) mod rig;
 mod times;

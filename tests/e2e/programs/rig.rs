@@ -52,6 +52,8 @@ pub(crate) const POD_BROADCAST: [u8; 4] = [10, 244, 1, 255];
 const LAN_ADDRESS: [u8; 4] = [172, 23, 0, 50];
 /// The only external port.
 const PORT: u16 = 61000;
+/// A ticket in place of a source MAC address.
+pub(crate) const TICKET: [u8; 6] = abi::ticket_mac(0);
 /// An interface index that no device has.
 const NOWHERE: u32 = 0x7fff;
 /// Relayed ports: in pods, on the LAN.
@@ -137,8 +139,12 @@ impl Rig {
             set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
             let counted = count(&state);
             let tap = Tap::new();
-            let (verdict, mark, packet) = test_run(&run);
-            let copies = tap.take(expected);
+            let (verdict, mark, mut packet) = test_run(&run);
+            let mut copies = tap.take(expected);
+            if setup.pvs != [&[] as &[&str]; 2] {
+                let copies = copies.iter_mut().map(|(_, copy)| copy);
+                copies.chain([&mut packet]).for_each(|frame| hide_ticket(frame));
+            }
             let counted = difference(&counted, &count(&state));
             drop(socket);
             lab::settle(); // or its port would be taken in the next case
@@ -240,12 +246,20 @@ fn fill(state: &mut State, setup: &Setup) {
     forget::<abi::BroadcasterKey, abi::Broadcast>("BROADCASTS", Map::LruHashMap);
     for (number, (pod, ..)) in (0..).zip(PODS) {
         let lan_address = if number == 0 && setup.standing.is_some() { LAN_ADDRESS } else { abi::NO_ADDRESS };
-        join(state, number, pod, lan_address);
+        let pvs: Vec<_> = setup.pvs[usize::from(number)].iter().map(|pv| String::from(*pv)).collect();
+        join(state, number, pod, lan_address, &pvs);
     }
     if let Some(standing) = setup.standing {
         have_lan_address(standing);
     }
     state.tend_ports(&[], &[(PORT, PORT), (3956, 3956)]).unwrap();
+}
+
+/// Replaces a ticket in place of a frame's source MAC address by that of [`TICKET`].
+fn hide_ticket(frame: &mut [u8]) {
+    if frame[6..8] == TICKET[..2] {
+        frame[6..12].copy_from_slice(&TICKET);
+    }
 }
 
 /// A protocol whose datagrams begin with "RC", and name an address at 4 and a TCP port at 8.
@@ -276,7 +290,7 @@ fn have_lan_address(standing: u16) {
     map.insert(LAN_ADDRESS, entry, 0).unwrap();
 }
 
-fn join(state: &mut State, number: u8, pod: &str, lan_address: abi::Address) {
+fn join(state: &mut State, number: u8, pod: &str, lan_address: abi::Address, pvs: &[String]) {
     let device = link::by_name(pod).unwrap().unwrap();
     let address = [10, 244, 1, 2 + number];
     let key = AttachmentKey { container: abi::field(pod).unwrap(), interface: abi::field("eth0").unwrap() };
@@ -302,7 +316,7 @@ fn join(state: &mut State, number: u8, pod: &str, lan_address: abi::Address) {
         namespace: abi::field("bl07").unwrap(),
         pod: abi::field(pod).unwrap(),
     };
-    state.join(key, attachment, member).unwrap();
+    state.join(key, attachment, member, pvs).unwrap();
 }
 
 /// Empties a map that the programs fill by themselves.

@@ -53,13 +53,20 @@ impl State {
         Ok(roster.iter().filter(|interface| **interface != 0).count())
     }
 
-    /// Makes a pod a member: records the attachment, then makes the member visible to the programs. The caller holds the
-    /// lock.
-    pub fn join(&mut self, key: AttachmentKey, mut attachment: Attachment, member: Member) -> Result<()> {
+    /// Makes a pod a member: records the attachment, declares its names, then makes the member visible to the
+    /// programs. The caller holds the lock.
+    pub fn join(
+        &mut self,
+        key: AttachmentKey,
+        mut attachment: Attachment,
+        member: Member,
+        prefixes: &[String],
+    ) -> Result<()> {
         let domain = u32::from(member.domain);
         let slot = self.free_slot(domain)?;
         attachment.slot = slot as u16;
         wrote("ATTACHMENTS", self.attachments.insert(key, attachment, 0))?;
+        self.declare(&attachment, prefixes)?;
         wrote("MEMBERS", self.members.insert(attachment.member, member, 0))?;
         wrote("ROSTER", self.roster.set(roster_index(domain, slot), attachment.member, 0))?;
         if slot >= self.roster_length(domain)? {
@@ -75,6 +82,7 @@ impl State {
         if self.roster.get(&place, 0).is_ok_and(|interface| interface == attachment.member) {
             wrote("ROSTER", self.roster.set(place, 0, 0))?;
         }
+        self.undeclare(attachment)?;
         let member = self.member(attachment.member)?;
         if member.is_none_or(|member| member.generation == attachment.generation) {
             removed("MEMBERS", self.members.remove(&attachment.member))?;

@@ -9,6 +9,7 @@ mod counters;
 mod externals;
 mod groups;
 mod members;
+mod owners;
 
 pub use counters::Counter;
 pub use externals::{External, Home};
@@ -22,8 +23,9 @@ use std::{
 };
 
 use abi::{
-    Address, AddressRange, Attachment, AttachmentKey, Claim, Config, Described, Domain, Endpoint, GroupKey,
-    LanAddress, Member, NamespaceKey, Owner, Relay, RelayKey, Rival, Share, Uplink,
+    Address, AddressRange, Attachment, AttachmentKey, Claim, Config, Declared, Described, Domain, Endpoint,
+    GroupKey, LanAddress, Member, NamespaceKey, Owned, Owner, Owners, Prefixes, Relay, RelayKey, Rival,
+    Share, Uplink,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use nix::{
@@ -73,6 +75,10 @@ pub struct State {
     members: HashMap<MapData, u32, Member>,
     roster: Array<MapData, u32>,
     roster_length: Array<MapData, u32>,
+    // owners
+    prefixes: HashMap<MapData, u32, Prefixes>,
+    owned: LpmTrie<MapData, Owned, Owners>,
+    declared: Array<MapData, Declared>,
     // externals
     externals: HashMap<MapData, Endpoint, Claim>,
     internals: HashMap<MapData, Owner, Endpoint>,
@@ -107,6 +113,9 @@ impl State {
             members: hash(&maps, "MEMBERS")?,
             roster: array(&maps, "ROSTER")?,
             roster_length: array(&maps, "ROSTER_LENGTH")?,
+            prefixes: hash(&maps, "PREFIXES")?,
+            owned: typed(&maps, "OWNED", Map::LpmTrie)?,
+            declared: array(&maps, "DECLARED")?,
             externals: hash(&maps, "EXTERNALS")?,
             internals: hash(&maps, "INTERNALS")?,
             changing: hash(&maps, "CHANGING")?,

@@ -6,6 +6,7 @@
 mod absent;
 mod addresses;
 mod adopt;
+mod clients;
 mod cni;
 mod config;
 mod conflicts;
@@ -15,6 +16,7 @@ mod error;
 mod exhausted;
 mod groups;
 mod metrics;
+mod page;
 mod plan;
 mod protocol;
 mod ready;

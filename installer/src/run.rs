@@ -26,6 +26,7 @@ use crate::{
     conflicts::Conflicts,
     exhausted::Exhausted,
     metrics::{Chain, Progress},
+    page,
     reconcile::{Programs, reconcile},
     reload::Live,
     say::{complain, say},
@@ -57,6 +58,8 @@ pub(crate) struct Options {
     /// Serve /metrics, /healthz and /readyz on this address.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    #[command(flatten)]
+    page: page::Options,
 }
 
 /// Loads the datapath, then keeps the node as configured and the plugin chained.
@@ -66,6 +69,9 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let shared = SharedProgress::new();
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let mut state = load(bpffs)?;
+    if let Err(error) = page::start(&options.page, bpffs, &options.config, options.cri.as_deref()) {
+        complain(error); // the node does not depend on it
+    }
     let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
     let mut addresses = Addresses::new(bpffs)?;

@@ -33,6 +33,7 @@ mod manifests;
 mod matrix;
 mod neighbours;
 mod nodes;
+mod page;
 mod pins;
 mod ports;
 mod printing;

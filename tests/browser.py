@@ -90,7 +90,7 @@ class Browser:
 
     def wait(self, expression):
         end = time.monotonic() + PATIENCE
-        while not self.js(expression):
+        while not self.js(f"!!({expression})"):
             if time.monotonic() > end:
                 raise SystemExit(f"in vain: {expression}; the page says: {self.js('document.body.innerText')}")
             time.sleep(0.05)
@@ -107,12 +107,12 @@ class Browser:
 
     def tabs(self, most):
         """What Tab visits from the beginning of the page on."""
-        self.js("document.activeElement.blur(); getSelection().removeAllRanges(); window.scrollTo(0, 0)")
-        stops = []
+        self.js("document.querySelector('.skip').focus()")
+        stops = [self.js(FOCUS)]
         for _ in range(most):
             self.key("Tab", 9)
             stop = self.js(FOCUS)
-            if stops and stop[0] in ("BODY", stops[0][0]):
+            if stop[0] in ("BODY", stops[0][0]):
                 break
             stops.append(stop)
         return stops
@@ -123,13 +123,12 @@ class Browser:
     def colours(self, scheme):
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def picture(self, path):
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True,
-                                                    clip=self.whole())["data"]))
-
-    def whole(self):
+    def picture(self, path, most):
+        """Takes a picture of the page down to `most` pixels."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        return {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 3000), "scale": 1}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], most), "scale": 1}
+        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+        path.write_bytes(base64.b64decode(picture))
 
     def ask(self, pv):
         """Asks about a PV by the keyboard, and returns what is answered."""
@@ -155,17 +154,17 @@ def look(browser, url, token, pv, hostile, directory):
     browser.wait(f"document.querySelector('#unanswered').innerText.includes({json.dumps(hostile[:5])})")
     browser.wait("document.querySelector('#map .circuit')")
     found["answer"] = browser.ask(pv)
-    browser.picture(directory / "page-light.png")
+    browser.picture(directory / "page-light.png", 2400)
     for place in ("state", "notices", "members", "unanswered", "duplicates", "readers", "map"):
         found[place] = browser.js(f"document.querySelector('#{place}').textContent")
     found["tabs"] = browser.tabs(40)
     browser.colours("dark")
     found["dark"] = browser.js("getComputedStyle(document.body).backgroundColor")
-    browser.picture(directory / "page-dark.png")
+    browser.picture(directory / "page-dark.png", 900)
     browser.colours("light")
     browser.size(320, 640, mobile=True)
     found["narrow"] = browser.js("document.documentElement.scrollWidth")
-    browser.picture(directory / "page-narrow.png")
+    browser.picture(directory / "page-narrow.png", 1100)
     found["hostile"] = browser.ask(hostile)
     found["narrow_hostile"] = browser.js("document.documentElement.scrollWidth")
     found["foreign"] = browser.js("document.querySelectorAll('img, iframe, object, main script, main style').length")

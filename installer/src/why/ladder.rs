@@ -514,7 +514,7 @@ fn nobody(case: &Case<'_>) -> Rung {
     const RUNG: &str = "answered";
     let pv = &case.facts.pv;
     if case.facts.passive {
-        return unanswered(case);
+        return unseen(case);
     }
     if let Some((name, who)) = case.facts.near.first() {
         return fail(
@@ -538,7 +538,7 @@ fn nobody(case: &Case<'_>) -> Rung {
 }
 
 /// Nobody was seen to answer, and nobody was asked: servers elsewhere on the LAN may have it.
-fn unanswered(case: &Case<'_>) -> Rung {
+fn unseen(case: &Case<'_>) -> Rung {
     const RUNG: &str = "answered";
     let found = match (case.facts.near.first(), case.search) {
         (Some((name, who)), _) => format!("nobody was seen to have it, but {who} has {name}"),
@@ -771,6 +771,52 @@ pub(super) mod tests {
         facts.searches[0].given.clear();
         facts.servers = vec![server(Place::Pod(pod.name.clone()), "10.244.1.2:5064")];
         facts.pods = vec![pod];
+    }
+
+    #[test]
+    fn without_asking_only_what_was_seen_is_broken_and_the_rest_says_how_to_ask() {
+        let cases: [(&str, State, Option<Cause>, fn(&mut Facts)); 6] = [
+            ("connected", State::Unknown, Some(Cause::Untried), |_| {}),
+            ("asked", State::Unknown, Some(Cause::Silent), |facts| {
+                unanswered(facts);
+                facts.searches.clear();
+            }),
+            ("answered", State::Unknown, Some(Cause::Nobody), unanswered),
+            ("uplink", State::Fail, Some(Cause::Uplink), |facts| {
+                facts.domains[0].fault = Some(("is down".into(), "up".into()));
+            }),
+            ("relayed", State::Fail, Some(Cause::Limited), |facts| facts.searches[0].limited = 3),
+            ("answered", State::Fail, Some(Cause::Duplicate), |facts| {
+                facts.servers.push(server(Place::Lan("lab".into()), "172.23.0.3:5064"));
+            }),
+        ];
+        for (rung, state, cause, change) in cases {
+            let mut facts = Facts { passive: true, connection: None, ..well() };
+            change(&mut facts);
+            let rungs = climb(&facts);
+            let found = broken(&rungs).unwrap();
+            assert_eq!((found.rung.as_ref(), found.state, found.cause), (rung, state, cause), "{rungs:?}");
+            let asks =
+                found.mend.as_ref().is_some_and(|mend| mend.contains("iocast-node why PV --from 172.23.0.2"));
+            assert!(state == State::Fail || asks || found.cause == Some(Cause::Silent), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_broken_because_nobody_asked() {
+        for hearing in [Hearing::Hears, Hearing::Unicast, Hearing::Loopback, Hearing::Nothing] {
+            for from in [None, Some(CLIENT)] {
+                let mut facts = Facts { passive: true, from, ..well() };
+                unanswered(&mut facts);
+                facts.searches.clear();
+                facts.pods[0].ears[0].hearing = hearing;
+                facts.near = vec![("A:NAMES".into(), "bl07/ioc-a".into())];
+                let absent = Some(("lab".into(), "it may not".into()));
+                facts.pods.push(Pod { absent, ..pod("ioc-b", None, hearing) });
+                let rungs = climb(&facts);
+                assert!(rungs.iter().all(|rung| rung.state != State::Fail), "{hearing:?}: {rungs:?}");
+            }
+        }
     }
 
     type Case = (&'static str, Cause, fn(&mut Facts));

@@ -4,6 +4,7 @@
 const PERIOD = 2000; // ms between two looks
 const TIMEOUT = 10000;
 const MOST_ROWS = 500;
+const MOST_PORTS = 8;
 const MOST_DRAWN = 40; // clients, and pods of a LAN
 
 const $ = (id) => document.getElementById(id);
@@ -25,8 +26,11 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const name = (text) => make("bdi", { class: "name" }, text);
+const fixed = (text) => make("span", { class: "fixed" }, text);
 const rate = (number) => (number >= 10 ? Math.round(number) : Math.round(number * 10) / 10).toLocaleString("en");
 const many = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+
+const more = (count) => (count > 0 ? `and ${count} more` : "");
 
 function ago(seconds) {
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
@@ -43,8 +47,8 @@ function table(title, heading, rows) {
     row.forEach((cell, index) => line.append(make("td", { role: "cell", "data-label": heading[index] }, make("span", {}, cell))));
     body.append(line);
   }
-  const more = rows.length > MOST_ROWS ? `${title}, the first ${MOST_ROWS} of ${rows.length}` : title;
-  return make("table", { role: "table" }, make("caption", {}, more), make("thead", { role: "rowgroup" }, head), body);
+  const caption = rows.length > MOST_ROWS ? `${title}, the first ${MOST_ROWS} of ${rows.length}` : title;
+  return make("table", { role: "table" }, make("caption", {}, caption), make("thead", { role: "rowgroup" }, head), body);
 }
 
 // Puts elements where they belong, unless they would say the same: focus and selection stay.
@@ -152,15 +156,16 @@ function show(members, seen) {
 
 function showMembers([members, asked]) {
   if (!members.length) return make("p", {}, `No pod has joined on ${asked}.`);
-  const ports = (list) => list.map((port) => `${port.protocol} ${port.external} → ${port.pod}`).join(", ") || "–";
+  const port = ({ protocol, external, pod }) => make("div", { class: "fixed" }, `${protocol} ${external} → ${pod}`);
+  const ports = (list) => (list.length ? make("div", {}, ...list.slice(0, MOST_PORTS).map(port), more(list.length - MOST_PORTS)) : "–");
   return table(`${many(members.length, "pod")} on ${asked}`,
     ["Pod", "Node", "Domain", "Address", "LAN address", "External ports", "Circuits", "State"],
     members.map((member) => [
       name(`${member.namespace}/${member.pod}`),
       name(member.node),
       name(member.domain),
-      member.address ?? "–",
-      member.lan_address ? `${member.lan_address.address} (${member.lan_address.standing})` : "–",
+      fixed(member.address ?? "–"),
+      member.lan_address ? make("span", {}, fixed(member.lan_address.address), ` ${member.lan_address.standing}`) : "–",
       ports(member.ports),
       String(member.circuits),
       member.problem ? make("span", { class: "wrong" }, member.problem) : make("span", { class: "ok" }, "OK"),
@@ -188,8 +193,8 @@ function showUnanswered(rows) {
       name(row.client_pod ? `${row.client_pod} (${row.client})` : row.client),
       name(row.domain),
       row.protocol,
-      many(row.asked, "time"),
-      row.since,
+      fixed(many(row.asked, "time")),
+      fixed(row.since),
       why(row.pv, row.client_pod ? "" : row.client, row.protocol),
     ]));
 }
@@ -243,7 +248,7 @@ function explain(report) {
   if (broken?.mend) parts.push(make("p", { class: "mend" }, "→ ", broken.mend));
   if (report.node) parts.push(make("p", { class: "soft" }, "As seen by node ", name(report.node), ":"));
   const ladder = make("ol", { class: "ladder" });
-  for (const rung of report.rungs) ladder.append(make("li", {}, sign(rung.state), make("span", {}, rung.rung), name(rung.found)));
+  for (const rung of report.rungs) ladder.append(make("li", {}, sign(rung.state), make("span", {}, rung.rung), make("bdi", {}, rung.found)));
   parts.push(ladder);
   const others = make("ul", {});
   for (const other of report.others) others.append(make("li", {}, sign(other.state), " ", name(other.node), `: ${other.found}`));

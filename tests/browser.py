@@ -151,7 +151,7 @@ def look(browser, url, token, pv, hostile, directory):
     browser.complaints.clear()  # the browser itself complains about 401
     browser.enter(token)
     browser.wait("!document.querySelector('#content').hidden && document.querySelector('#members table')")
-    browser.wait(f"document.querySelector('#unanswered').innerText.includes({json.dumps(hostile[:5])})")
+    browser.wait(f"document.querySelector('#unanswered').innerText.includes({json.dumps(hostile[:8])})")
     browser.wait("document.querySelector('#map .circuit')")
     found["answer"] = browser.ask(pv)
     browser.picture(directory / "page-light.png", 2400)

@@ -13,10 +13,7 @@ use datapath::{Held, Pins, State, load, pin_directory};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::SignalFd,
-    },
+    sys::signalfd::SignalFd,
 };
 
 use crate::{
@@ -31,6 +28,7 @@ use crate::{
     reload::Live,
     say::{complain, say},
     serve::{self, SharedProgress},
+    signals::stop_signals,
     uplink::{self, Uplinks},
 };
 
@@ -255,25 +253,6 @@ impl Agent<'_> {
 /// Domains by their names.
 fn names(names: &[String]) -> String {
     format!("{} {}", if names.len() == 1 { "domain" } else { "domains" }, names.join(", "))
-}
-
-pub(crate) fn stop_signals() -> nix::Result<SignalFd> {
-    SignalFd::new(&blocked_signals()?)
-}
-
-/// The signals to stop, which from now on are only waited for.
-fn blocked_signals() -> nix::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    Ok(signals)
-}
-
-/// Waits for a signal to stop.
-pub(crate) fn idle() -> Result<(), Box<dyn Error>> {
-    blocked_signals()?.wait()?;
-    Ok(())
 }
 
 /// Why the loop woke up.

@@ -5,21 +5,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use view::{Answer as _, Asked, Members, why::Report};
+use view::{Members, Seen, why::Report};
 
-use crate::{absent::Runtime, why};
+use super::viewer::Viewer;
+use crate::{absent::Runtime, members, seen::Watch, why};
 
 /// This node.
 pub(super) struct Local {
     bpffs: PathBuf,
     config: PathBuf,
     runtime: Runtime,
+    viewer: Viewer,
     pub(super) node: String,
 }
 
 impl Local {
     pub(super) fn new(bpffs: &Path, config: &Path, cri: Option<&Path>, node: String) -> Self {
-        Self { bpffs: bpffs.into(), config: config.into(), runtime: Runtime::at(cri), node }
+        Self {
+            bpffs: bpffs.into(),
+            config: config.into(),
+            runtime: Runtime::at(cri),
+            viewer: Viewer::new(bpffs),
+            node,
+        }
     }
 
     /// Why a client cannot see a PV, as far as it can be seen in 3 s.
@@ -33,13 +41,14 @@ impl Local {
         why::look(&self.bpffs, &options).map_err(|error| error.to_string())
     }
 
-    /// The pods that joined.
+    /// The pods that joined, and those that ask to.
     pub(super) fn members(&self) -> Result<Members, String> {
-        Ok(Members::nothing(vec![Asked::answered(&self.node)]))
+        let looked = members::look(&self.bpffs, &self.runtime).map_err(|error| error.to_string());
+        looked.map(|(members, _)| members)
     }
 
-    /// What was seen of searches, answers and connections.
-    pub(super) fn seen(&self) -> Result<Members, String> {
-        self.members()
+    /// What was seen of searches, answers and connections since somebody looks.
+    pub(super) fn seen(&self) -> Result<Seen, String> {
+        self.viewer.seen::<Watch>()
     }
 }

@@ -12,6 +12,7 @@ mod local;
 mod peers;
 mod question;
 mod token;
+mod viewer;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -231,15 +232,26 @@ impl Page {
         let ask = question.replacen("/api/", "/api/node/", 1);
         let body = match asked {
             Question::Members => {
-                self.shared(0, scope, self.gather(scope, &ask, PATIENCE, Local::members)).await
+                let gather = async { json(&self.gather(scope, &ask, PATIENCE, Local::members).await) };
+                self.shared(0, scope, gather).await
             }
-            Question::Seen => self.shared(1, scope, self.gather(scope, &ask, PATIENCE, Local::seen)).await,
+            Question::Seen => {
+                let gather = async {
+                    let mut seen = self.gather(scope, &ask, PATIENCE, Local::seen).await;
+                    if scope == Scope::Cluster {
+                        seen.answers.clear(); // only nodes need them, to know what is answered elsewhere
+                    }
+                    json(&seen)
+                };
+                self.shared(1, scope, gather).await
+            }
             Question::Why { pv, from, protocol } => {
                 let Ok(_permit) = self.questions.try_acquire() else {
                     let busy = format!("{QUESTIONS} PVs are being asked about: ask again in some seconds\n");
                     return response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, busy);
                 };
-                self.gather(scope, &ask, LONG_PATIENCE, move |local| local.why(&pv, from, protocol)).await
+                let look = move |local: &Local| local.why(&pv, from, protocol);
+                json(&self.gather(scope, &ask, LONG_PATIENCE, look).await)
             }
         };
         response(StatusCode::OK, JSON, body)
@@ -265,7 +277,7 @@ impl Page {
         question: &str,
         patience: Duration,
         look: impl FnOnce(&Local) -> Result<A, String> + Send + 'static,
-    ) -> Bytes {
+    ) -> A {
         let local = Arc::clone(&self.local);
         let here = spawn_blocking(move || look(&local));
         let there = match (scope, self.gate.token()) {
@@ -277,8 +289,12 @@ impl Page {
             |error| A::nothing(vec![AskedNode { node: self.local.node.clone(), error: Some(error) }]);
         let mut all = here.unwrap_or_else(failed);
         there.into_iter().for_each(|answer| all.merge(answer));
-        serde_json::to_vec(&all).unwrap_or_default().into()
+        all
     }
+}
+
+fn json(answer: &impl Answer) -> Bytes {
+    serde_json::to_vec(answer).unwrap_or_default().into()
 }
 
 fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
@@ -310,4 +326,64 @@ fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
 fn one(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Colours of the style sheet by name, of one scheme.
+    fn colours(block: &str) -> HashMap<&str, [f64; 3]> {
+        let pairs = block.lines().filter_map(|line| line.trim().strip_prefix("--")?.split_once(": #"));
+        let channel = |hex: &str, at: usize| {
+            let value = f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        pairs.map(|(name, hex)| (name, [0, 2, 4].map(|at| channel(hex, at)))).collect()
+    }
+
+    /// The contrast of two colours (WCAG 2.2).
+    fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
+        let light = |[r, g, b]: [f64; 3]| 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+        let (one, other) = (light(one), light(other));
+        one.max(other) / one.min(other)
+    }
+
+    #[test]
+    fn all_text_has_enough_contrast_in_both_schemes() {
+        let style = FILES[1].2;
+        let (light, dark) = style.split_once("prefers-color-scheme").unwrap();
+        for (scheme, block) in [("light", light), ("dark", &dark[..dark.find("* {").unwrap()])] {
+            let colours = colours(block);
+            for ground in ["ground", "raised", "notice"] {
+                for text in ["text", "soft", "accent", "good", "bad", "doubt"] {
+                    let found = contrast(colours[text], colours[ground]);
+                    assert!(found >= 4.5, "{scheme}: {text} on {ground} has {found:.2}");
+                }
+            }
+            assert!(contrast(colours["on-accent"], colours["accent"]) >= 4.5, "{scheme}");
+        }
+    }
+
+    #[test]
+    fn the_page_puts_in_text_only_and_loads_nothing_from_elsewhere() {
+        for (path, _, content) in FILES {
+            for wrong in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacent",
+                "document.write",
+                "eval(",
+                "http:",
+                "https:",
+                "style=",
+                "onclick",
+            ] {
+                let found = content.replace("http://www.w3.org/2000/svg", "").contains(wrong);
+                assert!(!found, "{path} has {wrong}");
+            }
+        }
+    }
 }

@@ -118,12 +118,12 @@ enum Command {
     /// what, and the pods with what they hear and answer.
     Top {
         #[command(flatten)]
-        options: seen::Top,
+        options: seen::TopOptions,
     },
     /// Show who reads from which pod: clients, pods, connections, and the PVs that were asked for meanwhile.
     Map {
         #[command(flatten)]
-        options: seen::Map,
+        options: seen::MapOptions,
     },
     /// Say why a client on the LAN cannot see a PV: what must be true for it, and the first thing that is not.
     ///

@@ -44,6 +44,7 @@ mod protocols;
 mod pv_access;
 mod pva_edges;
 mod recovery;
+mod seeing;
 mod settings;
 mod snoop;
 mod structure;

@@ -24,7 +24,7 @@ const LINES: usize = 1000;
 
 /// How `top` shows what.
 #[derive(clap::Args)]
-pub(crate) struct Top {
+pub(crate) struct TopOptions {
     /// Print JSON, one object per line: see docs/seeing.md.
     #[arg(long)]
     json: bool,
@@ -38,7 +38,7 @@ pub(crate) struct Top {
 
 /// How `map` shows what.
 #[derive(clap::Args)]
-pub(crate) struct Map {
+pub(crate) struct MapOptions {
     /// Print JSON: see docs/seeing.md.
     #[arg(long)]
     json: bool,
@@ -48,7 +48,7 @@ pub(crate) struct Map {
 }
 
 /// Shows what is seen, again and again.
-pub(crate) fn top(bpffs: &Path, options: &Top) -> Result<(), Box<dyn Error>> {
+pub(crate) fn top(bpffs: &Path, options: &TopOptions) -> Result<(), Box<dyn Error>> {
     let (began, every) = (Instant::now(), Duration::from_secs(options.every));
     let end = options.end().map(|time| began + time);
     let mut watch = begin(bpffs, options.end())?;
@@ -70,7 +70,7 @@ pub(crate) fn top(bpffs: &Path, options: &Top) -> Result<(), Box<dyn Error>> {
 }
 
 /// Shows once who reads from whom.
-pub(crate) fn map(bpffs: &Path, options: &Map) -> Result<(), Box<dyn Error>> {
+pub(crate) fn map(bpffs: &Path, options: &MapOptions) -> Result<(), Box<dyn Error>> {
     let time = Duration::from_secs(options.seconds);
     let mut watch = begin(bpffs, Some(time))?;
     watch.watch(Instant::now() + time)?;
@@ -78,7 +78,7 @@ pub(crate) fn map(bpffs: &Path, options: &Map) -> Result<(), Box<dyn Error>> {
     Ok(if options.json { print_json(&seen) } else { print(&seen.map(&style())) }?)
 }
 
-impl Top {
+impl TopOptions {
     /// How long to watch. Nobody may be left to stop what writes to no terminal.
     fn end(&self) -> Option<Duration> {
         let seconds = self.seconds.or((!is_terminal()).then_some(UNATTENDED));

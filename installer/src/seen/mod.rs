@@ -21,5 +21,5 @@ mod scene;
 mod tallies;
 mod watch;
 
-pub(crate) use command::{Map, Top, map, top};
+pub(crate) use command::{MapOptions, TopOptions, map, top};
 pub(crate) use watch::Watch;

@@ -81,7 +81,7 @@ impl Report<'_> {
             answers: rate(Kind::Answer),
             beacons: rate(Kind::Beacon),
             limited: counted(Verdict::Limited).unwrap_or(0.0),
-            circuits: u32::try_from(domain.circuits).unwrap_or(u32::MAX),
+            circuits: self.circuits(|of, _| of == number),
         }
     }
 
@@ -90,7 +90,6 @@ impl Report<'_> {
         let (counted, at) = (self.counted(member.domain), self.tallies.since(self.now));
         let weight = |verdict| self.tallies.weight((member.domain, verdict), self.now, &counted);
         let answers = tally.map_or([0.0; 2], |pod| pod.answers.map(|rate| rate.at(at)));
-        let circuits = self.scene.circuits.iter().filter(|((.., veth), _)| *veth == member.veth);
         view::Pod {
             node: self.node.into(),
             domain: self.name(member.domain),
@@ -100,9 +99,15 @@ impl Report<'_> {
             listens: member.listens.clone(),
             heard: tally.map_or(0.0, |pod| pod.heard.at(at)) * weight(Verdict::Delivered),
             answers: answers[0] * weight(Verdict::Answered) + answers[1] * weight(Verdict::Direct),
-            circuits: circuits.map(|(_, count)| count).sum(),
+            circuits: self.circuits(|_, veth| veth == member.veth),
             latency_ms: tally.and_then(|pod| pod.latency()).map(|latency| latency.as_secs_f64() * 1e3),
         }
+    }
+
+    /// Of these domains and members.
+    fn circuits(&self, is_wanted: impl Fn(u16, u32) -> bool) -> u32 {
+        let all = self.scene.circuits.iter();
+        all.filter(|((domain, _, veth), _)| is_wanted(*domain, *veth)).map(|(_, count)| count).sum()
     }
 
     fn talkers(&self) -> Vec<Talker> {

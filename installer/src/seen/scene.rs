@@ -30,7 +30,6 @@ pub(super) struct Domain {
     pub(super) address: Option<Ipv4Addr>,
     pub(super) problem: Option<String>,
     broadcast: Option<Ipv4Addr>,
-    pub(super) circuits: u64,
 }
 
 /// A member pod.
@@ -135,7 +134,6 @@ fn domains(bpffs: &Path, state: &State) -> Result<Vec<Domain>> {
             broadcast: first.map(|found| found.broadcast.unwrap_or_else(|| found.natural_broadcast())),
             problem: uplink::trouble(bpffs, domain.uplink)?,
             uplink: uplink.map(|uplink| uplink.name),
-            circuits: state.circuits(number)?,
         });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));

@@ -174,7 +174,7 @@ impl Tallies {
             let rate = self.kinds.get(&(domain, *verdict, kind))?.at(self.since(now));
             Some(rate * self.weight((domain, *verdict), now, counted))
         });
-        of.sum()
+        of.fold(0.0, |all, rate| all + rate) // an empty sum would be -0
     }
 
     /// How many datagrams one that was taken in stands for: 1 unless some were lost.

@@ -88,7 +88,7 @@ impl Seen {
         let names = Names::of(self);
         let domains: Vec<_> = self.domains.iter().map(|domain| self.domain(domain)).collect();
         let unanswered: Vec<_> = self.unanswered.iter().map(|row| self.unanswered(row, &names)).collect();
-        let duplicates: Vec<_> = self.duplicates.iter().map(duplicate).collect();
+        let duplicates: Vec<_> = self.duplicates.iter().flat_map(duplicate).collect();
         let talkers: Vec<_> = self.talkers.iter().map(|talker| names.talker(talker)).collect();
         let prefixes: Vec<_> = self.prefixes.iter().map(prefix).collect();
         let pods: Vec<_> = self.pods.iter().map(pod).collect();
@@ -101,7 +101,7 @@ impl Seen {
             Section::new("PVs that nobody answers", waits, &unanswered, width),
             Section::new(
                 "PVs of several servers",
-                ["PV", "DOMAIN", "PROTOCOL", "SERVERS"],
+                ["PV", "DOMAIN", "PROTOCOL", "SERVER", "POD"],
                 &duplicates,
                 width,
             ),
@@ -232,16 +232,15 @@ impl<'a> Names<'a> {
 }
 
 fn client(address: Ipv4Addr, name: Option<&str>) -> String {
-    name.map_or_else(|| address.to_string(), |name| format!("{address} {name}"))
+    name.map_or_else(|| address.to_string(), str::to_owned)
 }
 
-fn duplicate(row: &Duplicate) -> [String; 4] {
-    let server = |server: &Server| match &server.pod {
-        Some(pod) => format!("{pod} ({})", server.address),
-        None => server.address.to_string(),
-    };
-    let servers: Vec<_> = row.servers.iter().map(server).collect();
-    [row.pv.clone(), row.domain.clone(), row.protocol.clone(), servers.join(", ")]
+/// A row for each server.
+fn duplicate(row: &Duplicate) -> impl Iterator<Item = [String; 5]> {
+    row.servers.iter().map(|Server { address, pod, .. }| {
+        let pod = pod.clone().unwrap_or_else(|| "-".into());
+        [row.pv.clone(), row.domain.clone(), row.protocol.clone(), address.to_string(), pod]
+    })
 }
 
 fn prefix(prefix: &Prefix) -> [String; 3] {

@@ -3,9 +3,7 @@
 use std::{path::Path, process::Command, thread::sleep, time::Duration};
 
 use lab::{
-    Lab, NATIVE, NODE, NODE2, Options, Process, Result, Topology, WORKSTATION, ca,
-    epics::{PATIENCE, shows},
-    tried,
+    Lab, NATIVE, NODE, NODE2, Options, Process, Result, Topology, WORKSTATION, ca, epics::PATIENCE, tried,
     udp::Socket,
 };
 use serde_json::Value;
@@ -43,35 +41,37 @@ impl Scene {
         let (one, two) = (lab.pod_on(0, "one")?, lab.pod_on(1, "two")?);
         let iocs = vec![lab.ioc(&one.netns, "ONE")?, lab.ioc(&two.netns, "ONE")?];
         let mut client = lab.epics(WORKSTATION, "camonitor ONE:COUNT", &[])?;
-        client.wait_for("value", PATIENCE, |output| shows(output, "ONE:COUNT"))?;
+        client.wait_for("value", PATIENCE, |output| output.contains("\nONE:COUNT "))?;
         Ok(Self { lab, _iocs: iocs, _client: client })
     }
 
     /// What curl gets on the workstation: status and body.
     fn curl(&self, arguments: &[&str]) -> Result<(u32, String)> {
-        self.curl_in(WORKSTATION, arguments)
-    }
-
-    fn curl_in(&self, netns: &str, arguments: &[&str]) -> Result<(u32, String)> {
-        let mut command = Command::new("curl");
-        command
-            .args(["--silent", "--insecure", "--max-time", "20", "--write-out", "\n%{http_code}"])
-            .args(arguments);
-        let output = self.lab.sandbox.spawn(netns, command)?.finish()?.output;
-        let (body, status) = output.rsplit_once('\n').unwrap_or_default();
-        Ok((status.parse().unwrap_or(0), body.to_owned()))
+        curl(&self.lab, WORKSTATION, arguments)
     }
 
     /// What the page answers to who has the token.
     fn get(&self, question: &str) -> Result<Value> {
-        self.get_in(WORKSTATION, &format!("{PAGE}{question}"))
+        get(&self.lab, WORKSTATION, &format!("{PAGE}{question}"))
     }
+}
 
-    fn get_in(&self, netns: &str, url: &str) -> Result<Value> {
-        let (status, body) = self.curl_in(netns, &["-H", &format!("Authorization: Bearer {TOKEN}"), url])?;
-        assert_eq!(status, 200, "{url}: {body}");
-        Ok(serde_json::from_str(&body).unwrap_or_default())
-    }
+/// What curl gets on a host: status and body.
+fn curl(lab: &Lab, netns: &str, arguments: &[&str]) -> Result<(u32, String)> {
+    let mut command = Command::new("curl");
+    command
+        .args(["--silent", "--insecure", "--max-time", "20", "--write-out", "\n%{http_code}"])
+        .args(arguments);
+    let output = lab.sandbox.spawn(netns, command)?.finish()?.output;
+    let (body, status) = output.rsplit_once('\n').unwrap_or_default();
+    Ok((status.parse().unwrap_or(0), body.to_owned()))
+}
+
+/// What a page answers to who has the token.
+fn get(lab: &Lab, netns: &str, url: &str) -> Result<Value> {
+    let (status, body) = curl(lab, netns, &["-H", &format!("Authorization: Bearer {TOKEN}"), url])?;
+    assert_eq!(status, 200, "{url}: {body}");
+    Ok(serde_json::from_str(&body).unwrap_or_default())
 }
 
 /// Who was asked, and why not all answered.
@@ -220,15 +220,14 @@ fn a_browser_shows_it(scene: &Scene) -> Result<()> {
     command.arg(script).args([PAGE, TOKEN, "ONE:COUNT", HOSTILE]).arg(directory.path());
     let mut browser = scene.lab.sandbox.spawn(WORKSTATION, command)?;
     while browser.is_running() {
-        socket.send(&ca::search(&[HOSTILE]), "172.23.0.255:5064")?;
-        socket.send(&ca::search(&["BL07:Vacuum:Gauge-1"]), "172.23.0.255:5064")?;
+        socket.send(&ca::search(&[HOSTILE, "BL07:Vacuum:Gauge-1"]), "172.23.0.255:5064")?;
         sleep(Duration::from_millis(300));
     }
     let output = browser.finish()?.success()?;
     let found: Value = serde_json::from_str(&output).unwrap_or_default();
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     assert_eq!(text("rejected"), "the token is wrong");
-    assert!(text("members").contains("default/one") && text("members").contains("node2"), "{found}");
+    assert!(text("members").contains("beamline/one") && text("members").contains("node2"), "{found}");
     assert!(text("unanswered").contains("\\u{202e}") && text("unanswered").contains("<img src=x"), "{found}");
     assert!(text("readers").contains("172.23.0.2"), "{found}");
     assert!(text("hostile").contains("<script>alert(2)</script>\\u{7}\\u{1b}[2J\\u{202e}"), "{found}");

@@ -26,6 +26,8 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const name = (text) => make("bdi", { class: "name" }, text);
+const address = (text) => make("bdi", { class: "name fixed" }, text);
+const host = ({ client_pod: pod, client }) => (pod ? make("span", {}, name(pod), " ", address(client)) : address(client));
 const fixed = (text) => make("span", { class: "fixed" }, text);
 const rate = (number) => (number >= 10 ? Math.round(number) : Math.round(number * 10) / 10).toLocaleString("en");
 const many = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
@@ -164,8 +166,8 @@ function showMembers([members, asked]) {
       name(`${member.namespace}/${member.pod}`),
       name(member.node),
       name(member.domain),
-      fixed(member.address ?? "–"),
-      member.lan_address ? make("span", {}, fixed(member.lan_address.address), ` ${member.lan_address.standing}`) : "–",
+      member.address ? address(member.address) : "–",
+      member.lan_address ? make("span", {}, address(member.lan_address.address), ` ${member.lan_address.standing}`) : "–",
       ports(member.ports),
       String(member.circuits),
       member.problem ? make("span", { class: "wrong" }, member.problem) : make("span", { class: "ok" }, "OK"),
@@ -190,7 +192,7 @@ function showUnanswered(rows) {
   return table(many(rows.length, "PV"), ["PV", "Client", "Domain", "Protocol", "Asked", "Since", ""],
     rows.map((row) => [
       name(row.pv),
-      name(row.client_pod ? `${row.client_pod} (${row.client})` : row.client),
+      host(row),
       name(row.domain),
       row.protocol,
       fixed(many(row.asked, "time")),
@@ -209,7 +211,7 @@ function showDuplicates(rows) {
 function showReaders(rows) {
   if (!rows.length) return make("p", {}, "No client reads from a pod.");
   return table(many(rows.length, "pair"), ["Client", "Pod", "Node", "Domain", "Circuits", "PVs"],
-    rows.map((row) => [name(row.client_pod ? `${row.client_pod} (${row.client})` : row.client), name(row.pod), name(row.node),
+    rows.map((row) => [host(row), name(row.pod), name(row.node),
       name(row.domain), String(row.circuits), name(row.pvs.join(", ") || "–")]));
 }
 

@@ -138,9 +138,10 @@ fn self_signed(names: &[String], addresses: &[IpAddr]) -> Result<CertifiedKey, B
 
 /// SHA-256 of the certificate, as browsers show it.
 fn fingerprint(key: &CertifiedKey) -> String {
-    let hash = key.end_entity_cert().map(|certificate| digest(&SHA256, certificate.as_ref()));
-    let bytes = hash.iter().flat_map(|hash| hash.as_ref()).map(|byte| format!("{byte:02X}"));
-    bytes.collect::<Vec<_>>().join(":")
+    let certificate = key.end_entity_cert().map_or(&[][..], AsRef::as_ref);
+    let hash = digest(&SHA256, certificate);
+    let bytes: Vec<_> = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    bytes.join(":")
 }
 
 /// Believes any certificate, but checks that the other end has its key.

@@ -124,8 +124,6 @@ mod tests {
         thread::sleep,
     };
 
-    use view::Answer as _;
-
     use super::*;
 
     static STARTED: AtomicUsize = AtomicUsize::new(0);

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use lab::{
-    Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION, ca,
-    epics::{Client, PATIENCE},
+    Lab, Options, Process, Result, Topology, WORKSTATION, ca,
+    epics::{Client, PATIENCE, Server},
     pva,
     udp::Socket,
 };
@@ -43,7 +43,8 @@ fn who_is_there_what_passes_and_who_reads_from_whom_is_shown(topology: Topology)
     let lab = Lab::up(Options::new(topology))?;
     let (a, twin, client) = (lab.pod("ioc-a")?, lab.pod("ioc-twin")?, lab.pod("client")?);
     // Two servers of the same PVs.
-    let _iocs = [lab.ioc(&a.netns, "A")?, lab.ioc(&twin.netns, "A")?, lab.ioc(NATIVE, "N")?];
+    let both = |netns| lab.ioc_of(Server::PvAccessCpp, netns, "A");
+    let _iocs = [both(&a.netns)?, both(&twin.netns)?];
     let mut monitor = lab.epics(WORKSTATION, "camonitor A:COUNT", &NOTHING)?;
     monitor.wait_for("updates", PATIENCE, |output| output.contains("A:COUNT"))?;
 

@@ -59,7 +59,7 @@ mod tests {
             let expected = 27.0..=33.5;
             assert!(tenth < 10 || expected.contains(&rate.at(time)), "{tenth}: {}", rate.at(time));
         }
-        let later = |seconds| rate.at(Duration::from_secs(20 + seconds));
+        let later = |seconds: u64| rate.at(Duration::from_secs(20 + seconds));
         assert!((later(1) - 24.0).abs() < 0.1 && later(9) == 0.0, "{} {}", later(1), later(9));
         let mut burst = Rate::default();
         burst.add(Duration::ZERO, 1000);

@@ -1,7 +1,8 @@
 //! Tallies and scene as an answer, with the names of everything. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
@@ -11,12 +12,14 @@ use view::{Answered, Asked, Duplicate, Prefix, Reader, Seen, Talker, Unanswered}
 
 use super::{
     scene::{Domain, Member, Scene},
-    tallies::{Answer, Given, Kind, Server, Tallies},
+    tallies::{Answer, Given, Kind, Pod, Server, Tallies},
 };
 
 /// Rows of a list, at most.
 const TALKERS: usize = 100;
 const ROWS: usize = 1000;
+/// Servers of one PV answer a search within this time; one that answers later has taken the place of the other.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What all is made of.
 pub(super) struct Report<'a> {
@@ -100,7 +103,7 @@ impl Report<'_> {
             heard: tally.map_or(0.0, |pod| pod.heard.at(at)) * weight(Verdict::Delivered),
             answers: answers[0] * weight(Verdict::Answered) + answers[1] * weight(Verdict::Direct),
             circuits: self.circuits(|_, veth| veth == member.veth),
-            latency_ms: tally.and_then(|pod| pod.latency()).map(|latency| latency.as_secs_f64() * 1e3),
+            latency_ms: tally.and_then(Pod::latency).map(|latency| latency.as_secs_f64() * 1e3),
         }
     }
 
@@ -172,7 +175,7 @@ impl Report<'_> {
     /// The last ones.
     fn answers(&self) -> Vec<Answered> {
         let mut all: Vec<_> = self.tallies.answers.iter().collect();
-        all.sort_by(|(_, a), (_, b)| b.last.cmp(&a.last));
+        all.sort_by_key(|(_, given)| Reverse(given.last));
         let answered = |(answer, given): (&Answer, &Given)| Answered {
             domain: self.name(answer.domain),
             protocol: self.protocol(answer.protocol),
@@ -184,25 +187,30 @@ impl Report<'_> {
         all.into_iter().take(ROWS).map(answered).collect()
     }
 
+    /// PVs that several servers answered at one time, to one client.
     fn duplicates(&self) -> Vec<Duplicate> {
-        let mut servers: BTreeMap<_, BTreeMap<Server, (&Answer, &Given)>> = BTreeMap::new();
+        let mut asked: HashMap<_, Vec<(&Answer, &Given)>> = HashMap::new();
         for (answer, given) in &self.tallies.answers {
-            let key = (answer.domain, answer.protocol as u32, &*answer.pv);
-            servers.entry(key).or_default().insert(answer.server, (answer, given));
+            let key = (answer.domain, answer.protocol, &answer.pv, answer.client);
+            asked.entry(key).or_default().push((answer, given));
         }
-        let several = servers.into_values().filter(|servers| servers.len() > 1).take(ROWS);
-        let duplicate = |servers: BTreeMap<Server, (&Answer, &Given)>| {
-            let (answer, _) = servers.values().next()?;
-            let all: BTreeSet<_> =
-                servers.values().map(|(answer, given)| self.server(answer, given)).collect();
-            Some(Duplicate {
-                domain: self.name(answer.domain),
-                protocol: self.protocol(answer.protocol),
-                pv: answer.pv.clone(),
-                servers: all.into_iter().collect(),
-            })
+        let mut found: BTreeMap<_, BTreeMap<SocketAddrV4, view::Server>> = BTreeMap::new();
+        for ((domain, protocol, pv, _), answers) in asked.into_iter().filter(|(_, answers)| answers.len() > 1)
+        {
+            let last = answers.iter().map(|(_, given)| given.last).max().unwrap_or_default();
+            let at_once = answers.into_iter().filter(|(_, given)| given.last + AT_ONCE >= last);
+            let servers = at_once.map(|(answer, given)| self.server(answer, given));
+            let key = (self.name(domain), self.protocol(protocol), pv);
+            found.entry(key).or_default().extend(servers.map(|server| (server.address, server)));
+        }
+        let several = found.into_iter().filter(|(_, servers)| servers.len() > 1).take(ROWS);
+        let duplicate = |((domain, protocol, pv), servers): ((_, _, &String), BTreeMap<_, _>)| Duplicate {
+            domain,
+            protocol,
+            pv: pv.clone(),
+            servers: servers.into_values().collect(),
         };
-        several.filter_map(duplicate).collect()
+        several.map(duplicate).collect()
     }
 
     fn readers(&self) -> Vec<Reader> {
@@ -216,16 +224,18 @@ impl Report<'_> {
                 found.entry((answer.domain, answer.client, member)).or_default().1.insert(&answer.pv);
             }
         }
-        let reader = |((domain, client, member), (circuits, pvs)): (Parties, (u32, BTreeSet<&str>))| Reader {
-            domain: self.name(domain),
-            client,
-            client_pod: self.pod_at(client),
-            pod: self.scene.directory.behind(member).unwrap_or("gone").to_owned(),
-            node: self.node.into(),
-            circuits,
-            pvs: pvs.into_iter().map(str::to_owned).collect(),
+        let reader = |((domain, client, member), (circuits, pvs)): (Parties, (u32, BTreeSet<&str>))| {
+            Some(Reader {
+                domain: self.name(domain),
+                client,
+                client_pod: self.pod_at(client),
+                pod: self.scene.directory.behind(member)?.to_owned(),
+                node: self.node.into(),
+                circuits,
+                pvs: pvs.into_iter().map(str::to_owned).collect(),
+            })
         };
-        found.into_iter().take(ROWS).map(reader).collect()
+        found.into_iter().filter_map(reader).take(ROWS).collect()
     }
 
     /// A server, by the socket that the LAN sees, where there is one.
@@ -255,5 +265,72 @@ impl Report<'_> {
 
     fn pod_at(&self, address: Ipv4Addr) -> Option<String> {
         self.scene.directory.at(address).map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use abi::Point;
+
+    use super::*;
+    use crate::snoop::datagram::{
+        Datagram,
+        tests::{ca_reply, ca_search, event},
+    };
+
+    const CLIENT: &str = "172.23.0.2:41234";
+    const PODS: [(u32, &str, &str); 2] =
+        [(7, "10.244.1.2:5064", "bl07/ioc-a"), (8, "10.244.1.3:5064", "bl07/ioc-b")];
+
+    fn scene() -> Scene {
+        let mut scene = Scene::default();
+        scene.directory.domains.insert(0, "lab".into());
+        scene.directory.members.extend(PODS.map(|(veth, _, pod)| (veth, pod.to_owned())));
+        scene
+    }
+
+    /// A search for `A` at this time, and an answer of each of these pods.
+    fn ask(tallies: &mut Tallies, milliseconds: u64, pods: &[(u32, &str, &str)]) {
+        let search = event(milliseconds, Point::FromLan, Verdict::Relayed, [CLIENT, "172.23.0.255:5064"]);
+        tallies.take_in(&Datagram::read(&search, &ca_search(&["A"])).unwrap());
+        for (member, socket, _) in pods {
+            let answer = event(milliseconds + 1, Point::FromPod, Verdict::Answered, [socket, CLIENT]);
+            let answer = abi::Event { member: *member, ..answer };
+            tallies.take_in(&Datagram::read(&answer, &ca_reply(1)).unwrap());
+        }
+    }
+
+    fn seen(tallies: &Tallies, milliseconds: u64) -> Seen {
+        let now = Duration::from_millis(milliseconds);
+        Report { node: "node-1", scene: &scene(), tallies, now, boot: Duration::ZERO, lost: 0 }.seen()
+    }
+
+    #[test]
+    fn two_pods_that_answer_at_once_are_duplicates_and_one_that_takes_the_place_of_another_is_not() {
+        let mut tallies = Tallies::new(Duration::ZERO);
+        ask(&mut tallies, 0, &PODS);
+        let [duplicate] = &seen(&tallies, 100).duplicates[..] else { panic!("none or several") };
+        let pods: Vec<_> = duplicate.servers.iter().map(|server| server.pod.as_deref()).collect();
+        assert_eq!((&*duplicate.pv, pods), ("A", vec![Some("bl07/ioc-a"), Some("bl07/ioc-b")]));
+        ask(&mut tallies, 5000, &PODS[1..]);
+        assert_eq!(seen(&tallies, 5100).duplicates, []);
+    }
+
+    #[test]
+    fn who_asks_is_a_reader_of_who_answers_and_what_nobody_answers_is_waited_for() {
+        let mut tallies = Tallies::new(Duration::ZERO);
+        ask(&mut tallies, 0, &PODS[..1]);
+        let all = seen(&tallies, 1000);
+        let [reader] = &all.readers[..] else { panic!("{:?}", all.readers) };
+        assert_eq!(
+            (&*reader.pod, &reader.pvs[..], reader.circuits),
+            ("bl07/ioc-a", &["A".to_owned()][..], 0)
+        );
+        assert_eq!((all.unanswered.len(), all.answers.len(), all.talkers.len()), (0, 1, 1));
+        for time in [1000, 2000, 3000] {
+            ask(&mut tallies, time, &[]);
+        }
+        let [row] = &seen(&tallies, 4000).unanswered[..] else { panic!("none or several") };
+        assert_eq!((&*row.pv, row.asked, row.since, row.last), ("A", 3, 1.0, 3.0));
     }
 }

@@ -6,6 +6,8 @@ use super::{Answered, Duplicate, Prefix, Seen, Server, Talker, Unanswered};
 
 /// Seconds by which the clocks of two nodes, and a search and its answer, may differ.
 const SKEW: f64 = 1.0;
+/// Seconds within which several servers answer the same search; one that answers later has taken the place of the other.
+const AT_ONCE: f64 = 2.0 + SKEW;
 
 impl Seen {
     /// Takes in what other nodes saw.
@@ -95,10 +97,17 @@ fn unanswered(mine: &mut Vec<Unanswered>, others: Vec<Unanswered>, answers: &[An
     mine.sort_by_key(|row| std::cmp::Reverse(row.asked));
 }
 
-/// Two nodes that saw one server each saw two.
+/// Two nodes that saw one server each, at one time and of one client, saw two.
 fn duplicates(mine: &mut Vec<Duplicate>, others: Vec<Duplicate>, answers: &[Answered]) {
     let key = |row: &Duplicate| (row.domain.clone(), row.protocol.clone(), row.pv.clone());
-    let answered = answers.iter().map(|Answered { domain, protocol, pv, server, .. }| Duplicate {
+    let asked = |row: &Answered| (row.domain.clone(), row.protocol.clone(), row.pv.clone(), row.client);
+    let mut last = BTreeMap::new();
+    for answer in answers {
+        let time: &mut f64 = last.entry(asked(answer)).or_insert(answer.last);
+        *time = time.max(answer.last);
+    }
+    let at_once = answers.iter().filter(|row| last[&asked(row)] <= row.last + AT_ONCE);
+    let answered = at_once.map(|Answered { domain, protocol, pv, server, .. }| Duplicate {
         domain: domain.clone(),
         protocol: protocol.clone(),
         pv: pv.clone(),
@@ -187,14 +196,20 @@ mod tests {
         }
 
         let all = case(
-            Seen { answers: vec![answered("A", 11, None, 5.0), answered("B", 11, None, 5.0)], ..seen("a") },
-            Seen {
-                answers: vec![answered("A", 12, Some("x/y"), 6.0), answered("B", 11, Some("x/z"), 5.0)],
-                ..seen("b")
-            },
+            Seen { answers: vec![answered("A", 11, None, 5.0)], ..seen("a") },
+            Seen { answers: vec![answered("A", 12, Some("x/y"), 6.0)], ..seen("b") },
         );
         let [duplicate] = &all.duplicates[..] else { panic!("{:?}", all.duplicates) };
         assert_eq!((&*duplicate.pv, duplicate.servers.len()), ("A", 2), "each node saw one server");
+        let all = case(
+            Seen { answers: vec![answered("A", 11, None, 5.0)], ..seen("a") },
+            Seen { answers: vec![answered("A", 12, None, 60.0)], ..seen("b") },
+        );
+        assert_eq!(all.duplicates, [], "the server has moved");
+        let all = case(
+            Seen { answers: vec![answered("B", 11, None, 5.0)], ..seen("a") },
+            Seen { answers: vec![answered("B", 11, Some("x/z"), 5.0)], ..seen("b") },
+        );
         assert_eq!(
             all.answers.iter().find(|answer| answer.pv == "B").unwrap().server.pod.as_deref(),
             Some("x/z")
@@ -206,7 +221,8 @@ mod tests {
         let number = || (0..5u8).prop_map(f64::from);
         let talkers = prop::collection::btree_map(2..6u8, number(), 0..4);
         let waiting = prop::collection::btree_map(pv.clone(), (0..5u32, number(), number()), 0..3);
-        let answers = prop::collection::btree_map((pv, 11..14u8), number(), 0..4);
+        // At one time: which servers are at once depends on when each answered last, to any of the nodes.
+        let answers = prop::collection::btree_map((pv, 11..14u8), (0..3u8).prop_map(f64::from), 0..4);
         (talkers, waiting, answers, 0..9u64).prop_map(|(talkers, waiting, answers, lost)| {
             let talkers = talkers.into_iter().map(|(host, rate)| talker(host, rate));
             // What concerns no answer: that one is answered depends on when it was asked last, by any of the nodes.

@@ -100,7 +100,7 @@ mod tests {
                 (Some(Err(found)), Some(Err(expected))) => assert!(found.contains(expected), "{found}"),
                 (found, Some(Ok(expected))) => assert_eq!(found, Some(Ok(expected)), "{path}?{query}"),
                 (found, expected) => {
-                    assert!(found.is_none() && expected.is_none(), "{path}?{query}: {found:?}")
+                    assert!(found.is_none() && expected.is_none(), "{path}?{query}: {found:?}");
                 }
             }
         }

@@ -773,24 +773,27 @@ pub(super) mod tests {
         facts.pods = vec![pod];
     }
 
+    /// A rung, whether it is so, and why not.
+    type Broken = (&'static str, State, Option<Cause>);
+
     #[test]
     fn without_asking_only_what_was_seen_is_broken_and_the_rest_says_how_to_ask() {
-        let cases: [(&str, State, Option<Cause>, fn(&mut Facts)); 6] = [
-            ("connected", State::Unknown, Some(Cause::Untried), |_| {}),
-            ("asked", State::Unknown, Some(Cause::Silent), |facts| {
+        let cases: [(Broken, fn(&mut Facts)); 6] = [
+            (("connected", State::Unknown, Some(Cause::Untried)), |_| {}),
+            (("asked", State::Unknown, Some(Cause::Silent)), |facts| {
                 unanswered(facts);
                 facts.searches.clear();
             }),
-            ("answered", State::Unknown, Some(Cause::Nobody), unanswered),
-            ("uplink", State::Fail, Some(Cause::Uplink), |facts| {
+            (("answered", State::Unknown, Some(Cause::Nobody)), unanswered),
+            (("uplink", State::Fail, Some(Cause::Uplink)), |facts| {
                 facts.domains[0].fault = Some(("is down".into(), "up".into()));
             }),
-            ("relayed", State::Fail, Some(Cause::Limited), |facts| facts.searches[0].limited = 3),
-            ("answered", State::Fail, Some(Cause::Duplicate), |facts| {
+            (("relayed", State::Fail, Some(Cause::Limited)), |facts| facts.searches[0].limited = 3),
+            (("answered", State::Fail, Some(Cause::Duplicate)), |facts| {
                 facts.servers.push(server(Place::Lan("lab".into()), "172.23.0.3:5064"));
             }),
         ];
-        for (rung, state, cause, change) in cases {
+        for ((rung, state, cause), change) in cases {
             let mut facts = Facts { passive: true, connection: None, ..well() };
             change(&mut facts);
             let rungs = climb(&facts);

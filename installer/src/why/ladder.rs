@@ -773,12 +773,12 @@ pub(super) mod tests {
         facts.pods = vec![pod];
     }
 
-    /// A rung, whether it is so, and why not.
-    type Broken = (&'static str, State, Option<Cause>);
+    /// A rung, whether it is so and why not, and what makes it so.
+    type Seen = ((&'static str, State, Option<Cause>), fn(&mut Facts));
 
     #[test]
     fn without_asking_only_what_was_seen_is_broken_and_the_rest_says_how_to_ask() {
-        let cases: [(Broken, fn(&mut Facts)); 6] = [
+        let cases: [Seen; 6] = [
             (("connected", State::Unknown, Some(Cause::Untried)), |_| {}),
             (("asked", State::Unknown, Some(Cause::Silent)), |facts| {
                 unanswered(facts);

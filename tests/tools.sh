@@ -64,7 +64,7 @@ demo() {
 }
 
 all() {
-    demo buildah ethtool iptables python3-netifaces
+    demo buildah chromium-headless-shell curl ethtool iptables python3-netifaces
     unpack pvxs "$P4P_VERSION-$PVXS_VERSION" "p4p==$P4P_VERSION" "pvxslibs==$PVXS_VERSION"
     unpack bacnet "$BACPYPES_VERSION" "bacpypes3==$BACPYPES_VERSION"
     unpack caproto "$CAPROTO_VERSION" "caproto==$CAPROTO_VERSION"

@@ -27,7 +27,7 @@ const SOCKETS: [&str; 5] = [
 ];
 
 /// The runtime to ask.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Runtime {
     /// CRI socket of the container runtime, to find pods that ask for a domain and are no members [default: where
     /// containerd, CRI-O or k3s has it].
@@ -36,6 +36,11 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
+    /// The one that listens at `socket`, or where one usually does.
+    pub(crate) fn at(socket: Option<&Path>) -> Self {
+        Self { cri: socket.map(Path::to_owned) }
+    }
+
     /// Its socket; `None` if there is none to be found.
     fn socket(&self) -> Option<PathBuf> {
         let usual = || SOCKETS.iter().map(PathBuf::from).find(|path| path.exists());

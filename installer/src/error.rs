@@ -21,6 +21,10 @@ pub(crate) enum Error {
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen { address: SocketAddr, source: io::Error },
 
+    /// The page cannot be served.
+    #[error("cannot serve the page: {what}: {reason}")]
+    Page { what: String, reason: String },
+
     /// The container runtime does not answer.
     #[error(
         "cannot query the container runtime at {socket}: {cause}; until it answers, pods that started before iocast do not \

@@ -6,6 +6,8 @@
 mod absent;
 mod addresses;
 mod adopt;
+mod bounded;
+mod clients;
 mod cni;
 mod config;
 mod conflicts;
@@ -14,7 +16,9 @@ mod doctor;
 mod error;
 mod exhausted;
 mod groups;
+mod members;
 mod metrics;
+mod page;
 mod plan;
 mod protocol;
 mod ready;
@@ -23,7 +27,9 @@ mod reload;
 mod reserve;
 mod run;
 mod say;
+mod seen;
 mod serve;
+mod signals;
 mod snoop;
 mod status;
 mod take;
@@ -74,6 +80,12 @@ enum Command {
         #[command(flatten)]
         runtime: absent::Runtime,
     },
+    /// Show the member pods with their addresses, external ports and connections, and pods that ask for a domain and are no
+    /// members, with the reason.
+    Members {
+        #[command(flatten)]
+        options: members::Options,
+    },
     /// Ask the running agent whether the node is ready: exits with 1 and says why if it is not, for probes.
     Ready(ready::Options),
     /// Do nothing until SIGTERM: keeps the pod of a node where iocast was uninstalled.
@@ -102,6 +114,17 @@ enum Command {
         #[command(flatten)]
         options: snoop::Options,
     },
+    /// Show what happens, again and again: domains, PVs that nobody answers, PVs of several servers, who searches most and for
+    /// what, and the pods with what they hear and answer.
+    Top {
+        #[command(flatten)]
+        options: seen::TopOptions,
+    },
+    /// Show who reads from which pod: clients, pods, connections, and the PVs that were asked for meanwhile.
+    Map {
+        #[command(flatten)]
+        options: seen::MapOptions,
+    },
     /// Say why a client on the LAN cannot see a PV: what must be true for it, and the first thing that is not.
     ///
     /// It asks for the PV itself, from this node and in the client's name, and tries to connect as the client would. Exit
@@ -119,11 +142,14 @@ fn main() -> ExitCode {
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json, rates, runtime } => status::run(&arguments.bpffs, *json, *rates, runtime),
+        Command::Members { options } => members::run(&arguments.bpffs, options),
         Command::Ready(options) => ready::run(options),
-        Command::Idle => run::idle(),
+        Command::Idle => signals::idle(),
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
         Command::Take { address } => take::run(&arguments.bpffs, *address),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
+        Command::Top { options } => seen::top(&arguments.bpffs, options),
+        Command::Map { options } => seen::map(&arguments.bpffs, options),
         Command::Why { options } => return why::run(&arguments.bpffs, options),
     };
     match outcome {

@@ -13,10 +13,7 @@ use datapath::{Held, Pins, State, load, pin_directory};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::SignalFd,
-    },
+    sys::signalfd::SignalFd,
 };
 
 use crate::{
@@ -26,10 +23,12 @@ use crate::{
     conflicts::Conflicts,
     exhausted::Exhausted,
     metrics::{Chain, Progress},
+    page,
     reconcile::{Programs, reconcile},
     reload::Live,
     say::{complain, say},
     serve::{self, SharedProgress},
+    signals::stop_signals,
     uplink::{self, Uplinks},
 };
 
@@ -57,6 +56,8 @@ pub(crate) struct Options {
     /// Serve /metrics, /healthz and /readyz on this address.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    #[command(flatten)]
+    page: page::Options,
 }
 
 /// Loads the datapath, then keeps the node as configured and the plugin chained.
@@ -66,6 +67,9 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
     let shared = SharedProgress::new();
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let mut state = load(bpffs)?;
+    if let Err(error) = page::start(&options.page, bpffs, &options.config, options.cri.as_deref()) {
+        complain(error); // the node does not depend on it
+    }
     let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
     let mut addresses = Addresses::new(bpffs)?;
@@ -249,25 +253,6 @@ impl Agent<'_> {
 /// Domains by their names.
 fn names(names: &[String]) -> String {
     format!("{} {}", if names.len() == 1 { "domain" } else { "domains" }, names.join(", "))
-}
-
-pub(crate) fn stop_signals() -> nix::Result<SignalFd> {
-    SignalFd::new(&blocked_signals()?)
-}
-
-/// The signals to stop, which from now on are only waited for.
-fn blocked_signals() -> nix::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    Ok(signals)
-}
-
-/// Waits for a signal to stop.
-pub(crate) fn idle() -> Result<(), Box<dyn Error>> {
-    blocked_signals()?.wait()?;
-    Ok(())
 }
 
 /// Why the loop woke up.

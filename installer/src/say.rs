@@ -5,13 +5,19 @@ use std::{
     env,
     fmt::Display,
     io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout},
+    os::fd::AsFd as _,
 };
 
 use datapath::{
     printable,
     printable::{json, message},
 };
-use nix::unistd::gethostname;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signalfd::SignalFd,
+    unistd::gethostname,
+};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use view::{Answer, Style};
 
@@ -40,7 +46,47 @@ pub(crate) fn show(answer: &impl Answer, json: bool) -> io::Result<()> {
 
 /// How the terminal wants text; 80 columns if it is none.
 pub(crate) fn style() -> Style {
-    Style { coloured: is_coloured(), ..Style::default() }
+    let plain = Style::default();
+    Style { coloured: is_coloured(), width: size().map_or(plain.width, |(columns, _)| columns) }
+}
+
+/// Columns and lines of the terminal; `None` if it is none.
+pub(crate) fn size() -> Option<(usize, usize)> {
+    let size = tcgetwinsize(stdout()).ok()?;
+    let (columns, lines) = (usize::from(size.ws_col), usize::from(size.ws_row));
+    (columns > 0 && lines > 0).then_some((columns, lines))
+}
+
+/// Whether what is printed goes to a terminal.
+pub(crate) fn is_terminal() -> bool {
+    stdout().is_terminal()
+}
+
+/// Clears the terminal.
+pub(crate) fn clear() -> io::Result<()> {
+    print("\x1b[2J")
+}
+
+/// Prints to a terminal in place of what it shows.
+pub(crate) fn redraw(answer: &str) -> io::Result<()> {
+    let to_end_of_line = answer.replace('\n', "\x1b[K\n");
+    print(&format!("\x1b[H{to_end_of_line}\x1b[J"))?; // without a blink
+    stdout().flush()
+}
+
+/// Whether it is time to stop, because of a signal or because nobody can read any more what is printed: an interrupted `kubectl exec`
+/// does nothing else.
+pub(crate) fn is_over(stop: &SignalFd) -> bool {
+    let out = stdout();
+    let mut ready =
+        [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(out.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut ready, PollTimeout::ZERO);
+    polled.is_ok() && ready.iter().any(|ready| ready.any().unwrap_or(false))
+}
+
+/// Prints the answer to a command for programs that read one object a line.
+pub(crate) fn print_line(answer: &impl Serialize) -> io::Result<()> {
+    print(&(json(&serde_json::to_string(answer)?) + "\n"))
 }
 
 /// The node's name: in a pod that Kubernetes tells it, otherwise that of the host.

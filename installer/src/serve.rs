@@ -1,17 +1,9 @@
 //! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, read-only, on threads of their own, so that no client can hold
-//! up the agent.
-//!
-//! Nor can clients hold up each other. All are accepted at once; if there are too many, one has to leave. The maps are read
-//! beside that, at most twice a second, whoever asks how often.
+//! up the agent. The maps are read beside that, at most twice a second, whoever asks how often.
 
 use std::{
-    cell::Cell,
-    collections::HashMap,
-    convert::Infallible,
-    io::{self, ErrorKind},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -23,20 +15,16 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
+    header::{ALLOW, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    runtime::{self, Runtime},
-    task::{JoinHandle, LocalSet, spawn_blocking, spawn_local, yield_now},
-    time::{sleep, timeout},
+    runtime,
+    task::{LocalSet, spawn_blocking},
 };
 
 use crate::{
     addresses::STANDINGS,
+    clients::{Client, PLAIN, accept, converse, listen, response},
     error::Error,
     metrics::{Conntrack, Domain, Domains, Progress, STARTING, not_alive, not_ready, render},
     uplink,
@@ -44,17 +32,8 @@ use crate::{
 
 /// The most clients at the same time.
 const CLIENTS: usize = 256;
-/// How many there may be of those that have asked and wait for their answer.
-const ANSWERS: usize = 4 * CLIENTS;
-/// Connections that the kernel completes before they are accepted: a client beyond them would try again after a second.
-const BACKLOG: u32 = 1024;
-/// How long a client may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest head of a request, in bytes; the least that hyper takes.
-const LONGEST_HEAD: usize = 8192;
 /// How old what was read from the maps may be.
 const FRESH: Duration = Duration::from_millis(500);
-const PLAIN: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The agent's progress, shared between its loop, which publishes it, and the server.
@@ -85,74 +64,18 @@ pub(crate) fn start(address: SocketAddr, bpffs: &Path, progress: &SharedProgress
         runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(fault)?;
     let listener = listen(&runtime, address).map_err(fault)?;
     let source = Arc::new(Source::new(bpffs, progress));
-    let serve = move || LocalSet::new().block_on(&runtime, accept(listener, source));
+    let each = move |client| serve(client, Arc::clone(&source));
+    let serve = move || LocalSet::new().block_on(&runtime, accept(listener, CLIENTS, each));
     thread::Builder::new().name("serve".into()).spawn(serve).map_err(fault)?;
     Ok(())
 }
 
-fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<TcpListener> {
-    let _within = runtime.enter();
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-async fn accept(listener: TcpListener, source: Arc<Source>) {
-    let mut clients: Vec<Client> = vec![]; // the oldest first
-    loop {
-        let (client, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue, // its client has gone
-            Err(_) => {
-                sleep(Duration::from_millis(100)).await; // out of descriptors, for example
-                continue;
-            }
-        };
-        clients.retain(|client| !client.task.is_finished());
-        let waiting: Vec<_> = (0..clients.len()).filter(|index| !clients[*index].has_asked.get()).collect();
-        let crowded = if waiting.is_empty() { ANSWERS } else { CLIENTS };
-        if clients.len() >= crowded {
-            let candidates = if waiting.is_empty() { (0..clients.len()).collect() } else { waiting };
-            let places: Vec<_> = candidates.iter().map(|index| clients[*index].address).collect();
-            clients.remove(candidates[least_deserving(&places)]).task.abort();
-        }
-        let has_asked = Rc::new(Cell::new(false));
-        let task = spawn_local(serve(client, Arc::clone(&source), Rc::clone(&has_asked)));
-        clients.push(Client { address: address.ip(), has_asked, task });
-        yield_now().await; // or those who come at the same time would drive out one that has asked already
-    }
-}
-
-/// A client that is being served.
-struct Client {
-    address: IpAddr,
-    /// Whether its request is complete: what is left to do for it does not depend on it.
-    has_asked: Rc<Cell<bool>>,
-    task: JoinHandle<()>,
-}
-
-/// Which of the clients at these addresses has to leave: the oldest of the address that has most of them. So one host cannot
-/// drive out another, and of many that connect and say nothing none stays long.
-fn least_deserving(clients: &[IpAddr]) -> usize {
-    let mut shares = HashMap::<_, usize>::new();
-    clients.iter().for_each(|address| *shares.entry(address).or_default() += 1);
-    let most = shares.values().max();
-    clients.iter().position(|address| shares.get(address) == most).unwrap_or(0)
-}
-
-async fn serve(client: TcpStream, source: Arc<Source>, has_asked: Rc<Cell<bool>>) {
-    let answer = service_fn(|request: Request<Incoming>| {
-        has_asked.set(true);
+async fn serve(client: Client, source: Arc<Source>) {
+    let answer = |request: Request<Incoming>| {
         let source = Arc::clone(&source);
-        async move { Ok::<_, Infallible>(source.answer(request.method(), request.uri().path()).await) }
-    });
-    let served = http1::Builder::new()
-        .keep_alive(false)
-        .half_close(true) // a client may say that its request is complete
-        .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(client), answer);
-    let _ = timeout(PATIENCE, served).await; // a client that disconnects is not an error
+        async move { source.answer(request.method(), request.uri().path()).await }
+    };
+    converse(client.stream, &client.has_asked, answer).await;
 }
 
 /// What there is to say about the node.
@@ -238,13 +161,6 @@ fn verdict(reasons: &[String]) -> Response<Full<Bytes>> {
     response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines)
 }
 
-fn response(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
 /// The current contents of the maps. They are reopened every time: another agent may have replaced them.
 fn domains(bpffs: &Path) -> datapath::Result<Domains> {
     let state = State::open(bpffs)?;
@@ -295,23 +211,4 @@ fn conntrack() -> Option<Conntrack> {
         text.trim().parse().ok()
     };
     Some(Conntrack { entries: read("count")?, limit: read("max")? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Who has to leave among clients at these addresses, each a digit.
-    fn leaves(clients: &str) -> usize {
-        let address = |digit: char| IpAddr::from([127, 0, 0, digit as u8]);
-        least_deserving(&clients.chars().map(address).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn the_oldest_client_of_the_address_that_has_most_leaves() {
-        assert_eq!(leaves("1234"), 0, "of many the oldest");
-        assert_eq!(leaves("12222"), 1, "never the only one of its host");
-        assert_eq!(leaves("2122321"), 0);
-        assert_eq!(leaves("331122"), 0, "of equals the oldest");
-    }
 }

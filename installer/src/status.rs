@@ -69,13 +69,13 @@ struct MemberStatus {
 
 /// A pod's address on the LAN.
 #[derive(Debug, Serialize)]
-struct LanAddressStatus {
-    address: Ipv4Addr,
+pub(crate) struct LanAddressStatus {
+    pub(crate) address: Ipv4Addr,
     /// What the node does about it: `reserved`, `held`, `taken` or `lost`.
-    standing: &'static str,
+    pub(crate) standing: &'static str,
     /// The MAC address of the other host that claimed it in the last minute, or that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    claimed_by: Option<String>,
+    pub(crate) claimed_by: Option<String>,
 }
 
 /// A pod that is no member.
@@ -94,13 +94,13 @@ impl From<&Absent> for AbsentStatus {
 
 /// An external port and the pod's port behind it.
 #[derive(Debug, Serialize)]
-struct PortStatus {
-    protocol: &'static str,
-    external: u16,
-    pod: u16,
+pub(crate) struct PortStatus {
+    pub(crate) protocol: &'static str,
+    pub(crate) external: u16,
+    pub(crate) pod: u16,
     /// What is wrong with the stream to it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<&'static str>,
+    pub(crate) problem: Option<&'static str>,
 }
 
 /// A counter that is not zero.
@@ -223,11 +223,6 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
         let Some(member) = state.member(attachment.member)?.filter(|member| member.domain == domain) else {
             continue;
         };
-        let ports = externals.iter().filter(|External { claim, .. }| {
-            (claim.member, claim.generation) == (attachment.member, attachment.generation)
-        });
-        let mut ports: Vec<_> = ports.map(port).collect();
-        ports.sort_by_key(|port| (port.protocol, port.pod));
         found.push(MemberStatus {
             namespace: text(&attachment.namespace).into(),
             pod: text(&attachment.pod).into(),
@@ -235,7 +230,7 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
             broadcast: member.broadcast.into(),
             lan_address: lan_address(state, &member, &attachment)?,
             veth: link::by_index(attachment.member)?.map_or_else(|| "gone".into(), |veth| veth.name),
-            external_ports: ports,
+            external_ports: external_ports(externals, &attachment),
             pvs: state.prefixes(attachment.member)?,
         });
     }
@@ -243,7 +238,18 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
     Ok(found)
 }
 
-fn lan_address(
+/// The external ports of a member, by transport and port.
+pub(crate) fn external_ports(externals: &[External], attachment: &Attachment) -> Vec<PortStatus> {
+    let whose = (attachment.member, attachment.generation);
+    let of_member =
+        externals.iter().filter(|External { claim, .. }| (claim.member, claim.generation) == whose);
+    let mut ports: Vec<_> = of_member.map(port).collect();
+    ports.sort_by_key(|port| (port.protocol, port.pod));
+    ports
+}
+
+/// A member's LAN address, if it has one.
+pub(crate) fn lan_address(
     state: &State,
     member: &Member,
     attachment: &Attachment,

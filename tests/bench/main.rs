@@ -23,7 +23,9 @@ use lab::Result;
 use crate::{
     report::Report,
     row::{Row, race},
-    rows::{Settings, agent, circuits, cni, epics, fanout, growth, latency, programs, searches, stream},
+    rows::{
+        Settings, agent, circuits, cni, epics, fanout, growth, latency, programs, searches, stream, watching,
+    },
     world::World,
 };
 
@@ -64,7 +66,7 @@ impl Subject {
 }
 
 /// In the order of their number of pods, which only grows; those that leave something behind come late.
-const SUBJECTS: [Subject; 35] = [
+const SUBJECTS: [Subject; 36] = [
     Subject::new("size", 0, agent::size_rows),
     Subject::new("latency", 10, latency::rows),
     Subject::new("circuits", 10, circuits::rows),
@@ -78,6 +80,7 @@ const SUBJECTS: [Subject; 35] = [
     Subject::new("cni", 10, cni::rows),
     Subject::new("cni", 10, cni::circuit_rows),
     Subject::new("agent", 10, agent::rows),
+    Subject::new("watching", 10, watching::rows),
     Subject::new("growth", 10, growth::circuit_rows),
     Subject::new("growth", 10, growth::searcher_rows),
     Subject::new("growth", 10, growth::rate_rows),

@@ -108,6 +108,7 @@ pub(crate) enum Section {
     DomainGrowth,
     RateGrowth,
     ProcessorGrowth,
+    Watching,
     Ports,
     Size,
 }
@@ -148,6 +149,7 @@ impl Section {
             Self::DomainGrowth => "Growth: domains that are not asked",
             Self::RateGrowth => "Growth: searches a second",
             Self::ProcessorGrowth => "Growth: processors",
+            Self::Watching => "Watching",
             Self::Ports => "External ports, and the agent",
             Self::Size => "Size",
         }
@@ -215,6 +217,9 @@ impl Section {
             Self::DomainGrowth => "So many domains with an uplink of their own, of which one is asked.",
             Self::RateGrowth => "Ten pods, of which all listen.",
             Self::ProcessorGrowth => "All pods listen; sender and receivers have so many processors.",
+            Self::Watching => {
+                "A storm of 25 000 searches a second to ten pods that listen, while `iocast-node top` shows it five times, once, or not at all."
+            }
             Self::Ports => {
                 "Searches whose answers name ports that were never named before, and what the agent needs."
             }

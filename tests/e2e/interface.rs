@@ -28,6 +28,7 @@ fn the_names_that_programs_read_are_those_recorded() -> Result<()> {
     let mut found = format!("annotations\n  {}\n", annotations.join("\n  "));
     for (what, said) in [
         ("iocast-node status --json", run("status --json")?),
+        ("iocast-node members --json", run("members --json")?),
         ("iocast-node doctor --json", run("doctor --json --config /run/iocast/config.toml")?),
         ("iocast-node why --json", run("why A:NAME --from 172.23.0.2 --ask --json")?),
         ("iocast-node snoop --json", packets),

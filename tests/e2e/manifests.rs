@@ -69,6 +69,17 @@ fn kustomize(directory: &str) -> Vec<Value> {
     RENDERED.lock().unwrap().entry(directory.into()).or_insert_with(render).clone()
 }
 
+/// The overlay with a component of `manifests`.
+fn with_component(overlay: &str, component: &str) -> Vec<Value> {
+    let site = root().join(format!("target/with-{component}-{overlay}"));
+    let content = format!(
+        "resources: [../../manifests/overlays/{overlay}]\ncomponents: [../../manifests/{component}]\n"
+    );
+    fs::create_dir_all(&site).unwrap();
+    fs::write(site.join("kustomization.yaml"), content).unwrap();
+    parse(&run("kubectl", &["kustomize", site.to_str().unwrap()], "").unwrap())
+}
+
 /// What Helm makes of the chart with the values that stand for `overlay`, and `more` of them.
 fn chart(overlay: &str, more: &Value) -> Result<Vec<Value>, String> {
     let values = format!("manifests/helm/iocast/values-{overlay}.yaml");
@@ -175,6 +186,43 @@ fn the_chart_renders_what_the_overlays_have() {
 }
 
 #[test]
+fn the_page_is_off_and_the_chart_renders_what_its_component_has() {
+    let page = |objects: &[Value]| json!(objects).to_string().contains("page");
+    assert!(!page(&kustomize("overlays/kubeadm")) && !page(&chart("kubeadm", &json!({})).unwrap()));
+    for overlay in OVERLAYS {
+        let objects = with_component(overlay, "page");
+        for version in KUBERNETES {
+            assert_eq!(faults(&objects, version), [""; 0], "{overlay}, Kubernetes {version}");
+        }
+        let mut expected = normalized(objects);
+        assert!(expected.remove(r#""Namespace" "iocast""#).is_some());
+        let values = json!({"page": {"enabled": true}});
+        assert_eq!(normalized(chart(overlay, &values).unwrap()), expected, "{overlay}");
+        let gone = json!({"page": {"enabled": true}, "uninstall": true});
+        assert!(!page(&chart(overlay, &gone).unwrap()), "{overlay}");
+    }
+}
+
+#[test]
+fn agents_find_each_other_also_where_one_is_not_ready() {
+    let objects = with_component("kubeadm", "page");
+    let (service, spec) = (find(&objects, "Service"), pod(&objects));
+    assert_eq!(
+        (&service["spec"]["clusterIP"], &service["spec"]["publishNotReadyAddresses"]),
+        (&json!("None"), &json!(true))
+    );
+    let labels = &find(&objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&service["spec"]["selector"], labels);
+    assert_eq!(service["metadata"]["namespace"], "iocast");
+    let name = service["metadata"]["name"].as_str().unwrap();
+    assert!(strings(&spec["containers"][0]["args"]).contains(&format!("--page-peers={name}").as_str()));
+    assert_eq!(
+        spec["dnsPolicy"], "ClusterFirstWithHostNet",
+        "or a pod on the node's network does not know Services"
+    );
+}
+
+#[test]
 fn the_charts_values_are_checked() {
     for wrong in [
         json!({"confg": "x"}),
@@ -183,6 +231,8 @@ fn the_charts_values_are_checked() {
         json!({"listen": {"port": 0}}),
         json!({"listen": {"address": "::"}}),
         json!({"image": {"digest": "sha256:12"}}),
+        json!({"page": {"port": 0}}),
+        json!({"page": {"hosts": ["https://x"]}}),
         json!({"runtime": {"socket": "/run/x.sock"}}),
     ] {
         let refused = chart("kubeadm", &wrong).expect_err(&wrong.to_string());

@@ -45,7 +45,8 @@ fn lab() -> Result<Lab> {
 #[test]
 fn a_pod_may_be_called_what_it_likes() -> Result<()> {
     let lab = lab()?;
-    for command in ["status", "doctor --config /run/iocast/config.toml", "why A:NAME --ask"] {
+    let looking = ["status", "members", "top --for 1", "map --for 1"];
+    for command in [&looking[..], &["doctor --config /run/iocast/config.toml", "why A:NAME --ask"]].concat() {
         let text = said(&lab, command)?;
         let name = command.split(' ').next().unwrap_or_default();
         assert_plain(name, &text);

@@ -222,6 +222,11 @@ impl Lab {
         self.agents.clear();
     }
 
+    /// Kills iocast-node on one of several nodes.
+    pub fn stop_agent_on(&mut self, node: usize) {
+        self.agents.remove(node).kill();
+    }
+
     /// The first node's agent, if it runs.
     pub fn agent(&self) -> Option<&Process> {
         self.agents.first()
@@ -253,7 +258,7 @@ impl Lab {
         if node > 0 {
             command.args(["--bpffs", BPFFS[node]]); // the first has the default
         }
-        command.args(line.split_whitespace());
+        command.args(line.split_whitespace()).env("NODE_NAME", NODES[node]);
         self.sandbox.spawn(NODES[node], command)
     }
 

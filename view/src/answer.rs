@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::Style;
+use crate::{Style, printable, wrapped};
 
 /// Changes with the shape of an answer, but for keys that are added.
 pub const VERSION: u32 = 1;
@@ -33,4 +33,16 @@ pub trait Answer: Serialize + DeserializeOwned {
 
     /// For people: no line is wider than the style allows.
     fn text(&self, style: &Style) -> String;
+}
+
+/// What is said of nodes that did not answer.
+pub(crate) fn silent(nodes: &[Asked], width: usize) -> String {
+    let silent = nodes.iter().filter_map(|asked| Some((&asked.node, asked.error.as_ref()?)));
+    silent.map(|(node, error)| paragraph(&format!("{node} did not answer: {error}"), width)).collect()
+}
+
+/// A sentence with names that others chose, in lines that fit; all but the first are indented.
+pub(crate) fn paragraph(text: &str, width: usize) -> String {
+    const INDENT: usize = 2;
+    wrapped(&printable(text), width.saturating_sub(INDENT).max(1), INDENT) + "\n"
 }

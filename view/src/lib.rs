@@ -14,5 +14,5 @@ pub mod why;
 pub use answer::{Answer, Asked, VERSION};
 pub use members::{Address, Member, Members, Port};
 pub use printable::printable;
-pub use seen::{Domain, Duplicate, Pod, Prefix, Reader, Seen, Server, Talker, Unanswered};
+pub use seen::{Answered, Domain, Duplicate, Pod, Prefix, Reader, Seen, Server, Talker, Unanswered};
 pub use table::{Style, table, wrapped};

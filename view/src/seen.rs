@@ -1,5 +1,8 @@
 //! What was seen of searches, answers and connections while somebody looked: what `top`, `map`, `duplicates` and the page show.
 
+mod merge;
+mod text;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +36,8 @@ pub struct Seen {
     pub duplicates: Vec<Duplicate>,
     /// Who reads from whom.
     pub readers: Vec<Reader>,
+    /// What servers answered, the last ones first: so that other nodes know what is answered, and by whom else.
+    pub answers: Vec<Answered>,
 }
 
 /// A domain.
@@ -132,6 +137,8 @@ pub struct Unanswered {
     pub asked: u32,
     /// Since when.
     pub since: f64,
+    /// When last.
+    pub last: f64,
 }
 
 /// A PV that several servers have.
@@ -171,10 +178,28 @@ pub struct Reader {
     pub pod: String,
     /// The pod's node.
     pub node: String,
-    /// TCP connections that are established.
+    /// TCP connections through external ports that are established. Those inside the cluster, and those to a LAN address, are
+    /// not counted.
     pub circuits: u32,
     /// PVs that it asked for while it was looked, and that the pod answered.
     pub pvs: Vec<String>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The domain.
+    pub domain: String,
+    /// `ca` or `pva`.
+    pub protocol: String,
+    /// The PV's name.
+    pub pv: String,
+    /// Who asked.
+    pub client: Ipv4Addr,
+    /// Who has it.
+    pub server: Server,
+    /// When it said so last.
+    pub last: f64,
 }
 
 impl Seen {
@@ -193,6 +218,7 @@ impl Seen {
             unanswered: vec![],
             duplicates: vec![],
             readers: vec![],
+            answers: vec![],
         }
     }
 }

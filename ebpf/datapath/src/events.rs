@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use abi::{Event, LONG, Snoop};
+use abi::{Event, LONG, SHORT, Snoop};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use nix::{
     fcntl::{Flock, FlockArg},
@@ -80,10 +80,15 @@ impl Events {
         }
     }
 
-    /// How many events the ring had no room for since it was opened. Those that were gone before this process could read
-    /// them count as one each time.
+    /// Passes over all events that there are now; how many they were.
+    pub fn skip(&mut self) -> u64 {
+        self.ring.skip()
+    }
+
+    /// How many events the ring had no room for since it was opened. Of those that were gone before this process could read
+    /// them the number is estimated from their bytes.
     pub fn lost(&self) -> Result<u64> {
-        Ok(sum(&self.lost)?.saturating_sub(self.lost_before) + self.ring.overruns())
+        Ok(sum(&self.lost)?.saturating_sub(self.lost_before) + self.ring.missed(size_of::<Event>() + SHORT))
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) struct Ring {
     page: usize,
     size: u64,
     next: u64,
-    overruns: u64,
+    /// Bytes that were gone before they could be read.
+    missed: u64,
 }
 
 impl Ring {
@@ -49,27 +50,43 @@ impl Ring {
         let consumer = Mapping::new(&map, page, both, 0).map_err(|error| fault(&error))?;
         let all = page + 2 * length;
         let producer = Mapping::new(&map, all, ProtFlags::PROT_READ, page).map_err(|error| fault(&error))?;
-        let mut ring = Self { map, consumer, producer, page, size: size.into(), next: 0, overruns: 0 };
+        let mut ring = Self { map, consumer, producer, page, size: size.into(), next: 0, missed: 0 };
         ring.next = ring.written();
         ring.make_room();
         Ok(ring)
     }
 
-    /// How often records were gone before they could be read.
-    pub(crate) fn overruns(&self) -> u64 {
-        self.overruns
+    /// How many records of `size` bytes, without header, were gone before they could be read.
+    pub(crate) fn missed(&self, size: usize) -> u64 {
+        self.missed.div_ceil((size as u64).next_multiple_of(HEADER) + HEADER)
+    }
+
+    /// Passes over all records that there are now; how many they were.
+    pub(crate) fn skip(&mut self) -> u64 {
+        let (end, mut skipped) = (self.written(), 0);
+        while self.next < end {
+            let header = self.header();
+            if self.catch_up() {
+                continue;
+            }
+            if header & BUSY != 0 {
+                break;
+            }
+            self.next += length(header);
+            skipped += u64::from(header & DISCARD == 0);
+        }
+        self.make_room();
+        skipped
     }
 
     /// The next record, if there is one now.
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
         while self.next < self.written() {
             let (header, record) = self.record()?;
-            if self.written() - self.next > self.size {
-                self.overruns += 1; // it was written over meanwhile
-                self.next = self.consumer.position().load(Ordering::Acquire);
+            if self.catch_up() {
                 continue;
             }
-            self.next += (u64::from(header & !(BUSY | DISCARD)) + HEADER).next_multiple_of(HEADER);
+            self.next += length(header);
             self.make_room();
             if header & DISCARD == 0 {
                 return Some(record);
@@ -78,11 +95,26 @@ impl Ring {
         None
     }
 
+    /// Goes on where there is something to read, if what was to be read next is written over.
+    fn catch_up(&mut self) -> bool {
+        if self.written() - self.next <= self.size {
+            return false;
+        }
+        let next = self.consumer.position().load(Ordering::Acquire);
+        self.missed += next.saturating_sub(self.next);
+        self.next = next;
+        true
+    }
+
+    fn header(&self) -> u32 {
+        self.producer.word(self.page + (self.next % self.size) as usize).load(Ordering::Acquire)
+    }
+
     /// Header and bytes at the next position, which may be nonsense if the ring has gone round; `None` while the record is
     /// being written.
     fn record(&self) -> Option<(u32, Vec<u8>)> {
         let start = self.page + (self.next % self.size) as usize;
-        let header = self.producer.word(start).load(Ordering::Acquire);
+        let header = self.header();
         let length = u64::from(header & !(BUSY | DISCARD)).min(self.size - HEADER) as usize;
         let is_current = self.written() - self.next <= self.size;
         (header & BUSY == 0 || !is_current)
@@ -104,6 +136,11 @@ impl AsFd for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.fd().as_fd()
     }
+}
+
+/// Bytes from a record with this header to the next.
+fn length(header: u32) -> u64 {
+    (u64::from(header & !(BUSY | DISCARD)) + HEADER).next_multiple_of(HEADER)
 }
 
 /// A part of the ring in this process's memory.

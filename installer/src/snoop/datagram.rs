@@ -150,11 +150,11 @@ fn with_text<'a>(names: impl Iterator<Item = (u32, &'a [u8])>) -> Vec<(u32, Stri
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A search of Channel Access for these names, whose ids count from 1.
-    pub(in crate::snoop) fn ca_search(names: &[&str]) -> Vec<u8> {
+    pub(crate) fn ca_search(names: &[&str]) -> Vec<u8> {
         let mut datagram = vec![0, 0, 0, 0, 0, 1, 0, 13, 0, 0, 0, 1, 0, 0, 0, 0];
         for (id, name) in (1..).zip(names) {
             let size = (name.len() + 1).next_multiple_of(8);
@@ -166,19 +166,14 @@ pub(super) mod tests {
     }
 
     /// A reply to the name with this id.
-    pub(in crate::snoop) fn ca_reply(id: u8) -> Vec<u8> {
+    pub(crate) fn ca_reply(id: u8) -> Vec<u8> {
         let mut datagram = vec![0, 6, 0, 8, 0xee, 0x48, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, id];
         datagram.extend_from_slice(&[0, 13, 0, 0, 0, 0, 0, 0]);
         datagram
     }
 
     /// An event of Channel Access `milliseconds` after the first.
-    pub(in crate::snoop) fn event(
-        milliseconds: u64,
-        point: Point,
-        verdict: Verdict,
-        sockets: [&str; 2],
-    ) -> Event {
+    pub(crate) fn event(milliseconds: u64, point: Point, verdict: Verdict, sockets: [&str; 2]) -> Event {
         let [source, destination] = sockets.map(|text| {
             let socket: SocketAddrV4 = text.parse().unwrap();
             Endpoint { address: socket.ip().octets(), port: socket.port(), protocol: u16::from(abi::UDP) }

@@ -34,13 +34,13 @@ use self::{
     line::{Line, Row, pods, table},
     questions::Questions,
 };
-use crate::{run::stop_signals, say::complain};
+use crate::{say::complain, signals::stop_signals};
 
 /// How far ahead the deadline is set, and how often it is extended.
 const LEASE: Duration = Duration::from_secs(3);
 const RENEWAL: Duration = Duration::from_secs(1);
 /// Seconds until it ends by itself, if the output is not a terminal.
-const UNATTENDED: u64 = 600;
+pub(crate) const UNATTENDED: u64 = 600;
 /// How long after its end it may still hang.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long to sleep at most: another watcher may have read first what would wake us.
@@ -104,7 +104,7 @@ impl Options {
 }
 
 /// Ends the process some time after `limit`, if it hangs because nobody reads what it writes.
-fn give_up_after(limit: Duration) -> io::Result<()> {
+pub(crate) fn give_up_after(limit: Duration) -> io::Result<()> {
     let hung = move || {
         sleep(limit.saturating_add(GRACE));
         exit(1)

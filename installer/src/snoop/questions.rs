@@ -12,9 +12,12 @@ use std::{
 use abi::Protocol;
 
 use super::datagram::{Datagram, Message};
+use crate::bounded::make_room;
 
-/// The most names remembered, some 130 bytes each.
+/// The most names remembered, some 130 bytes each; those asked for once give way first, then the least recent.
 const MOST: usize = 100_000;
+/// The longest name that is remembered, bytes.
+const LONGEST: usize = 1000;
 /// How long a name is remembered after its last search. Channel Access clients search at least every 5 minutes.
 const AGE: Duration = Duration::from_secs(600);
 /// How long a client must search without an answer to be listed: longer than any answer takes.
@@ -57,12 +60,25 @@ pub(crate) struct Unanswered {
 }
 
 /// All searches that are remembered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Questions {
     known: HashMap<Key, Question>,
+    most: usize,
+    longest: usize,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        Self::bounded(MOST, LONGEST)
+    }
 }
 
 impl Questions {
+    /// None yet, and at most so many, with names of at most so many bytes.
+    pub(crate) fn bounded(most: usize, longest: usize) -> Self {
+        Self { known: HashMap::new(), most, longest }
+    }
+
     /// Records a datagram. Returns the PVs that it is about, and how long after the search an answer came.
     pub(crate) fn take_in(&mut self, datagram: &Datagram) -> (Vec<String>, Option<Duration>) {
         let key = |id| {
@@ -87,8 +103,11 @@ impl Questions {
     }
 
     fn ask(&mut self, key: Key, name: &str, time: Duration) {
-        if self.known.len() >= MOST && !self.known.contains_key(&key) {
+        if name.len() > self.longest {
             return;
+        }
+        if !self.known.contains_key(&key) {
+            make_room(&mut self.known, self.most, |question| (question.times > 1, question.last));
         }
         let new = || Question { name: name.into(), times: 0, first: time, last: time };
         let question = self.known.entry(key).or_insert_with(new);
@@ -232,6 +251,19 @@ mod tests {
         asked(&mut questions, 2000, CLIENT, &["OTHER"]);
         assert_eq!(unanswered(&questions), []);
         assert_eq!(answered(&mut questions, 2001, 1).0, ["OTHER"]);
+    }
+
+    #[test]
+    fn made_up_names_do_not_drive_out_what_is_asked_for_again_and_again() {
+        let mut questions = Questions::bounded(100, 20);
+        for time in 0..1000 {
+            asked(&mut questions, time, CLIENT, &[&format!("MADE:UP:{time}")]);
+            asked(&mut questions, time, "172.23.0.3:1", &["NOPE"]);
+            asked(&mut questions, time, "172.23.0.3:2", &["LONGER:THAN:A:NAME:MAY:BE"]);
+            assert!(questions.known.len() <= 100);
+        }
+        asked(&mut questions, 2000, "172.23.0.3:1", &["NOPE"]);
+        assert_eq!(unanswered(&questions), [("NOPE".into(), "172.23.0.3".into(), 1001)]);
     }
 
     #[test]

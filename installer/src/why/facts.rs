@@ -16,6 +16,8 @@ pub(super) struct Facts {
     pub(super) from: Option<Ipv4Addr>,
     /// Whether no client was to be waited for.
     pub(super) at_once: bool,
+    /// Whether it was only looked, and nobody asked: what a probe would tell is not known.
+    pub(super) passive: bool,
     /// How long a search of a client was waited for.
     pub(super) waited: Duration,
     /// Why the datapath's maps cannot be used.

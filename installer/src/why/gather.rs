@@ -40,13 +40,19 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// All facts; without the datapath, only that it is missing.
 pub(super) fn gather(bpffs: &Path, options: &Options) -> Outcome<Facts> {
-    let facts =
-        Facts { pv: options.pv.clone(), from: options.from, at_once: options.ask, ..Facts::default() };
+    let facts = Facts {
+        pv: options.pv.clone(),
+        from: options.from,
+        at_once: options.ask,
+        passive: options.passive,
+        ..Facts::default()
+    };
     let state = match State::open(bpffs).and_then(|state| domains::check_fan(bpffs).map(|()| state)) {
         Ok(state) => state,
         Err(error) => return Ok(Facts { no_datapath: Some(error.to_string()), ..facts }),
     };
-    Gathering::begin(bpffs, options, state, facts)?.finish()
+    let gathering = Gathering::begin(bpffs, options, state, facts)?;
+    if options.passive { gathering.look() } else { gathering.finish() }
 }
 
 /// Facts that grow.
@@ -57,7 +63,8 @@ struct Gathering<'a> {
     lans: Vec<Lan>,
     places: Vec<pods::Place>,
     watch: Watch,
-    asker: Asker,
+    /// None if nobody is to be asked.
+    asker: Option<Asker>,
     taps: Vec<Tap>,
     /// Who answered us, for which name.
     heard: Vec<Heard>,
@@ -71,14 +78,44 @@ impl<'a> Gathering<'a> {
         facts.domains = lans.iter().map(|lan| lan.domain.clone()).collect();
         let mut watch = Watch::new(bpffs, &state, &options.pv)?;
         let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
-        let asker = Asker::new(random)?;
-        asker.ports().for_each(|port| watch.ask_from(port));
+        let asker = (!options.passive).then(|| Asker::new(random)).transpose()?;
+        asker.iter().flat_map(Asker::ports).for_each(|port| watch.ask_from(port));
         connect::ports(random).into_iter().for_each(|port| watch.ask_on_behalf_from(port));
         let whose = options.from.map_or(Whose::Everybody, Whose::Host);
         let links = lans.iter().filter_map(|lan| lan.link.as_ref());
         let taps = links.map(|link| Tap::open(link.index, whose)).collect::<Result<_, _>>()?;
         let places = pods::find(&state, &facts.domains)?;
         Ok(Self { options, state, facts, lans, places, watch, asker, taps, heard: vec![], random })
+    }
+
+    /// Looks whether a client asks, and who answers; asks nobody, and puts nothing in.
+    fn look(mut self) -> Outcome<Facts> {
+        self.await_client()?;
+        self.near();
+        self.facts.searches = self.watch.end()?;
+        self.facts.servers = self.who_replied();
+        self.settle_pods();
+        self.facts.dropping = dropping();
+        Ok(self.facts)
+    }
+
+    /// Who has the PV, as far as a client was seen to be answered.
+    fn who_replied(&self) -> Vec<Server> {
+        let mut found: Vec<Server> = vec![];
+        for search in &self.facts.searches {
+            for reply in &search.replies {
+                let pod = self.places.iter().find(|place| place.pod.name == reply.pod);
+                let address = pod.map(|place| place.pod.address).or_else(|| reply.pod.parse().ok());
+                let Some((address, port)) = address.zip(reply.port) else { continue };
+                let Some(place) = self.where_is(address) else { continue };
+                let (at, after) = (SocketAddrV4::new(address, port), reply.after.unwrap_or_default());
+                let server = Server { protocol: search.protocol, at, place, after, guid: vec![] };
+                if found.iter().all(|known| (known.protocol, known.at) != (server.protocol, server.at)) {
+                    found.push(server);
+                }
+            }
+        }
+        found
     }
 
     fn finish(mut self) -> Outcome<Facts> {
@@ -117,26 +154,32 @@ impl<'a> Gathering<'a> {
     /// Asks for names, and waits for answers: for all, as more than one may have a name, or for the first.
     fn ask_for(&mut self, names: &[String], targets: &[Target], all: bool) -> Outcome<()> {
         let (began, before) = (Instant::now(), self.heard.len());
-        self.asker.ask(names, targets);
+        self.put(names, targets);
         let mut again = Some(ANSWER / 2);
         while began.elapsed() < ANSWER && (all || self.heard.len() == before) {
             let until = again.unwrap_or(ANSWER);
             self.pass(until.saturating_sub(began.elapsed()))?;
             // A datagram may be lost.
             if began.elapsed() >= until && self.heard.len() == before && again.take().is_some() {
-                self.asker.ask(names, targets);
+                self.put(names, targets);
             }
         }
         Ok(())
     }
 
+    fn put(&mut self, names: &[String], targets: &[Target]) {
+        if let Some(asker) = &mut self.asker {
+            asker.ask(names, targets);
+        }
+    }
+
     /// Waits for something to come, at most so long, and takes it in.
     fn pass(&mut self, time: Duration) -> Outcome<()> {
         let taps = self.taps.iter().map(Tap::as_fd);
-        let sockets = self.asker.sockets().map(|socket| socket.as_fd());
+        let sockets = self.asker.iter().flat_map(Asker::sockets).map(|socket| socket.as_fd());
         let sources: Vec<_> = taps.chain(sockets).chain([self.watch.events().as_fd()]).collect();
         wait(&sources, time.min(Duration::from_millis(100))); // another watcher may have read what would wake us
-        self.heard.extend(self.asker.hear());
+        self.heard.extend(self.asker.iter().flat_map(Asker::hear));
         self.watch.look()?;
         for (at, tap) in self.taps.iter().enumerate() {
             while let Some(passed) = tap.take() {

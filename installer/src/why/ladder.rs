@@ -70,6 +70,11 @@ impl<'a> Case<'a> {
         self.facts.pods.iter().filter(move |pod| pod.domain.as_ref() == Some(name))
     }
 
+    /// Whether nobody was seen to ask, so that no answer means nothing.
+    fn is_unasked(&self) -> bool {
+        self.facts.passive && self.search.is_none()
+    }
+
     fn is_member(&self, pod: &Pod) -> bool {
         pod.domain.as_ref() == Some(&self.domain.name)
     }
@@ -172,12 +177,12 @@ fn asked(case: &Case<'_>) -> Rung {
     let seconds = facts.waited.as_secs_f32().round();
     let Some(from) = facts.from else {
         let found = format!("no client asked for it in {seconds} s");
-        return doubtful(
-            RUNG,
-            Cause::Silent,
-            found,
-            format!("name a client that does not see it: {}", again("HOST")),
-        );
+        let mend = if facts.passive {
+            format!("start the client and ask again, or {}", probe(facts))
+        } else {
+            format!("name a client that does not see it: {}", again("HOST"))
+        };
+        return doubtful(RUNG, Cause::Silent, found, mend);
     };
     let found = format!("no search for it came from {from} in {seconds} s; {}", arrivals(facts, from));
     doubtful(RUNG, Cause::Silent, found, address_lists(case.domain))
@@ -186,6 +191,12 @@ fn asked(case: &Case<'_>) -> Rung {
 /// The command again, for this client.
 fn again(host: &str) -> String {
     format!("iocast-node why PV --from {host}")
+}
+
+/// How to find out what is not known, because nobody was asked.
+fn probe(facts: &Facts) -> String {
+    let host = facts.from.map_or("HOST".into(), |from| from.to_string());
+    format!("let an admin ask on the node: {}", again(&host))
 }
 
 /// What a client's address lists have to be, so that its searches come here.
@@ -296,6 +307,9 @@ fn relayed(case: &Case<'_>) -> Rung {
 
 fn given(case: &Case<'_>) -> Rung {
     const RUNG: &str = "given";
+    if case.is_unasked() {
+        return unknown(RUNG, "no search came");
+    }
     if case.servers.is_empty()
         && let Some(pod) = case.holders().find(|pod| !case.is_member(pod))
     {
@@ -368,7 +382,9 @@ fn heard(case: &Case<'_>) -> Rung {
     if !case.facts.near.is_empty() {
         return well(format!("{} listen", list(&listeners)));
     }
-    if let Some(rung) = loopback(case).or_else(|| silent(case)) {
+    if !case.is_unasked()
+        && let Some(rung) = loopback(case).or_else(|| silent(case))
+    {
         return rung;
     }
     match listeners.as_slice() {
@@ -511,6 +527,9 @@ fn answered(case: &Case<'_>) -> Rung {
 fn nobody(case: &Case<'_>) -> Rung {
     const RUNG: &str = "answered";
     let pv = &case.facts.pv;
+    if case.facts.passive {
+        return unseen(case);
+    }
     if let Some((name, who)) = case.facts.near.first() {
         return fail(
             RUNG,
@@ -530,6 +549,17 @@ fn nobody(case: &Case<'_>) -> Rung {
         found,
         "check the PV's name, and that its IOC runs on this LAN: iocast-node status lists the pods here",
     )
+}
+
+/// Nobody was seen to answer, and nobody was asked: servers elsewhere on the LAN may have it.
+fn unseen(case: &Case<'_>) -> Rung {
+    const RUNG: &str = "answered";
+    let found = match (case.facts.near.first(), case.search) {
+        (Some((name, who)), _) => format!("nobody was seen to have it, but {who} has {name}"),
+        (None, Some(_)) => "by no pod of this node; other servers on the LAN are not seen".into(),
+        (None, None) => "nobody asked, so nobody answered".into(),
+    };
+    doubtful(RUNG, Cause::Nobody, found, format!("check the PV's name, or {}", probe(case.facts)))
 }
 
 /// More than one server of a protocol.
@@ -596,6 +626,9 @@ fn connected(case: &Case<'_>) -> Rung {
 fn untried(case: &Case<'_>) -> Rung {
     const RUNG: &str = "connected";
     match case.servers.first().map(|server| &server.place) {
+        Some(_) if case.facts.passive => {
+            doubtful(RUNG, Cause::Untried, "a page tries no connection", probe(case.facts))
+        }
         None => unknown(RUNG, "there is nobody to connect to"),
         Some(Place::Pod(_)) if case.search.is_none_or(|search| search.pod.is_some()) => doubtful(
             RUNG,
@@ -753,6 +786,55 @@ pub(super) mod tests {
         facts.searches[0].given.clear();
         facts.servers = vec![server(Place::Pod(pod.name.clone()), "10.244.1.2:5064")];
         facts.pods = vec![pod];
+    }
+
+    /// A rung, whether it is so and why not, and what makes it so.
+    type Seen = ((&'static str, State, Option<Cause>), fn(&mut Facts));
+
+    #[test]
+    fn without_asking_only_what_was_seen_is_broken_and_the_rest_says_how_to_ask() {
+        let cases: [Seen; 6] = [
+            (("connected", State::Unknown, Some(Cause::Untried)), |_| {}),
+            (("asked", State::Unknown, Some(Cause::Silent)), |facts| {
+                unanswered(facts);
+                facts.searches.clear();
+            }),
+            (("answered", State::Unknown, Some(Cause::Nobody)), unanswered),
+            (("uplink", State::Fail, Some(Cause::Uplink)), |facts| {
+                facts.domains[0].fault = Some(("is down".into(), "up".into()));
+            }),
+            (("relayed", State::Fail, Some(Cause::Limited)), |facts| facts.searches[0].limited = 3),
+            (("answered", State::Fail, Some(Cause::Duplicate)), |facts| {
+                facts.servers.push(server(Place::Lan("lab".into()), "172.23.0.3:5064"));
+            }),
+        ];
+        for ((rung, state, cause), change) in cases {
+            let mut facts = Facts { passive: true, connection: None, ..well() };
+            change(&mut facts);
+            let rungs = climb(&facts);
+            let found = broken(&rungs).unwrap();
+            assert_eq!((found.rung.as_ref(), found.state, found.cause), (rung, state, cause), "{rungs:?}");
+            let asks =
+                found.mend.as_ref().is_some_and(|mend| mend.contains("iocast-node why PV --from 172.23.0.2"));
+            assert!(state == State::Fail || asks || found.cause == Some(Cause::Silent), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_broken_because_nobody_asked() {
+        for hearing in [Hearing::Hears, Hearing::Unicast, Hearing::Loopback, Hearing::Nothing] {
+            for from in [None, Some(CLIENT)] {
+                let mut facts = Facts { passive: true, from, ..well() };
+                unanswered(&mut facts);
+                facts.searches.clear();
+                facts.pods[0].ears[0].hearing = hearing;
+                facts.near = vec![("A:NAMES".into(), "bl07/ioc-a".into())];
+                let absent = Some(("lab".into(), "it may not".into()));
+                facts.pods.push(Pod { absent, ..pod("ioc-b", None, hearing) });
+                let rungs = climb(&facts);
+                assert!(rungs.iter().all(|rung| rung.state != State::Fail), "{hearing:?}: {rungs:?}");
+            }
+        }
     }
 
     type Case = (&'static str, Cause, fn(&mut Facts));

@@ -21,7 +21,7 @@ pub(crate) use options::Options;
 
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
-use view::why::State;
+use view::why::{Report, State};
 
 use self::report::report;
 use crate::say::{complain, node_name, show};
@@ -40,9 +40,14 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> ExitCode {
 }
 
 fn explain(bpffs: &Path, options: &Options) -> Result<State, Box<dyn Error>> {
-    let began = Instant::now();
-    let facts = gather::gather(bpffs, options)?;
-    let report = report(node_name(), &facts, began.elapsed());
+    let report = look(bpffs, options)?;
     show(&report, options.json)?;
     Ok(report.state)
+}
+
+/// The explanation.
+pub(crate) fn look(bpffs: &Path, options: &Options) -> Result<Report, Box<dyn Error>> {
+    let began = Instant::now();
+    let facts = gather::gather(bpffs, options)?;
+    Ok(report(node_name(), &facts, began.elapsed()))
 }

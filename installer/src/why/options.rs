@@ -1,6 +1,9 @@
 //! What is asked on the command line.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use abi::Protocol;
 use clap::Args;
@@ -33,6 +36,23 @@ pub(crate) struct Options {
     pub(super) config: PathBuf,
     #[command(flatten)]
     pub(super) runtime: Runtime,
+    /// Only look: ask nobody, and put in nothing.
+    #[arg(skip)]
+    pub(super) passive: bool,
+}
+
+impl Options {
+    /// To explain what can be seen of a PV without asking for it.
+    pub(crate) fn passive(
+        pv: &str,
+        from: Option<Ipv4Addr>,
+        protocol: Option<Protocol>,
+        config: &Path,
+        runtime: Runtime,
+    ) -> Self {
+        let (pv, config) = (pv.into(), config.into());
+        Self { pv, from, protocol, ask: false, json: false, config, runtime, passive: true }
+    }
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -4,6 +4,7 @@
 //! find the rest through the attachment record.
 
 mod addresses;
+mod circuits;
 mod configured;
 mod counters;
 mod externals;

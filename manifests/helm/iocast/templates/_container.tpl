@@ -56,4 +56,9 @@ volumeMounts:
     readOnly: true
     mountPropagation: HostToContainer
   {{- end }}
+  {{- if and .Values.page.enabled (not .Values.uninstall) }}
+  - name: page
+    mountPath: /etc/iocast-page
+    readOnly: true
+  {{- end }}
 {{- end }}

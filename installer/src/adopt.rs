@@ -16,11 +16,12 @@ use std::{
 use abi::{Attachment, AttachmentKey, text};
 use datapath::{Netns, Pod, State, arp::Sender as Arp, lan_address, link, member, printable};
 use membership::{Admission, pins};
+use tracing::{debug, info};
 
 use crate::{
     cri::{Cri, Sandbox},
     error::Error,
-    say::say,
+    log::ADOPT,
 };
 
 /// Time between two queries of the runtime.
@@ -152,6 +153,7 @@ impl Adopter {
         let sandboxes = cri.sandboxes()?;
         let mut state = State::open(&self.bpffs)?;
         let recorded = state.attachments()?;
+        debug!(target: ADOPT, sandboxes = sandboxes.len(), members = recorded.len(), "asked the runtime");
         let keys: Vec<_> = recorded.iter().map(|(key, _)| *key).collect();
         let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
         self.unknown = unknown;
@@ -206,7 +208,8 @@ impl Adopter {
             }
             joined => joined?,
         }
-        say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
+        let (pod, domain) = (pod(sandbox), joining.domain);
+        info!(target: ADOPT, pod, domain, "adopted {pod} into domain `{domain}`");
         Ok(true)
     }
 

@@ -14,6 +14,7 @@ mod doctor;
 mod error;
 mod exhausted;
 mod groups;
+mod log;
 mod metrics;
 mod plan;
 mod protocol;
@@ -115,7 +116,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Command::Run(options) => run::run(&arguments.bpffs, options),
+        Command::Run(options) => return run::run(&arguments.bpffs, options),
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json, rates, runtime } => status::run(&arguments.bpffs, *json, *rates, runtime),

@@ -32,7 +32,9 @@ pub(crate) const DATAPATH: &str = "datapath";
 pub(crate) const CHAIN: &str = "chain";
 /// Pods that run already.
 pub(crate) const ADOPT: &str = "adopt";
-const TARGETS: [&str; 5] = [AGENT, CONFIG, DATAPATH, CHAIN, ADOPT];
+/// PVs that several servers have.
+pub(crate) const DUPLICATES: &str = "duplicates";
+const TARGETS: [&str; 6] = [AGENT, CONFIG, DATAPATH, CHAIN, ADOPT, DUPLICATES];
 
 /// What is logged, and how.
 #[derive(clap::Args, Debug)]
@@ -66,6 +68,7 @@ macro_rules! event {
             $crate::log::DATAPATH => tracing::$level!(target: $crate::log::DATAPATH, $($what)+),
             $crate::log::CHAIN => tracing::$level!(target: $crate::log::CHAIN, $($what)+),
             $crate::log::ADOPT => tracing::$level!(target: $crate::log::ADOPT, $($what)+),
+            $crate::log::DUPLICATES => tracing::$level!(target: $crate::log::DUPLICATES, $($what)+),
             _ => tracing::$level!(target: $crate::log::AGENT, $($what)+),
         }
     };

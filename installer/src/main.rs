@@ -6,11 +6,14 @@
 mod absent;
 mod addresses;
 mod adopt;
+mod allowed;
+mod ask;
 mod cni;
 mod config;
 mod conflicts;
 mod cri;
 mod doctor;
+mod duplicates;
 mod error;
 mod exhausted;
 mod groups;
@@ -25,6 +28,7 @@ mod reserve;
 mod run;
 mod say;
 mod serve;
+mod signals;
 mod snoop;
 mod status;
 mod take;
@@ -103,6 +107,14 @@ enum Command {
         #[command(flatten)]
         options: snoop::Options,
     },
+    /// Find PVs that more than one server has: clients get whichever answers first.
+    ///
+    /// It learns names from searches, and asks for them on the LANs of this node's domains. Exit codes: 0 if there are none, 1 if
+    /// there are some, 2 if it could not look, or for wrong usage.
+    Duplicates {
+        #[command(flatten)]
+        options: duplicates::Options,
+    },
     /// Say why a client on the LAN cannot see a PV: what must be true for it, and the first thing that is not.
     ///
     /// It asks for the PV itself, from this node and in the client's name, and tries to connect as the client would. Exit
@@ -125,6 +137,7 @@ fn main() -> ExitCode {
         Command::Doctor { places, json } => doctor::run(&arguments.bpffs, places, *json),
         Command::Take { address } => take::run(&arguments.bpffs, *address),
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
+        Command::Duplicates { options } => return duplicates::run(&arguments.bpffs, options),
         Command::Why { options } => return why::run(&arguments.bpffs, options),
     };
     match outcome {

@@ -1,7 +1,7 @@
 //! What monitoring sees: the node's state as metrics, and the reasons why it is not ready. Pure, no I/O.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::AtomicU64,
     time::{Duration, Instant},
 };
@@ -12,6 +12,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
+
+use crate::duplicates::Found;
 
 /// Why a node is not ready at first.
 pub(crate) const STARTING: &str = "the agent has not completed a pass yet";
@@ -34,6 +36,8 @@ pub(crate) struct Progress {
     pub(crate) uplinks: Vec<(String, String)>,
     /// How often another host has claimed the LAN address of a pod since the agent started, by domain.
     pub(crate) conflicts: BTreeMap<String, u64>,
+    /// What a look for duplicates has found; none if the agent does not look.
+    pub(crate) duplicates: Option<Found>,
 }
 
 /// Whether the runtime calls our plugin.
@@ -152,6 +156,9 @@ pub(crate) fn render(progress: &Progress, domains: Option<&Domains>, conntrack: 
         register_addresses(&mut registry, progress, domains);
         register_domains(&mut registry, domains);
     }
+    if let (Some(found), Some(domains)) = (&progress.duplicates, domains) {
+        register_duplicates(&mut registry, found, domains);
+    }
     if let Some(Conntrack { entries, limit }) = conntrack {
         gauge(&mut registry, "conntrack_entries", "Connections that the node tracks, all pods included")
             .set(entries);
@@ -209,6 +216,26 @@ fn register_addresses(registry: &mut Registry, progress: &Progress, domains: &Do
     }
 }
 
+fn register_duplicates(registry: &mut Registry, found: &Found, domains: &Domains) {
+    let [duplicates, unanswered] = [
+        ("duplicates", "PVs that more than one server has, as far as they were asked for"),
+        ("unanswered", "PVs that clients kept asking for in vain when it was last looked"),
+    ]
+    .map(|(name, help)| {
+        let family = Family::<OfDomain, Gauge>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    for name in domains.keys() {
+        let label = OfDomain { domain: printable(name) };
+        let of_domain = found.duplicates.duplicates.iter().filter(|duplicate| duplicate.domain == *name);
+        let pvs: BTreeSet<_> = of_domain.map(|duplicate| &duplicate.pv).collect();
+        duplicates.get_or_create(&label).set(pvs.len().cast_signed() as i64);
+        let asked = found.unanswered.get(name).copied().unwrap_or(0);
+        unanswered.get_or_create(&label).set(asked.cast_signed() as i64);
+    }
+}
+
 fn register_domains(registry: &mut Registry, domains: &Domains) {
     let families = [
         ("members", "Member pods on this node"),
@@ -239,6 +266,8 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
 
 #[cfg(test)]
 mod tests {
+    use view::{Duplicate, Duplicates};
+
     use super::*;
 
     fn progress() -> Progress {
@@ -249,7 +278,20 @@ mod tests {
             adopted: 4,
             uplinks: vec![("bl07".into(), "eth0".into())],
             conflicts: [("bl07".to_owned(), 2)].into(),
+            duplicates: Some(Found { duplicates: duplicates(), unanswered: [("bl07".to_owned(), 5)].into() }),
         }
+    }
+
+    /// One PV, in two protocols.
+    fn duplicates() -> Duplicates {
+        let mut found = Duplicates::default();
+        found.duplicates.extend(["ca", "pva"].map(|protocol| Duplicate {
+            domain: "bl07".into(),
+            protocol: protocol.into(),
+            pv: "A".into(),
+            servers: vec![],
+        }));
+        found
     }
 
     fn domains() -> Domains {
@@ -288,6 +330,8 @@ mod tests {
             "iocast_circuits{domain=\"bl07\"} 7",
             "iocast_circuits_limit{domain=\"bl07\"} 100",
             "iocast_packets_total{domain=\"bl07\",protocol=\"ca\",verdict=\"relayed\"} 6",
+            "iocast_duplicates{domain=\"bl07\"} 1",
+            "iocast_unanswered{domain=\"bl07\"} 5",
             "iocast_conntrack_entries 8",
             "iocast_conntrack_limit 9",
         ];
@@ -298,9 +342,11 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, ..progress() }, None, None);
+        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None);
         assert!(
-            ["chained", "conflist", "domain", "conntrack"].iter().all(|name| !text.contains(name)),
+            ["chained", "conflist", "duplicates", "unanswered", "domain", "conntrack"]
+                .iter()
+                .all(|name| !text.contains(name)),
             "{text}"
         );
     }

@@ -14,10 +14,7 @@ use datapath::{Held, Pins, State, load, pin_directory};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::SignalFd,
-    },
+    sys::signalfd::SignalFd,
 };
 use tracing::{debug, error, info, trace, warn};
 
@@ -26,12 +23,14 @@ use crate::{
     adopt::Adoption,
     cni::{self, Keeper},
     conflicts::Conflicts,
+    duplicates,
     exhausted::Exhausted,
-    log::{self, ADOPT, AGENT, CHAIN, CONFIG, DATAPATH, event},
+    log::{self, ADOPT, AGENT, CHAIN, CONFIG, DATAPATH, DUPLICATES, event},
     metrics::{Chain, Progress},
     reconcile::{Programs, reconcile},
     reload::Live,
     serve::{self, SharedProgress},
+    signals::{blocked_signals, stop_signals},
     uplink::{self, Uplinks},
 };
 
@@ -100,6 +99,7 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
         failing: None,
         keeper,
         adoption,
+        duplicates: (!options.once).then(|| duplicates::Watch::start(bpffs)).transpose()?,
         addresses,
         conflicts,
         exhausted,
@@ -127,6 +127,7 @@ struct Agent<'a> {
     failing: Option<(Instant, String)>,
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
+    duplicates: Option<duplicates::Watch>,
     addresses: Addresses,
     conflicts: Conflicts,
     exhausted: Exhausted,
@@ -241,6 +242,10 @@ impl Agent<'_> {
             }
             problems.extend(of(ADOPT, adoption.outcome().problems));
         }
+        if let Some(watch) = &self.duplicates {
+            watch.want(&self.live.config);
+            problems.extend(of(DUPLICATES, watch.problem()));
+        }
         self.reporter.problems(problems);
         self.shared.publish(self.progress());
     }
@@ -261,6 +266,7 @@ impl Agent<'_> {
             adopted,
             uplinks: uplinks.collect(),
             conflicts: self.addresses.conflicts().clone(),
+            duplicates: self.duplicates.as_ref().and_then(duplicates::Watch::found),
         }
     }
 }
@@ -268,19 +274,6 @@ impl Agent<'_> {
 /// Domains by their names.
 fn names(names: &[String]) -> String {
     format!("{} {}", if names.len() == 1 { "domain" } else { "domains" }, names.join(", "))
-}
-
-pub(crate) fn stop_signals() -> nix::Result<SignalFd> {
-    SignalFd::new(&blocked_signals()?)
-}
-
-/// The signals to stop, which from now on are only waited for.
-fn blocked_signals() -> nix::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    Ok(signals)
 }
 
 /// Waits for a signal to stop.

@@ -1,4 +1,4 @@
-//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, read-only, on threads of their own, so that no client can hold
+//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, and `/duplicates` for this node alone, read-only, on threads of their own, so that no client can hold
 //! up the agent.
 //!
 //! Nor can clients hold up each other. All are accepted at once; if there are too many, one has to leave. The maps are read
@@ -18,7 +18,7 @@ use std::{
 };
 
 use abi::{LanAddress, Protocol, TCP, UDP, Verdict, share};
-use datapath::{State, printable};
+use datapath::{State, printable, printable::json};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -55,6 +55,7 @@ const LONGEST_HEAD: usize = 8192;
 /// How old what was read from the maps may be.
 const FRESH: Duration = Duration::from_millis(500);
 const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The agent's progress, shared between its loop, which publishes it, and the server.
@@ -118,7 +119,7 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
             clients.remove(candidates[least_deserving(&places)]).task.abort();
         }
         let has_asked = Rc::new(Cell::new(false));
-        let task = spawn_local(serve(client, Arc::clone(&source), Rc::clone(&has_asked)));
+        let task = spawn_local(serve(client, address.ip(), Arc::clone(&source), Rc::clone(&has_asked)));
         clients.push(Client { address: address.ip(), has_asked, task });
         yield_now().await; // or those who come at the same time would drive out one that has asked already
     }
@@ -141,11 +142,14 @@ fn least_deserving(clients: &[IpAddr]) -> usize {
     clients.iter().position(|address| shares.get(address) == most).unwrap_or(0)
 }
 
-async fn serve(client: TcpStream, source: Arc<Source>, has_asked: Rc<Cell<bool>>) {
+async fn serve(client: TcpStream, address: IpAddr, source: Arc<Source>, has_asked: Rc<Cell<bool>>) {
     let answer = service_fn(|request: Request<Incoming>| {
         has_asked.set(true);
         let source = Arc::clone(&source);
-        async move { Ok::<_, Infallible>(source.answer(request.method(), request.uri().path()).await) }
+        async move {
+            let path = request.uri().path();
+            Ok::<_, Infallible>(source.answer(request.method(), path, address.is_loopback()).await)
+        }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -190,7 +194,8 @@ impl Source {
         Self { bpffs: bpffs.into(), progress: progress.clone(), last: Arc::default() }
     }
 
-    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    /// `is_local`: whether it is this node that asks, which may know the names of PVs.
+    async fn answer(&self, method: &Method, path: &str, is_local: bool) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             let mut response =
                 response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are allowed\n");
@@ -204,11 +209,22 @@ impl Source {
                 verdict(not_alive(since, progress.as_ref()).as_slice())
             }
             "/readyz" => verdict(&self.view().await.reasons),
+            "/duplicates" if is_local => self.duplicates(),
             _ => response(
                 StatusCode::NOT_FOUND,
                 PLAIN,
                 "not found: this serves /metrics, /healthz and /readyz\n",
             ),
+        }
+    }
+
+    /// What the agent's look for duplicates has found; no content if it does not look.
+    fn duplicates(&self) -> Response<Full<Bytes>> {
+        let found = self.progress.read().1.and_then(|progress| progress.duplicates);
+        let text = found.and_then(|found| serde_json::to_string(&found.duplicates).ok());
+        match text {
+            Some(text) => response(StatusCode::OK, JSON, json(&text) + "\n"),
+            None => response(StatusCode::NO_CONTENT, JSON, ""),
         }
     }
 

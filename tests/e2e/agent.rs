@@ -138,7 +138,7 @@ fn the_log_is_for_people_or_an_object_a_line_and_has_levels_by_target() -> Resul
     let found = events.iter().find(|event| event["resolved"] == false).expect(&json);
     assert_eq!(keys(found), ["time", "level", "target", "message", "problem", "resolved"]);
     assert_eq!((&found["level"], &found["target"]), (&"warn".into(), &"datapath".into()));
-    assert!(found["problem"].as_str().is_some_and(|text| text.contains("`lan9\\u{1b}`")), "{found}");
+    assert!(found["problem"].as_str().is_some_and(|text| text.contains("`lan9\u{1b}`")), "{found}");
     let ready = events.iter().find(|event| event["target"] == "agent").expect(&json);
     assert_eq!(keys(ready), ["time", "level", "target", "message"]);
     assert_eq!(said("--log warn,datapath=off")?, "");

@@ -34,7 +34,7 @@ use self::{
     line::{Line, Row, pods, table},
     questions::Questions,
 };
-use crate::{run::stop_signals, say::complain};
+use crate::{say::complain, signals::stop_signals};
 
 /// How far ahead the deadline is set, and how often it is extended.
 const LEASE: Duration = Duration::from_secs(3);
@@ -251,7 +251,7 @@ impl<'a> Watcher<'a> {
 
 /// Waits for events, until `due`; true if it is time to stop, because of a signal or because the output was closed: an
 /// interrupted `kubectl exec` does nothing else.
-fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
+pub(crate) fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
     let left = due.saturating_duration_since(Instant::now()).as_millis() + 1; // rounded up
     let out = io::stdout();
     let mut ready = [

@@ -85,6 +85,8 @@ pub(crate) struct Outcome {
     pub(crate) problems: Vec<String>,
     /// How many pods have been adopted since the agent started.
     pub(crate) adopted: u64,
+    /// How often one could not be.
+    pub(crate) failed: u64,
 }
 
 /// Adoption, running alongside the agent's loop.
@@ -132,11 +134,12 @@ struct Adopter {
     bpffs: PathBuf,
     unknown: Vec<Unknown>,
     adopted: u64,
+    failed: u64,
 }
 
 impl Adopter {
     fn new(socket: &Path, bpffs: &Path) -> Self {
-        Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0 }
+        Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0, failed: 0 }
     }
 
     /// Queries once, and acts on the answer.
@@ -145,7 +148,7 @@ impl Adopter {
         if let Err(error) = self.try_pass(&mut problems) {
             problems.push(error.to_string());
         }
-        Outcome { problems, adopted: self.adopted }
+        Outcome { problems, adopted: self.adopted, failed: self.failed }
     }
 
     fn try_pass(&mut self, problems: &mut Vec<String>) -> Result<(), Error> {
@@ -160,7 +163,10 @@ impl Adopter {
         for sandbox in adopt {
             match self.adopt(&cri, &mut state, sandbox, problems) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
-                Err(error) => problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox)))),
+                Err(error) => {
+                    self.failed += 1;
+                    problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox))));
+                }
             }
         }
         for key in collect {

@@ -32,6 +32,8 @@ pub(crate) struct Progress {
     pub(crate) chain: Option<Chain>,
     /// Pods that were adopted since the agent started.
     pub(crate) adopted: u64,
+    /// How often one could not be adopted.
+    pub(crate) not_adopted: u64,
     /// The configured domains and the names of their uplinks.
     pub(crate) uplinks: Vec<(String, String)>,
     /// How often another host has claimed the LAN address of a pod since the agent started, by domain.
@@ -136,14 +138,25 @@ struct OfPackets {
 }
 
 /// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read, `conntrack` if the node does not
-/// track connections.
-pub(crate) fn render(progress: &Progress, domains: Option<&Domains>, conntrack: Option<Conntrack>) -> String {
+/// track connections, `events_lost` if there is no datapath.
+pub(crate) fn render(
+    progress: &Progress,
+    domains: Option<&Domains>,
+    conntrack: Option<Conntrack>,
+    events_lost: Option<u64>,
+) -> String {
     let mut registry = Registry::with_prefix("iocast");
     registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let problems = gauge(&mut registry, "problems", "Current problems; the agent's log names each");
     problems.set(progress.problems.len().cast_signed() as i64);
     let adopted = counter(&mut registry, "adopted_pods", "Pods that started before iocast and were adopted");
     adopted.inc_by(progress.adopted);
+    counter(&mut registry, "failed_adoptions", "Times that a pod could not be adopted")
+        .inc_by(progress.not_adopted);
+    if let Some(lost) = events_lost {
+        counter(&mut registry, "events_lost", "Datagrams that those who watch did not get to see")
+            .inc_by(lost);
+    }
     if let Some(chain) = progress.chain {
         let chained =
             gauge(&mut registry, "chained", "Whether the runtime's network has iocast in its chain");
@@ -276,6 +289,7 @@ mod tests {
             failing: None,
             chain: Some(Chain { installed: true, chained: true, writes: 3 }),
             adopted: 4,
+            not_adopted: 6,
             uplinks: vec![("bl07".into(), "eth0".into())],
             conflicts: [("bl07".to_owned(), 2)].into(),
             duplicates: Some(Found { duplicates: duplicates(), unanswered: [("bl07".to_owned(), 5)].into() }),
@@ -310,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_metrics_are_those_that_dashboards_and_alerts_name() {
-        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }));
+        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }), Some(2));
         let mut values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         values.sort_unstable(); // those of one metric come in any order
         let version = env!("CARGO_PKG_VERSION");
@@ -318,6 +332,8 @@ mod tests {
             &format!("iocast_build_info{{version=\"{version}\"}} 1"),
             "iocast_problems 2",
             "iocast_adopted_pods_total 4",
+            "iocast_failed_adoptions_total 6",
+            "iocast_events_lost_total 2",
             "iocast_chained 1",
             "iocast_conflist_writes_total 3",
             "iocast_uplink_up{domain=\"bl07\",uplink=\"eth0\"} 1",
@@ -342,9 +358,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None);
+        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None);
         assert!(
-            ["chained", "conflist", "duplicates", "unanswered", "domain", "conntrack"]
+            ["chained", "conflist", "events", "duplicates", "unanswered", "domain", "conntrack"]
                 .iter()
                 .all(|name| !text.contains(name)),
             "{text}"

@@ -258,12 +258,13 @@ impl Agent<'_> {
             chained: keeper.is_chained(),
             writes: keeper.writes(),
         });
-        let adopted = self.adoption.as_ref().map_or(0, |adoption| adoption.outcome().adopted);
+        let adoption = self.adoption.as_ref().map(Adoption::outcome).unwrap_or_default();
         Progress {
             problems: self.reporter.reported.iter().map(|(_, problem)| problem.clone()).collect(),
             failing: self.failing.clone(),
             chain,
-            adopted,
+            adopted: adoption.adopted,
+            not_adopted: adoption.failed,
             uplinks: uplinks.collect(),
             conflicts: self.addresses.conflicts().clone(),
             duplicates: self.duplicates.as_ref().and_then(duplicates::Watch::found),

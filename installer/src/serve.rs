@@ -170,8 +170,9 @@ struct View {
 impl View {
     fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
         let domains = domains(bpffs);
+        let lost = datapath::events_lost(bpffs).ok();
         let metrics =
-            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack()).into();
+            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost).into();
         let reasons = match (progress, domains) {
             (None, _) => vec![STARTING.into()],
             (Some(progress), Ok(domains)) => not_ready(&progress, &domains),

@@ -122,7 +122,11 @@ fn names_that_pass(lab: &Lab) -> Result<()> {
 
 /// The agent, once it is told to look: by metric, by log, and by `doctor`.
 fn the_agent_looks(lab: &mut Lab) -> Result<()> {
-    assert!(!ask(lab, "GET /metrics")?.contains("iocast_duplicates{"));
+    let metrics = ask(lab, "GET /metrics")?;
+    assert!(
+        !metrics.contains("iocast_duplicates{") && metrics.contains("\niocast_events_lost_total 0\n"),
+        "{metrics}"
+    );
     lab.configure(&configuration("rate = 50\n"))?;
     lab.wait_for_agent("the configuration", |said| said.contains("the configuration has changed"))?;
     lab.epics(WORKSTATION, &format!("caget -w 2 {ALL}"), &[])?.finish()?;

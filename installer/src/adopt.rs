@@ -16,11 +16,12 @@ use std::{
 use abi::{Attachment, AttachmentKey, text};
 use datapath::{Netns, Pod, State, arp::Sender as Arp, lan_address, link, member, printable};
 use membership::{Admission, pins};
+use tracing::{debug, info};
 
 use crate::{
     cri::{Cri, Sandbox},
     error::Error,
-    say::say,
+    log::ADOPT,
 };
 
 /// Time between two queries of the runtime.
@@ -84,6 +85,8 @@ pub(crate) struct Outcome {
     pub(crate) problems: Vec<String>,
     /// How many pods have been adopted since the agent started.
     pub(crate) adopted: u64,
+    /// How often one could not be.
+    pub(crate) failed: u64,
 }
 
 /// Adoption, running alongside the agent's loop.
@@ -131,11 +134,12 @@ struct Adopter {
     bpffs: PathBuf,
     unknown: Vec<Unknown>,
     adopted: u64,
+    failed: u64,
 }
 
 impl Adopter {
     fn new(socket: &Path, bpffs: &Path) -> Self {
-        Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0 }
+        Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0, failed: 0 }
     }
 
     /// Queries once, and acts on the answer.
@@ -144,7 +148,7 @@ impl Adopter {
         if let Err(error) = self.try_pass(&mut problems) {
             problems.push(error.to_string());
         }
-        Outcome { problems, adopted: self.adopted }
+        Outcome { problems, adopted: self.adopted, failed: self.failed }
     }
 
     fn try_pass(&mut self, problems: &mut Vec<String>) -> Result<(), Error> {
@@ -152,13 +156,17 @@ impl Adopter {
         let sandboxes = cri.sandboxes()?;
         let mut state = State::open(&self.bpffs)?;
         let recorded = state.attachments()?;
+        debug!(target: ADOPT, sandboxes = sandboxes.len(), members = recorded.len(), "asked the runtime");
         let keys: Vec<_> = recorded.iter().map(|(key, _)| *key).collect();
         let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
         self.unknown = unknown;
         for sandbox in adopt {
             match self.adopt(&cri, &mut state, sandbox, problems) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
-                Err(error) => problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox)))),
+                Err(error) => {
+                    self.failed += 1;
+                    problems.push(printable(&format!("cannot adopt {}: {error}", pod(sandbox))));
+                }
             }
         }
         for key in collect {
@@ -207,7 +215,8 @@ impl Adopter {
             }
             joined => joined?,
         }
-        say(format!("adopted {} into domain `{}`", pod(sandbox), joining.domain));
+        let (pod, domain) = (pod(sandbox), joining.domain);
+        info!(target: ADOPT, pod, domain, "adopted {pod} into domain `{domain}`");
         Ok(true)
     }
 

@@ -3,6 +3,10 @@
 //! ```toml
 //! circuit_idle_minutes = 180  # silence after which a circuit's place may be given to a new one, default as here
 //!
+//! [duplicates]
+//! rate = 20                 # names a second for which the agent asks, to find PVs that several servers have; default 0: none
+//! allow = ["172.23.0.9", "bl07/gateway-*", "BL07:SPARE:*"]  # servers and PVs that do not count, see docs/duplicates.md
+//!
 //! [domain.bl07]
 //! uplink = "eth0"           # the interface on the LAN: its name, a network it has an address in, or "auto" (default route)
 //! namespaces = ["bl07", "bl07-*"]  # whose pods may join, default: all
@@ -41,6 +45,7 @@ use toml::de::{DeTable, DeValue};
 use wire::gvcp::PORT as GVCP_PORT;
 
 use crate::{
+    allowed::Allowed,
     groups::{self, Texts},
     protocol::{self, Described, DomainProtocol, Registry},
 };
@@ -54,6 +59,9 @@ const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
 
 /// The most minutes that a circuit may be idle: a year.
 const MOST_IDLE: u32 = 365 * 24 * 60;
+
+/// The most names a second that are asked for, so that it is no flood.
+pub(crate) const MOST_RATE: u32 = 1000;
 
 /// The addresses that hosts can have.
 const HOSTS: [address::Range; 2] = [
@@ -83,8 +91,18 @@ pub(crate) enum ConfigError {
 pub(crate) struct Config {
     /// Seconds without a segment after which the place of a circuit may be given to another.
     pub(crate) circuit_idle: u32,
+    pub(crate) duplicates: DuplicatesConfig,
     /// The domains, in order of their names.
     pub(crate) domains: Vec<DomainConfig>,
+}
+
+/// How PVs that several servers have are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DuplicatesConfig {
+    /// Names a second, in each domain, for which the agent asks; 0 if it is not to look.
+    pub(crate) rate: u32,
+    /// What may have a PV beside others.
+    pub(crate) allowed: Vec<Allowed>,
 }
 
 /// A broadcast domain.
@@ -211,9 +229,18 @@ struct File {
     #[serde(default = "default_circuit_idle")]
     circuit_idle_minutes: u32,
     #[serde(default)]
+    duplicates: Duplicates,
+    #[serde(default)]
     domain: BTreeMap<String, Section>,
     #[serde(default)]
     protocol: BTreeMap<String, protocol::Section>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Duplicates {
+    rate: u32,
+    allow: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -336,7 +363,8 @@ impl Config {
                 file.circuit_idle_minutes
             ));
         }
-        let config = Self { circuit_idle: file.circuit_idle_minutes.saturating_mul(60), domains };
+        let circuit_idle = file.circuit_idle_minutes.saturating_mul(60);
+        let config = Self { circuit_idle, duplicates: duplicates(&file.duplicates, &mut faults), domains };
         check_shared_uplinks(&config.domains, &mut faults);
         check_addresses(&config.domains, &mut faults);
         check_groups(&config.domains, &mut faults);
@@ -414,6 +442,17 @@ pub(crate) enum Faults {
     Form(String),
     /// The content is invalid.
     Content(Vec<String>),
+}
+
+fn duplicates(Duplicates { rate, allow }: &Duplicates, faults: &mut Vec<String>) -> DuplicatesConfig {
+    if *rate > MOST_RATE {
+        faults.push(format!("`rate` of `duplicates` is {rate}: expected at most {MOST_RATE}"));
+    }
+    let (allowed, wrong): (Vec<_>, Vec<_>) =
+        allow.iter().map(|text| Allowed::parse(text)).partition(Result::is_ok);
+    let wrong = wrong.into_iter().filter_map(Result::err);
+    faults.extend(wrong.map(|wrong| format!("`allow` of `duplicates`: {wrong}")));
+    DuplicatesConfig { rate: *rate, allowed: allowed.into_iter().flatten().collect() }
 }
 
 /// The domain that a section describes. Adds faults to `faults`; the value is then a placeholder.

@@ -6,6 +6,8 @@
 mod absent;
 mod addresses;
 mod adopt;
+mod allowed;
+mod ask;
 mod bounded;
 mod clients;
 mod cni;
@@ -13,9 +15,11 @@ mod config;
 mod conflicts;
 mod cri;
 mod doctor;
+mod duplicates;
 mod error;
 mod exhausted;
 mod groups;
+mod log;
 mod members;
 mod metrics;
 mod page;
@@ -125,6 +129,14 @@ enum Command {
         #[command(flatten)]
         options: seen::MapOptions,
     },
+    /// Find PVs that more than one server has: clients get whichever answers first.
+    ///
+    /// It learns names from searches, and asks for them on the LANs of this node's domains. Exit codes: 0 if there are none, 1 if
+    /// there are some, 2 if it could not look, or for wrong usage.
+    Duplicates {
+        #[command(flatten)]
+        options: duplicates::Options,
+    },
     /// Say why a client on the LAN cannot see a PV: what must be true for it, and the first thing that is not.
     ///
     /// It asks for the PV itself, from this node and in the client's name, and tries to connect as the client would. Exit
@@ -138,7 +150,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Command::Run(options) => run::run(&arguments.bpffs, options),
+        Command::Run(options) => return run::run(&arguments.bpffs, options),
         Command::Install { cni } => cni::install(cni, &arguments.bpffs),
         Command::Uninstall { cni, remove_plugin } => cni::uninstall(cni, &arguments.bpffs, *remove_plugin),
         Command::Status { json, rates, runtime } => status::run(&arguments.bpffs, *json, *rates, runtime),
@@ -150,6 +162,7 @@ fn main() -> ExitCode {
         Command::Snoop { options } => snoop::run(&arguments.bpffs, options),
         Command::Top { options } => seen::top(&arguments.bpffs, options),
         Command::Map { options } => seen::map(&arguments.bpffs, options),
+        Command::Duplicates { options } => return duplicates::run(&arguments.bpffs, options),
         Command::Why { options } => return why::run(&arguments.bpffs, options),
     };
     match outcome {

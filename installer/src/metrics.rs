@@ -1,7 +1,7 @@
 //! What monitoring sees: the node's state as metrics, and the reasons why it is not ready. Pure, no I/O.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::AtomicU64,
     time::{Duration, Instant},
 };
@@ -12,6 +12,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
+
+use crate::duplicates::Found;
 
 /// Why a node is not ready at first.
 pub(crate) const STARTING: &str = "the agent has not completed a pass yet";
@@ -30,10 +32,14 @@ pub(crate) struct Progress {
     pub(crate) chain: Option<Chain>,
     /// Pods that were adopted since the agent started.
     pub(crate) adopted: u64,
+    /// How often one could not be adopted.
+    pub(crate) not_adopted: u64,
     /// The configured domains and the names of their uplinks.
     pub(crate) uplinks: Vec<(String, String)>,
     /// How often another host has claimed the LAN address of a pod since the agent started, by domain.
     pub(crate) conflicts: BTreeMap<String, u64>,
+    /// What a look for duplicates has found; none if the agent does not look.
+    pub(crate) duplicates: Option<Found>,
 }
 
 /// Whether the runtime calls our plugin.
@@ -132,14 +138,25 @@ struct OfPackets {
 }
 
 /// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read, `conntrack` if the node does not
-/// track connections.
-pub(crate) fn render(progress: &Progress, domains: Option<&Domains>, conntrack: Option<Conntrack>) -> String {
+/// track connections, `events_lost` if there is no datapath.
+pub(crate) fn render(
+    progress: &Progress,
+    domains: Option<&Domains>,
+    conntrack: Option<Conntrack>,
+    events_lost: Option<u64>,
+) -> String {
     let mut registry = Registry::with_prefix("iocast");
     registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let problems = gauge(&mut registry, "problems", "Current problems; the agent's log names each");
     problems.set(progress.problems.len().cast_signed() as i64);
     let adopted = counter(&mut registry, "adopted_pods", "Pods that started before iocast and were adopted");
     adopted.inc_by(progress.adopted);
+    counter(&mut registry, "failed_adoptions", "Times that a pod could not be adopted")
+        .inc_by(progress.not_adopted);
+    if let Some(lost) = events_lost {
+        counter(&mut registry, "events_lost", "Datagrams that those who watch did not get to see")
+            .inc_by(lost);
+    }
     if let Some(chain) = progress.chain {
         let chained =
             gauge(&mut registry, "chained", "Whether the runtime's network has iocast in its chain");
@@ -151,6 +168,9 @@ pub(crate) fn render(progress: &Progress, domains: Option<&Domains>, conntrack: 
         register_uplinks(&mut registry, progress, domains);
         register_addresses(&mut registry, progress, domains);
         register_domains(&mut registry, domains);
+    }
+    if let (Some(found), Some(domains)) = (&progress.duplicates, domains) {
+        register_duplicates(&mut registry, found, domains);
     }
     if let Some(Conntrack { entries, limit }) = conntrack {
         gauge(&mut registry, "conntrack_entries", "Connections that the node tracks, all pods included")
@@ -209,6 +229,26 @@ fn register_addresses(registry: &mut Registry, progress: &Progress, domains: &Do
     }
 }
 
+fn register_duplicates(registry: &mut Registry, found: &Found, domains: &Domains) {
+    let [duplicates, unanswered] = [
+        ("duplicates", "PVs that more than one server has, as far as they were asked for"),
+        ("unanswered", "PVs that clients kept asking for in vain when it was last looked"),
+    ]
+    .map(|(name, help)| {
+        let family = Family::<OfDomain, Gauge>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    for name in domains.keys() {
+        let label = OfDomain { domain: printable(name) };
+        let of_domain = found.duplicates.duplicates.iter().filter(|duplicate| duplicate.domain == *name);
+        let pvs: BTreeSet<_> = of_domain.map(|duplicate| &duplicate.pv).collect();
+        duplicates.get_or_create(&label).set(pvs.len().cast_signed() as i64);
+        let asked = found.unanswered.get(name).copied().unwrap_or(0);
+        unanswered.get_or_create(&label).set(asked.cast_signed() as i64);
+    }
+}
+
 fn register_domains(registry: &mut Registry, domains: &Domains) {
     let families = [
         ("members", "Member pods on this node"),
@@ -239,6 +279,8 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
 
 #[cfg(test)]
 mod tests {
+    use view::{Duplicate, Duplicates};
+
     use super::*;
 
     fn progress() -> Progress {
@@ -247,9 +289,23 @@ mod tests {
             failing: None,
             chain: Some(Chain { installed: true, chained: true, writes: 3 }),
             adopted: 4,
+            not_adopted: 6,
             uplinks: vec![("bl07".into(), "eth0".into())],
             conflicts: [("bl07".to_owned(), 2)].into(),
+            duplicates: Some(Found { duplicates: duplicates(), unanswered: [("bl07".to_owned(), 5)].into() }),
         }
+    }
+
+    /// One PV, in two protocols.
+    fn duplicates() -> Duplicates {
+        let mut found = Duplicates::default();
+        found.duplicates.extend(["ca", "pva"].map(|protocol| Duplicate {
+            domain: "bl07".into(),
+            protocol: protocol.into(),
+            pv: "A".into(),
+            servers: vec![],
+        }));
+        found
     }
 
     fn domains() -> Domains {
@@ -268,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_metrics_are_those_that_dashboards_and_alerts_name() {
-        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }));
+        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }), Some(2));
         let mut values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         values.sort_unstable(); // those of one metric come in any order
         let version = env!("CARGO_PKG_VERSION");
@@ -276,6 +332,8 @@ mod tests {
             &format!("iocast_build_info{{version=\"{version}\"}} 1"),
             "iocast_problems 2",
             "iocast_adopted_pods_total 4",
+            "iocast_failed_adoptions_total 6",
+            "iocast_events_lost_total 2",
             "iocast_chained 1",
             "iocast_conflist_writes_total 3",
             "iocast_uplink_up{domain=\"bl07\",uplink=\"eth0\"} 1",
@@ -288,6 +346,8 @@ mod tests {
             "iocast_circuits{domain=\"bl07\"} 7",
             "iocast_circuits_limit{domain=\"bl07\"} 100",
             "iocast_packets_total{domain=\"bl07\",protocol=\"ca\",verdict=\"relayed\"} 6",
+            "iocast_duplicates{domain=\"bl07\"} 1",
+            "iocast_unanswered{domain=\"bl07\"} 5",
             "iocast_conntrack_entries 8",
             "iocast_conntrack_limit 9",
         ];
@@ -298,9 +358,11 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, ..progress() }, None, None);
+        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None);
         assert!(
-            ["chained", "conflist", "domain", "conntrack"].iter().all(|name| !text.contains(name)),
+            ["chained", "conflist", "events", "duplicates", "unanswered", "domain", "conntrack"]
+                .iter()
+                .all(|name| !text.contains(name)),
             "{text}"
         );
     }

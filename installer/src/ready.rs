@@ -29,7 +29,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
     loop {
-        let answer = ask(reachable(options.listen));
+        let answer = ask(options.listen);
         let is_early = begin.elapsed().as_secs() < options.wait;
         match answer {
             Ok((true, _)) => return Ok(print("ok\n")?),
@@ -52,18 +52,28 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 /// Whether the agent says that the node is ready, and why it is not.
 fn ask(address: SocketAddr) -> io::Result<(bool, String)> {
+    let (status, reasons) = get(address, "/readyz")?;
+    match status {
+        200 | 503 => Ok((status == 200, reasons)),
+        _ => Err(io::Error::other("it is no agent of iocast")),
+    }
+}
+
+/// What the agent answers at `path`: the status, and the text.
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let address = reachable(address);
     let mut agent = TcpStream::connect_timeout(&address, PATIENCE)?;
     agent.set_read_timeout(Some(PATIENCE))?;
-    write!(agent, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(agent, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     agent.read_to_string(&mut answer)?;
     parse(&answer).ok_or_else(|| io::Error::other("it is no agent of iocast"))
 }
 
-fn parse(answer: &str) -> Option<(bool, String)> {
+fn parse(answer: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?;
-    matches!(status, "200" | "503").then(|| (status == "200", body.trim_end().to_owned()))
+    Some((status.parse().ok()?, body.trim_end().to_owned()))
 }
 
 #[cfg(test)]
@@ -73,9 +83,8 @@ mod tests {
     #[test]
     fn reasons_are_read_from_the_answer() {
         let no = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\na\nb\n";
-        assert_eq!(parse(no), Some((false, "a\nb".into())));
-        assert_eq!(parse("HTTP/1.1 200 OK\r\n\r\nok\n"), Some((true, "ok".into())));
-        assert_eq!(parse("HTTP/1.1 404 Not Found\r\n\r\nwhat?\n"), None);
+        assert_eq!(parse(no), Some((503, "a\nb".into())));
+        assert_eq!(parse("HTTP/1.1 200 OK\r\n\r\nok\n"), Some((200, "ok".into())));
         assert_eq!(parse("SSH-2.0-x"), None);
     }
 

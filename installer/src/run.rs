@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -15,18 +16,20 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signalfd::SignalFd,
 };
+use tracing::{debug, error, info, trace, warn};
 
 use crate::{
     addresses::Addresses,
     adopt::Adoption,
     cni::{self, Keeper},
     conflicts::Conflicts,
+    duplicates,
     exhausted::Exhausted,
+    log::{self, ADOPT, AGENT, CHAIN, CONFIG, DATAPATH, DUPLICATES, PAGE, event},
     metrics::{Chain, Progress},
     page,
     reconcile::{Programs, reconcile},
     reload::Live,
-    say::{complain, say},
     serve::{self, SharedProgress},
     signals::stop_signals,
     uplink::{self, Uplinks},
@@ -58,17 +61,31 @@ pub(crate) struct Options {
     listen: Option<SocketAddr>,
     #[command(flatten)]
     page: page::Options,
+    #[command(flatten)]
+    log: log::Options,
+}
+
+/// Runs the agent, and logs why it ended if that was for an error.
+pub(crate) fn run(bpffs: &Path, options: &Options) -> ExitCode {
+    log::start(&options.log);
+    match try_run(bpffs, options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(target: AGENT, "{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Loads the datapath, then keeps the node as configured and the plugin chained.
-pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
+fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let live = Live::read(&options.config)?;
     let stop = stop_signals()?;
     let shared = SharedProgress::new();
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let mut state = load(bpffs)?;
     if let Err(error) = page::start(&options.page, bpffs, &options.config, options.cri.as_deref()) {
-        complain(error); // the node does not depend on it
+        error!(target: PAGE, "{error}"); // the node does not depend on it
     }
     let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
@@ -88,6 +105,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
         failing: None,
         keeper,
         adoption,
+        duplicates: (!options.once).then(|| duplicates::Watch::start(bpffs)).transpose()?,
         addresses,
         conflicts,
         exhausted,
@@ -101,7 +119,7 @@ pub(crate) fn run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>>
         .extend(agent.uplinks.look(&agent.live.config, &agent.state).err().map(|error| error.to_string()));
     // The datapath first: without it the plugin rejects members.
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
-    say(agent.readiness()?);
+    info!(target: AGENT, "{}", agent.readiness()?);
     if options.once { Ok(()) } else { agent.keep(&stop) }
 }
 
@@ -115,6 +133,7 @@ struct Agent<'a> {
     failing: Option<(Instant, String)>,
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
+    duplicates: Option<duplicates::Watch>,
     addresses: Addresses,
     conflicts: Conflicts,
     exhausted: Exhausted,
@@ -164,6 +183,7 @@ impl Agent<'_> {
     fn pass(&mut self) {
         let changed = self.live.refresh();
         // An agent that is started anew holds nothing, so what keeps us from pinning is no failure of this one.
+        trace!(target: DATAPATH, "a pass");
         self.problems = match self.keep_pinned() {
             Ok(()) => self.reconcile(),
             Err(error) => vec![format!("{error}; will retry, and holds what was pinned meanwhile")],
@@ -171,7 +191,7 @@ impl Agent<'_> {
         // Only once it is in effect: whoever waits for this line may rely on it.
         if changed {
             let domains: Vec<_> = self.live.config.domains.iter().map(|domain| domain.name.clone()).collect();
-            say(format!("the configuration has changed: {}", names(&domains)));
+            info!(target: CONFIG, "the configuration has changed: {}", names(&domains));
         }
     }
 
@@ -180,10 +200,10 @@ impl Agent<'_> {
         let place = || pin_directory(self.bpffs).display().to_string();
         match self.held.keep()? {
             Pins::Intact => {}
-            Pins::Restored => complain(format!("{} had lost pins: all is pinned again", place())),
+            Pins::Restored => warn!(target: DATAPATH, "{} had lost pins: all is pinned again", place()),
             Pins::Replaced => {
                 self.state = State::open(self.bpffs)?;
-                complain(format!("something else is pinned in {}: continuing with that", place()));
+                warn!(target: DATAPATH, "something else is pinned in {}: continuing with that", place());
             }
         }
         Ok(())
@@ -209,22 +229,28 @@ impl Agent<'_> {
 
     /// Says what has happened to uplinks and ports since the last pass.
     fn tell(&mut self) -> Result<(), datapath::Error> {
-        self.uplinks.look(&self.live.config, &self.state)?.iter().for_each(say);
-        self.exhausted.pass(&self.state)?.iter().for_each(complain);
+        let changes = self.uplinks.look(&self.live.config, &self.state)?;
+        changes.iter().for_each(|change| info!(target: DATAPATH, "{change}"));
+        self.exhausted.pass(&self.state)?.iter().for_each(|line| warn!(target: DATAPATH, "{line}"));
         Ok(())
     }
 
     /// Keeps the plugin chained, then reports all problems.
     fn chain(&mut self, pass: fn(&mut Keeper) -> Vec<String>) {
-        let mut problems: Vec<String> = self.live.fault().map(str::to_owned).into_iter().collect();
-        problems.extend(self.problems.iter().cloned());
+        let mut problems = of(CONFIG, self.live.fault().map(str::to_owned));
+        problems.extend(of(DATAPATH, self.problems.iter().cloned()));
         let writes = self.keeper.as_ref().map(Keeper::writes);
-        problems.extend(self.keeper.as_mut().map(pass).unwrap_or_default());
+        problems.extend(of(CHAIN, self.keeper.as_mut().map(pass).unwrap_or_default()));
         if let Some(adoption) = &self.adoption {
             if self.keeper.as_ref().map(Keeper::writes) != writes {
+                debug!(target: CHAIN, "the configuration of the runtime has been written");
                 adoption.ask(); // until now pods were created without us
             }
-            problems.extend(adoption.outcome().problems);
+            problems.extend(of(ADOPT, adoption.outcome().problems));
+        }
+        if let Some(watch) = &self.duplicates {
+            watch.want(&self.live.config);
+            problems.extend(of(DUPLICATES, watch.problem()));
         }
         self.reporter.problems(problems);
         self.shared.publish(self.progress());
@@ -238,14 +264,16 @@ impl Agent<'_> {
             chained: keeper.is_chained(),
             writes: keeper.writes(),
         });
-        let adopted = self.adoption.as_ref().map_or(0, |adoption| adoption.outcome().adopted);
+        let adoption = self.adoption.as_ref().map(Adoption::outcome).unwrap_or_default();
         Progress {
-            problems: self.reporter.reported.clone(),
+            problems: self.reporter.reported.iter().map(|(_, problem)| problem.clone()).collect(),
             failing: self.failing.clone(),
             chain,
-            adopted,
+            adopted: adoption.adopted,
+            not_adopted: adoption.failed,
             uplinks: uplinks.collect(),
             conflicts: self.addresses.conflicts().clone(),
+            duplicates: self.duplicates.as_ref().and_then(duplicates::Watch::found),
         }
     }
 }
@@ -284,19 +312,27 @@ fn wait(signals: &SignalFd, keeper: Option<&Keeper>, due: Instant) -> nix::Resul
     })
 }
 
+/// A problem, and the part of the agent that has it: a target of the log.
+type Problem = (&'static str, String);
+
+/// These problems, of the part `target`.
+fn of(target: &'static str, problems: impl IntoIterator<Item = String>) -> Vec<Problem> {
+    problems.into_iter().map(|problem| (target, problem)).collect()
+}
+
 /// Logs each problem once when it appears, and once when it is resolved.
 #[derive(Default)]
 struct Reporter {
-    reported: Vec<String>,
+    reported: Vec<Problem>,
 }
 
 impl Reporter {
-    fn problems(&mut self, problems: Vec<String>) {
-        for new in problems.iter().filter(|problem| !self.reported.contains(problem)) {
-            complain(new);
+    fn problems(&mut self, problems: Vec<Problem>) {
+        for (target, problem) in problems.iter().filter(|problem| !self.reported.contains(problem)) {
+            event!(warn, *target, problem, resolved = false, "{problem}");
         }
-        for gone in self.reported.iter().filter(|problem| !problems.contains(problem)) {
-            complain(format!("resolved: {gone}"));
+        for (target, problem) in self.reported.iter().filter(|problem| !problems.contains(problem)) {
+            event!(info, *target, problem, resolved = true, "resolved: {problem}");
         }
         self.reported = problems;
     }

@@ -19,6 +19,7 @@ use nix::{
 };
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use view::{Answer, Style};
 
 /// Says what happened, on a line of its own.
@@ -29,6 +30,13 @@ pub(crate) fn say(what: impl Display) {
 /// Says what is wrong, on stderr; in several lines if it has them.
 pub(crate) fn complain(what: impl Display) {
     let _ = writeln!(stderr(), "iocast-node: {}", message(&what.to_string()));
+}
+
+/// Says something to programs: an object on a line, on stderr if something `is_wrong`.
+pub(crate) fn object(object: &Map<String, Value>, is_wrong: bool) {
+    let line = json(&Value::Object(object.clone()).to_string()) + "\n";
+    let mut out: Box<dyn Write> = if is_wrong { Box::new(stderr()) } else { Box::new(stdout()) };
+    let _ = out.write_all(line.as_bytes()); // whether or not anybody listens
 }
 
 /// Prints the answer to a command, whose names the caller has made printable.

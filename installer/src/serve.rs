@@ -1,5 +1,6 @@
-//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, read-only, on threads of their own, so that no client can hold
-//! up the agent. The maps are read beside that, at most twice a second, whoever asks how often.
+//! `--listen`: `/metrics`, `/healthz` and `/readyz` over HTTP, and `/duplicates` for this node alone, read-only, on threads of
+//! their own, so that no client can hold up the agent. The maps are read beside that, at most twice a second, whoever asks how
+//! often.
 
 use std::{
     net::SocketAddr,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use abi::{LanAddress, Protocol, TCP, UDP, Verdict, share};
-use datapath::{State, printable};
+use datapath::{State, printable, printable::json};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -34,6 +35,7 @@ use crate::{
 const CLIENTS: usize = 256;
 /// How old what was read from the maps may be.
 const FRESH: Duration = Duration::from_millis(500);
+const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The agent's progress, shared between its loop, which publishes it, and the server.
@@ -71,9 +73,10 @@ pub(crate) fn start(address: SocketAddr, bpffs: &Path, progress: &SharedProgress
 }
 
 async fn serve(client: Client, source: Arc<Source>) {
+    let is_local = client.address.ip().is_loopback();
     let answer = |request: Request<Incoming>| {
         let source = Arc::clone(&source);
-        async move { source.answer(request.method(), request.uri().path()).await }
+        async move { source.answer(request.method(), request.uri().path(), is_local).await }
     };
     converse(client.stream, &client.has_asked, answer).await;
 }
@@ -89,8 +92,9 @@ struct View {
 impl View {
     fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
         let domains = domains(bpffs);
+        let lost = datapath::events_lost(bpffs).ok();
         let metrics =
-            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack()).into();
+            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost).into();
         let reasons = match (progress, domains) {
             (None, _) => vec![STARTING.into()],
             (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
@@ -113,7 +117,8 @@ impl Source {
         Self { bpffs: bpffs.into(), progress: progress.clone(), last: Arc::default() }
     }
 
-    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    /// `is_local`: whether it is this node that asks, which may know the names of PVs.
+    async fn answer(&self, method: &Method, path: &str, is_local: bool) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             let mut response =
                 response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are allowed\n");
@@ -127,11 +132,22 @@ impl Source {
                 verdict(not_alive(since, progress.as_ref()).as_slice())
             }
             "/readyz" => verdict(&self.view().await.reasons),
+            "/duplicates" if is_local => self.duplicates(),
             _ => response(
                 StatusCode::NOT_FOUND,
                 PLAIN,
                 "not found: this serves /metrics, /healthz and /readyz\n",
             ),
+        }
+    }
+
+    /// What the agent's look for duplicates has found; no content if it does not look.
+    fn duplicates(&self) -> Response<Full<Bytes>> {
+        let found = self.progress.read().1.and_then(|progress| progress.duplicates);
+        let text = found.and_then(|found| serde_json::to_string(&found.duplicates).ok());
+        match text {
+            Some(text) => response(StatusCode::OK, JSON, json(&text) + "\n"),
+            None => response(StatusCode::NO_CONTENT, JSON, ""),
         }
     }
 

@@ -7,6 +7,8 @@ use std::{
 };
 
 use datapath::{Hook, link};
+use serde_json::Value;
+
 use lab::{
     Lab, NODE, NOTHING, Options, Result, Topology, WORKSTATION,
     epics::Server,
@@ -114,6 +116,33 @@ fn a_faulty_configuration_is_refused_with_all_its_faults() -> Result<()> {
     assert!(said.contains("unknown protocol `cb`") && said.contains("`ports` is `9-1`"), "{said}");
     let said = failure(&lab, "run --no-cni --config /run/iocast/none.toml")?;
     assert!(said.contains("/run/iocast/none.toml") && said.contains("--config"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn the_log_is_for_people_or_an_object_a_line_and_has_levels_by_target() -> Result<()> {
+    let lab = lab()?;
+    lab.configure("[domain.bl07]\nuplink = \"lan9\\u001b\"\n")?;
+    let said = |options: &str| {
+        Ok::<_, lab::Error>(lab.agent_command(&format!("{RUN} --once {options}"))?.finish()?.output)
+    };
+    let text = said("")?;
+    let problem = r"domain `bl07`: there is no interface `lan9\u{1b}` (interfaces: ";
+    assert!(text.contains(&format!("iocast-node: {problem}")), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("iocast-node: ")), "{text}");
+    let json = said("--log-format json")?;
+    let events: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let keys = |event: &Value| {
+        event.as_object().map(|event| event.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let found = events.iter().find(|event| event["resolved"] == false).expect(&json);
+    assert_eq!(keys(found), ["time", "level", "target", "message", "problem", "resolved"]);
+    assert_eq!((&found["level"], &found["target"]), (&"warn".into(), &"datapath".into()));
+    assert!(found["problem"].as_str().is_some_and(|text| text.contains("`lan9\u{1b}`")), "{found}");
+    let ready = events.iter().find(|event| event["target"] == "agent").expect(&json);
+    assert_eq!(keys(ready), ["time", "level", "target", "message"]);
+    assert_eq!(said("--log warn,datapath=off")?, "");
+    assert!(said("--log none")?.contains("there is no level `none`"));
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod containers;
 mod differential;
 mod doctor;
 mod documents;
+mod duplicates;
 mod edges;
 mod errors;
 mod groups;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod duplicates;
 mod members;
 pub mod printable;
 mod seen;
@@ -12,6 +13,7 @@ mod table;
 pub mod why;
 
 pub use answer::{Answer, Asked, VERSION};
+pub use duplicates::Duplicates;
 pub use members::{Address, Member, Members, Port};
 pub use printable::printable;
 pub use seen::{Answered, Domain, Duplicate, Pod, Prefix, Reader, Seen, Server, Talker, Unanswered};

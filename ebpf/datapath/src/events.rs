@@ -99,6 +99,11 @@ impl AsFd for Events {
     }
 }
 
+/// How many events the ring has had no room for since the datapath was loaded.
+pub fn events_lost(bpffs: &Path) -> Result<u64> {
+    sum(&typed(&pin_directory(bpffs).join(MAPS), "EVENTS_LOST", Map::PerCpuArray)?)
+}
+
 fn sum(lost: &PerCpuArray<MapData, u64>) -> Result<u64> {
     let values = lost.get(&0, 0).map_err(|error| Error::bpf("cannot read EVENTS_LOST", &error))?;
     Ok(values.iter().sum())

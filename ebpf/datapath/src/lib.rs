@@ -31,7 +31,7 @@ mod unload;
 
 pub use attach::{Hook, Occupant, attach, detach, is_attached, is_filter, occupants};
 pub use error::Error;
-pub use events::{Events, kernel_clock};
+pub use events::{Events, events_lost, kernel_clock};
 pub use held::{Held, Pins};
 pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pinned::{BPFFS, pin_directory};

@@ -1,8 +1,9 @@
 //! From facts to findings: pure, no I/O. Every finding says what was found; one that is not OK says what to do.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use datapath::{FAN_DEVICE, Hook, Occupant, printable};
+use view::{Duplicates, Server};
 
 use super::{
     facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink},
@@ -20,6 +21,8 @@ use crate::{
 const LEAST_MTU: u32 = 1024 + 28;
 /// The same for PVXS (1400 bytes).
 const GOOD_MTU: u32 = 1400 + 28;
+/// PVs with several servers that are named.
+const NAMED: usize = 3;
 /// How the finding begins that something could not be checked.
 const UNKNOWN: &str = "cannot be checked";
 /// The ports of NodePort Services, unless kube-apiserver is told others.
@@ -44,6 +47,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.extend(members(&facts.members));
     findings.extend(groups(&facts.config, &facts.members));
     findings.extend(absent(&facts.absent));
+    findings.extend(duplicates(&facts.duplicates));
     findings.push(chain(&facts.network));
     findings.push(plugin(facts));
     if facts.uplinks.iter().any(has_hidden_neighbours) {
@@ -390,6 +394,35 @@ fn absent(absent: &Fact<Vec<Absent>>) -> Vec<Finding> {
     }
 }
 
+/// PVs that several servers have: the first ones by name.
+fn duplicates(found: &Fact<Option<Duplicates>>) -> Option<Finding> {
+    let found = match found {
+        Ok(found) => found.as_ref()?,
+        Err(error) => return Some(Finding { advice: None, ..warn("duplicates", error, "") }),
+    };
+    let mut pvs = BTreeMap::new();
+    for duplicate in &found.duplicates {
+        pvs.entry(&duplicate.pv).or_insert(&duplicate.servers);
+    }
+    if pvs.is_empty() {
+        let found = format!("no PV has more than one server, of {} that were asked for", found.names);
+        return Some(ok("duplicates", found));
+    }
+    let servers = |servers: &Vec<Server>| {
+        let server = |server: &Server| server.pod.clone().unwrap_or_else(|| server.address.to_string());
+        servers.iter().map(server).collect::<Vec<_>>().join(", ")
+    };
+    let named = pvs.iter().take(NAMED).map(|(pv, all)| format!("{} ({})", printable(pv), servers(all)));
+    let (named, more) =
+        (named.collect::<Vec<_>>().join(", "), if pvs.len() > NAMED { " and others" } else { "" });
+    let have = if pvs.len() == 1 { "1 PV has".to_owned() } else { format!("{} PVs have", pvs.len()) };
+    Some(warn(
+        "duplicates",
+        format!("{have} more than one server: {named}{more}"),
+        "clients get whichever answers first: stop or rename one, or allow it, see docs/duplicates.md",
+    ))
+}
+
 fn member(Member { pod, veth, has_broadcast, .. }: &Member) -> Option<Finding> {
     let Some((veth, mtu, attached)) = veth else {
         return Some(warn(
@@ -538,6 +571,7 @@ mod tests {
                 addressed: None,
             }]),
             absent: Ok(vec![]),
+            duplicates: Ok(None),
             network: Ok(Some(network(&["calico", "iocast"]))),
             plugin: "/opt/cni/bin/iocast".into(),
             plugin_version: Ok(env!("CARGO_PKG_VERSION").into()),
@@ -614,7 +648,7 @@ mod tests {
         complains(|facts| facts.bpffs = error(), Level::Fail, "bpffs", "cannot; do this");
         complains(|facts| facts.datapath = error(), Level::Fail, "datapath", "cannot; do this");
         complains(
-            |facts| facts.config = error().map(|()| Config { circuit_idle: 0, domains: vec![] }),
+            |facts| facts.config = Err("cannot; do this".into()),
             Level::Fail,
             "configuration",
             "do this",

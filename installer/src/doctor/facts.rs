@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -17,6 +17,7 @@ use datapath::{
     occupants, pin_directory, printable,
 };
 use nix::sys::utsname::uname;
+use view::Duplicates;
 
 use crate::{
     absent::{self, Absent, Runtime},
@@ -27,7 +28,7 @@ use crate::{
         net_d,
     },
     config::{Config, DomainConfig, Ports},
-    conflicts,
+    conflicts, ready,
     uplink::Fault,
 };
 
@@ -41,6 +42,9 @@ pub(crate) struct Places {
     cni: crate::cni::Options,
     #[command(flatten)]
     runtime: Runtime,
+    /// Where the agent listens, as it was told by --listen; it is asked only if it looks for duplicates.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9402")]
+    listen: SocketAddr,
 }
 
 /// A fact, or a text that says why it is unknown.
@@ -81,6 +85,8 @@ pub(super) struct Facts {
     pub(super) members: Fact<Vec<Member>>,
     /// Pods that ask for a domain and are no members.
     pub(super) absent: Fact<Vec<Absent>>,
+    /// What the agent's look for duplicates has found; `None` if it does not look, or not yet.
+    pub(super) duplicates: Fact<Option<Duplicates>>,
     /// The network that the runtime uses; `None` while there is none.
     pub(super) network: Fact<Option<Network>>,
     /// Where the plugin should be.
@@ -184,10 +190,23 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
             absent::look(&places.runtime, state).map_err(|error| error.to_string())
         }),
         datapath: fact(state.map(|_| ())),
+        duplicates: match &config {
+            Ok(config) if config.duplicates.rate > 0 => duplicates(places.listen),
+            _ => Ok(None),
+        },
         network: network(&places.cni.cni_conf_dir),
         plugin_version: plugin_version(&plugin),
         plugin,
         config,
+    }
+}
+
+fn duplicates(agent: SocketAddr) -> Fact<Option<Duplicates>> {
+    match ready::get(agent, "/duplicates") {
+        Ok((200, text)) => serde_json::from_str(&text).map(Some).map_err(|error| error.to_string()),
+        Ok((204, _)) => Ok(None),
+        Ok((status, _)) => Err(format!("the agent at {agent} answers {status}")),
+        Err(error) => Err(format!("the agent does not answer at {agent}: {error}")),
     }
 }
 

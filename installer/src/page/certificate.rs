@@ -20,7 +20,9 @@ use rustls::{
     version::TLS13,
 };
 
-use crate::{error::Error, say::complain};
+use tracing::warn;
+
+use crate::{error::Error, log::PAGE};
 
 /// How often it is looked whether the certificate has changed.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -86,10 +88,11 @@ impl Shown {
             Ok(pem) => {
                 match parse(&pem.0, &pem.1) {
                     Ok(key) => current.key = Some(Arc::new(key)),
-                    Err(reason) => complain(format!(
+                    Err(reason) => warn!(
+                        target: PAGE,
                         "the page's certificate in {} is not used: {reason}",
                         directory.display()
-                    )),
+                    ),
                 }
                 current.pem = Some(pem);
             }

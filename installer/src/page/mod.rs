@@ -49,10 +49,13 @@ use self::{
     question::{Question, Scope},
     token::{Channel, Role},
 };
+use tracing::{info, warn};
+
 use crate::{
     clients::{Client, PLAIN, accept, converse, listen, response},
     error::Error,
-    say::{complain, node_name, say},
+    log::PAGE,
+    say::node_name,
 };
 
 /// The most clients at the same time: each has some tens of kilobytes of TLS.
@@ -118,7 +121,7 @@ pub(crate) fn start(options: &Options, bpffs: &Path, config: &Path, cri: Option<
     let (node, peers) = (node_name(), Peers::new(&options.page_peers, address.port())?);
     let gate = Gate::new(token, Hosts::new(&node, &options.page_host));
     if let Err(error) = gate.token() {
-        complain(error); // until there is one, nobody sees anything
+        warn!(target: PAGE, "{error}"); // until there is one, nobody sees anything
     }
     let tls = tls(options, &node, address)?;
     let local = Arc::new(Local::new(bpffs, config, cri, node));
@@ -138,7 +141,7 @@ fn tls(options: &Options, node: &str, address: SocketAddr) -> Result<Arc<ServerC
         certificate::server(options.page_certificate.as_deref(), &names, &peers::own_addresses())?;
     let with = fingerprint
         .map_or("the given certificate".into(), |print| format!("a certificate of its own, SHA-256 {print}"));
-    say(format!("serving the page at {address} with {with}"));
+    info!(target: PAGE, "serving the page at {address} with {with}");
     Ok(tls)
 }
 

@@ -251,7 +251,7 @@ impl<'a> Watcher<'a> {
 
 /// Waits for events, until `due`; true if it is time to stop, because of a signal or because the output was closed: an
 /// interrupted `kubectl exec` does nothing else.
-fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
+pub(crate) fn wait(stop: &SignalFd, events: &Events, due: Instant) -> nix::Result<bool> {
     let left = due.saturating_duration_since(Instant::now()).as_millis() + 1; // rounded up
     let out = io::stdout();
     let mut ready = [

@@ -13,8 +13,8 @@ use datapath::{Arrival, Result, Tap, Whose, link::Link};
 use super::{
     facts::Outcome,
     frame::{self, ACK, Passed, RST, SYN},
-    wait::wait,
 };
+use crate::ask::wait::wait;
 
 /// How long an answer is waited for, and after which part of it the request is sent again.
 const PATIENCE: Duration = Duration::from_millis(800);

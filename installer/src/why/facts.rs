@@ -6,7 +6,8 @@ use std::{
 };
 
 use abi::{Protocol, Verdict};
-use datapath::link::network;
+
+use crate::ask::domains::Domain;
 
 /// Everything that an answer is based on. Names are as others chose them.
 #[derive(Clone, Debug, Default)]
@@ -37,33 +38,6 @@ pub(super) struct Facts {
     pub(super) connection: Option<Connection>,
     /// Chains of the node's firewall that drop what they do not accept, such as `ip filter FORWARD`.
     pub(super) dropping: Vec<String>,
-}
-
-/// A domain of this node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Domain {
-    pub(super) name: String,
-    /// The uplink's name; as configured if there is no such interface.
-    pub(super) uplink: String,
-    pub(super) address: Option<Ipv4Addr>,
-    /// The LAN's broadcast address.
-    pub(super) broadcast: Option<Ipv4Addr>,
-    /// What is wrong with the uplink, and what to do about it.
-    pub(super) fault: Option<(String, String)>,
-    /// The networks whose hosts are on the LAN: address and prefix.
-    pub(super) networks: Vec<(Ipv4Addr, u8)>,
-    /// Protocols, and the UDP ports of their searches in pods and on the LAN.
-    pub(super) ports: Vec<(Protocol, u16, u16)>,
-    /// Its external ports.
-    pub(super) externals: (u16, u16),
-}
-
-impl Domain {
-    /// The network of the LAN that `host` is in.
-    pub(super) fn network_of(&self, host: Ipv4Addr) -> Option<(Ipv4Addr, u8)> {
-        let networks = self.networks.iter().map(|(address, prefix)| (network(*address, *prefix), *prefix));
-        networks.into_iter().find(|(address, prefix)| network(host, *prefix) == *address)
-    }
 }
 
 /// Searches of one host for the PV at one port.

@@ -11,21 +11,28 @@ use std::{
 };
 
 use abi::{Protocol, TCP};
-use datapath::{Arrival, Hook, State, Tap, Whose, firewall, link::Link, occupants};
+use datapath::{Arrival, FAN_DEVICE, Hook, State, Tap, Whose, firewall, link::Link, occupants};
 
 use super::{
-    ask::{Asker, Heard, Target},
     connect,
-    domains::{self, Lan},
-    facts::{Connection, Domain, Ear, Facts, Hearing, Passing, Place, Server, Sort},
+    facts::{Connection, Ear, Facts, Hearing, Passing, Place, Server, Sort},
     frame::{self, Passed, SYN},
     near,
     options::Options,
-    pods, search,
-    wait::wait,
+    pods,
     watch::{Watch, has_asked},
 };
-use crate::absent::{self, Unjoined};
+use crate::{
+    absent::{self, Unjoined},
+    ask::{
+        Asker, Heard, Target,
+        domains::{self, Domain, Lan},
+        search,
+        wait::wait,
+    },
+    config::Config,
+    doctor,
+};
 
 /// How long a client is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -47,12 +54,23 @@ pub(super) fn gather(bpffs: &Path, options: &Options) -> Outcome<Facts> {
         passive: options.passive,
         ..Facts::default()
     };
-    let state = match State::open(bpffs).and_then(|state| domains::check_fan(bpffs).map(|()| state)) {
+    let state = match State::open(bpffs).and_then(|state| check_fan(bpffs).map(|()| state)) {
         Ok(state) => state,
         Err(error) => return Ok(Facts { no_datapath: Some(error.to_string()), ..facts }),
     };
     let gathering = Gathering::begin(bpffs, options, state, facts)?;
     if options.passive { gathering.look() } else { gathering.finish() }
+}
+
+/// An error if the fan cannot deliver.
+fn check_fan(bpffs: &Path) -> datapath::Result<()> {
+    let broken = |what: &str| Err(datapath::Error::Bpf { what: FAN_DEVICE.into(), reason: what.into() });
+    match doctor::fan(bpffs)? {
+        Some((true, true)) => Ok(()),
+        Some((false, _)) => broken("it is down"),
+        Some((true, false)) => broken("it has no program"),
+        None => broken("it does not exist"),
+    }
 }
 
 /// Facts that grow.
@@ -74,7 +92,8 @@ struct Gathering<'a> {
 
 impl<'a> Gathering<'a> {
     fn begin(bpffs: &Path, options: &'a Options, state: State, mut facts: Facts) -> Outcome<Self> {
-        let lans = domains::read(bpffs, &options.config, &state, options.protocol)?;
+        let config = Config::read(&options.config).map(|config| config.domains).unwrap_or_default();
+        let lans = domains::read(bpffs, &config, &state, options.protocol)?;
         facts.domains = lans.iter().map(|lan| lan.domain.clone()).collect();
         let mut watch = Watch::new(bpffs, &state, &options.pv)?;
         let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());

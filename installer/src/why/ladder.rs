@@ -7,9 +7,10 @@ use abi::{Protocol, Verdict};
 use view::why::{Cause, Rung, State};
 
 use super::{
-    facts::{Connection, Domain, Ear, Facts, Hearing, Outcome, Passing, Place, Pod, Search, Server, Sort},
+    facts::{Connection, Ear, Facts, Hearing, Outcome, Passing, Place, Pod, Search, Server, Sort},
     rung::{doubtful, fail, ok, unknown},
 };
+use crate::ask::domains::Domain;
 
 /// Names in a list at most.
 const MOST: usize = 3;

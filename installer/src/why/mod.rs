@@ -1,9 +1,7 @@
 //! `iocast-node why`: why a client cannot see a PV. It climbs a ladder of what must be true, and explains the first rung that is
 //! broken. The rungs are judged by `ladder` alone, from facts; all else gathers them.
 
-mod ask;
 mod connect;
-mod domains;
 mod facts;
 mod frame;
 mod gather;
@@ -13,8 +11,6 @@ mod options;
 mod pods;
 mod report;
 mod rung;
-mod search;
-mod wait;
 mod watch;
 
 pub(crate) use options::Options;

@@ -8,10 +8,10 @@ use std::{
 use abi::Protocol;
 use clap::Args;
 
-use crate::absent::Runtime;
-
-/// The longest name that a search can have, so that it fits into a datagram.
-const LONGEST: usize = 1000;
+use crate::{
+    absent::Runtime,
+    ask::{name, protocol},
+};
 
 /// What to explain.
 #[derive(Args)]
@@ -52,33 +52,5 @@ impl Options {
     ) -> Self {
         let (pv, config) = (pv.into(), config.into());
         Self { pv, from, protocol, ask: false, json: false, config, runtime, passive: true }
-    }
-}
-
-fn name(text: &str) -> Result<String, String> {
-    match text.len() {
-        0 => Err("a PV has a name".into()),
-        1..=LONGEST => Ok(text.into()),
-        _ => Err(format!("no server has a name of more than {LONGEST} bytes")),
-    }
-}
-
-fn protocol(text: &str) -> Result<Protocol, String> {
-    match text {
-        "ca" => Ok(Protocol::Ca),
-        "pva" => Ok(Protocol::Pva),
-        _ => Err("expected ca or pva".into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_no_server_can_have_is_refused() {
-        assert!(name("").is_err() && name(&"x".repeat(LONGEST + 1)).is_err());
-        assert_eq!(name("A:NAME"), Ok("A:NAME".into()));
-        assert_eq!((protocol("pva"), protocol("gvcp").is_err()), (Ok(Protocol::Pva), true));
     }
 }

@@ -13,7 +13,8 @@ use datapath::{
     link::{self, Link},
 };
 
-use super::facts::{Domain, Ear, Hearing, Pod};
+use super::facts::{Ear, Hearing, Pod};
+use crate::ask::domains::Domain;
 
 /// A client that no pod has a connected socket with (RFC 5737).
 const SOMEBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 40_000);

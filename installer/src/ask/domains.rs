@@ -4,38 +4,56 @@ use std::{net::Ipv4Addr, path::Path};
 
 use abi::{Protocol, lan, paths, text};
 use datapath::{
-    Error, FAN_DEVICE, Hook, Result, State, is_attached,
-    link::{self, Link},
+    Hook, Result, State, is_attached,
+    link::{self, Link, network},
 };
 
-use super::facts::Domain;
 use crate::{
-    config::{Config, DomainConfig},
-    doctor,
+    config::DomainConfig,
     uplink::{self, Fault},
 };
 
-/// A domain, and its uplink if there is one.
-#[derive(Clone, Debug)]
-pub(super) struct Lan {
-    pub(super) domain: Domain,
-    pub(super) link: Option<Link>,
+/// A domain of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Domain {
+    pub(crate) name: String,
+    /// The uplink's name; as configured if there is no such interface.
+    pub(crate) uplink: String,
+    pub(crate) address: Option<Ipv4Addr>,
+    /// The LAN's broadcast address.
+    pub(crate) broadcast: Option<Ipv4Addr>,
+    /// What is wrong with the uplink, and what to do about it.
+    pub(crate) fault: Option<(String, String)>,
+    /// The networks whose hosts are on the LAN: address and prefix.
+    pub(crate) networks: Vec<(Ipv4Addr, u8)>,
+    /// Protocols, and the UDP ports of their searches in pods and on the LAN.
+    pub(crate) ports: Vec<(Protocol, u16, u16)>,
+    /// Its external ports.
+    pub(crate) externals: (u16, u16),
 }
 
-/// An error if the fan cannot deliver.
-pub(super) fn check_fan(bpffs: &Path) -> Result<()> {
-    let broken = |what: &str| Err(Error::Bpf { what: FAN_DEVICE.into(), reason: what.into() });
-    match doctor::fan(bpffs)? {
-        Some((true, true)) => Ok(()),
-        Some((false, _)) => broken("it is down"),
-        Some((true, false)) => broken("it has no program"),
-        None => broken("it does not exist"),
+impl Domain {
+    /// The network of the LAN that `host` is in.
+    pub(crate) fn network_of(&self, host: Ipv4Addr) -> Option<(Ipv4Addr, u8)> {
+        let networks = self.networks.iter().map(|(address, prefix)| (network(*address, *prefix), *prefix));
+        networks.into_iter().find(|(address, prefix)| network(host, *prefix) == *address)
     }
 }
 
-/// All of them, with the ports of this protocol, or of both.
-pub(super) fn read(bpffs: &Path, config: &Path, state: &State, wanted: Option<Protocol>) -> Result<Vec<Lan>> {
-    let config = Config::read(config).map(|config| config.domains).unwrap_or_default();
+/// A domain, and its uplink if there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct Lan {
+    pub(crate) domain: Domain,
+    pub(crate) link: Option<Link>,
+}
+
+/// All of them, as far as they are configured with what that says, with the ports of this protocol, or of both.
+pub(crate) fn read(
+    bpffs: &Path,
+    config: &[DomainConfig],
+    state: &State,
+    wanted: Option<Protocol>,
+) -> Result<Vec<Lan>> {
     let mut found = vec![];
     for (number, domain) in state.domains()? {
         let name = text(&domain.name).to_owned();

@@ -8,11 +8,11 @@ use wire::{names, pva};
 use crate::snoop::datagram::{Message, read_payload};
 
 /// Names in one datagram at most: as many as clients send.
-pub(super) const MOST: usize = 20;
+pub(crate) const MOST: usize = 20;
 
 /// A search for `names`, whose ids count up from `first`; in PV Access to be answered at this port of the sender's, and marked
 /// if it is sent to one host.
-pub(super) fn search(
+pub(crate) fn search(
     protocol: Protocol,
     first: u32,
     names: &[&str],
@@ -64,19 +64,19 @@ fn size(length: usize) -> Vec<u8> {
 
 /// A server's answer to a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The ids of the names that it has.
-    pub(super) ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
     /// The address that it names, if it names one.
-    pub(super) address: Option<Ipv4Addr>,
+    pub(crate) address: Option<Ipv4Addr>,
     /// Its TCP port.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// What identifies it in PV Access, wherever its answers come from; empty in Channel Access.
-    pub(super) guid: Vec<u8>,
+    pub(crate) guid: Vec<u8>,
 }
 
 /// Reads an answer; `None` if it is none.
-pub(super) fn answer(protocol: Protocol, payload: &[u8]) -> Option<Answer> {
+pub(crate) fn answer(protocol: Protocol, payload: &[u8]) -> Option<Answer> {
     let (Message::Reply(ids), Some(named)) = read_payload(protocol, payload) else { return None };
     let address = Ipv4Addr::from(named.address);
     let guid = if protocol == Protocol::Pva { payload.get(8..20)?.to_vec() } else { vec![] };
@@ -84,7 +84,7 @@ pub(super) fn answer(protocol: Protocol, payload: &[u8]) -> Option<Answer> {
 }
 
 /// The names that a datagram searches for, with the protocol; none if it is no search.
-pub(super) fn searched(payload: &[u8]) -> Option<(Protocol, Vec<String>)> {
+pub(crate) fn searched(payload: &[u8]) -> Option<(Protocol, Vec<String>)> {
     let text = |(_, name): (u32, &[u8])| String::from_utf8_lossy(name).into_owned();
     let ca: Vec<_> = names::ca_search(payload).map(text).collect();
     if !ca.is_empty() {

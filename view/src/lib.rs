@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+pub mod doctor;
 mod members;
 pub mod printable;
 mod seen;
+pub mod snoop;
 mod table;
 pub mod why;
 

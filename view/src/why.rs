@@ -7,11 +7,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Asked, Style, VERSION, printable, wrapped};
+use crate::{Answer, Asked, Style, VERSION, printable, table, wrapped};
+
+mod cluster;
 
 /// Columns before what was found.
 const INDENT: usize = 17;
 const RESET: &str = "\x1b[0m";
+/// The rung that only all nodes together can judge: that one server has the PV.
+const UNIQUE: &str = "unique";
 
 /// Whether it is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,12 +138,21 @@ pub struct Report {
 pub struct Server {
     /// `ca` or `pva`.
     pub protocol: String,
-    /// Its TCP socket.
+    /// Its TCP socket, as the node that was asked sees it.
     pub address: SocketAddrV4,
     /// Its pod on the node that was asked, as `namespace/name`.
     pub pod: Option<String>,
     /// How long it took to answer.
     pub milliseconds: f64,
+    /// The node that was asked.
+    #[serde(default)]
+    pub node: String,
+    /// The domain in which clients find it; none if its pod is no member.
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// The address by which the LAN knows it: for a pod without one of its own, that of its node.
+    #[serde(default)]
+    pub host: Option<Ipv4Addr>,
 }
 
 /// What another node found, in a line.
@@ -170,14 +183,29 @@ impl Report {
         broken(&self.rungs)
     }
 
+    /// What the other nodes found, a line each.
+    fn verdicts(&self, style: &Style) -> String {
+        if self.others.is_empty() {
+            return String::new();
+        }
+        let row = |Verdict { node, state, found, .. }: &Verdict| {
+            [node.clone(), sign(*state).0.into(), found.clone()]
+        };
+        let rows: Vec<_> = self.others.iter().map(row).collect();
+        table(["OTHER NODES", "", ""], &rows, style.width) + "\n"
+    }
+
     /// What is broken, and what mends it.
     fn conclusion(&self, width: usize) -> String {
         let client = self.client.map_or("a client".into(), |client| client.to_string());
+        let node = self.node.as_deref().filter(|_| !self.others.is_empty());
         let Some(rung) = self.broken() else {
-            return wrapped(&printable(&format!("{client} can see {}.", self.pv)), width, 0) + "\n";
+            let node = node.map(|node| format!(" through {node}")).unwrap_or_default();
+            return wrapped(&printable(&format!("{client} can see {}{node}.", self.pv)), width, 0) + "\n";
         };
         let verb = if rung.state == State::Fail { "cannot see" } else { "may not see" };
-        let sentence = format!("{client} {verb} {}: {}.", self.pv, rung.found);
+        let node = node.filter(|_| rung.rung != UNIQUE).map(|node| format!("{node}: ")).unwrap_or_default();
+        let sentence = format!("{client} {verb} {}: {node}{}.", self.pv, rung.found);
         let mend =
             rung.mend.as_ref().map(|mend| format!("  -> {}\n", wrapped(&printable(mend), width - 5, 5)));
         wrapped(&printable(&sentence), width, 0) + "\n" + &mend.unwrap_or_default()
@@ -203,18 +231,24 @@ impl Answer for Report {
     }
 
     fn merge(&mut self, other: Self) {
-        self.nodes.extend(other.nodes);
+        cluster::merge(self, other);
     }
 
     fn text(&self, style: &Style) -> String {
+        if self.rungs.is_empty() {
+            return String::new();
+        }
         let mut out = String::new();
+        if let Some(node) = self.node.as_deref().filter(|_| !self.others.is_empty()) {
+            out += &format!("{}:\n", printable(node));
+        }
         for Rung { rung, state, found, .. } in &self.rungs {
             let (name, colour) = sign(*state);
             let found = wrapped(&printable(found), style.width - INDENT, INDENT);
             let (on, off) = if style.coloured { (colour, RESET) } else { ("", "") };
             out += &format!("{on}{name:<5}{off} {rung:<11}{found}\n");
         }
-        out + "\n" + &self.conclusion(style.width)
+        out + "\n" + &self.verdicts(style) + &self.conclusion(style.width)
     }
 }
 

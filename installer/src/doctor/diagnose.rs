@@ -3,11 +3,9 @@
 use std::net::Ipv4Addr;
 
 use datapath::{FAN_DEVICE, Hook, Occupant, printable};
+use view::doctor::{Finding, Level};
 
-use super::{
-    facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink},
-    finding::{Finding, Level},
-};
+use super::facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink};
 use crate::{
     absent::Absent,
     cni::conflist::PLUGIN,
@@ -59,25 +57,25 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Finding {
-    Finding { level: Level::Ok, check, found: found.into(), advice: None }
+    Finding { level: Level::Ok, check: check.into(), found: found.into(), advice: None }
 }
 
 fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { level: Level::Warn, check, found: found.into(), advice: Some(advice.into()) }
+    Finding { level: Level::Warn, check: check.into(), found: found.into(), advice: Some(advice.into()) }
 }
 
 fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { level: Level::Fail, check, found: found.into(), advice: Some(advice.into()) }
+    Finding { level: Level::Fail, check: check.into(), found: found.into(), advice: Some(advice.into()) }
 }
 
 /// A failure whose message already says what to do.
 fn passed_on(check: &'static str, error: &str) -> Finding {
-    Finding { level: Level::Fail, check, found: error.into(), advice: None }
+    Finding { level: Level::Fail, check: check.into(), found: error.into(), advice: None }
 }
 
 /// What could not be checked.
 fn unknown(check: &'static str, error: &str) -> Finding {
-    Finding { level: Level::Warn, check, found: format!("{UNKNOWN}: {error}"), advice: None }
+    Finding { level: Level::Warn, check: check.into(), found: format!("{UNKNOWN}: {error}"), advice: None }
 }
 
 fn is_unknown(finding: &Finding) -> bool {
@@ -382,7 +380,7 @@ fn groups(config: &Fact<Config>, members: &Fact<Vec<Member>>) -> Vec<Finding> {
 fn absent(absent: &Fact<Vec<Absent>>) -> Vec<Finding> {
     let found = |Absent { namespace, pod, domain, why }: &Absent| {
         let found = format!("{namespace}/{pod} asks for domain `{domain}` and is no member: {why}");
-        Finding { level: Level::Warn, check: "members", found: printable(&found), advice: None }
+        Finding { level: Level::Warn, check: "members".into(), found: printable(&found), advice: None }
     };
     match absent {
         Ok(absent) => absent.iter().map(found).collect(),

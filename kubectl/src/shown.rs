@@ -1,0 +1,43 @@
+//! Answers as they are read from agents, and what they mean to a script.
+
+use view::{
+    Answer, Members,
+    doctor::{Findings, Level},
+    why::{Report, State},
+};
+
+/// An answer that all agents together give.
+pub(crate) trait Shown: Answer + Send {
+    /// The answer of a node, from what its agent printed.
+    fn read(_node: &str, said: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(said)
+    }
+
+    /// The exit code: that of the agent's own command, if it answers so.
+    fn code(&self) -> u8 {
+        0
+    }
+}
+
+impl Shown for Members {}
+
+impl Shown for Report {
+    fn code(&self) -> u8 {
+        match self.state {
+            State::Ok => 0,
+            State::Fail => 1,
+            State::Unknown => 2,
+        }
+    }
+}
+
+impl Shown for Findings {
+    fn read(node: &str, said: &str) -> serde_json::Result<Self> {
+        Ok(Self::of(node, serde_json::from_str(said)?))
+    }
+
+    fn code(&self) -> u8 {
+        let is_silent = self.nodes.iter().any(|asked| asked.error.is_some());
+        u8::from(is_silent || self.worst() == Some(Level::Fail))
+    }
+}

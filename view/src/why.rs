@@ -178,7 +178,7 @@ impl Report {
         Self { pv, state, cause, rungs, node: Some(node), ..Self::nothing(nodes) }
     }
 
-    /// The rung that explains the state: the first that is broken, or else that is not known.
+    /// The rung that explains the state: see [`broken`].
     pub fn broken(&self) -> Option<&Rung> {
         broken(&self.rungs)
     }
@@ -252,10 +252,11 @@ impl Answer for Report {
     }
 }
 
-/// The rung that explains the rest: the first one that is broken, else the first that is not known.
+/// The rung that explains the rest: the first one that is broken, else the first that is not known, for a cause if there is one.
 pub fn broken(rungs: &[Rung]) -> Option<&Rung> {
     let first = |state| rungs.iter().find(|rung| rung.state == state);
-    first(State::Fail).or_else(|| first(State::Unknown))
+    let doubtful = || rungs.iter().find(|rung| rung.state == State::Unknown && rung.cause.is_some());
+    first(State::Fail).or_else(doubtful).or_else(|| first(State::Unknown))
 }
 
 /// A state for people, and its colour.

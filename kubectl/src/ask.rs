@@ -12,12 +12,11 @@ use std::{
 use view::Asked;
 
 use crate::{
-    NOTHING,
     agents::{Agent, find},
     children::Running,
     kubectl::{Kubectl, Request},
     say::{Progress, complain_about, show},
-    shown::Shown,
+    shown::{NOTHING, Shown},
     trouble::{self, Case},
 };
 

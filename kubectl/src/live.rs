@@ -11,12 +11,11 @@ use std::{
 use view::Asked;
 
 use crate::{
-    NOTHING,
     agents::Agent,
     children::{Running, end_all},
     kubectl::{Kubectl, Request},
     say::{is_terminal, print_object, redraw, show},
-    shown::Shown,
+    shown::{NOTHING, Shown},
     trouble::{self, Case},
 };
 

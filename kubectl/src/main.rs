@@ -24,10 +24,8 @@ use crate::{
     commands::COMMANDS,
     kubectl::{Kubectl, Request},
     say::complain,
+    shown::NOTHING,
 };
-
-/// Nothing is known, or it was asked wrongly; 0 and 1 are the command's.
-const NOTHING: u8 = 2;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());

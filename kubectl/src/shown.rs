@@ -6,6 +6,9 @@ use view::{
     why::{Report, State},
 };
 
+/// The exit code if nothing is known, or if it was asked wrongly; 0 and 1 are the command's.
+pub(crate) const NOTHING: u8 = 2;
+
 /// An answer that all agents together give.
 pub(crate) trait Shown: Answer + Send {
     /// The answer of a node, from what its agent printed.

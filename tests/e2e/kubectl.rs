@@ -4,9 +4,10 @@
 use std::{fs, path::Path, thread};
 
 use lab::{
-    NODE2, NODES, Result, WORKSTATION,
+    NODE2, NODES, Process, Result, WORKSTATION,
     cluster::{ApiServer, Cluster, Ran, Runtime, Wanted},
 };
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use view::wrapped;
 
@@ -23,8 +24,9 @@ fn three_nodes_are_answered_by_one_command() -> Result<()> {
     let mut page = Page::default();
     a_pv_of_another_node_is_found(&api, &mut page)?;
     every_node_is_asked(&api, &mut page)?;
-    live_lines_are_merged(&cluster, &api)?;
+    let snoop = api.spawn("iocast snoop --json")?;
     a_newcomer_mends_five_causes(&cluster, &api, &mut page)?;
+    live_lines_are_merged(&api, snoop)?;
     nodes_that_do_not_answer_are_named(&cluster, &mut api, &containers, &mut page)?;
     page.assert()
 }
@@ -60,7 +62,7 @@ fn a_pv_of_another_node_is_found(api: &ApiServer<'_>, page: &mut Page) -> Result
     let line = format!("iocast why A:NAME {CLIENT}");
     let ran = api.kubectl(&line)?;
     assert!(ran.code == 0 && ran.err.is_empty() && ran.out.starts_with("node3:\nOK    datapath"), "{ran:?}");
-    assert!(ran.out.contains("\nnode         ?  not through this node: 172.23.0.12:"), "{ran:?}");
+    assert!(ran.out.contains("\n?     node       not through this node: 172.23.0.12:"), "{ran:?}");
     assert!(ran.out.ends_with("172.23.0.2 can see A:NAME through node3.\n"), "{ran:?}");
     assert_fits(&ran);
     page.keep("WHY", &[(&line, &ran)]);
@@ -74,13 +76,8 @@ fn a_pv_of_another_node_is_found(api: &ApiServer<'_>, page: &mut Page) -> Result
     );
     assert_eq!(found["others"][1]["cause"], "elsewhere", "{found}");
     let only = api.kubectl(&format!("{line} --node node2"))?;
-    assert!(
-        only.code == 2 && only.out.contains("a client may not see")
-            || only.out.contains("172.23.0.2 may not see A:NAME: not through this node"),
-        "{only:?}"
-    );
-    let none = api.kubectl("iocast why NOBODY:VALUE --from 172.23.0.2 --ask")?;
-    assert!(none.code == 1 && none.out.contains("172.23.0.2 cannot see NOBODY:VALUE: "), "{none:?}");
+    let says = "172.23.0.2 may not see A:NAME: not through this node: 172.23.0.12:";
+    assert!(only.code == 2 && only.out.contains(says), "{only:?}");
     Ok(())
 }
 
@@ -102,18 +99,14 @@ fn every_node_is_asked(api: &ApiServer<'_>, page: &mut Page) -> Result<()> {
     Ok(())
 }
 
-fn live_lines_are_merged(cluster: &Cluster, api: &ApiServer<'_>) -> Result<()> {
-    let (snoop, complaints) = api.spawn("iocast snoop --for 2 --json")?;
-    let reader = cluster.lab.epics(WORKSTATION, "caget -w 5 A:COUNT NOBODY", &[])?;
+/// `snoop` meanwhile, which an interrupt ends.
+fn live_lines_are_merged(api: &ApiServer<'_>, (snoop, complaints): (Process, String)) -> Result<()> {
+    snoop.signal(Signal::SIGINT);
     let ran = api.finish(snoop, &complaints)?;
-    drop(reader);
-    let lines: Vec<Value> = ran.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    assert!(ran.code == 0 && !lines.is_empty(), "{ran:?}");
-    let times: Vec<_> = lines.iter().filter_map(|line| line["time"].as_f64()).collect();
-    assert!(times.is_sorted(), "{ran:?}");
+    assert_eq!(ran.code, 130, "{ran:?}");
     for node in NODES {
-        assert!(lines.iter().any(|line| line["node"] == node), "{node}: {ran:?}");
-        assert!(ran.err.contains(&format!("kubectl-iocast: {node}: ")), "a summary of {node}: {ran:?}");
+        let of_node = |line: &str| serde_json::from_str(line).is_ok_and(|line: Value| line["node"] == node);
+        assert!(ran.out.lines().any(of_node), "{node}: {ran:?}");
     }
     Ok(())
 }
@@ -122,7 +115,8 @@ fn live_lines_are_merged(cluster: &Cluster, api: &ApiServer<'_>) -> Result<()> {
 struct Story<'a> {
     heading: &'a str,
     pv: &'a str,
-    cause: &'a str,
+    /// What the command says about it.
+    says: &'a str,
     /// What the newcomer does about it, as a shell would show it.
     mend: &'a str,
     /// The PV that is read then.
@@ -156,7 +150,7 @@ fn a_newcomer_mends_five_causes(cluster: &Cluster, api: &ApiServer<'_>, page: &m
             Story {
                 heading: "The pod has no annotation",
                 pv: "PLAIN:NAME",
-                cause: "not_annotated",
+                says: "FAIL  given      beamline/ioc-plain has it, and is in no domain",
                 mend: "# in the pod's template: annotations: { iocast.io/domain: lab }; kubectl apply creates the pod again",
                 then: "PLAIN:NAME",
             },
@@ -166,7 +160,7 @@ fn a_newcomer_mends_five_causes(cluster: &Cluster, api: &ApiServer<'_>, page: &m
             Story {
                 heading: "The pod is in another domain",
                 pv: "OTHER:NAME",
-                cause: "other_domain",
+                says: "FAIL  given      beamline/ioc-other has it and is in domain `other`",
                 mend: "# in the pod's template: iocast.io/domain: lab instead of other; kubectl apply creates the pod again",
                 then: "OTHER:NAME",
             },
@@ -176,7 +170,7 @@ fn a_newcomer_mends_five_causes(cluster: &Cluster, api: &ApiServer<'_>, page: &m
             Story {
                 heading: "The name is mistyped",
                 pv: "A:NMAE",
-                cause: "mistyped",
+                says: "nobody has A:NMAE, but beamline/ioc-a has A:NAME",
                 mend: "# the name is A:NAME",
                 then: "A:NAME",
             },
@@ -186,7 +180,7 @@ fn a_newcomer_mends_five_causes(cluster: &Cluster, api: &ApiServer<'_>, page: &m
             Story {
                 heading: "The IOC listens on loopback only",
                 pv: "DEAF:NAME",
-                cause: "loopback",
+                says: "FAIL  heard      beamline/ioc-deaf listens on loopback only",
                 mend: "# EPICS_CAS_INTF_ADDR_LIST is taken out of the pod's template; kubectl apply creates the pod again",
                 then: "DEAF:NAME",
             },
@@ -196,7 +190,7 @@ fn a_newcomer_mends_five_causes(cluster: &Cluster, api: &ApiServer<'_>, page: &m
             Story {
                 heading: "A rule of the node's firewall drops connections",
                 pv: "BARRED:NAME",
-                cause: "firewall",
+                says: "172.23.0.2 cannot see BARRED:NAME: node2: a connection",
                 mend: "# the cluster admin, on node2: nft list ruleset shows the rule, and it is deleted",
                 then: "BARRED:NAME",
             },
@@ -218,13 +212,18 @@ fn told(
     story: &Story<'_>,
     mend: impl Fn() -> Result<()>,
 ) -> Result<String> {
-    let Story { heading, pv, cause, then, .. } = story;
+    let Story { heading, pv, says, then, .. } = story;
     let failed = cluster.lab.epics(WORKSTATION, &format!("caget -w 0.5 {pv}"), &[])?.finish()?;
     assert!(!failed.status.success(), "{heading}: {}", failed.output);
     let line = format!("iocast why {pv} {CLIENT}");
-    let ran = api.kubectl(&line)?;
-    let found = object(&api.kubectl(&format!("{line} --json"))?);
-    assert_eq!((ran.code, &found["cause"]), (1, &json!(cause)), "{heading}: {ran:?} {found}");
+    let mut ran = api.kubectl(&line)?;
+    for _ in 0..2 {
+        if ran.out.contains(says) {
+            break;
+        }
+        ran = api.kubectl(&line)?; // on a busy machine a server may take longer to answer than it is waited for
+    }
+    assert!(ran.code == 1 && ran.out.contains(says), "{heading}: {ran:?}");
     assert_fits(&ran);
     mend()?;
     let read = cluster.lab.epics(WORKSTATION, &format!("caget -w 5 {then}"), &[])?.finish()?;

@@ -67,9 +67,9 @@ fn only_who_makes_names_printable_prints() {
     for name in ["ebpf/abi", "ebpf/datapath", "ebpf/wire", "installer", "kubectl", "membership", "plugin"] {
         for (place, tokens) in Crate::read(name).files {
             let macros = ["print", "println", "eprint", "eprintln", "dbg"];
-            let calls = tokens.windows(2).any(|pair| match pair[1].as_str() {
-                "!" => macros.contains(&pair[0].as_str()),
-                "(" => ["stdout", "stderr"].contains(&pair[0].as_str()),
+            let calls = tokens.windows(3).any(|three| match three[2].as_str() {
+                "!" => macros.contains(&three[1].as_str()),
+                "(" => three[0] != "." && ["stdout", "stderr"].contains(&three[1].as_str()), // not that of a child
                 _ => false,
             });
             found.extend(calls.then(|| format!("{name}/{}", place.join("/"))));

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Asked, Style, VERSION, printable, table, wrapped};
+use crate::{Answer, Asked, Style, VERSION, printable, wrapped};
 
 mod cluster;
 
@@ -188,11 +188,8 @@ impl Report {
         if self.others.is_empty() {
             return String::new();
         }
-        let row = |Verdict { node, state, found, .. }: &Verdict| {
-            [node.clone(), sign(*state).0.into(), found.clone()]
-        };
-        let rows: Vec<_> = self.others.iter().map(row).collect();
-        table(["OTHER NODES", "", ""], &rows, style.width) + "\n"
+        let verdict = |Verdict { node, state, found, .. }: &Verdict| line(*state, node, found, style);
+        self.others.iter().map(verdict).collect::<String>() + "\n"
     }
 
     /// What is broken, and what mends it.
@@ -243,10 +240,7 @@ impl Answer for Report {
             out += &format!("{}:\n", printable(node));
         }
         for Rung { rung, state, found, .. } in &self.rungs {
-            let (name, colour) = sign(*state);
-            let found = wrapped(&printable(found), style.width - INDENT, INDENT);
-            let (on, off) = if style.coloured { (colour, RESET) } else { ("", "") };
-            out += &format!("{on}{name:<5}{off} {rung:<11}{found}\n");
+            out += &line(*state, rung, found, style);
         }
         out + "\n" + &self.verdicts(style) + &self.conclusion(style.width)
     }
@@ -257,6 +251,15 @@ pub fn broken(rungs: &[Rung]) -> Option<&Rung> {
     let first = |state| rungs.iter().find(|rung| rung.state == state);
     let doubtful = || rungs.iter().find(|rung| rung.state == State::Unknown && rung.cause.is_some());
     first(State::Fail).or_else(doubtful).or_else(|| first(State::Unknown))
+}
+
+/// A line about a rung, or about a node.
+fn line(state: State, name: &str, found: &str, style: &Style) -> String {
+    let (name, (sign, colour)) = (printable(name), sign(state));
+    let indent = INDENT.max(INDENT - 10 + name.chars().count());
+    let found = wrapped(&printable(found), style.width.saturating_sub(indent).max(INDENT), indent);
+    let (on, off) = if style.coloured { (colour, RESET) } else { ("", "") };
+    format!("{on}{sign:<5}{off} {name:<10} {found}\n")
 }
 
 /// A state for people, and its colour.

@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(
             found.text(&Style::default()),
             "node-3:\nOK    datapath   datapath at 3\nOK    connected  connected at 3\n\n\
-             OTHER NODES\nnode-1       ?  connected at 1\n\na client can see A:NAME through node-3.\n"
+             ?     node-1     connected at 1\n\na client can see A:NAME through node-3.\n"
         );
         let found = all(vec![answer(&(1, None, &[Sees::Pod])), answer(&(3, None, &[Sees::Pod]))]);
         let text = found.text(&Style::default());

@@ -71,7 +71,7 @@ impl<'a> Gathering<'a> {
         facts.domains = lans.iter().map(|lan| lan.domain.clone()).collect();
         let mut watch = Watch::new(bpffs, &state, &options.pv)?;
         let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
-        let asker = Asker::new(random)?;
+        let asker = Asker::new(search::first_id(random))?;
         asker.ports().for_each(|port| watch.ask_from(port));
         connect::ports(random).into_iter().for_each(|port| watch.ask_on_behalf_from(port));
         let whose = options.from.map_or(Whose::Everybody, Whose::Host);
@@ -338,7 +338,8 @@ impl<'a> Gathering<'a> {
 
     /// Whether as many answers to what was put in have come as servers are known.
     fn is_answered(&self) -> bool {
-        let replies: usize = self.watch.searches().iter().map(|search| search.replies.len()).sum();
+        let ours = self.watch.searches().iter().filter(|search| search.ours);
+        let replies: usize = ours.map(|search| search.replies.len()).sum();
         let pods = self.facts.servers.iter().filter(|server| matches!(server.place, Place::Pod(_))).count();
         pods > 0 && replies >= pods
     }

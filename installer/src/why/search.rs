@@ -10,6 +10,20 @@ use crate::snoop::datagram::{Message, read_payload};
 /// Names in one datagram at most: as many as clients send.
 pub(super) const MOST: usize = 20;
 
+/// The ids of names in searches of an agent begin so: no client's, as far as other agents can tell. Those of clients are small, or
+/// dispersed over all 32 bits.
+const MARK: u32 = 0x10ca_0000;
+
+/// The first id of an agent's names.
+pub(super) const fn first_id(random: u32) -> u32 {
+    MARK | random & 0x7fff
+}
+
+/// Whether an agent searches, of whichever node.
+pub(super) fn is_agents(asked: &[(u32, String)]) -> bool {
+    asked.iter().all(|(id, _)| id >> 16 == MARK >> 16)
+}
+
 /// A search for `names`, whose ids count up from `first`; in PV Access to be answered at this port of the sender's, and marked
 /// if it is sent to one host.
 pub(super) fn search(
@@ -97,6 +111,13 @@ pub(super) fn searched(payload: &[u8]) -> Option<(Protocol, Vec<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_knows_the_searches_of_others() {
+        let named = |id| vec![(id, "A:NAME".to_owned())];
+        assert!([0, 12_345, u32::MAX].into_iter().all(|random| is_agents(&named(first_id(random)))));
+        assert!([1, 0x3456_789a].into_iter().all(|id| !is_agents(&named(id))));
+    }
 
     #[test]
     fn what_is_searched_for_is_read_again() {

@@ -10,7 +10,10 @@ use std::{
 use abi::{Point, Protocol, Verdict};
 use datapath::{Events, State};
 
-use super::facts::{Reply, Search};
+use super::{
+    facts::{Reply, Search},
+    search::is_agents,
+};
 use crate::snoop::{
     datagram::{Datagram, Message},
     directory::Directory,
@@ -114,7 +117,9 @@ impl Watch {
 
     fn ask(&mut self, datagram: &Datagram) {
         let Datagram { source, protocol, domain, verdict, destination: to, .. } = *datagram;
-        if datagram.point == Point::FromNode && self.own.contains(&source.port()) {
+        let is_agents = matches!(&datagram.message, Message::Search(asked) if is_agents(asked));
+        let is_own = datagram.point == Point::FromNode && self.own.contains(&source.port());
+        if is_own || is_agents && !self.on_behalf.contains(&source.port()) {
             return;
         }
         let pod = self.directory.behind(datagram.member).filter(|_| datagram.point == Point::FromPod);

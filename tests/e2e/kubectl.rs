@@ -4,8 +4,8 @@
 use std::{fs, path::Path, thread};
 
 use lab::{
-    NODE2, NODES, Process, Result, WORKSTATION,
-    cluster::{ApiServer, Cluster, Ran, Runtime, Wanted},
+    NODE2, NODES, Result, WORKSTATION,
+    cluster::{ApiServer, Cluster, PATIENCE, Ran, Runtime, Wanted, wait_until},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -24,9 +24,8 @@ fn three_nodes_are_answered_by_one_command() -> Result<()> {
     let mut page = Page::default();
     a_pv_of_another_node_is_found(&api, &mut page)?;
     every_node_is_asked(&api, &mut page)?;
-    let snoop = api.spawn("iocast snoop --json")?;
+    live_lines_are_merged(&cluster, &api)?;
     a_newcomer_mends_five_causes(&cluster, &api, &mut page)?;
-    live_lines_are_merged(&api, snoop)?;
     nodes_that_do_not_answer_are_named(&cluster, &mut api, &containers, &mut page)?;
     page.assert()
 }
@@ -99,16 +98,20 @@ fn every_node_is_asked(api: &ApiServer<'_>, page: &mut Page) -> Result<()> {
     Ok(())
 }
 
-/// `snoop` meanwhile, which an interrupt ends.
-fn live_lines_are_merged(api: &ApiServer<'_>, (snoop, complaints): (Process, String)) -> Result<()> {
+/// An interrupt ends `snoop`, and what it runs in the agents.
+fn live_lines_are_merged(cluster: &Cluster, api: &ApiServer<'_>) -> Result<()> {
+    let (mut snoop, complaints) = api.spawn("iocast snoop --json")?;
+    let reader = cluster.lab.epics(WORKSTATION, "caget -w 30 A:COUNT NOBODY", &[])?;
+    let of = |line: &str, node: &str| line.contains(&format!("\"node\":\"{node}\""));
+    let all = |said: &str| NODES.iter().all(|node| said.lines().any(|line| of(line, node)));
+    snoop.wait_for("line of each node", PATIENCE, all)?;
+    drop(reader);
     snoop.signal(Signal::SIGINT);
     let ran = api.finish(snoop, &complaints)?;
     assert_eq!(ran.code, 130, "{ran:?}");
-    for node in NODES {
-        let of_node = |line: &str| serde_json::from_str(line).is_ok_and(|line: Value| line["node"] == node);
-        assert!(ran.out.lines().any(of_node), "{node}: {ran:?}");
-    }
-    Ok(())
+    wait_until("the end of what it ran", || {
+        Ok(cluster.lab.sandbox.sh(WORKSTATION, "pgrep --full iocast-node.snoop").is_err())
+    })
 }
 
 /// A cause: what does not work, and how it is mended.

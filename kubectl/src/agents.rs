@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(name: &str, node: &str, state: Value) -> Value {
+    fn pod(name: &str, node: &str, state: &Value) -> Value {
         json!({ "metadata": { "name": name }, "spec": { "nodeName": node },
                 "status": { "phase": "Running", "containerStatuses": [{ "name": "iocast", "state": state }] } })
     }
@@ -112,15 +112,15 @@ mod tests {
     #[test]
     fn each_node_has_one_agent_and_what_does_not_run_says_why() {
         let waiting = || json!({ "waiting": { "reason": "CrashLoopBackOff" } });
-        let mut old = pod("iocast-old", "node-1", running());
+        let mut old = pod("iocast-old", "node-1", &running());
         old["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         let pending =
             json!({ "metadata": { "name": "iocast-p" }, "spec": {}, "status": { "phase": "Pending" } });
         let uninstalled = json!({ "metadata": { "name": "iocast-u" }, "spec": { "nodeName": "node-4" },
             "status": { "phase": "Running", "containerStatuses": [{ "name": "done", "state": running() }] } });
         let list = json!({ "items": [
-            old, pod("iocast-b", "node-2", waiting()), pod("iocast-a", "node-1", running()), pending, uninstalled,
-            pod("iocast-c", "node-3", json!({ "terminated": { "reason": "OOMKilled" } })),
+            old, pod("iocast-b", "node-2", &waiting()), pod("iocast-a", "node-1", &running()), pending, uninstalled,
+            pod("iocast-c", "node-3", &json!({ "terminated": { "reason": "OOMKilled" } })),
         ] });
         let found = read(&list, "iocast");
         let found: Vec<_> = found

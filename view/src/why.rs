@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Asked, Style, VERSION, printable, wrapped};
+use crate::{Answer as _, Asked, Style, printable, wrapped};
 
 mod cluster;
 
@@ -107,7 +107,7 @@ pub struct Rung {
 /// All that is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`VERSION`].
+    /// [`crate::VERSION`].
     pub version: u32,
     /// The PV that it is about.
     pub pv: String,
@@ -206,43 +206,6 @@ impl Report {
         let mend =
             rung.mend.as_ref().map(|mend| format!("  -> {}\n", wrapped(&printable(mend), width - 5, 5)));
         wrapped(&printable(&sentence), width, 0) + "\n" + &mend.unwrap_or_default()
-    }
-}
-
-impl Answer for Report {
-    fn nothing(nodes: Vec<Asked>) -> Self {
-        Self {
-            version: VERSION,
-            pv: String::new(),
-            client: None,
-            domain: None,
-            state: State::Unknown,
-            cause: None,
-            rungs: vec![],
-            servers: vec![],
-            seconds: 0.0,
-            nodes,
-            node: None,
-            others: vec![],
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        cluster::merge(self, other);
-    }
-
-    fn text(&self, style: &Style) -> String {
-        if self.rungs.is_empty() {
-            return String::new();
-        }
-        let mut out = String::new();
-        if let Some(node) = self.node.as_deref().filter(|_| !self.others.is_empty()) {
-            out += &format!("{}:\n", printable(node));
-        }
-        for Rung { rung, state, found, .. } in &self.rungs {
-            out += &line(*state, rung, found, style);
-        }
-        out + "\n" + &self.verdicts(style) + &self.conclusion(style.width)
     }
 }
 

@@ -8,7 +8,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::{Cause, Report, Rung, Server, State, UNIQUE, Verdict, broken};
+use super::{Cause, Report, Rung, Server, State, UNIQUE, Verdict, broken, line};
+use crate::{Answer, Asked, Style, VERSION, printable};
 
 /// What a node without a pod that has the PV may find broken, from what says least about the cluster to what says most. Of a
 /// node whose pod has the PV everything says more.
@@ -29,8 +30,45 @@ const CAUSES: [&[Cause]; 9] = [
     &[Cause::OtherPort, Cause::Limited, Cause::NotRelayed],
 ];
 
+impl Answer for Report {
+    fn nothing(nodes: Vec<Asked>) -> Self {
+        Self {
+            version: VERSION,
+            pv: String::new(),
+            client: None,
+            domain: None,
+            state: State::Unknown,
+            cause: None,
+            rungs: vec![],
+            servers: vec![],
+            seconds: 0.0,
+            nodes,
+            node: None,
+            others: vec![],
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        merge(self, other);
+    }
+
+    fn text(&self, style: &Style) -> String {
+        if self.rungs.is_empty() {
+            return String::new();
+        }
+        let mut out = String::new();
+        if let Some(node) = self.node.as_deref().filter(|_| !self.others.is_empty()) {
+            out += &format!("{}:\n", printable(node));
+        }
+        for Rung { rung, state, found, .. } in &self.rungs {
+            out += &line(*state, rung, found, style);
+        }
+        out + "\n" + &self.verdicts(style) + &self.conclusion(style.width)
+    }
+}
+
 /// Takes `other` in.
-pub(super) fn merge(report: &mut Report, mut other: Report) {
+fn merge(report: &mut Report, mut other: Report) {
     [&mut *report, &mut other].into_iter().for_each(forget_unique);
     if explains_more(&other, report) {
         std::mem::swap(report, &mut other);
@@ -139,7 +177,6 @@ mod tests {
     use Cause::*;
 
     use super::*;
-    use crate::{Answer as _, Asked, Style};
 
     /// A server, as a node sees it.
     #[derive(Clone, Copy)]

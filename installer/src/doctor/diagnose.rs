@@ -748,7 +748,7 @@ mod tests {
         let unreadable = |facts: &mut Facts| facts.forward_chains = Err("denied".into());
         let found = complaints(unreadable);
         let found: Vec<_> =
-            found.iter().map(|(level, check, text)| (*level, *check, text.as_str())).collect();
+            found.iter().map(|(level, check, text)| (*level, &**check, text.as_str())).collect();
         let expected = [
             (Level::Warn, "firewall", "cannot be checked: denied; "),
             (Level::Warn, "rights", "not everything could be checked; run doctor as root on the node"),

@@ -147,7 +147,7 @@ mod tests {
                 first: Duration::from_secs(5),
                 last: Duration::from_secs(13),
             };
-            super::row(unanswered, &directory(), Duration::from_secs(17))
+            row(unanswered, &directory(), Duration::from_secs(17))
         };
         let rows = [row("NOPE", [172, 23, 0, 2], 12), row("A:LONGER:NAME", [10, 244, 1, 2], 3)];
         assert_eq!(

@@ -64,9 +64,9 @@ object: toolchain ## record the eBPF object anew, after a change to the programs
 	@ebpf/object.sh record
 
 build: toolchain ## build the binaries for release into target/bin | 3 min
-	@cargo build --locked --release -p iocast -p iocast-node
+	@cargo build --locked --release -p iocast -p iocast-node -p iocast-kubectl
 	@mkdir -p target/bin
-	@install target/$(HOST)/release/iocast target/$(HOST)/release/iocast-node target/bin/
+	@install $(addprefix target/$(HOST)/release/,iocast iocast-node kubectl-iocast) target/bin/
 
 ##@ A release
 matrix: lab-tools lab ## try every client with every server, and print the table | 3 min
@@ -87,7 +87,8 @@ fuzz: toolchain ## fuzz the parsers | 80 min | TIME
 
 ##@ Parts of these
 lab: toolchain ## build the lab and what it tries
-	@cargo build --locked -p iocast -p iocast-node -p iocast-tests --bin iocast --bin iocast-node --bin iocast-lab
+	@cargo build --locked -p iocast -p iocast-node -p iocast-kubectl -p iocast-tests --bin iocast --bin iocast-node \
+		--bin kubectl-iocast --bin iocast-lab
 
 toolchain: ## install what builds need: for edited programs, too: EBPF_BUILD
 	@ebpf/toolchain.sh

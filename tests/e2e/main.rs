@@ -27,6 +27,7 @@ mod hears;
 mod interface;
 mod kept_lab;
 mod kept_ports;
+mod kubectl;
 mod lan_address;
 mod lan_life;
 mod listeners;

@@ -155,7 +155,7 @@ fn normal(value: Value) -> Value {
 #[test]
 fn every_manifest_fits_the_schemas_of_kubernetes() {
     let overlays = OVERLAYS.iter().flat_map(|name| [format!("overlays/{name}"), format!("uninstall/{name}")]);
-    for directory in overlays.chain(["example", "policy", "monitoring"].map(String::from)) {
+    for directory in overlays.chain(["example", "kubectl", "policy", "monitoring"].map(String::from)) {
         let objects = kustomize(&directory);
         assert!(!objects.is_empty(), "{directory}");
         for version in KUBERNETES {

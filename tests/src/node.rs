@@ -12,7 +12,7 @@
 //!   pod-ioc-1  pod-ioc-2 ...         created by the real CNI plugins, iocast chained after them
 //! ```
 //!
-//! A second node is 172.23.0.11, with pods in 10.244.2.0/24; each node has a route to the other's pods.
+//! A second node is 172.23.0.11, with pods in 10.244.2.0/24, a third one 172.23.0.12; each node has a route to the others' pods.
 
 use std::{
     path::{Path, PathBuf},
@@ -41,16 +41,24 @@ pub const NATIVE: &str = "native";
 pub const NODE: &str = "node";
 /// The second node's namespace, where there is one.
 pub const NODE2: &str = "node2";
+/// The third node's namespace, where there is one.
+pub const NODE3: &str = "node3";
 
-const LAN: [(&str, &str); 4] =
-    [(WORKSTATION, "172.23.0.2"), (NATIVE, "172.23.0.3"), (NODE, "172.23.0.10"), (NODE2, "172.23.0.11")];
-pub(crate) const NODES: [&str; 2] = [NODE, NODE2];
+const LAN: [(&str, &str); 5] = [
+    (WORKSTATION, "172.23.0.2"),
+    (NATIVE, "172.23.0.3"),
+    (NODE, "172.23.0.10"),
+    (NODE2, "172.23.0.11"),
+    (NODE3, "172.23.0.12"),
+];
+/// The nodes' namespaces, which are their names.
+pub const NODES: [&str; 3] = [NODE, NODE2, NODE3];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
 /// The LAN addresses that its pods may have.
 pub(crate) const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
-pub(crate) const BPFFS: [&str; 2] = ["/sys/fs/bpf", "/run/bpf-node2"];
+pub(crate) const BPFFS: [&str; 3] = ["/sys/fs/bpf", "/run/bpf-node2", "/run/bpf-node3"];
 /// The CRI capability by which annotations reach plugins.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
@@ -95,7 +103,7 @@ pub struct Options {
     pub pins: Option<(u16, u16)>,
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
-    /// How many nodes there are, one or two.
+    /// How many nodes there are, one to three.
     pub nodes: usize,
     /// Whether veths leave checksums to the (absent) hardware.
     pub checksum_offload: bool,

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+pub mod doctor;
 mod duplicates;
 mod members;
 pub mod printable;
 mod seen;
+pub mod snoop;
 mod table;
 pub mod why;
 

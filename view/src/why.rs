@@ -7,11 +7,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Asked, Style, VERSION, printable, wrapped};
+use crate::{Answer as _, Asked, Style, printable, wrapped};
+
+mod cluster;
 
 /// Columns before what was found.
 const INDENT: usize = 17;
 const RESET: &str = "\x1b[0m";
+/// The rung that only all nodes together can judge: that one server has the PV.
+const UNIQUE: &str = "unique";
 
 /// Whether it is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +109,7 @@ pub struct Rung {
 /// All that is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`VERSION`].
+    /// [`crate::VERSION`].
     pub version: u32,
     /// The PV that it is about.
     pub pv: String,
@@ -136,12 +140,21 @@ pub struct Report {
 pub struct Server {
     /// `ca` or `pva`.
     pub protocol: String,
-    /// Its TCP socket.
+    /// Its TCP socket, as the node that was asked sees it.
     pub address: SocketAddrV4,
     /// Its pod on the node that was asked, as `namespace/name`.
     pub pod: Option<String>,
     /// How long it took to answer.
     pub milliseconds: f64,
+    /// The node that was asked.
+    #[serde(default)]
+    pub node: String,
+    /// The domain in which clients find it; none if its pod is no member.
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// The address by which the LAN knows it: for a pod without one of its own, that of its node.
+    #[serde(default)]
+    pub host: Option<Ipv4Addr>,
 }
 
 /// What another node found, in a line.
@@ -167,63 +180,51 @@ impl Report {
         Self { pv, state, cause, rungs, node: Some(node), ..Self::nothing(nodes) }
     }
 
-    /// The rung that explains the state: the first that is broken, or else that is not known.
+    /// The rung that explains the state: see [`broken`].
     pub fn broken(&self) -> Option<&Rung> {
         broken(&self.rungs)
+    }
+
+    /// What the other nodes found, a line each.
+    fn verdicts(&self, style: &Style) -> String {
+        if self.others.is_empty() {
+            return String::new();
+        }
+        let verdict = |Verdict { node, state, found, .. }: &Verdict| line(*state, node, found, style);
+        self.others.iter().map(verdict).collect::<String>() + "\n"
     }
 
     /// What is broken, and what mends it.
     fn conclusion(&self, width: usize) -> String {
         let client = self.client.map_or("a client".into(), |client| client.to_string());
+        let node = self.node.as_deref().filter(|_| !self.others.is_empty());
         let Some(rung) = self.broken() else {
-            return wrapped(&printable(&format!("{client} can see {}.", self.pv)), width, 0) + "\n";
+            let node = node.map(|node| format!(" through {node}")).unwrap_or_default();
+            return wrapped(&printable(&format!("{client} can see {}{node}.", self.pv)), width, 0) + "\n";
         };
         let verb = if rung.state == State::Fail { "cannot see" } else { "may not see" };
-        let sentence = format!("{client} {verb} {}: {}.", self.pv, rung.found);
+        let node = node.filter(|_| rung.rung != UNIQUE).map(|node| format!("{node}: ")).unwrap_or_default();
+        let sentence = format!("{client} {verb} {}: {node}{}.", self.pv, rung.found);
         let mend =
             rung.mend.as_ref().map(|mend| format!("  -> {}\n", wrapped(&printable(mend), width - 5, 5)));
         wrapped(&printable(&sentence), width, 0) + "\n" + &mend.unwrap_or_default()
     }
 }
 
-impl Answer for Report {
-    fn nothing(nodes: Vec<Asked>) -> Self {
-        Self {
-            version: VERSION,
-            pv: String::new(),
-            client: None,
-            domain: None,
-            state: State::Unknown,
-            cause: None,
-            rungs: vec![],
-            servers: vec![],
-            seconds: 0.0,
-            nodes,
-            node: None,
-            others: vec![],
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.nodes.extend(other.nodes);
-    }
-
-    fn text(&self, style: &Style) -> String {
-        let mut out = String::new();
-        for Rung { rung, state, found, .. } in &self.rungs {
-            let (name, colour) = sign(*state);
-            let found = wrapped(&printable(found), style.width - INDENT, INDENT);
-            let (on, off) = if style.coloured { (colour, RESET) } else { ("", "") };
-            out += &format!("{on}{name:<5}{off} {rung:<11}{found}\n");
-        }
-        out + "\n" + &self.conclusion(style.width)
-    }
-}
-
-/// The rung that explains the rest: the first one that is broken, else the first that is not known.
+/// The rung that explains the rest: the first one that is broken, else the first that is not known, for a cause if there is one.
 pub fn broken(rungs: &[Rung]) -> Option<&Rung> {
     let first = |state| rungs.iter().find(|rung| rung.state == state);
-    first(State::Fail).or_else(|| first(State::Unknown))
+    let doubtful = || rungs.iter().find(|rung| rung.state == State::Unknown && rung.cause.is_some());
+    first(State::Fail).or_else(doubtful).or_else(|| first(State::Unknown))
+}
+
+/// A line about a rung, or about a node.
+fn line(state: State, name: &str, found: &str, style: &Style) -> String {
+    let (name, (sign, colour)) = (printable(name), sign(state));
+    let indent = INDENT.max(INDENT - 10 + name.chars().count());
+    let found = wrapped(&printable(found), style.width.saturating_sub(indent).max(INDENT), indent);
+    let (on, off) = if style.coloured { (colour, RESET) } else { ("", "") };
+    format!("{on}{sign:<5}{off} {name:<10} {found}\n")
 }
 
 /// A state for people, and its colour.

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use datapath::{FAN_DEVICE, Hook, Occupant, printable};
-use view::{Duplicates, Server};
-
-use super::{
-    facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink},
-    finding::{Finding, Level},
+use view::{
+    Duplicates, Server,
+    doctor::{Finding, Level},
 };
+
+use super::facts::{Addressed, Fact, Facts, Interface, Member, Network, Uplink};
 use crate::{
     absent::Absent,
     cni::conflist::PLUGIN,
@@ -63,25 +63,25 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Finding {
-    Finding { level: Level::Ok, check, found: found.into(), advice: None }
+    Finding { level: Level::Ok, check: check.into(), found: found.into(), advice: None }
 }
 
 fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { level: Level::Warn, check, found: found.into(), advice: Some(advice.into()) }
+    Finding { level: Level::Warn, check: check.into(), found: found.into(), advice: Some(advice.into()) }
 }
 
 fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { level: Level::Fail, check, found: found.into(), advice: Some(advice.into()) }
+    Finding { level: Level::Fail, check: check.into(), found: found.into(), advice: Some(advice.into()) }
 }
 
 /// A failure whose message already says what to do.
 fn passed_on(check: &'static str, error: &str) -> Finding {
-    Finding { level: Level::Fail, check, found: error.into(), advice: None }
+    Finding { level: Level::Fail, check: check.into(), found: error.into(), advice: None }
 }
 
 /// What could not be checked.
 fn unknown(check: &'static str, error: &str) -> Finding {
-    Finding { level: Level::Warn, check, found: format!("{UNKNOWN}: {error}"), advice: None }
+    Finding { level: Level::Warn, check: check.into(), found: format!("{UNKNOWN}: {error}"), advice: None }
 }
 
 fn is_unknown(finding: &Finding) -> bool {
@@ -386,7 +386,7 @@ fn groups(config: &Fact<Config>, members: &Fact<Vec<Member>>) -> Vec<Finding> {
 fn absent(absent: &Fact<Vec<Absent>>) -> Vec<Finding> {
     let found = |Absent { namespace, pod, domain, why }: &Absent| {
         let found = format!("{namespace}/{pod} asks for domain `{domain}` and is no member: {why}");
-        Finding { level: Level::Warn, check: "members", found: printable(&found), advice: None }
+        Finding { level: Level::Warn, check: "members".into(), found: printable(&found), advice: None }
     };
     match absent {
         Ok(absent) => absent.iter().map(found).collect(),
@@ -579,7 +579,7 @@ mod tests {
     }
 
     /// What is not OK once `change` has been made to a healthy node: level, check and text.
-    fn complaints(change: impl FnOnce(&mut Facts)) -> Vec<(Level, &'static str, String)> {
+    fn complaints(change: impl FnOnce(&mut Facts)) -> Vec<(Level, std::borrow::Cow<'static, str>, String)> {
         let mut facts = healthy();
         change(&mut facts);
         let findings = diagnose(&facts).into_iter().filter(|finding| finding.level != Level::Ok);
@@ -595,7 +595,7 @@ mod tests {
     fn complains(change: impl FnOnce(&mut Facts), level: Level, check: &str, text: &str) {
         let found = complaints(change);
         let [(found_level, found_check, found_text)] = found.as_slice() else { panic!("{found:#?}") };
-        assert_eq!((*found_level, *found_check), (level, check), "{found_text}");
+        assert_eq!((*found_level, &**found_check), (level, check), "{found_text}");
         assert!(found_text.contains(text), "{found_text}");
     }
 
@@ -620,7 +620,7 @@ mod tests {
     fn a_healthy_node_has_a_line_for_every_check() {
         let findings = diagnose(&healthy());
         assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
-        let mut checks: Vec<_> = findings.iter().map(|finding| finding.check).collect();
+        let mut checks: Vec<_> = findings.iter().map(|finding| &*finding.check).collect();
         checks.dedup();
         let expected = [
             "kernel",
@@ -784,7 +784,7 @@ mod tests {
         let unreadable = |facts: &mut Facts| facts.forward_chains = Err("denied".into());
         let found = complaints(unreadable);
         let found: Vec<_> =
-            found.iter().map(|(level, check, text)| (*level, *check, text.as_str())).collect();
+            found.iter().map(|(level, check, text)| (*level, &**check, text.as_str())).collect();
         let expected = [
             (Level::Warn, "firewall", "cannot be checked: denied; "),
             (Level::Warn, "rights", "not everything could be checked; run doctor as root on the node"),

@@ -3,14 +3,13 @@
 
 mod diagnose;
 mod facts;
-mod finding;
 
 pub(crate) use facts::{Places, fan};
 
 use std::error::Error;
 
 use datapath::printable::message;
-use finding::{Finding, Level};
+use view::doctor::{Finding, Level};
 
 use crate::say::{print, print_json};
 
@@ -30,11 +29,6 @@ pub(crate) fn run(bpffs: &std::path::Path, places: &Places, json: bool) -> Resul
 }
 
 fn line(Finding { level, check, found, advice }: &Finding) -> String {
-    let level = match level {
-        Level::Ok => "OK",
-        Level::Warn => "WARN",
-        Level::Fail => "FAIL",
-    };
     let advice = advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-    message(&format!("{level:<5} {check:<14} {found}{advice}")) + "\n"
+    message(&format!("{:<5} {check:<14} {found}{advice}", level.name())) + "\n"
 }

@@ -31,7 +31,7 @@ use self::{
     datagram::{Datagram, Message},
     directory::Directory,
     filter::Filter,
-    line::{Line, Row, pods, table},
+    line::{line, pods, row},
     questions::Questions,
 };
 use crate::{say::complain, signals::stop_signals};
@@ -197,7 +197,7 @@ impl<'a> Watcher<'a> {
         {
             return Ok(());
         }
-        let line = Line::new(datagram, &self.directory, self.boot, (pvs, latency));
+        let line = line(datagram, &self.directory, self.boot, (pvs, latency));
         if self.options.json {
             self.print_json(&line)
         } else {
@@ -233,13 +233,13 @@ impl<'a> Watcher<'a> {
             let domain = self.directory.domain(found.domain);
             let pod = self.directory.at(found.client);
             if filter.shows_pv(&found.name) && filter.shows(&domain, Some(found.client), &[pod]) {
-                rows.push(Row::new(found, &self.directory, now));
+                rows.push(row(found, &self.directory, now));
             }
         }
         if self.options.json {
             rows.iter().try_for_each(|row| self.print_json(row))?;
         } else {
-            write!(self.out, "{}", table(&rows))?;
+            write!(self.out, "{}", view::snoop::table(&rows))?;
         }
         Ok(self.out.flush()?)
     }

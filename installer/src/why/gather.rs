@@ -358,26 +358,50 @@ impl<'a> Gathering<'a> {
     fn ask_in_its_name(&mut self) -> Outcome<()> {
         let Some((lan, link, client)) = self.client() else { return Ok(()) };
         let Some(broadcast) = lan.domain.broadcast else { return Ok(()) };
-        let arrival = Arrival::at(link.index)?;
+        let (arrival, ports) = (Arrival::at(link.index)?, lan.domain.ports.clone());
+        // Once more if a pod that has the PV does not answer: a datagram may be lost, and a server busy.
+        for _ in 0..2 {
+            self.put_search(&arrival, &ports, broadcast, client)?;
+            let began = Instant::now();
+            while began.elapsed() < ANSWER && !self.is_answered() {
+                self.pass(ANSWER.saturating_sub(began.elapsed()))?;
+            }
+            if self.is_answered() || !self.is_in_pod() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in a search of the client's at each of these ports.
+    fn put_search(
+        &self,
+        arrival: &Arrival,
+        ports: &[(Protocol, u16, u16)],
+        broadcast: Ipv4Addr,
+        client: Ipv4Addr,
+    ) -> Outcome<()> {
         let [of_ca, of_pva, _] = connect::ports(self.random);
         let mut asked = BTreeSet::new();
-        for (protocol, _, port) in lan.domain.ports.iter().filter(|(.., port)| asked.insert(*port)) {
+        for (protocol, _, port) in ports.iter().filter(|(.., port)| asked.insert(*port)) {
             let own = if *protocol == Protocol::Pva { of_pva } else { of_ca };
             let from = SocketAddrV4::new(client, own);
             let datagram = search::search(*protocol, self.random, &[&self.options.pv], (from.port(), false));
             let to = SocketAddrV4::new(broadcast, *port);
             arrival.put(&frame::udp(frame::EVERYBODY, from, to, &datagram))?;
         }
-        let began = Instant::now();
-        while began.elapsed() < ANSWER && !self.is_answered() {
-            self.pass(ANSWER.saturating_sub(began.elapsed()))?;
-        }
         Ok(())
+    }
+
+    /// Whether a pod of this node has the PV.
+    fn is_in_pod(&self) -> bool {
+        self.facts.servers.iter().any(|server| matches!(server.place, Place::Pod(_)))
     }
 
     /// Whether as many answers to what was put in have come as servers are known.
     fn is_answered(&self) -> bool {
-        let replies: usize = self.watch.searches().iter().map(|search| search.replies.len()).sum();
+        let ours = self.watch.searches().iter().filter(|search| search.ours);
+        let replies: usize = ours.map(|search| search.replies.len()).sum();
         let pods = self.facts.servers.iter().filter(|server| matches!(server.place, Place::Pod(_))).count();
         pods > 0 && replies >= pods
     }

@@ -328,7 +328,8 @@ fn given(case: &Case<'_>) -> Rung {
         return stranger(case, pod);
     }
     let Some(search) = case.search else { return unknown(RUNG, "no search came") };
-    let given: Vec<_> = search.given.clone();
+    let mut given = search.given.clone();
+    given.sort();
     let members = case.members().count();
     if given.is_empty() {
         unknown(RUNG, format!("to none of the {members} pods of domain `{}`", case.domain.name))
@@ -369,7 +370,8 @@ fn stranger(case: &Case<'_>, pod: &Pod) -> Rung {
 
 fn heard(case: &Case<'_>) -> Rung {
     const RUNG: &str = "heard";
-    let listeners: Vec<_> = case.members().filter(|pod| hears(pod)).map(|pod| pod.name.clone()).collect();
+    let mut listeners: Vec<_> = case.members().filter(|pod| hears(pod)).map(|pod| pod.name.clone()).collect();
+    listeners.sort();
     let well = |found: String| ok(RUNG, found);
     if let Some(server) = case.servers.first() {
         return match &server.place {

@@ -1,31 +1,57 @@
 //! The answer, from the facts.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use view::why::{Report, Server};
 
 use super::{
-    facts::{self, Facts, Place},
+    facts::{self, Facts, Place, Pod},
     ladder::climb,
 };
+use crate::ask::domains::Domain;
 
 /// The answer of `node` that follows from `facts`.
 pub(super) fn report(node: String, facts: &Facts, took: Duration) -> Report {
     Report {
         client: facts.from.or_else(|| Some(facts.search().filter(|search| !search.ours)?.asker)),
         domain: facts.domain().map(|domain| domain.name.clone()),
-        servers: facts.servers.iter().map(server).collect(),
+        servers: facts.servers.iter().map(|found| server(&node, facts, found)).collect(),
         seconds: took.as_secs_f64(),
         ..Report::of(node, facts.pv.clone(), climb(facts))
     }
 }
 
-fn server(server: &facts::Server) -> Server {
+fn server(node: &str, facts: &Facts, server: &facts::Server) -> Server {
+    let (pod, domain, host) = whereabouts(facts, server);
     Server {
         protocol: server.protocol.name().into(),
         address: server.at,
-        pod: if let Place::Pod(name) = &server.place { Some(name.clone()) } else { None },
+        pod: pod.map(|pod| pod.name.clone()),
         milliseconds: server.after.as_secs_f64() * 1e3,
+        node: node.into(),
+        domain: domain.map(|domain| domain.name.clone()),
+        host,
+    }
+}
+
+/// The pod of a server, the domain in which clients find it, and the address by which its LAN knows it.
+fn whereabouts<'a>(
+    facts: &'a Facts,
+    server: &facts::Server,
+) -> (Option<&'a Pod>, Option<&'a Domain>, Option<Ipv4Addr>) {
+    let named = |name: &str| facts.domains.iter().find(|domain| domain.name == name);
+    match &server.place {
+        Place::Pod(name) => {
+            let pod = facts.pods.iter().find(|pod| pod.name == *name);
+            let domain = pod.and_then(|pod| named(pod.domain.as_deref()?));
+            let own = pod.and_then(|pod| pod.lan_address);
+            (pod, domain, own.or_else(|| domain?.address))
+        }
+        Place::Node => {
+            let domain = facts.domain();
+            (None, domain, domain.and_then(|domain| domain.address))
+        }
+        Place::Lan(domain) => (None, named(domain), Some(*server.at.ip())),
     }
 }
 

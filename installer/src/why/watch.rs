@@ -11,10 +11,13 @@ use abi::{Point, Protocol, Verdict};
 use datapath::{Events, State};
 
 use super::facts::{Reply, Search};
-use crate::snoop::{
-    datagram::{Datagram, Message},
-    directory::Directory,
-    questions::Questions,
+use crate::{
+    ask::is_ours,
+    snoop::{
+        datagram::{Datagram, Message},
+        directory::Directory,
+        questions::Questions,
+    },
 };
 
 /// How far ahead the deadline for events is set.
@@ -114,7 +117,10 @@ impl Watch {
 
     fn ask(&mut self, datagram: &Datagram) {
         let Datagram { source, protocol, domain, verdict, destination: to, .. } = *datagram;
-        if datagram.point == Point::FromNode && self.own.contains(&source.port()) {
+        let is_agents =
+            matches!(&datagram.message, Message::Search(asked) if asked.iter().all(|(id, _)| is_ours(*id)));
+        let is_own = datagram.point == Point::FromNode && self.own.contains(&source.port());
+        if is_own || is_agents && !self.on_behalf.contains(&source.port()) {
             return;
         }
         let pod = self.directory.behind(datagram.member).filter(|_| datagram.point == Point::FromPod);

@@ -11,10 +11,10 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Cluster, RunningPod, Wanted,
+    Cluster, Node, RunningPod, Wanted,
     cri::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, Image, LinuxContainer, Mount,
-        Namespaces, Number, Profile, Resources,
+        Namespaces, Number, Profile, Resources, Variable,
     },
     pod::default_security,
     project,
@@ -24,6 +24,8 @@ use crate::{AGENT_CAPABILITIES, Error, Result, node::NODES, node::binary, start,
 /// Where the agent answers.
 const ADDRESS: &str = "127.0.0.1:9402";
 
+/// Where the image is that a node has built.
+const ARCHIVE: &str = "/run/buildah/image.tar";
 /// Builds images on a node, in file systems that are gone with it.
 const BUILDAH: &str = "buildah --root /run/buildah/root --runroot /run/buildah/run --storage-driver vfs";
 
@@ -34,18 +36,26 @@ impl Cluster {
             return Err(Error::Missing("there is no /usr/bin/buildah: run `make lab-tools`".into()));
         }
         let image = text(&manifest()?["spec"]["template"]["spec"]["containers"][0]["image"]);
-        let (project, archive) = (project(), "/run/buildah/image.tar");
+        let project = project();
         let file = project.join("manifests/Containerfile");
         let (file, context) = (file.display(), binary("iocast-node")?);
         let context = context.parent().unwrap_or(&project).display();
         for line in [
             format!("{BUILDAH} bud --isolation chroot --pull-never --tag {image} --file {file} {context}"),
-            format!("{BUILDAH} push {image} docker-archive:{archive}:{image}"),
-            format!("ctr --namespace k8s.io images import {archive}"),
+            format!("{BUILDAH} push {image} docker-archive:{ARCHIVE}:{image}"),
+            format!("ctr --namespace k8s.io images import {ARCHIVE}"),
         ] {
             self.exec(node, &line)?;
         }
         Ok(())
+    }
+
+    /// Gives the image that one node has built to another.
+    pub fn share_daemonset_image(&self, from: usize, to: usize) -> Result<()> {
+        let archive = self.path(from, ARCHIVE);
+        let image = tried(format!("read {}", archive.display()), std::fs::read(&archive))?;
+        self.write(to, ARCHIVE, image)?;
+        self.exec(to, &format!("ctr --namespace k8s.io images import {ARCHIVE}")).map(drop)
     }
 
     /// Creates the DaemonSet's pod on a node that has its image, and probes once, as kubelet does, whether it is ready.
@@ -55,7 +65,7 @@ impl Cluster {
         let spec = &manifest["spec"]["template"]["spec"];
         let host_network = spec["hostNetwork"] == true;
         let pod = self.pod(node, &Wanted { host_network, ..Wanted::plain("iocast") })?;
-        let id = self.run_container(&pod, container(spec)?)?;
+        let id = self.run_container(&pod, container(spec, NODES[node])?)?;
         match self.probe(node, &id)? {
             (0, _) => Ok((pod, id)),
             (_, said) => {
@@ -86,13 +96,29 @@ impl Cluster {
     /// Runs a program in the container of the DaemonSet's pod, with its privileges: its exit code, and what it printed.
     /// The runtime could not: it enters the root of the mount namespace, which in the lab is the machine's.
     pub fn execute(&self, node: usize, container: &str, line: &str) -> Result<(i32, String)> {
+        let entry = self.entry(node, container)?.join(" ");
+        let finished = self.spawn(node, &format!("{entry} {line}"))?.finish()?;
+        Ok((finished.status.code().unwrap_or(-1), finished.output))
+    }
+
+    /// What, before a program on a node, runs it in the container of the DaemonSet's pod.
+    fn entry(&self, node: usize, container: &str) -> Result<Vec<String>> {
         let tasks = self.exec(node, "ctr --namespace k8s.io task list")?;
         let task = tasks.lines().find_map(|line| line.strip_prefix(container)?.split_whitespace().next());
         let first = task.ok_or_else(|| Error::Missing(format!("no container {container}:\n{tasks}")))?;
-        let privileges = format!("--bounding-set={AGENT_CAPABILITIES},+sys_chroot --no-new-privs");
-        let line = format!("setpriv {privileges} chroot /proc/{first}/root {line}");
-        let finished = self.spawn(node, &line)?.finish()?;
-        Ok((finished.status.code().unwrap_or(-1), finished.output))
+        let variables = variables(&manifest()?["spec"]["template"]["spec"]["containers"][0], NODES[node]);
+        let privileges = format!("--bounding-set={AGENT_CAPABILITIES},+sys_chroot");
+        let words = ["setpriv", &privileges, "--no-new-privs", "env"].map(str::to_owned).into_iter();
+        let words = words.chain(variables.iter().map(|Variable { key, value }| format!("{key}={value}")));
+        Ok(words.chain(["chroot".into(), format!("/proc/{first}/root")]).collect())
+    }
+
+    /// The same before a program outside, in the sandbox.
+    pub fn entry_from_outside(&self, node: usize, container: &str) -> Result<Vec<String>> {
+        let network = format!("--net=/run/netns/{}", NODES[node]);
+        let Node { number, .. } = &self.nodes[node];
+        let enter = ["nsenter", &network, "--target", number, "--mount", "--uts", "--root", "--wd=/"];
+        Ok(enter.map(str::to_owned).into_iter().chain(self.entry(node, container)?).collect())
     }
 }
 
@@ -110,8 +136,19 @@ fn manifest() -> Result<Value> {
     Ok(objects[0].clone())
 }
 
-/// What kubelet makes of the only container of a pod's `spec`.
-fn container(spec: &Value) -> Result<ContainerConfig> {
+/// The environment that kubelet gives a container on a node: what its manifest says, or names of the node.
+fn variables(container: &Value, node: &str) -> Vec<Variable> {
+    let variables = container["env"].as_array().cloned().unwrap_or_default();
+    let variable = |variable: &Value| {
+        let is_node = variable["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName";
+        let value = if is_node { node.to_owned() } else { text(&variable["value"]) };
+        Variable { key: text(&variable["name"]), value }
+    };
+    variables.iter().map(variable).collect()
+}
+
+/// What kubelet makes of the only container of a pod's `spec` on a node.
+fn container(spec: &Value, node: &str) -> Result<ContainerConfig> {
     let container = &spec["containers"][0];
     let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
     Ok(ContainerConfig {
@@ -119,7 +156,7 @@ fn container(spec: &Value) -> Result<ContainerConfig> {
         image: Some(Image { image: text(&container["image"]) }),
         command: texts(&container["command"]),
         arguments: texts(&container["args"]),
-        variables: vec![],
+        variables: variables(container, node),
         mounts: mounts.iter().map(|mount| volume(spec, mount)).collect(),
         log_path: format!("{}.log", text(&container["name"])),
         linux: Some(LinuxContainer {

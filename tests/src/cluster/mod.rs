@@ -5,6 +5,7 @@
 //! nothing reaches the machine. Its processes end with the lab's sandbox; cgroups, which would stay, are removed by a
 //! process that outlives this one.
 
+mod api;
 pub mod cri;
 mod daemonset;
 mod pod;
@@ -29,6 +30,7 @@ use crate::{
     node::{BPFFS, NODES, binary, conflist},
     start, tried, turn,
 };
+pub use api::{ApiServer, Ran};
 pub use cri::Cri;
 pub use pod::{RunningPod, Wanted};
 

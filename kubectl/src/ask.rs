@@ -83,6 +83,6 @@ fn one<A: Shown>(request: &Request, agent: &Agent) -> Result<A, Asked> {
 
 /// How long a node may take, with the time that it is to watch.
 fn patience(request: &Request) -> u64 {
-    let watch = ["--for", "--rates"].iter().find_map(|name| request.option(name)?.parse::<u64>().ok());
-    u64::from(request.seconds).saturating_add(watch.unwrap_or(0))
+    let told = ["--for", "--rates"].iter().find_map(|name| request.option(name)?.parse::<u64>().ok());
+    u64::from(request.seconds).saturating_add(told.unwrap_or(request.watches))
 }

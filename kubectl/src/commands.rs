@@ -11,6 +11,8 @@ pub(crate) struct Command {
     pub(crate) about: &'static str,
     /// What follows it: the agent's own arguments.
     pub(crate) values: &'static str,
+    /// Seconds that the agent takes by itself, if it is not told how many.
+    pub(crate) seconds: u64,
     /// Runs it; its exit code.
     pub(crate) run: fn(&Request) -> Result<u8, String>,
 }
@@ -21,43 +23,56 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "why",
         about: "Say why a client on the LAN cannot see a PV, wherever its pod is",
         values: "PV [--from ADDRESS] [--protocol ca|pva] [--ask]",
+        seconds: 0,
         run: ask::<Report>,
     },
     Command {
         name: "members",
         about: "List the member pods of all nodes",
         values: "...",
+        seconds: 0,
         run: ask::<Members>,
     },
     Command {
         name: "top",
         about: "Show what passes on all nodes, again and again: searches, PVs that nobody answers, talkers, pods",
         values: "[--every SECONDS] [--for SECONDS]",
+        seconds: 0,
         run: watch::<Seen>,
     },
     Command {
         name: "map",
         about: "Show who reads from which pod on all nodes",
         values: "[--for SECONDS]",
+        seconds: 5,
         run: ask::<Map>,
     },
     Command {
         name: "duplicates",
         about: "Find PVs that more than one server has, as all nodes see them",
         values: "[PV ...] [--for SECONDS] [--rate NAMES] [--allow SERVER] [--protocol ca|pva]",
+        seconds: 60,
         run: ask::<Duplicates>,
     },
     Command {
         name: "doctor",
         about: "Check everything iocast depends on, on all nodes",
         values: "...",
+        seconds: 0,
         run: ask::<Findings>,
     },
-    Command { name: "status", about: "Show the domains of all nodes", values: "...", run: ask::<Status> },
+    Command {
+        name: "status",
+        about: "Show the domains of all nodes",
+        values: "...",
+        seconds: 0,
+        run: ask::<Status>,
+    },
     Command {
         name: "snoop",
         about: "Show searches, answers and beacons of all nodes as they pass",
         values: "[--pv PATTERN] [--client ADDRESS] [--unanswered] [--for SECONDS] ...",
+        seconds: 0,
         run: snoop::run,
     },
 ];

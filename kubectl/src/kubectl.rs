@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) nodes: Vec<String>,
     /// How long a node may take.
     pub(crate) seconds: u16,
+    /// Seconds that the agent takes by itself, if it is not told how many.
+    pub(crate) watches: u64,
     /// Whether to print JSON.
     pub(crate) json: bool,
     /// The agent's command, and what follows it.
@@ -95,6 +97,7 @@ mod tests {
             kubectl: Kubectl::new("iocast".into(), vec![]),
             selector: String::new(),
             nodes: vec![],
+            watches: 0,
             seconds: 30,
             json: false,
             line: line.split(' ').map(str::to_owned).collect(),

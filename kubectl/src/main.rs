@@ -130,6 +130,7 @@ fn request(command: &str, matches: &ArgMatches) -> Request {
         selector: text("selector").unwrap_or_default(),
         nodes: all("node"),
         seconds: matches.get_one::<u16>("timeout").copied().unwrap_or_default(),
+        watches: COMMANDS.iter().find(|known| known.name == command).map_or(0, |known| known.seconds),
         json: matches.get_flag("json"),
         line: std::iter::once(command.to_owned()).chain(all("rest")).collect(),
     }

@@ -59,12 +59,14 @@ impl Events {
         wrote("SNOOP", self.switch.set(0, Snoop { until, deliveries: deliveries.into() }, 0))
     }
 
-    /// Stops watching: if nobody else does, the programs emit nothing from now on. Who wants deliveries says so again.
+    /// Stops watching: if nobody else does, the programs emit nothing from now on. Otherwise all stays as it is: others may need
+    /// deliveries as well.
     pub fn stop(&mut self) -> Result<()> {
         let alone = |lock: &Flock<File>| lock.relock(FlockArg::LockExclusiveNonblock).is_ok();
-        let is_last = self.watchers.as_ref().is_none_or(alone);
-        let until = if is_last { 0 } else { self.switch()?.until };
-        wrote("SNOOP", self.switch.set(0, Snoop { until, deliveries: 0 }, 0))
+        if !self.watchers.as_ref().is_none_or(alone) {
+            return Ok(());
+        }
+        wrote("SNOOP", self.switch.set(0, Snoop { until: 0, deliveries: 0 }, 0))
     }
 
     fn switch(&self) -> Result<Snoop> {

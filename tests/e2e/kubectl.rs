@@ -92,6 +92,18 @@ fn every_node_is_asked(api: &ApiServer<'_>, page: &mut Page) -> Result<()> {
     assert_eq!(kernel["nodes"], json!(NODES), "{doctor:?}");
     let failed = findings.iter().any(|finding| finding["level"] == "FAIL");
     assert_eq!(doctor.code, i32::from(failed), "{doctor:?}");
+    let members = object(&api.kubectl("iocast members --json")?);
+    let of_a = members["members"].as_array().into_iter().flatten().find(|member| member["pod"] == "ioc-a");
+    assert_eq!(of_a.map(|member| &member["node"]), Some(&json!("node3")), "{members}");
+    for line in ["map --for 1", "duplicates A:NAME", "top --every 1 --for 3"] {
+        let ran = api.kubectl(&format!("iocast {line} --json"))?;
+        let last = ran.out.lines().rfind(|line| line.starts_with('{')).map(serde_json::from_str::<Value>);
+        let found = if line.starts_with("top") { last.and_then(Result::ok) } else { Some(object(&ran)) };
+        let nodes = found.as_ref().map(|found| found["nodes"].as_array().map_or(0, Vec::len));
+        assert_eq!((ran.code, nodes), (0, Some(NODES.len())), "{line}: {ran:?}");
+        let text = api.kubectl(&format!("iocast {line}"))?;
+        assert!(text.code == 0 && !text.out.is_empty(), "{line}: {text:?}");
+    }
     let wrong = api.kubectl("iocast why A:NAME --form 172.23.0.2")?;
     let said = "no answer from node, node2, node3: unexpected argument '--form' found";
     assert!(wrong.code == 2 && wrong.err.contains(said), "{wrong:?}");

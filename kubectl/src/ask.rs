@@ -15,7 +15,7 @@ use crate::{
     agents::{Agent, find},
     children::Running,
     kubectl::{Kubectl, Request},
-    say::{Progress, complain_about, show},
+    say::{Progress, complain, complain_about, show},
     shown::{NOTHING, Shown},
     trouble::{self, Case},
 };
@@ -30,8 +30,8 @@ pub(crate) fn ask<A: Shown>(request: &Request) -> Result<u8, String> {
         all(&agents, |agent| one::<A>(request, agent)).into_iter().partition(Result::is_ok);
     let silent: Vec<_> = silent.into_iter().filter_map(Result::err).collect();
     let is_known = !answers.is_empty();
-    let mut merged = A::nothing(silent.clone());
-    answers.into_iter().flatten().for_each(|answer| merged.merge(answer));
+    let mut merged = A::nothing(if request.json { silent.clone() } else { vec![] });
+    merged.merge_all(answers.into_iter().flatten().collect());
     show(&merged, request.json).map_err(|error| error.to_string())?;
     complain_about(&silent);
     Ok(if is_known { merged.code() } else { NOTHING })
@@ -72,13 +72,21 @@ fn one<A: Shown>(request: &Request, agent: &Agent) -> Result<A, Asked> {
     let ended = Running::new(child).wait(Duration::from_secs(seconds));
     let ended = ended.map_err(|error| silent(error.to_string()))?;
     match A::read(&agent.node, &ended.out) {
-        Ok(answer) => Ok(answer),
+        Ok(answer) => {
+            warn(&agent.node, &ended.err);
+            Ok(answer)
+        }
         Err(_) if ended.status.is_none() => Err(silent(trouble::of_waiting(&case, seconds))),
         Err(error) if ended.status.is_some_and(|status| status.success()) => {
             Err(silent(trouble::of_answer(&case, &error)))
         }
         Err(_) => Err(silent(trouble::of_command(&case, &ended.err))),
     }
+}
+
+/// Passes on what an agent that answered has to say beside.
+fn warn(node: &str, said: &str) {
+    said.lines().filter(|line| !line.is_empty()).for_each(|line| complain(format!("{node}: {line}")));
 }
 
 /// How long a node may take, with the time that it is to watch.

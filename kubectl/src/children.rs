@@ -14,6 +14,8 @@ use std::{
 use nix::sys::signal::{SigSet, Signal};
 
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long the rest of its output is waited for after a program's end.
+const LEFT: Duration = Duration::from_secs(2);
 /// How programs end that were interrupted.
 const INTERRUPTED: i32 = 130;
 
@@ -82,14 +84,14 @@ impl Running {
     pub(crate) fn wait(self, time: Duration) -> io::Result<Ended> {
         let began = Instant::now();
         let (out, err) = self.pipes();
-        let (out, err) = (read(out)?, read(err)?);
+        let (out, err) = (Reading::start(out)?, Reading::start(err)?);
         let mut status = None;
         while status.is_none() && began.elapsed() < time {
             sleep(PAUSE);
             status = lock(&self.0).try_wait()?;
         }
         drop(self);
-        Ok(Ended { status, out: out.join().unwrap_or_default(), err: err.join().unwrap_or_default() })
+        Ok(Ended { status, out: out.end(), err: err.end() })
     }
 }
 
@@ -103,11 +105,31 @@ impl Drop for Running {
     }
 }
 
-/// Reads all of a pipe.
-fn read(mut pipe: Box<dyn Read + Send>) -> io::Result<JoinHandle<String>> {
-    thread::Builder::new().spawn(move || {
-        let mut bytes = vec![];
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into()
-    })
+/// A pipe that is read.
+struct Reading {
+    reader: JoinHandle<()>,
+    read: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Reading {
+    fn start(mut pipe: Box<dyn Read + Send>) -> io::Result<Self> {
+        let read = Arc::new(Mutex::new(vec![]));
+        let into = Arc::clone(&read);
+        let reader = thread::Builder::new().spawn(move || {
+            let mut part = [0; 8192];
+            while let Ok(length @ 1..) = pipe.read(&mut part) {
+                lock(&into).extend_from_slice(&part[..length]);
+            }
+        })?;
+        Ok(Self { reader, read })
+    }
+
+    /// What came. Not all of it, if the program has ended and left the pipe to another one, such as one that asks for a password.
+    fn end(self) -> String {
+        let began = Instant::now();
+        while !self.reader.is_finished() && began.elapsed() < LEFT {
+            sleep(PAUSE);
+        }
+        String::from_utf8_lossy(&lock(&self.read)).into()
+    }
 }

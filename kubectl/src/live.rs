@@ -39,6 +39,8 @@ pub(crate) enum Event {
     Line(usize, String),
     /// An agent said something to people.
     Complaint(usize, String),
+    /// An agent has failed.
+    Failed(usize),
     /// Nothing came for a while.
     Quiet,
     /// All agents have ended.
@@ -101,24 +103,24 @@ impl Watch {
                 Event::Complaint(at, line)
             }
             Said::End => {
-                self.end(at, namespace, command);
-                Event::Quiet
+                if self.end(at, namespace, command) { Event::Failed(at) } else { Event::Quiet }
             }
         }
     }
 
-    /// Notes why an agent ended that has failed.
-    fn end(&mut self, at: usize, namespace: &str, command: &str) {
-        let Some(running) = self.running[at].take() else { return };
+    /// Notes why an agent ended that has failed; whether it has.
+    fn end(&mut self, at: usize, namespace: &str, command: &str) -> bool {
+        let Some(running) = self.running[at].take() else { return false };
         let status = running.wait(REFRESH).ok().and_then(|ended| ended.status);
         if status.is_some_and(|status| status.success()) {
             self.heard[at] = true;
-            return;
+            return false;
         }
         let agent = &self.agents[at];
         let case = Case { namespace, pod: &agent.pod, command };
         let said: Vec<_> = self.complaints[at].iter().map(String::as_str).collect();
         self.silent.push(asked(agent, trouble::of_command(&case, &said.join("\n"))));
+        true
     }
 
     /// Ends all that still run. Those that failed, and the exit code.
@@ -180,12 +182,13 @@ pub(crate) fn watch<A: Shown>(request: &Request) -> Result<u8, String> {
         let mut merged = A::nothing(watch.silent.clone());
         let found = watch.agents.iter().zip(latest);
         let found = found.filter_map(|(agent, line)| A::read(&agent.node, line.as_deref()?).ok());
-        found.for_each(|answer| merged.merge(answer));
+        merged.merge_all(found.collect());
         merged
     };
     loop {
         match watch.next(&request.kubectl.namespace, command, REFRESH / 10) {
             Event::Line(at, line) => (latest[at], is_new) = (Some(line), true),
+            Event::Failed(at) => (latest[at], is_new) = (None, true),
             Event::End => break,
             Event::Complaint(..) | Event::Quiet => {}
         }

@@ -91,7 +91,7 @@ fn each_line(
                     complain(format!("{}: {said}", watch.agents[at].node));
                 }
             }
-            Event::Quiet => pass(None)?,
+            Event::Failed(_) | Event::Quiet => pass(None)?,
             Event::End => return Ok(()),
         }
     }

@@ -51,7 +51,7 @@ const KINDS: &[Kind] = &[
     (&["(Forbidden)", "is forbidden"], |case| {
         let namespace = case.namespace;
         format!(
-            "you may not execute commands in pods of namespace {namespace}; check: kubectl auth can-i create pods/exec \
+            "you may not execute commands in pods of namespace {namespace}; check: kubectl auth can-i create pods --subresource=exec \
              -n {namespace}; docs/kubectl.md has the Role to ask for"
         )
     }),
@@ -111,7 +111,7 @@ mod tests {
         const EXEC: &str = "Error from server (Forbidden): pods \"iocast-x\" is forbidden: User \"me\" cannot create \
                             resource \"pods/exec\" in API group \"\" in the namespace \"iocast\"";
         for (said, has) in [
-            (EXEC, "kubectl auth can-i create pods/exec -n iocast"),
+            (EXEC, "kubectl auth can-i create pods --subresource=exec -n iocast"),
             ("error: unrecognized subcommand 'top'\n\nUsage: iocast-node", "does not know `top`"),
             ("Error from server (NotFound): pods \"iocast-x\" not found", "iocast-x is gone"),
             ("error: unable to upgrade connection: container not found (\"iocast\")", "iocast-x is gone"),

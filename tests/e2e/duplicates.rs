@@ -1,9 +1,16 @@
 //! `iocast-node duplicates`: PVs that more than one server has, with real IOCs in pods and on the LAN; by itself and by the agent.
 
-use lab::{Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION, cluster::wait_until, epics::Server};
+use std::time::Instant;
+
+use lab::{
+    Lab, NATIVE, Options, Process, Result, Topology, WORKSTATION,
+    cluster::wait_until,
+    epics::{PATIENCE, Server},
+};
 use serde_json::Value;
 
 use crate::agent::ask;
+
 /// What each IOC has: one kind of duplicate each, one to be allowed, and what only one has.
 const IN_A: [&str; 4] = ["POD:POD", "POD:LAN", "GATEWAY:X", "ONE:A"];
 const IN_B: [&str; 2] = ["POD:POD", "ONE:B"];
@@ -111,8 +118,10 @@ fn names_that_are_given(lab: &Lab) -> Result<()> {
 }
 
 fn names_that_pass(lab: &Lab) -> Result<()> {
-    let learning = lab.agent_command("duplicates --for 4 --json --config /run/iocast/config.toml")?;
-    lab.epics(WORKSTATION, &format!("caget -w 2 {ALL} NOBODY"), &[])?.finish()?;
+    let mut learning = lab.agent_command("duplicates --for 4 --json --config /run/iocast/config.toml")?;
+    while learning.is_running() {
+        lab.epics(WORKSTATION, &format!("caget -w 1 {ALL} NOBODY"), &[])?.finish()?;
+    }
     let said = learning.finish()?;
     let answer: Value = serde_json::from_str(&said.output).unwrap_or_default();
     assert_eq!(found(&answer), expected(), "{}", said.output);
@@ -129,7 +138,11 @@ fn the_agent_looks(lab: &mut Lab) -> Result<()> {
     );
     lab.configure(&configuration("rate = 50\n"))?;
     lab.wait_for_agent("the configuration", |said| said.contains("the configuration has changed"))?;
-    lab.epics(WORKSTATION, &format!("caget -w 2 {ALL}"), &[])?.finish()?;
+    let found = |lab: &Lab| lab.agent_output().contains("2 servers have POD:POD by pva");
+    let begin = Instant::now();
+    while !found(lab) && begin.elapsed() < PATIENCE {
+        lab.epics(WORKSTATION, &format!("caget -w 1 {ALL}"), &[])?.finish()?;
+    }
     lab.wait_for_agent("the last of them", |said| said.contains("2 servers have POD:POD by pva"))?;
     let metric = |lab: &Lab| {
         Ok::<_, lab::Error>(ask(lab, "GET /metrics")?.contains("\niocast_duplicates{domain=\"lab\"} 3\n"))

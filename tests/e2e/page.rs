@@ -132,8 +132,9 @@ fn is_guarded(scene: &Scene) -> Result<()> {
         assert_eq!(status, expected, "{case}: {body}");
     }
     let guess = || Ok(curl(&scene.lab, NATIVE, &["-H", &wrong, &data])?.0);
-    let guesses: Result<Vec<_>> = (0..7).map(|_| guess()).collect();
-    assert_eq!(guesses?, [401, 401, 401, 401, 401, 429, 429]);
+    let guesses: Result<Vec<u32>> = (0..30).map(|_| guess()).collect(); // one more is allowed each ten seconds
+    let guesses = guesses?;
+    assert!(guesses[..5] == [401; 5] && guesses.contains(&429), "{guesses:?}");
     assert_eq!(scene.curl(&["-H", &right, &data])?.0, 200, "others are not disturbed");
     let (_, head) = scene.curl(&["--head", "-X", "GET", PAGE])?;
     for header in [
@@ -220,7 +221,7 @@ fn a_browser_shows_it(scene: &Scene) -> Result<()> {
     command.arg(script).args([PAGE, TOKEN, "ONE:COUNT", HOSTILE]).arg(directory.path());
     let mut browser = scene.lab.sandbox.spawn(WORKSTATION, command)?;
     while browser.is_running() {
-        socket.send(&ca::search(&[HOSTILE, "BL07:Vacuum:Gauge-1"]), "172.23.0.255:5064")?;
+        socket.send(&ca::search(&[HOSTILE, "BL07:Vacuum:Gauge-1", "ONE:COUNT"]), "172.23.0.255:5064")?;
         sleep(Duration::from_millis(300));
     }
     let output = browser.finish()?.success()?;

@@ -50,13 +50,17 @@ fn who_is_there_what_passes_and_who_reads_from_whom_is_shown(topology: Topology)
 
     let top = lab.agent_command("top --json --for 6 --every 3")?;
     let map = lab.agent_command("map --json --for 6")?;
-    let tables = lab.agent_command("top --for 5")?;
-    let waiting = lab.epics(WORKSTATION, "caget -w 4 NOPE:NAME", &NOTHING)?;
-    for netns in [WORKSTATION, &client.netns] {
-        lab.epics(netns, "caget -w 2 A:NAME", &NOTHING)?.finish()?;
-        lab.pvget(Client::Pvxs, netns, "A:NAME", &NOTHING)?;
+    let tables = lab.agent_command("top --for 6")?;
+    let waiting = lab.epics(WORKSTATION, "caget -w 60 NOPE:NAME", &NOTHING)?;
+    let mut watching = [top, map, tables];
+    while watching.iter_mut().all(Process::is_running) {
+        for netns in [WORKSTATION, &client.netns] {
+            lab.epics(netns, "caget -w 2 A:NAME", &NOTHING)?.finish()?;
+            lab.pvget(Client::Pvxs, netns, "A:NAME", &NOTHING)?;
+        }
     }
-    waiting.finish()?;
+    let [top, map, tables] = watching;
+    waiting.terminate();
 
     let seen = last(top)?;
     let domain = row(&seen, "domains", "name", "lab");

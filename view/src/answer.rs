@@ -31,8 +31,18 @@ pub trait Answer: Serialize + DeserializeOwned {
     /// Takes in the answer of other nodes.
     fn merge(&mut self, other: Self);
 
+    /// Takes in the answers of all others at once: what they have together may have to be put in order.
+    fn merge_all(&mut self, others: Vec<Self>) {
+        others.into_iter().for_each(|other| self.merge(other));
+    }
+
     /// For people: no line is wider than the style allows.
     fn text(&self, style: &Style) -> String;
+
+    /// For people at a terminal with so many lines, where it is shown again and again.
+    fn screen(&self, style: &Style, _lines: usize) -> String {
+        self.text(style)
+    }
 }
 
 /// What is said of nodes that did not answer.

@@ -21,6 +21,8 @@ const RANDOM: u32 = 0x0fff;
 /// The longest name that a search can have, so that it fits into a datagram.
 const LONGEST: usize = 1000;
 
+/// Answers read at once, in each protocol.
+const AT_ONCE: usize = 256;
 /// A larger datagram than any answer.
 const BUFFER: usize = 4096;
 
@@ -96,12 +98,13 @@ impl Asker {
         }
     }
 
-    /// The answers that have come since the last call.
+    /// Answers that have come since the last call: some, as others may send them faster than they are read.
     pub(crate) fn hear(&self) -> Vec<Heard> {
         let mut buffer = [0; BUFFER];
         let mut found = vec![];
         for (protocol, socket) in &self.sockets {
-            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            for _ in 0..AT_ONCE {
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { break };
                 if let SocketAddr::V4(from) = from {
                     found.extend(self.read(*protocol, from, &buffer[..length]));
                 }
@@ -114,7 +117,8 @@ impl Asker {
         let Some(answer) = search::answer(protocol, payload) else { return vec![] };
         let after = self.asked.elapsed();
         let server = SocketAddrV4::new(answer.address.unwrap_or(*from.ip()), answer.port);
-        let names = answer.ids.iter().filter_map(|id| self.names.get(id.checked_sub(self.first)? as usize));
+        let ids = answer.ids.iter().take(MOST); // of one datagram that we have sent
+        let names = ids.filter_map(|id| self.names.get(id.checked_sub(self.first)? as usize));
         names
             .map(|name| Heard {
                 protocol,

@@ -27,6 +27,10 @@ use crate::{
     },
 };
 
+/// Searches remembered, to see which names somebody has: strangers make them up.
+const QUESTIONS: usize = 20_000;
+/// Bytes of the longest name among them.
+const QUESTION: usize = 255;
 /// How long answers are waited for: a busy server, or a gateway that asks others, takes its time.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How far ahead the deadline for events is set, and how often it is extended.
@@ -114,7 +118,7 @@ impl Probe {
             let remembered = memory.0.remove(&lan.domain.name).unwrap_or_default();
             places.push(Place::new(lan.domain, remembered)?);
         }
-        let (events, questions) = (Events::open(bpffs)?, Questions::default());
+        let (events, questions) = (Events::open(bpffs)?, Questions::bounded(QUESTIONS, QUESTION));
         let directory = Directory::read(&state)?;
         let mut probe = Self {
             state,

@@ -37,6 +37,7 @@ use tokio::{
     runtime,
     sync::{Mutex, Semaphore},
     task::{LocalSet, spawn_blocking},
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use view::{Answer, Asked as AskedNode};
@@ -66,7 +67,7 @@ const QUESTIONS: usize = 4;
 const FRESH: Duration = Duration::from_secs(1);
 /// How long other nodes are waited for, and longer if they have to look for 3 s.
 const PATIENCE: Duration = Duration::from_secs(3);
-const LONG_PATIENCE: Duration = Duration::from_secs(7);
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
 
 /// The page's files: path, type, content.
@@ -287,12 +288,16 @@ impl Page {
             (Scope::Cluster, Ok(token)) => self.peers.ask(question, Rc::new(token), patience).await,
             _ => vec![],
         };
-        let here = here.await.unwrap_or_else(|error| Err(error.to_string()));
+        let here = timeout(patience, here).await.unwrap_or_else(|_| Ok(Err("it is too busy to answer".into())));
+        let here = here.unwrap_or_else(|error| Err(error.to_string()));
         let failed =
             |error| A::nothing(vec![AskedNode { node: self.local.node.clone(), error: Some(error) }]);
         let mut all = here.unwrap_or_else(failed);
-        there.into_iter().for_each(|answer| all.merge(answer));
-        all
+        let merged = spawn_blocking(move || {
+            all.merge_all(there);
+            all
+        });
+        merged.await.unwrap_or_else(|error| failed(error.to_string()))
     }
 }
 

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     task::{spawn_blocking, spawn_local},
     time::timeout,
 };
@@ -49,13 +50,21 @@ pub(super) struct Peers {
     tls: Arc<ClientConfig>,
     /// Nodes' names, as they answered before.
     names: Mutex<HashMap<SocketAddr, String>>,
+    /// Where they were found last.
+    last: Mutex<Found>,
+    /// Whether a look-up is on its way: one that hangs, as in a failure of DNS, must not be joined by others.
+    looking: Arc<Semaphore>,
 }
+
+/// Addresses, and names that lead nowhere with the reasons.
+type Found = (Vec<SocketAddr>, Vec<(String, String)>);
 
 impl Peers {
     /// Those at `places`, each a name or an address, with a port or at `port`.
     pub(super) fn new(places: &[String], port: u16) -> Result<Self, Error> {
         let places = places.iter().map(|place| split(place, port)).collect();
-        Ok(Self { places, tls: certificate::client()?, names: Mutex::default() })
+        let looking = Arc::new(Semaphore::new(1));
+        Ok(Self { places, tls: certificate::client()?, names: Mutex::default(), last: Mutex::default(), looking })
     }
 
     /// What all of them answer to `question`, a path and a query; those that do not in `patience` are named with the reason.
@@ -84,14 +93,29 @@ impl Peers {
         if self.places.is_empty() {
             return (vec![], vec![]);
         }
-        let places = Arc::clone(&self.places);
-        let looked = timeout(RESOLUTION, spawn_blocking(move || resolve(&places))).await;
-        let (found, lost) = match looked {
-            Ok(Ok(found)) => found,
-            _ => (vec![], self.places.iter().map(|(name, _)| (name.clone(), "in 2 s".into())).collect()),
-        };
+        let (found, lost) = self.look_up().await.unwrap_or_else(|| self.remembered());
         let fault = |(name, why)| failed(name, format!("its addresses cannot be found: {why}"));
         (found, lost.into_iter().map(fault).collect())
+    }
+
+    /// Looks all places up; none if that takes too long, or an earlier look-up still does.
+    async fn look_up(&self) -> Option<Found> {
+        let permit = Arc::clone(&self.looking).try_acquire_owned().ok()?;
+        let places = Arc::clone(&self.places);
+        let look = spawn_blocking(move || {
+            let found = resolve(&places);
+            drop(permit);
+            found
+        });
+        let found = timeout(RESOLUTION, look).await.ok()?.ok()?;
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&found);
+        Some(found)
+    }
+
+    /// Where they were before, and that nothing newer is known.
+    fn remembered(&self) -> Found {
+        let found = self.last.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        (found, self.places.iter().map(|(name, _)| (name.clone(), "in 2 s".into())).collect())
     }
 
     async fn ask_one<A: Answer>(

@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn all_who_look_share_a_watch_that_ends_after_the_last_and_starts_anew() {
-        let viewer = Viewer { idle: Duration::from_millis(200), ..Viewer::new(Path::new("/")) };
+        let viewer = Viewer { idle: Duration::from_secs(2), ..Viewer::new(Path::new("/")) };
         thread::scope(|scope| {
             for _ in 0..5 {
                 scope.spawn(|| (0..5).for_each(|_| assert!(viewer.seen::<Fake>().is_ok())));

@@ -50,7 +50,7 @@ pub(crate) struct MapOptions {
 /// Shows what is seen, again and again.
 pub(crate) fn top(bpffs: &Path, options: &TopOptions) -> Result<(), Box<dyn Error>> {
     let (began, every) = (Instant::now(), Duration::from_secs(options.every));
-    let end = options.end().map(|time| began + time);
+    let end = options.end().and_then(|time| began.checked_add(time));
     let mut watch = begin(bpffs, options.end())?;
     if is_terminal() && !options.json {
         clear()?;

@@ -18,6 +18,8 @@ use super::{
 /// Rows of a list, at most.
 const TALKERS: usize = 100;
 const ROWS: usize = 1000;
+/// PVs of one reader, at most.
+const PVS: usize = 100;
 /// Servers of one PV answer a search within this time; one that answers later has taken the place of the other.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
@@ -232,7 +234,7 @@ impl Report<'_> {
                 pod: self.scene.directory.behind(member)?.to_owned(),
                 node: self.node.into(),
                 circuits,
-                pvs: pvs.into_iter().map(str::to_owned).collect(),
+                pvs: pvs.into_iter().take(PVS).map(str::to_owned).collect(),
             })
         };
         found.into_iter().filter_map(reader).take(ROWS).collect()

@@ -11,24 +11,36 @@ const AT_ONCE: f64 = 2.0 + SKEW;
 
 impl Seen {
     /// Takes in what other nodes saw.
-    pub(super) fn take_in(&mut self, other: Self) {
-        self.nodes.extend(other.nodes);
+    pub(super) fn take_in(&mut self, others: Vec<Self>) {
+        let mut them = Self::nothing(vec![]);
+        for other in others {
+            self.nodes.extend(other.nodes);
+            (self.time, self.seconds) = (self.time.max(other.time), self.seconds.max(other.seconds));
+            self.lost += other.lost;
+            self.domains.extend(other.domains);
+            self.pods.extend(other.pods);
+            self.readers.extend(other.readers);
+            them.talkers.extend(other.talkers);
+            them.prefixes.extend(other.prefixes);
+            them.answers.extend(other.answers);
+            them.unanswered.extend(other.unanswered);
+            them.duplicates.extend(other.duplicates);
+        }
+        self.sort();
+        talkers(&mut self.talkers, them.talkers);
+        prefixes(&mut self.prefixes, them.prefixes);
+        answers(&mut self.answers, them.answers);
+        unanswered(&mut self.unanswered, them.unanswered, &self.answers);
+        duplicates(&mut self.duplicates, them.duplicates, &self.answers);
+    }
+
+    fn sort(&mut self) {
         self.nodes.sort_by(|a, b| (&a.node, &a.error).cmp(&(&b.node, &b.error)));
-        (self.time, self.seconds) = (self.time.max(other.time), self.seconds.max(other.seconds));
-        self.lost += other.lost;
-        self.domains.extend(other.domains);
         self.domains.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
-        self.pods.extend(other.pods);
         self.pods.sort_by(|a, b| (&a.domain, &a.pod, &a.node).cmp(&(&b.domain, &b.pod, &b.node)));
-        self.readers.extend(other.readers);
         self.readers.sort_by(|a, b| {
             (&a.domain, a.client, &a.pod, &a.node).cmp(&(&b.domain, b.client, &b.pod, &b.node))
         });
-        talkers(&mut self.talkers, other.talkers);
-        prefixes(&mut self.prefixes, other.prefixes);
-        answers(&mut self.answers, other.answers);
-        unanswered(&mut self.unanswered, other.unanswered, &self.answers);
-        duplicates(&mut self.duplicates, other.duplicates, &self.answers);
     }
 }
 

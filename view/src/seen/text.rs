@@ -15,11 +15,19 @@ impl Answer for Seen {
     }
 
     fn merge(&mut self, other: Self) {
-        self.take_in(other);
+        self.take_in(vec![other]);
+    }
+
+    fn merge_all(&mut self, others: Vec<Self>) {
+        self.take_in(others);
     }
 
     fn text(&self, style: &Style) -> String {
         self.screen(style, usize::MAX)
+    }
+
+    fn screen(&self, style: &Style, lines: usize) -> String {
+        self.in_lines(style, lines)
     }
 }
 
@@ -58,7 +66,7 @@ const BESIDE: usize = 3;
 
 impl Seen {
     /// All of it, in at most so many lines: the longest tables give way.
-    pub fn screen(&self, style: &Style, height: usize) -> String {
+    fn in_lines(&self, style: &Style, height: usize) -> String {
         let mut out = self.summary(style.width);
         let sections = self.sections(style.width);
         let used = out.lines().count() + BESIDE * sections.len();

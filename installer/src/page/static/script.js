@@ -77,8 +77,12 @@ async function get(path) {
 
 function enter(reason) {
   clearTimeout(timer);
-  token = null;
+  token = latest = fault = null;
   sessionStorage.removeItem("token");
+  for (const place of Object.keys(shown)) {
+    delete shown[place];
+    $(place).replaceChildren();
+  }
   $("content").hidden = $("forget").hidden = true;
   $("enter").hidden = false;
   $("rejected").textContent = reason;
@@ -101,7 +105,8 @@ $("forget").addEventListener("click", () => enter(""));
 async function look() {
   clearTimeout(timer);
   try {
-    const [members, seen] = await Promise.all([get("api/members"), get("api/seen")]);
+    const members = await get("api/members"); // first: a wrong token is one guess
+    const seen = await get("api/seen");
     if (!token) return;
     sessionStorage.setItem("token", token);
     latest = Date.now();
@@ -109,6 +114,7 @@ async function look() {
     welcome();
     show(members, seen);
   } catch (error) {
+    if (!token) return;
     if (error.status === 401 || (error.status === 429 && !latest)) return enter(error.message);
     if (!latest) return enter(`The agent does not answer: ${error.message}`);
     fault = error.name === "TimeoutError" ? "no answer in 10 s" : error.message;

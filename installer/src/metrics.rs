@@ -2,15 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::AtomicU64,
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-use datapath::printable;
+use abi::latency;
+use datapath::{Latency, printable};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::Registry,
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
 };
 
 use crate::duplicates::Found;
@@ -69,6 +71,8 @@ pub(crate) struct Domain {
     pub(crate) circuits_limit: usize,
     /// How many LAN addresses of its pods have each standing.
     pub(crate) addresses: Vec<(&'static str, usize)>,
+    /// How long answers took.
+    pub(crate) latencies: Vec<Latency>,
     /// (protocol, verdict) -> packets.
     pub(crate) packets: Vec<(String, &'static str, u64)>,
 }
@@ -116,6 +120,12 @@ pub(crate) fn not_alive(since_last_pass: Duration, progress: Option<&Progress>) 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfDomain {
     domain: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfProtocol {
+    domain: String,
+    protocol: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,6 +178,7 @@ pub(crate) fn render(
         register_uplinks(&mut registry, progress, domains);
         register_addresses(&mut registry, progress, domains);
         register_domains(&mut registry, domains);
+        register_latencies(&mut registry, domains);
     }
     if let (Some(found), Some(domains)) = (&progress.duplicates, domains) {
         register_duplicates(&mut registry, found, domains);
@@ -229,6 +240,42 @@ fn register_addresses(registry: &mut Registry, progress: &Progress, domains: &Do
     }
 }
 
+/// A histogram that somebody else has counted.
+#[derive(Clone, Debug, Default)]
+struct Histogram(Arc<OnceLock<Latency>>);
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let Some(Latency { buckets, sum, .. }) = self.0.get() else { return Ok(()) };
+        let ends = (latency::FIRST..).map(|exponent| (1u64 << exponent) as f64 / 1e9);
+        let mut counted: Vec<_> = ends.zip(buckets.iter().copied()).collect();
+        if let Some((end, _)) = counted.last_mut() {
+            *end = f64::MAX; // which is infinity here
+        }
+        encoder.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), buckets.iter().sum(), &counted, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+fn register_latencies(registry: &mut Registry, domains: &Domains) {
+    let family = Family::<OfProtocol, Histogram>::default();
+    let help = "Time from a search of the LAN to an answer of a pod";
+    registry.register_with_unit("answer", help, Unit::Seconds, family.clone());
+    for (name, found) in domains {
+        for latency in &found.latencies {
+            let label = OfProtocol { domain: printable(name), protocol: latency.protocol.name() };
+            let _ = family.get_or_create(&label).0.set(*latency); // each is set once
+        }
+    }
+}
+
 fn register_duplicates(registry: &mut Registry, found: &Found, domains: &Domains) {
     let [duplicates, unanswered] = [
         ("duplicates", "PVs that more than one server has, as far as they were asked for"),
@@ -279,6 +326,7 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
 
 #[cfg(test)]
 mod tests {
+    use abi::Protocol;
     use view::{Duplicate, Duplicates};
 
     use super::*;
@@ -317,6 +365,11 @@ mod tests {
             circuits: 7,
             circuits_limit: 100,
             addresses: vec![("held", 3), ("lost", 1)],
+            latencies: vec![Latency {
+                protocol: Protocol::Ca,
+                buckets: std::array::from_fn(|at| u64::from(at == 1 || at == 15)),
+                sum: Duration::from_millis(3500),
+            }],
             packets: vec![("ca".into(), "relayed", 6)],
         };
         [("bl07".to_owned(), domain)].into()
@@ -325,7 +378,14 @@ mod tests {
     #[test]
     fn the_metrics_are_those_that_dashboards_and_alerts_name() {
         let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }), Some(2));
-        let mut values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let is_bucket = |line: &&str| line.contains("_bucket{le=\"");
+        let buckets: Vec<_> = text.lines().filter(is_bucket).collect();
+        assert_eq!(buckets.len(), 16, "{text}");
+        let first = "iocast_answer_seconds_bucket{le=\"0.000131072\",domain=\"bl07\",protocol=\"ca\"} 0";
+        let last = "iocast_answer_seconds_bucket{le=\"+Inf\",domain=\"bl07\",protocol=\"ca\"} 2";
+        assert_eq!((buckets[0], buckets[15]), (first, last));
+        let mut values: Vec<_> =
+            text.lines().filter(|line| !line.starts_with('#') && !is_bucket(line)).collect();
         values.sort_unstable(); // those of one metric come in any order
         let version = env!("CARGO_PKG_VERSION");
         let mut expected = [
@@ -334,6 +394,8 @@ mod tests {
             "iocast_adopted_pods_total 4",
             "iocast_failed_adoptions_total 6",
             "iocast_events_lost_total 2",
+            "iocast_answer_seconds_sum{domain=\"bl07\",protocol=\"ca\"} 3.5",
+            "iocast_answer_seconds_count{domain=\"bl07\",protocol=\"ca\"} 2",
             "iocast_chained 1",
             "iocast_conflist_writes_total 3",
             "iocast_uplink_up{domain=\"bl07\",uplink=\"eth0\"} 1",
@@ -360,7 +422,7 @@ mod tests {
     fn what_is_not_known_is_not_said_to_be_zero() {
         let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None);
         assert!(
-            ["chained", "conflist", "events", "duplicates", "unanswered", "domain", "conntrack"]
+            ["chained", "conflist", "events", "answer", "duplicates", "unanswered", "domain", "conntrack"]
                 .iter()
                 .all(|name| !text.contains(name)),
             "{text}"

@@ -204,6 +204,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
                 circuits_limit: domain.circuits as usize,
                 addresses: by_standing(number, &addresses),
+                latencies: state.latencies(number)?,
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,
             },
         );

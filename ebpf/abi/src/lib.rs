@@ -7,6 +7,7 @@
 mod counter;
 mod event;
 mod fan;
+pub mod latency;
 mod named;
 mod passed;
 mod port;

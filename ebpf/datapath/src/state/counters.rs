@@ -1,11 +1,14 @@
-//! What the programs count: packets, which user space resets for a reused protocol number, and circuits. Maps `COUNTERS`,
-//! `CIRCUIT_COUNTS`.
+//! What the programs count: packets, which user space resets for a reused protocol number, circuits, and how long answers
+//! took. Maps `COUNTERS`, `CIRCUIT_COUNTS`, `LATENCIES`.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 
-use abi::{COUNTERS, DOMAINS, Protocol, Verdict, counter_index};
+use abi::{
+    COUNTERS, DOMAINS, Protocol, Verdict, counter_index,
+    latency::{ANSWERING, BUCKETS, LATENCY},
+};
 use aya::{
-    maps::{IterableMap, PerCpuValues},
+    maps::{IterableMap, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
 
@@ -25,7 +28,31 @@ pub struct Counter {
     pub packets: u64,
 }
 
+/// How long the answers of a domain took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// In which protocol.
+    pub protocol: Protocol,
+    /// How many there were by [`abi::latency::bucket`], all CPUs together.
+    pub buckets: [u64; BUCKETS as usize],
+    /// The sum of their times.
+    pub sum: Duration,
+}
+
 impl State {
+    /// How long the answers of a domain's pods to the LAN took, by protocol.
+    pub fn latencies(&self, domain: u16) -> Result<Vec<Latency>> {
+        let first = u32::from(domain) * ANSWERING.len() as u32 * LATENCY;
+        let values = of_all_cpus("LATENCIES", &self.latencies, first, ANSWERING.len() as u32 * LATENCY)?;
+        let histograms = ANSWERING.iter().zip(values.chunks(LATENCY as usize));
+        Ok(histograms
+            .filter_map(|(&protocol, values)| {
+                let (buckets, rest) = values.split_first_chunk()?;
+                Some(Latency { protocol, buckets: *buckets, sum: Duration::from_nanos(*rest.first()?) })
+            })
+            .collect())
+    }
+
     /// The counters that are not zero.
     pub fn counters(&self) -> Result<Vec<Counter>> {
         let mut found = vec![];
@@ -48,12 +75,7 @@ impl State {
     /// The packets that each counter of a domain has counted on all CPUs, in the order of [`counter_index`].
     fn packets(&self, domain: u32) -> Result<Vec<u64>> {
         const OF_DOMAIN: u32 = COUNTERS / DOMAINS;
-        let fault = |error: &dyn std::error::Error| Error::bpf("cannot read COUNTERS", error);
-        let cpus = nr_cpus().map_err(|(_, error)| fault(&error))?;
-        let map = IterableMap::map(&self.counters).fd().as_fd();
-        let counted: Vec<u64> =
-            bpf::values(map, domain * OF_DOMAIN, OF_DOMAIN, cpus).map_err(|error| fault(&error))?;
-        Ok(counted.chunks(cpus).map(|of_cpus| of_cpus.iter().sum()).collect())
+        of_all_cpus("COUNTERS", &self.counters, domain * OF_DOMAIN, OF_DOMAIN)
     }
 
     /// How many circuits a domain has. One that was only reset by its client, or is silent, counts until its place is given away.
@@ -78,4 +100,13 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// So many values of a map from index `first`, each summed over all CPUs.
+fn of_all_cpus(name: &str, map: &PerCpuArray<MapData, u64>, first: u32, count: u32) -> Result<Vec<u64>> {
+    let fault = |error: &dyn std::error::Error| Error::bpf(format!("cannot read {name}"), error);
+    let cpus = nr_cpus().map_err(|(_, error)| fault(&error))?;
+    let map = IterableMap::map(map).fd().as_fd();
+    let values: Vec<u64> = bpf::values(map, first, count, cpus).map_err(|error| fault(&error))?;
+    Ok(values.chunks(cpus).map(|of_cpus| of_cpus.iter().sum()).collect())
 }

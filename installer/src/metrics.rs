@@ -123,6 +123,11 @@ struct OfDomain {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfProtocol {
     domain: String,
     protocol: &'static str,
@@ -148,12 +153,14 @@ struct OfPackets {
 }
 
 /// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read, `conntrack` if the node does not
-/// track connections, `events_lost` if there is no datapath.
+/// track connections, `events_lost` if there is no datapath; `refused` is
+/// empty then.
 pub(crate) fn render(
     progress: &Progress,
     domains: Option<&Domains>,
     conntrack: Option<Conntrack>,
     events_lost: Option<u64>,
+    refused: &[(&'static str, u64)],
 ) -> String {
     let mut registry = Registry::with_prefix("iocast");
     registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -167,6 +174,7 @@ pub(crate) fn render(
         counter(&mut registry, "events_lost", "Datagrams that those who watch did not get to see")
             .inc_by(lost);
     }
+    register_refused(&mut registry, refused);
     if let Some(chain) = progress.chain {
         let chained =
             gauge(&mut registry, "chained", "Whether the runtime's network has iocast in its chain");
@@ -237,6 +245,15 @@ fn register_addresses(registry: &mut Registry, progress: &Progress, domains: &Do
             let label = OfAddresses { domain: domain.clone(), standing };
             addresses.get_or_create(&label).set(number.cast_signed() as i64);
         }
+    }
+}
+
+fn register_refused(registry: &mut Registry, refused: &[(&'static str, u64)]) {
+    let family = Family::<OfReason, Counter>::default();
+    let help = "Pods that the plugin did not make members, so that they did not start; runtimes try again";
+    registry.register("refused_pods", help, family.clone());
+    for (reason, count) in refused {
+        family.get_or_create(&OfReason { reason }).inc_by(*count);
     }
 }
 
@@ -377,7 +394,13 @@ mod tests {
 
     #[test]
     fn the_metrics_are_those_that_dashboards_and_alerts_name() {
-        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }), Some(2));
+        let text = render(
+            &progress(),
+            Some(&domains()),
+            Some(Conntrack { entries: 8, limit: 9 }),
+            Some(2),
+            &[("later", 3)],
+        );
         let is_bucket = |line: &&str| line.contains("_bucket{le=\"");
         let buckets: Vec<_> = text.lines().filter(is_bucket).collect();
         assert_eq!(buckets.len(), 16, "{text}");
@@ -394,6 +417,7 @@ mod tests {
             "iocast_adopted_pods_total 4",
             "iocast_failed_adoptions_total 6",
             "iocast_events_lost_total 2",
+            "iocast_refused_pods_total{reason=\"later\"} 3",
             "iocast_answer_seconds_sum{domain=\"bl07\",protocol=\"ca\"} 3.5",
             "iocast_answer_seconds_count{domain=\"bl07\",protocol=\"ca\"} 2",
             "iocast_chained 1",
@@ -420,7 +444,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None);
+        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None, &[]);
         assert!(
             ["chained", "conflist", "events", "answer", "duplicates", "unanswered", "domain", "conntrack"]
                 .iter()

@@ -93,8 +93,10 @@ impl View {
     fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
         let domains = domains(bpffs);
         let lost = datapath::events_lost(bpffs).ok();
+        let refused = State::open(bpffs).and_then(|state| state.refused()).unwrap_or_default();
         let metrics =
-            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost).into();
+            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost, &refused)
+                .into();
         let reasons = match (progress, domains) {
             (None, _) => vec![STARTING.into()],
             (Some(progress), Ok(domains)) => not_ready(&progress, &domains),

@@ -1,11 +1,13 @@
 //! What the programs count: packets, which user space resets for a reused protocol number, circuits, and how long answers
-//! took. Maps `COUNTERS`, `CIRCUIT_COUNTS`, `LATENCIES`.
+//! took. Maps `COUNTERS`, `CIRCUIT_COUNTS`, `LATENCIES`. And what the plugin counts: ADDs
+//! that failed, map `REFUSED`.
 
 use std::{os::fd::AsFd, time::Duration};
 
 use abi::{
     COUNTERS, DOMAINS, Protocol, Verdict, counter_index,
     latency::{ANSWERING, BUCKETS, LATENCY},
+    refused::REASONS,
 };
 use aya::{
     maps::{IterableMap, MapData, PerCpuArray, PerCpuValues},
@@ -13,7 +15,10 @@ use aya::{
 };
 
 use super::State;
-use crate::{Error, Result, bpf, maps::wrote};
+use crate::{
+    Error, Result, bpf,
+    maps::{range, wrote},
+};
 
 /// A counter that is not zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,18 @@ impl State {
                 Some(Latency { protocol, buckets: *buckets, sum: Duration::from_nanos(*rest.first()?) })
             })
             .collect())
+    }
+
+    /// Counts an ADD that failed, for a reason from [`abi::refused`]. Of two at the same moment one may not be counted.
+    pub fn count_refused(&mut self, reason: u32) -> Result<()> {
+        let before = self.refused.get(&reason, 0).unwrap_or(0);
+        wrote("REFUSED", self.refused.set(reason, before + 1, 0))
+    }
+
+    /// How many ADDs failed since the datapath was loaded, by reason.
+    pub fn refused(&self) -> Result<Vec<(&'static str, u64)>> {
+        let counted = range("REFUSED", &self.refused, 0, REASONS.len() as u32)?;
+        Ok(REASONS.into_iter().zip(counted).collect())
     }
 
     /// The counters that are not zero.

@@ -90,6 +90,7 @@ pub struct State {
     counters: PerCpuArray<MapData, u64>,
     latencies: PerCpuArray<MapData, u64>,
     circuit_counts: Array<MapData, i64>,
+    refused: Array<MapData, u64>,
 }
 
 impl State {
@@ -126,6 +127,7 @@ impl State {
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
             latencies: typed(&maps, "LATENCIES", Map::PerCpuArray)?,
             circuit_counts: array(&maps, "CIRCUIT_COUNTS")?,
+            refused: array(&maps, "REFUSED")?,
             directory,
         })
     }

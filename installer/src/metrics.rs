@@ -2,15 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::AtomicU64,
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-use datapath::printable;
+use abi::latency;
+use datapath::{Latency, printable};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::Registry,
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
 };
 
 use crate::duplicates::Found;
@@ -69,6 +71,8 @@ pub(crate) struct Domain {
     pub(crate) circuits_limit: usize,
     /// How many LAN addresses of its pods have each standing.
     pub(crate) addresses: Vec<(&'static str, usize)>,
+    /// How long answers took.
+    pub(crate) latencies: Vec<Latency>,
     /// (protocol, verdict) -> packets.
     pub(crate) packets: Vec<(String, &'static str, u64)>,
 }
@@ -119,6 +123,17 @@ struct OfDomain {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfProtocol {
+    domain: String,
+    protocol: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfUplink {
     domain: String,
     uplink: String,
@@ -138,12 +153,14 @@ struct OfPackets {
 }
 
 /// All metrics, in the OpenMetrics text format. `domains` is none if the maps cannot be read, `conntrack` if the node does not
-/// track connections, `events_lost` if there is no datapath.
+/// track connections, `events_lost` if there is no datapath; `refused` is
+/// empty then.
 pub(crate) fn render(
     progress: &Progress,
     domains: Option<&Domains>,
     conntrack: Option<Conntrack>,
     events_lost: Option<u64>,
+    refused: &[(&'static str, u64)],
 ) -> String {
     let mut registry = Registry::with_prefix("iocast");
     registry.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -157,6 +174,7 @@ pub(crate) fn render(
         counter(&mut registry, "events_lost", "Datagrams that those who watch did not get to see")
             .inc_by(lost);
     }
+    register_refused(&mut registry, refused);
     if let Some(chain) = progress.chain {
         let chained =
             gauge(&mut registry, "chained", "Whether the runtime's network has iocast in its chain");
@@ -168,6 +186,7 @@ pub(crate) fn render(
         register_uplinks(&mut registry, progress, domains);
         register_addresses(&mut registry, progress, domains);
         register_domains(&mut registry, domains);
+        register_latencies(&mut registry, domains);
     }
     if let (Some(found), Some(domains)) = (&progress.duplicates, domains) {
         register_duplicates(&mut registry, found, domains);
@@ -229,6 +248,51 @@ fn register_addresses(registry: &mut Registry, progress: &Progress, domains: &Do
     }
 }
 
+fn register_refused(registry: &mut Registry, refused: &[(&'static str, u64)]) {
+    let family = Family::<OfReason, Counter>::default();
+    let help = "Pods that the plugin did not make members, so that they did not start; runtimes try again";
+    registry.register("refused_pods", help, family.clone());
+    for (reason, count) in refused {
+        family.get_or_create(&OfReason { reason }).inc_by(*count);
+    }
+}
+
+/// A histogram that somebody else has counted.
+#[derive(Clone, Debug, Default)]
+struct Histogram(Arc<OnceLock<Latency>>);
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let Some(Latency { buckets, sum, .. }) = self.0.get() else { return Ok(()) };
+        let ends = (latency::FIRST..).map(|exponent| (1u64 << exponent) as f64 / 1e9);
+        let mut counted: Vec<_> = ends.zip(buckets.iter().copied()).collect();
+        if let Some((end, _)) = counted.last_mut() {
+            *end = f64::MAX; // which is infinity here
+        }
+        encoder.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), buckets.iter().sum(), &counted, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+fn register_latencies(registry: &mut Registry, domains: &Domains) {
+    let family = Family::<OfProtocol, Histogram>::default();
+    let help = "Time from a search of the LAN to an answer of a pod";
+    registry.register_with_unit("answer", help, Unit::Seconds, family.clone());
+    for (name, found) in domains {
+        for latency in &found.latencies {
+            let label = OfProtocol { domain: printable(name), protocol: latency.protocol.name() };
+            let _ = family.get_or_create(&label).0.set(*latency); // each is set once
+        }
+    }
+}
+
 fn register_duplicates(registry: &mut Registry, found: &Found, domains: &Domains) {
     let [duplicates, unanswered] = [
         ("duplicates", "PVs that more than one server has, as far as they were asked for"),
@@ -279,6 +343,7 @@ fn register_domains(registry: &mut Registry, domains: &Domains) {
 
 #[cfg(test)]
 mod tests {
+    use abi::Protocol;
     use view::{Duplicate, Duplicates};
 
     use super::*;
@@ -317,6 +382,11 @@ mod tests {
             circuits: 7,
             circuits_limit: 100,
             addresses: vec![("held", 3), ("lost", 1)],
+            latencies: vec![Latency {
+                protocol: Protocol::Ca,
+                buckets: std::array::from_fn(|at| u64::from(at == 1 || at == 15)),
+                sum: Duration::from_millis(3500),
+            }],
             packets: vec![("ca".into(), "relayed", 6)],
         };
         [("bl07".to_owned(), domain)].into()
@@ -324,8 +394,21 @@ mod tests {
 
     #[test]
     fn the_metrics_are_those_that_dashboards_and_alerts_name() {
-        let text = render(&progress(), Some(&domains()), Some(Conntrack { entries: 8, limit: 9 }), Some(2));
-        let mut values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let text = render(
+            &progress(),
+            Some(&domains()),
+            Some(Conntrack { entries: 8, limit: 9 }),
+            Some(2),
+            &[("later", 3)],
+        );
+        let is_bucket = |line: &&str| line.contains("_bucket{le=\"");
+        let buckets: Vec<_> = text.lines().filter(is_bucket).collect();
+        assert_eq!(buckets.len(), 16, "{text}");
+        let first = "iocast_answer_seconds_bucket{le=\"0.000131072\",domain=\"bl07\",protocol=\"ca\"} 0";
+        let last = "iocast_answer_seconds_bucket{le=\"+Inf\",domain=\"bl07\",protocol=\"ca\"} 2";
+        assert_eq!((buckets[0], buckets[15]), (first, last));
+        let mut values: Vec<_> =
+            text.lines().filter(|line| !line.starts_with('#') && !is_bucket(line)).collect();
         values.sort_unstable(); // those of one metric come in any order
         let version = env!("CARGO_PKG_VERSION");
         let mut expected = [
@@ -334,6 +417,9 @@ mod tests {
             "iocast_adopted_pods_total 4",
             "iocast_failed_adoptions_total 6",
             "iocast_events_lost_total 2",
+            "iocast_refused_pods_total{reason=\"later\"} 3",
+            "iocast_answer_seconds_sum{domain=\"bl07\",protocol=\"ca\"} 3.5",
+            "iocast_answer_seconds_count{domain=\"bl07\",protocol=\"ca\"} 2",
             "iocast_chained 1",
             "iocast_conflist_writes_total 3",
             "iocast_uplink_up{domain=\"bl07\",uplink=\"eth0\"} 1",
@@ -358,9 +444,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None);
+        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None, &[]);
         assert!(
-            ["chained", "conflist", "events", "duplicates", "unanswered", "domain", "conntrack"]
+            ["chained", "conflist", "events", "answer", "duplicates", "unanswered", "domain", "conntrack"]
                 .iter()
                 .all(|name| !text.contains(name)),
             "{text}"

@@ -93,8 +93,10 @@ impl View {
     fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
         let domains = domains(bpffs);
         let lost = datapath::events_lost(bpffs).ok();
+        let refused = State::open(bpffs).and_then(|state| state.refused()).unwrap_or_default();
         let metrics =
-            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost).into();
+            render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost, &refused)
+                .into();
         let reasons = match (progress, domains) {
             (None, _) => vec![STARTING.into()],
             (Some(progress), Ok(domains)) => not_ready(&progress, &domains),
@@ -204,6 +206,7 @@ fn domains(bpffs: &Path) -> datapath::Result<Domains> {
                 circuits: usize::try_from(state.circuits(number)?).unwrap_or(usize::MAX),
                 circuits_limit: domain.circuits as usize,
                 addresses: by_standing(number, &addresses),
+                latencies: state.latencies(number)?,
                 packets: counted.chain(none).collect::<datapath::Result<_>>()?,
             },
         );

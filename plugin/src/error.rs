@@ -1,5 +1,6 @@
 //! Errors as the CNI specification requires them: a code and a message, as JSON on stdout.
 
+use abi::refused::{FAILED, INVALID, LATER};
 use datapath::{Error, printable};
 use membership::annotation::{ADDRESS, DOMAIN};
 
@@ -60,6 +61,15 @@ impl CniError {
     /// Code 101: what an earlier ADD set up is missing.
     pub(crate) fn not_as_added(message: impl Into<String>) -> Self {
         Self::new(NOT_AS_ADDED, message)
+    }
+
+    /// Why the pod does not start, from [`abi::refused`].
+    pub(crate) fn reason(&self) -> u32 {
+        match self.code {
+            4 | 7 | UNSUPPORTED_POD => INVALID,
+            11 => LATER,
+            _ => FAILED,
+        }
     }
 
     /// The error as the specification's JSON object. `kubectl describe` shows the message.

@@ -17,7 +17,7 @@ use std::{
     process::ExitCode,
 };
 
-use datapath::printable::json;
+use datapath::{State, printable::json};
 use error::CniError;
 use request::{Environment, Request, VERSIONS, Verb};
 
@@ -61,13 +61,20 @@ fn run(input: &str) -> Result<String, CniError> {
     let environment = Environment::read()?;
     let request = Request::parse(input, &environment)?;
     match environment.verb {
-        Verb::Add => add::run(&environment, &request),
+        Verb::Add => add::run(&environment, &request).inspect_err(|error| count(&request, error)),
         Verb::Del => del::run(&environment, &request),
         Verb::Check => check::run(&environment, &request),
         Verb::Gc => gc::run(&request),
         // Pods without the annotation work whatever is broken here, and an error would make the whole node NotReady.
         Verb::Status => Ok(String::new()),
         Verb::Version => Ok(version(&request)),
+    }
+}
+
+/// Counts an ADD that failed, for the agent's metrics; if it cannot be, the runtime is told all the same.
+fn count(request: &Request, error: &CniError) {
+    if let Ok(mut state) = request.bpffs().and_then(|bpffs| Ok(State::open(&bpffs)?)) {
+        let _ = state.count_refused(error.reason());
     }
 }
 

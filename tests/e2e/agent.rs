@@ -339,6 +339,8 @@ fn metrics_show_members_ports_and_packets() -> Result<()> {
     let _ioc = lab.ioc(&pod.netns, "A")?;
     let mut monitor = lab.epics(WORKSTATION, "camonitor A:NAME", &[])?;
     monitor.wait_for("a value", PATIENCE, |output| output.contains("A:NAME"))?;
+    let wrong = [("iocast.io/domain", lab::DOMAIN), ("iocast.io/pvs", "A:*")];
+    assert!(lab.pod_with("wrong", &wrong).is_err(), "it has a wildcard");
     let answer = ask(&lab, "GET /metrics")?;
     assert!(
         answer.starts_with("HTTP/1.1 200 OK") && answer.contains("application/openmetrics-text"),
@@ -359,6 +361,9 @@ fn metrics_show_members_ports_and_packets() -> Result<()> {
     assert!(value("iocast_conntrack_entries") <= value("iocast_conntrack_limit"), "{answer}");
     assert_eq!(value("iocast_uplink_up{domain=\"lab\",uplink=\"eth0\"}"), Some(1), "{answer}");
     assert_eq!(value("iocast_problems"), Some(0), "{answer}");
+    assert_eq!(value("iocast_refused_pods_total{reason=\"invalid\"}"), Some(1), "{answer}");
+    assert_eq!(value("iocast_refused_pods_total{reason=\"later\"}"), Some(0), "{answer}");
+    assert!(value("iocast_answer_seconds_count{domain=\"lab\",protocol=\"ca\"}") > Some(0), "{answer}");
     assert!(packets("answered") > Some(0) && packets("relayed") > Some(0), "{answer}");
     assert!(agent.resident()? < 16 * 1024);
     Ok(())

@@ -136,6 +136,13 @@ fn the_agent_looks(lab: &mut Lab) -> Result<()> {
         !metrics.contains("iocast_duplicates{") && metrics.contains("\niocast_events_lost_total 0\n"),
         "{metrics}"
     );
+    for protocol in ["ca", "pva"] {
+        let label = format!("domain=\"lab\",protocol=\"{protocol}\"}} ");
+        let bucket = format!("\niocast_answer_seconds_bucket{{le=\"+Inf\",{label}");
+        let answers =
+            metrics.split_once(&bucket).and_then(|(_, rest)| rest.lines().next()?.parse::<u32>().ok());
+        assert!(answers.is_some_and(|answers| answers > 0), "{protocol}: {metrics}");
+    }
     lab.configure(&configuration("rate = 50\n"))?;
     lab.wait_for_agent("the configuration", |said| said.contains("the configuration has changed"))?;
     let found = |lab: &Lab| lab.agent_output().contains("2 servers have POD:POD by pva");

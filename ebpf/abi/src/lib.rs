@@ -7,6 +7,7 @@
 mod counter;
 mod event;
 mod fan;
+pub mod latency;
 mod named;
 mod passed;
 mod port;
@@ -121,6 +122,19 @@ pub mod names {
     pub const TO_BRIDGE: &str = "to_bridge";
     /// tc ingress of the fan device.
     pub const FAN: &str = "fan";
+}
+
+/// Why ADDs fail.
+pub mod refused {
+    /// The reasons by number: the pod's annotations are wrong, or ask for what it may not have; it would be a member if it came
+    /// later; something is broken.
+    pub const REASONS: [&str; 3] = ["invalid", "later", "failed"];
+    /// The pod asks for what it may not have.
+    pub const INVALID: u32 = 0;
+    /// It is to be tried again.
+    pub const LATER: u32 = 1;
+    /// Something is broken.
+    pub const FAILED: u32 = 2;
 }
 
 /// What a map may hold.

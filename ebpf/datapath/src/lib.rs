@@ -37,7 +37,7 @@ pub use load::{FAN_DEVICE, check_bpffs, check_kernel, ensure_fan, load};
 pub use pinned::{BPFFS, pin_directory};
 pub use pod::{Netns, Pod};
 pub use probe::{Arrival, Lookup};
-pub use state::{Counter, External, Home, Lock, State};
+pub use state::{Counter, External, Home, Latency, Lock, State};
 pub use tap::{Frame, Tap, Whose};
 pub use unload::unload;
 pub use view::printable;

@@ -138,6 +138,12 @@ pub static STREAMS: LruHashMap<FlowKey, Followed> = LruHashMap::pinned(abi::STRE
 /// Counters, see [`abi::counter_index`].
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(abi::COUNTERS, 0);
+/// How long answers took, see [`abi::latency`].
+#[map]
+pub static LATENCIES: PerCpuArray<u64> = PerCpuArray::pinned(abi::latency::LATENCIES, 0);
+/// ADDs that failed, by [`abi::refused`]; for user space.
+#[map]
+pub static REFUSED: Array<u64> = Array::pinned(abi::refused::REASONS.len() as u32, 0);
 /// LAN addresses of pods.
 #[map]
 pub static LAN_ADDRESSES: HashMap<Address, LanAddress> =

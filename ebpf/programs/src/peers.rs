@@ -7,6 +7,7 @@ use abi::{
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
+    count::count_answer,
     maps::{DOMAINS, LAN, MEMBERS, RECEIVERS, SEARCHERS, SENDERS, UPLINKS, lookup},
     packet::Packet,
     skb::now,
@@ -67,12 +68,16 @@ fn recent(key: SearcherKey) -> Option<Searcher> {
     lookup(&SEARCHERS, key).filter(|searcher| searcher.seen.saturating_add(SEARCHER_AGE_NS) > now())
 }
 
-/// Remembers from which endpoint of a member a LAN socket was answered last.
+/// Remembers from which endpoint of a member a LAN socket was answered last, and counts how long that took.
 #[inline(always)]
 pub fn learn_answer(to: Endpoint, domain: u16, interface: u32, from: u16) {
     if let Some(searcher) = SEARCHERS.get_ptr_mut(key(to, domain)) {
         // SAFETY: the memory stays a searcher; if the entry is removed concurrently, the write is lost with it.
-        unsafe { ((*searcher).member, (*searcher).port) = (interface, from) };
+        let (protocol, seen) = unsafe {
+            ((*searcher).member, (*searcher).port) = (interface, from);
+            ((*searcher).protocol, (*searcher).seen)
+        };
+        count_answer(domain, protocol, now().saturating_sub(seen));
     }
 }
 

@@ -12,7 +12,7 @@ mod groups;
 mod members;
 mod owners;
 
-pub use counters::Counter;
+pub use counters::{Counter, Latency};
 pub use externals::{External, Home};
 
 use std::{
@@ -88,7 +88,9 @@ pub struct State {
     port_counts: HashMap<MapData, u32, Share>,
     // counters
     counters: PerCpuArray<MapData, u64>,
+    latencies: PerCpuArray<MapData, u64>,
     circuit_counts: Array<MapData, i64>,
+    refused: Array<MapData, u64>,
 }
 
 impl State {
@@ -123,7 +125,9 @@ impl State {
             external_ports: array(&maps, "EXTERNAL_PORTS")?,
             port_counts: hash(&maps, "PORT_COUNTS")?,
             counters: typed(&maps, "COUNTERS", Map::PerCpuArray)?,
+            latencies: typed(&maps, "LATENCIES", Map::PerCpuArray)?,
             circuit_counts: array(&maps, "CIRCUIT_COUNTS")?,
+            refused: array(&maps, "REFUSED")?,
             directory,
         })
     }

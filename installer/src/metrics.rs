@@ -271,7 +271,7 @@ impl EncodeMetric for Histogram {
         let ends = (latency::FIRST..).map(|exponent| (1u64 << exponent) as f64 / 1e9);
         let mut counted: Vec<_> = ends.zip(buckets.iter().copied()).collect();
         if let Some((end, _)) = counted.last_mut() {
-            *end = f64::MAX; // which is infinity here
+            *end = f64::INFINITY;
         }
         encoder.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), buckets.iter().sum(), &counted, None)
     }

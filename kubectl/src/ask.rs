@@ -84,9 +84,10 @@ fn one<A: Shown>(request: &Request, agent: &Agent) -> Result<A, Asked> {
     }
 }
 
-/// Passes on what an agent that answered has to say beside.
+/// Passes on what an agent that answered has to say beside; kubectl adds the exit code, which is known.
 fn warn(node: &str, said: &str) {
-    said.lines().filter(|line| !line.is_empty()).for_each(|line| complain(format!("{node}: {line}")));
+    let complaints = said.lines().filter_map(|line| line.strip_prefix("iocast-node: "));
+    complaints.for_each(|line| complain(format!("{node}: {line}")));
 }
 
 /// How long a node may take, with the time that it is to watch.

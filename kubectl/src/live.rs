@@ -103,7 +103,11 @@ impl Watch {
                 Event::Complaint(at, line)
             }
             Said::End => {
-                if self.end(at, namespace, command) { Event::Failed(at) } else { Event::Quiet }
+                if self.end(at, namespace, command) {
+                    Event::Failed(at)
+                } else {
+                    Event::Quiet
+                }
             }
         }
     }
@@ -173,8 +177,10 @@ fn lines(pipe: impl Read, mut pass: impl FnMut(String) -> bool) {
 
 /// Shows the latest objects of all agents as one, again and again: for commands whose agents print one each second or so.
 pub(crate) fn watch<A: Shown>(request: &Request) -> Result<u8, String> {
-    let agents = crate::agents::find(request)?;
-    let mut watch = Watch::new(request, agents);
+    let endless = request.option("--for").is_none() && is_terminal();
+    // They write to no terminal, and would end by themselves.
+    let request = &request.with(if endless { &["--for", "0"] } else { &[] });
+    let mut watch = Watch::new(request, crate::agents::find(request)?);
     let mut latest: Vec<Option<String>> = vec![None; watch.agents.len()];
     let (mut shown, mut is_new) = (Instant::now(), false);
     let command = request.line.first().map_or("", String::as_str);
@@ -192,24 +198,30 @@ pub(crate) fn watch<A: Shown>(request: &Request) -> Result<u8, String> {
             Event::End => break,
             Event::Complaint(..) | Event::Quiet => {}
         }
-        if is_new && shown.elapsed() >= REFRESH && (request.json || is_terminal()) {
+        if is_new && shown.elapsed() >= REFRESH {
             (shown, is_new) = (Instant::now(), false);
-            let answer = merged(&watch, &latest);
-            let printed = if request.json { print_object(&answer) } else { redraw(&answer) };
-            if printed.is_err() {
+            if print(request, &merged(&watch, &latest)).is_err() {
                 return Ok(watch.finish().1);
             }
         }
     }
-    let answer = merged(&watch, &latest);
-    if request.json && is_new {
-        let _ = print_object(&answer);
-    } else if !request.json && !is_terminal() {
-        show(&answer, false).map_err(|error| error.to_string())?;
+    if is_new {
+        let _ = print(request, &merged(&watch, &latest)); // whether or not anybody still reads it
     }
     let (silent, code) = watch.finish();
     crate::say::complain_about(&silent);
     Ok(code)
+}
+
+/// Prints an object a line, one table in place of the one before, or one after the other.
+fn print<A: Shown>(request: &Request, answer: &A) -> std::io::Result<()> {
+    if request.json {
+        print_object(answer)
+    } else if is_terminal() {
+        redraw(answer)
+    } else {
+        show(answer, false).and_then(|()| crate::say::print_line(""))
+    }
 }
 
 /// Whether nobody reads any more what is printed.

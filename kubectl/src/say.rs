@@ -6,14 +6,13 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use view::{
     Answer, Asked, Style,
     printable::{json, message, printable},
 };
 
-/// Clears a terminal and moves the cursor to the top.
-const CLEAR: &str = "\x1b[2J\x1b[H";
 /// Clears the line that the cursor is on.
 const CLEAR_LINE: &str = "\r\x1b[K";
 
@@ -56,9 +55,18 @@ pub(crate) fn print_line(line: &str) -> io::Result<()> {
     print_live(&(printable(line) + "\n"))
 }
 
-/// Prints an answer in place of the one before it.
+/// Prints an answer in place of the one before it, without a blink.
 pub(crate) fn redraw(answer: &impl Answer) -> io::Result<()> {
-    print_live(&format!("{CLEAR}{}", answer.text(&style())))
+    let lines = size().map_or(usize::MAX, |(_, lines)| lines.saturating_sub(1));
+    let text = answer.screen(&style(), lines).replace('\n', "\x1b[K\n");
+    print_live(&format!("\x1b[H{text}\x1b[J"))
+}
+
+/// Columns and lines of the terminal; `None` if it is none.
+fn size() -> Option<(usize, usize)> {
+    let size = tcgetwinsize(stdout()).ok()?;
+    let (columns, lines) = (usize::from(size.ws_col), usize::from(size.ws_row));
+    (columns > 0 && lines > 0).then_some((columns, lines))
 }
 
 /// Prints to somebody who may be gone, which is an error then.
@@ -83,7 +91,8 @@ pub(crate) fn is_terminal() -> bool {
 /// How the terminal wants text; coloured unless the user wants none (<https://no-color.org>).
 fn style() -> Style {
     let coloured = is_terminal() && env::var_os("NO_COLOR").is_none_or(|wanted| wanted.is_empty());
-    Style { coloured, ..Style::default() }
+    let plain = Style { coloured, ..Style::default() };
+    size().map_or(plain, |(width, _)| Style { width, ..plain })
 }
 
 /// How many of all have answered, on a terminal.

@@ -288,7 +288,8 @@ impl Page {
             (Scope::Cluster, Ok(token)) => self.peers.ask(question, Rc::new(token), patience).await,
             _ => vec![],
         };
-        let here = timeout(patience, here).await.unwrap_or_else(|_| Ok(Err("it is too busy to answer".into())));
+        let here =
+            timeout(patience, here).await.unwrap_or_else(|_| Ok(Err("it is too busy to answer".into())));
         let here = here.unwrap_or_else(|error| Err(error.to_string()));
         let failed =
             |error| A::nothing(vec![AskedNode { node: self.local.node.clone(), error: Some(error) }]);

@@ -64,7 +64,13 @@ impl Peers {
     pub(super) fn new(places: &[String], port: u16) -> Result<Self, Error> {
         let places = places.iter().map(|place| split(place, port)).collect();
         let looking = Arc::new(Semaphore::new(1));
-        Ok(Self { places, tls: certificate::client()?, names: Mutex::default(), last: Mutex::default(), looking })
+        Ok(Self {
+            places,
+            tls: certificate::client()?,
+            names: Mutex::default(),
+            last: Mutex::default(),
+            looking,
+        })
     }
 
     /// What all of them answer to `question`, a path and a query; those that do not in `patience` are named with the reason.

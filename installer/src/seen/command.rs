@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signalfd::SignalFd;
-use view::Seen;
+use view::{Answer as _, Seen};
 
 use super::Watch;
 use crate::{

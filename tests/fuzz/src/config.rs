@@ -2,6 +2,8 @@
 #![no_main]
 #![allow(dead_code)] // the agent uses the rest
 
+#[path = "../../../installer/src/allowed.rs"]
+mod allowed;
 #[path = "../../../installer/src/config.rs"]
 mod config;
 #[path = "../../../installer/src/groups.rs"]

@@ -46,7 +46,7 @@ fn a_pod_that_started_before_is_adopted_and_leaves_like_any_other(runtime: Runti
     wait_until("the metric", || Ok(cluster.get(0, "/metrics")?.contains("\niocast_adopted_pods_total 1\n")))?;
     let memory = agent.resident()?;
     lab::report("memory of the agent, resident, MB", &format!("{:.1}", memory as f32 / 1024.0));
-    assert!(memory < 16 * 1024, "{memory} kB");
+    assert!(memory < 24 * 1024, "{memory} kB"); // most of it is the binary, here one for tests
     let said = agent.output();
     agent.kill(); // which would collect what the plugin leaves
     cluster.delete(&ioc)?;

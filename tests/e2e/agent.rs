@@ -366,7 +366,7 @@ fn metrics_show_members_ports_and_packets() -> Result<()> {
     assert!(value("iocast_answer_seconds_count{domain=\"lab\",protocol=\"ca\"}") > Some(0), "{answer}");
     assert!(packets("answered") > Some(0) && packets("relayed") > Some(0), "{answer}");
     let resident = agent.resident()?;
-    assert!(resident < 32 * 1024, "{resident} kB");
+    assert!(resident < 24 * 1024, "{resident} kB");
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::{
         Namespaces, Number, Profile, Resources, Variable,
     },
     pod::default_security,
-    project,
+    project, wait_until,
 };
 use crate::{AGENT_CAPABILITIES, Error, Result, node::NODES, node::binary, start, tried};
 
@@ -106,6 +106,11 @@ impl Cluster {
         let tasks = self.exec(node, "ctr --namespace k8s.io task list")?;
         let task = tasks.lines().find_map(|line| line.strip_prefix(container)?.split_whitespace().next());
         let first = task.ok_or_else(|| Error::Missing(format!("no container {container}:\n{tasks}")))?;
+        // Until the container's own program runs, the process is the runtime's, which lets nobody in.
+        wait_until("the container's program", || {
+            let exe = self.exec(node, &format!("readlink /proc/{first}/exe"));
+            Ok(!exe.is_ok_and(|exe| exe.contains("runc")))
+        })?;
         let variables = variables(&manifest()?["spec"]["template"]["spec"]["containers"][0], NODES[node]);
         let privileges = format!("--bounding-set={AGENT_CAPABILITIES},+sys_chroot");
         let words = ["setpriv", &privileges, "--no-new-privs", "env"].map(str::to_owned).into_iter();

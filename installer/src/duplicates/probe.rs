@@ -23,6 +23,7 @@ use crate::{
     snoop::{
         datagram::{Datagram, Message},
         directory::Directory,
+        lease::{LEASE, Renewal},
         questions::Questions,
     },
 };
@@ -33,9 +34,6 @@ const QUESTIONS: usize = 20_000;
 const QUESTION: usize = 255;
 /// How long answers are waited for: a busy server, or a gateway that asks others, takes its time.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How far ahead the deadline for events is set, and how often it is extended.
-const LEASE: Duration = Duration::from_secs(3);
-const RENEWAL: Duration = Duration::from_secs(1);
 /// The most events read at once before anything else gets its turn.
 const BATCH: usize = 1024;
 /// Names that an asker has ids for, before another takes its place.
@@ -84,7 +82,7 @@ pub(super) struct Probe {
     events: Events,
     /// Whether names are learnt.
     learns: bool,
-    renewed: Option<Instant>,
+    renewal: Renewal,
     directory: Directory,
     questions: Questions,
     places: Vec<Place>,
@@ -124,7 +122,7 @@ impl Probe {
             state,
             events,
             learns,
-            renewed: None,
+            renewal: Renewal::default(),
             directory,
             questions,
             places,
@@ -181,7 +179,7 @@ impl Probe {
 
     /// Extends the deadline for events, if it is time, and reads who is who.
     fn renew(&mut self) -> Outcome<()> {
-        if self.renewed.is_some_and(|renewed| renewed.elapsed() < RENEWAL) {
+        if !self.renewal.is_due() {
             return Ok(());
         }
         if self.learns {
@@ -193,7 +191,6 @@ impl Probe {
         for place in &mut self.places {
             place.pods = pods.get(&place.lan.name).cloned().unwrap_or_default();
         }
-        self.renewed = Some(Instant::now());
         Ok(())
     }
 

@@ -10,11 +10,14 @@ use datapath::{Events, Result, State, kernel_clock};
 use view::Seen;
 
 use super::{report::Report, scene::Scene, tallies::Tallies};
-use crate::{say::node_name, snoop::datagram::Datagram};
+use crate::{
+    say::node_name,
+    snoop::{
+        datagram::Datagram,
+        lease::{LEASE, Renewal},
+    },
+};
 
-/// How far ahead the deadline for events is set, and how often it is extended.
-const LEASE: Duration = Duration::from_secs(3);
-const RENEWAL: Duration = Duration::from_secs(1);
 /// Between two looks: what comes meanwhile waits in the ring, or is lost if there is no room.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Names, and datagrams beside, that are looked at in a second.
@@ -30,7 +33,7 @@ pub(crate) struct Watch {
     node: String,
     /// When the kernel's clock started, since the Unix epoch.
     boot: Duration,
-    renewed: Option<Instant>,
+    renewal: Renewal,
     /// What is left of the budget, and when that was so; below 0 if the last datagram had many names.
     left: i64,
     filled: Instant,
@@ -51,7 +54,7 @@ impl Watch {
             tallies: Tallies::new(now),
             node: node_name(),
             boot: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(now),
-            renewed: None,
+            renewal: Renewal::default(),
             left: BUDGET.into(),
             filled: Instant::now(),
             skipped: 0,
@@ -83,10 +86,9 @@ impl Watch {
 
     /// Looks at what there is now.
     fn look(&mut self) -> Result<()> {
-        if self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
+        if self.renewal.is_due() {
             self.events.watch(LEASE, true)?;
             self.tallies.forget(kernel_clock()?);
-            self.renewed = Some(Instant::now());
         }
         self.scene.refresh(&self.bpffs, &self.state)?;
         self.fill();

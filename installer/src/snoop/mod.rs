@@ -6,6 +6,7 @@
 pub(crate) mod datagram;
 pub(crate) mod directory;
 mod filter;
+pub(crate) mod lease;
 mod line;
 pub(crate) mod questions;
 
@@ -31,14 +32,12 @@ use self::{
     datagram::{Datagram, Message},
     directory::Directory,
     filter::Filter,
+    lease::{LEASE, RENEWAL},
     line::{line, pods, row},
     questions::Questions,
 };
 use crate::{say::complain, signals::stop_signals};
 
-/// How far ahead the deadline is set, and how often it is extended.
-const LEASE: Duration = Duration::from_secs(3);
-const RENEWAL: Duration = Duration::from_secs(1);
 /// Seconds until it ends by itself, if the output is not a terminal.
 pub(crate) const UNATTENDED: u64 = 600;
 /// How long after its end it may still hang.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use abi::{Point, Protocol, Verdict};
@@ -16,13 +16,11 @@ use crate::{
     snoop::{
         datagram::{Datagram, Message},
         directory::Directory,
+        lease::{LEASE, Renewal},
         questions::Questions,
     },
 };
 
-/// How far ahead the deadline for events is set.
-const LEASE: Duration = Duration::from_secs(3);
-const RENEWAL: Duration = Duration::from_secs(1);
 /// Names remembered that somebody has.
 const MOST: usize = 10_000;
 
@@ -31,7 +29,7 @@ pub(super) struct Watch {
     events: Events,
     questions: Questions,
     directory: Directory,
-    renewed: Option<Instant>,
+    renewal: Renewal,
     pv: String,
     /// Our own ports: what comes from them is no client's.
     own: BTreeSet<u16>,
@@ -48,7 +46,7 @@ impl Watch {
             events: Events::open(bpffs)?,
             questions: Questions::default(),
             directory: Directory::read(state)?,
-            renewed: None,
+            renewal: Renewal::default(),
             pv: pv.into(),
             own: BTreeSet::new(),
             on_behalf: BTreeSet::new(),
@@ -71,9 +69,8 @@ impl Watch {
 
     /// Takes in what has happened since the last look.
     pub(super) fn look(&mut self) -> datapath::Result<()> {
-        if self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
+        if self.renewal.is_due() {
             self.events.watch(LEASE, true)?;
-            self.renewed = Some(Instant::now());
         }
         self.look_on();
         Ok(())

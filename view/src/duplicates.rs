@@ -1,10 +1,8 @@
 //! PVs that more than one server has, and how those that several nodes found become one list.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Asked, Duplicate, Server, Style, VERSION, printable, table, wrapped};
+use crate::{Answer, Asked, Duplicate, Server, Style, VERSION, printable, seen::join, table, wrapped};
 
 /// What was found when nodes asked for names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +31,7 @@ impl Answer for Duplicates {
         self.seconds = self.seconds.max(other.seconds);
         self.names = self.names.max(other.names);
         self.lost += other.lost;
-        union(&mut self.duplicates, other.duplicates);
+        join(&mut self.duplicates, other.duplicates);
     }
 
     fn text(&self, style: &Style) -> String {
@@ -61,25 +59,6 @@ impl Duplicates {
         let lost = if *lost == 0 { String::new() } else { format!("; {lost} datagrams passed unread") };
         format!("{found}; asked for {names} names in {seconds:.1} s{lost}.")
     }
-}
-
-/// Takes in what other nodes found. Of a server that one knows as a pod, and another by its address alone, the pod stays.
-pub(crate) fn union(known: &mut Vec<Duplicate>, others: Vec<Duplicate>) {
-    let mut found = BTreeMap::new();
-    for Duplicate { domain, protocol, pv, servers } in known.drain(..).chain(others) {
-        let all: &mut BTreeMap<_, Server> = found.entry((domain, pv, protocol)).or_default();
-        for server in servers {
-            let known = all.entry(server.address).or_insert_with(|| server.clone());
-            known.pod = known.pod.take().or(server.pod);
-            known.node = known.node.take().or(server.node);
-        }
-    }
-    known.extend(found.into_iter().map(|((domain, pv, protocol), servers)| Duplicate {
-        domain,
-        protocol,
-        pv,
-        servers: servers.into_values().collect(),
-    }));
 }
 
 /// A row for each server; what they have in common stands in the first.

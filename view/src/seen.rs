@@ -3,6 +3,8 @@
 mod merge;
 mod text;
 
+pub(crate) use merge::join;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
@@ -163,6 +165,14 @@ pub struct Server {
     pub pod: Option<String>,
     /// The pod's node.
     pub node: Option<String>,
+}
+
+impl Server {
+    /// Takes in what another node knows about it: one that knows its pod, and one that does not, in any order.
+    pub(crate) fn know(&mut self, other: Self) {
+        self.pod = self.pod.take().max(other.pod);
+        self.node = self.node.take().max(other.node);
+    }
 }
 
 /// A client that reads from a pod.

@@ -31,7 +31,7 @@ impl Seen {
         prefixes(&mut self.prefixes, them.prefixes);
         answers(&mut self.answers, them.answers);
         unanswered(&mut self.unanswered, them.unanswered, &self.answers);
-        duplicates(&mut self.duplicates, them.duplicates, &self.answers);
+        several(&mut self.duplicates, them.duplicates, &self.answers);
     }
 
     fn sort(&mut self) {
@@ -78,15 +78,9 @@ fn answers(mine: &mut Vec<Answered>, others: Vec<Answered>) {
     };
     union(mine, others, key, |a, b| {
         a.last = a.last.max(b.last);
-        know(&mut a.server, b.server);
+        a.server.know(b.server);
     });
     mine.sort_by(|a, b| b.last.total_cmp(&a.last));
-}
-
-/// Adds what another node knows about a server.
-fn know(server: &mut Server, other: Server) {
-    server.pod = server.pod.take().max(other.pod);
-    server.node = server.node.take().max(other.node);
 }
 
 /// What one node saw asked, and another one answered, is answered.
@@ -110,8 +104,7 @@ fn unanswered(mine: &mut Vec<Unanswered>, others: Vec<Unanswered>, answers: &[An
 }
 
 /// Two nodes that saw one server each, at one time and of one client, saw two.
-fn duplicates(mine: &mut Vec<Duplicate>, others: Vec<Duplicate>, answers: &[Answered]) {
-    let key = |row: &Duplicate| (row.domain.clone(), row.protocol.clone(), row.pv.clone());
+fn several(mine: &mut Vec<Duplicate>, others: Vec<Duplicate>, answers: &[Answered]) {
     let asked = |row: &Answered| (row.domain.clone(), row.protocol.clone(), row.pv.clone(), row.client);
     let mut last = BTreeMap::new();
     for answer in answers {
@@ -126,10 +119,26 @@ fn duplicates(mine: &mut Vec<Duplicate>, others: Vec<Duplicate>, answers: &[Answ
         servers: vec![server.clone()],
     });
     let others = others.into_iter().chain(answered).collect();
-    union(mine, others, key, |a, b| {
-        union(&mut a.servers, b.servers, |server| server.address, know);
-    });
+    join(mine, others);
     mine.retain(|row| row.servers.len() > 1);
+    mine.sort_by(|a, b| (&a.domain, &a.protocol, &a.pv).cmp(&(&b.domain, &b.protocol, &b.pv)));
+}
+
+/// Takes in what other nodes found. Of a server that one knows as a pod, and another by its address alone, the pod stays.
+pub(crate) fn join(known: &mut Vec<Duplicate>, others: Vec<Duplicate>) {
+    let mut found = BTreeMap::new();
+    for Duplicate { domain, protocol, pv, servers } in known.drain(..).chain(others) {
+        let all: &mut BTreeMap<_, Server> = found.entry((domain, pv, protocol)).or_default();
+        for server in servers {
+            all.entry(server.address).or_insert_with(|| server.clone()).know(server);
+        }
+    }
+    known.extend(found.into_iter().map(|((domain, pv, protocol), servers)| Duplicate {
+        domain,
+        protocol,
+        pv,
+        servers: servers.into_values().collect(),
+    }));
 }
 
 #[cfg(test)]

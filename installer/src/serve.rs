@@ -91,9 +91,10 @@ struct View {
 
 impl View {
     fn read(bpffs: &Path, progress: Option<Progress>) -> Self {
-        let domains = domains(bpffs);
+        let state = State::open(bpffs); // every time: another agent may have replaced the maps
+        let refused = state.as_ref().map_or(vec![], |state| state.refused().unwrap_or_default());
+        let domains = state.and_then(|state| domains(bpffs, &state));
         let lost = datapath::events_lost(bpffs).ok();
-        let refused = State::open(bpffs).and_then(|state| state.refused()).unwrap_or_default();
         let metrics =
             render(&progress.clone().unwrap_or_default(), domains.as_ref().ok(), conntrack(), lost, &refused)
                 .into();
@@ -179,9 +180,8 @@ fn verdict(reasons: &[String]) -> Response<Full<Bytes>> {
     response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines)
 }
 
-/// The current contents of the maps. They are reopened every time: another agent may have replaced them.
-fn domains(bpffs: &Path) -> datapath::Result<Domains> {
-    let state = State::open(bpffs)?;
+/// The current contents of the maps.
+fn domains(bpffs: &Path, state: &State) -> datapath::Result<Domains> {
     let (counters, attachments) = (state.counters()?, state.attachments()?);
     let addresses = state.lan_addresses()?;
     let mut found = Domains::new();

@@ -19,7 +19,6 @@ use rustls::{
     sign::CertifiedKey,
     version::TLS13,
 };
-
 use tracing::warn;
 
 use crate::{error::Error, log::PAGE};

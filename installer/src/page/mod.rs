@@ -40,6 +40,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
 use view::{Answer, Asked as AskedNode};
 
 use self::{
@@ -50,8 +51,6 @@ use self::{
     question::{Question, Scope},
     token::{Channel, Role},
 };
-use tracing::{info, warn};
-
 use crate::{
     clients::{Client, PLAIN, accept, converse, listen, response},
     error::Error,

@@ -17,10 +17,9 @@ use nix::{
     sys::signalfd::SignalFd,
     unistd::gethostname,
 };
-use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use view::{Answer, Style};
+use view::{Answer, Style, terminal};
 
 /// Says what happened, on a line of its own.
 pub(crate) fn say(what: impl Display) {
@@ -54,15 +53,12 @@ pub(crate) fn show(answer: &impl Answer, json: bool) -> io::Result<()> {
 
 /// How the terminal wants text; 80 columns if it is none.
 pub(crate) fn style() -> Style {
-    let plain = Style::default();
-    Style { coloured: is_coloured(), width: size().map_or(plain.width, |(columns, _)| columns) }
+    Style::of(&stdout())
 }
 
 /// Columns and lines of the terminal; `None` if it is none.
 pub(crate) fn size() -> Option<(usize, usize)> {
-    let size = tcgetwinsize(stdout()).ok()?;
-    let (columns, lines) = (usize::from(size.ws_col), usize::from(size.ws_row));
-    (columns > 0 && lines > 0).then_some((columns, lines))
+    terminal::size(&stdout())
 }
 
 /// Whether what is printed goes to a terminal.
@@ -77,8 +73,7 @@ pub(crate) fn clear() -> io::Result<()> {
 
 /// Prints to a terminal in place of what it shows.
 pub(crate) fn redraw(answer: &str) -> io::Result<()> {
-    let to_end_of_line = answer.replace('\n', "\x1b[K\n");
-    print(&format!("\x1b[H{to_end_of_line}\x1b[J"))?; // without a blink
+    print(&terminal::in_place(answer))?;
     stdout().flush()
 }
 
@@ -101,11 +96,6 @@ pub(crate) fn print_line(answer: &impl Serialize) -> io::Result<()> {
 pub(crate) fn node_name() -> String {
     let host = || gethostname().ok().and_then(|name| name.into_string().ok());
     env::var("NODE_NAME").ok().filter(|name| !name.is_empty()).or_else(host).unwrap_or_default()
-}
-
-/// Whether what is printed is to be coloured: on a terminal, unless the user wants none (<https://no-color.org>).
-pub(crate) fn is_coloured() -> bool {
-    stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|wanted| wanted.is_empty())
 }
 
 /// Prints the answer to a command for programs.

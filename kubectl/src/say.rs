@@ -1,16 +1,15 @@
 //! What is printed: the only place that prints. What others chose in it, such as names, leaves it printable.
 
 use std::{
-    env,
     io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use view::{
     Answer, Asked, Style,
     printable::{json, message, printable},
+    terminal,
 };
 
 /// Clears the line that the cursor is on.
@@ -55,18 +54,10 @@ pub(crate) fn print_line(line: &str) -> io::Result<()> {
     print_live(&(printable(line) + "\n"))
 }
 
-/// Prints an answer in place of the one before it, without a blink.
+/// Prints an answer in place of the one before it.
 pub(crate) fn redraw(answer: &impl Answer) -> io::Result<()> {
-    let lines = size().map_or(usize::MAX, |(_, lines)| lines.saturating_sub(1));
-    let text = answer.screen(&style(), lines).replace('\n', "\x1b[K\n");
-    print_live(&format!("\x1b[H{text}\x1b[J"))
-}
-
-/// Columns and lines of the terminal; `None` if it is none.
-fn size() -> Option<(usize, usize)> {
-    let size = tcgetwinsize(stdout()).ok()?;
-    let (columns, lines) = (usize::from(size.ws_col), usize::from(size.ws_row));
-    (columns > 0 && lines > 0).then_some((columns, lines))
+    let lines = terminal::size(&stdout()).map_or(usize::MAX, |(_, lines)| lines.saturating_sub(1));
+    print_live(&terminal::in_place(&answer.screen(&style(), lines)))
 }
 
 /// Prints to somebody who may be gone, which is an error then.
@@ -88,11 +79,9 @@ pub(crate) fn is_terminal() -> bool {
     stdout().is_terminal()
 }
 
-/// How the terminal wants text; coloured unless the user wants none (<https://no-color.org>).
+/// How the terminal wants text; 80 columns if it is none.
 fn style() -> Style {
-    let coloured = is_terminal() && env::var_os("NO_COLOR").is_none_or(|wanted| wanted.is_empty());
-    let plain = Style { coloured, ..Style::default() };
-    size().map_or(plain, |(width, _)| Style { width, ..plain })
+    Style::of(&stdout())
 }
 
 /// How many of all have answered, on a terminal.

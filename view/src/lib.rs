@@ -1,6 +1,6 @@
 //! What is shown of nodes: the shapes of answers, how the answers of several nodes become one, and their text.
 //!
-//! Pure: neither the datapath nor a cluster is known here. The agent makes a node's answer; the agent's page and the kubectl plugin
+//! Pure, but for what `terminal` asks an output: neither the datapath nor a cluster is known here. The agent makes a node's answer; the agent's page and the kubectl plugin
 //! merge those of all nodes into one of the same shape, so that whoever reads an answer need not know how many made it.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,8 @@ pub mod printable;
 mod seen;
 pub mod snoop;
 mod table;
+#[cfg(feature = "terminal")]
+pub mod terminal;
 pub mod why;
 
 pub use answer::{Answer, Asked, VERSION};

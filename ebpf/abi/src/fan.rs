@@ -106,12 +106,12 @@ crate::plain! {
 
     /// A datagram in the fan, and who may have its names.
     pub struct Wanted {
-        /// Its ticket; that of another datagram if the entry was overwritten.
-        pub ticket: u32,
+        /// Its ticket; that of another datagram if the entry was overwritten, 0 while it is written.
+        pub ticket: u64,
         /// The source MAC address in whose place the ticket is.
         pub mac: [u8; 6],
         /// Always 0.
-        pub unused: [u8; 6],
+        pub unused: [u8; 2],
         /// A bit for each place of the domain's roster.
         pub places: [u64; WORDS],
     }

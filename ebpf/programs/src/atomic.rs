@@ -19,6 +19,14 @@ pub fn fetch_add(counter: *mut u64, mut change: u64) -> u64 {
     change
 }
 
+/// Puts `value` in place of a number; returns what it was. What is written before it is seen before it, as with `fetch_add`.
+#[inline(always)]
+pub fn swap(word: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = xchg_64({0} + 0, {1})", in(reg) word, inout(reg) value) };
+    value
+}
+
 /// Sets the bits of `mask`.
 #[inline(always)]
 pub fn set(word: *mut u64, mask: u64) {

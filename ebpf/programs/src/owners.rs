@@ -141,7 +141,10 @@ fn add_owners(skb: Skb, domain: u16, (at, length): (u32, u32), matched: &mut Mat
     if length > 0 {
         // SAFETY: bytes are bytes, set or not.
         let prefix = unsafe { &mut *(&raw mut key.data.prefix).cast::<[MaybeUninit<u8>; PREFIX]>() };
-        skb.load_some(PAYLOAD + at, length, prefix);
+        if !skb.load_some(PAYLOAD + at, length, prefix) {
+            matched.open = 1;
+            return;
+        }
     }
     matched.open = 1; // until the last of its beginnings is found
     let mut adding = Adding { matched };
@@ -175,13 +178,28 @@ fn note(skb: Skb) -> bool {
     let (Some(last), Some(matched)) = (TICKET.get_ptr_mut(0), own(&MATCHED)) else { return false };
     let ticket = atomic::fetch_add(last, 1) as u32 + 1; // not 0, which entries have at first
     let Some(wanted) = WANTED.get_ptr_mut(ticket % IN_FLIGHT) else { return false };
-    // SAFETY: a map's memory stays a value as long as the program runs; who reads it looks at the ticket afterwards.
-    let wanted = unsafe { &mut *wanted };
-    wanted.ticket = ticket;
-    wanted.mac = skb.load(MAC_SOURCE).unwrap_or_default();
-    wanted.places = matched.places;
+    let place = ticket_of(wanted);
+    atomic::swap(place, 0);
+    // SAFETY: a map's memory stays a value as long as the program runs; who reads it meanwhile finds no ticket.
+    let to = unsafe { &mut *wanted };
+    to.mac = skb.load(MAC_SOURCE).unwrap_or_default();
+    to.places = matched.places;
+    atomic::swap(place, ticket as u64);
     skb.store(MAC_SOURCE, ticket_mac(ticket));
     true
+}
+
+/// Where the ticket of an entry is, which guards the rest of it: on some processors writes are seen in another order.
+#[inline(always)]
+fn ticket_of(wanted: *mut Wanted) -> *mut u64 {
+    // SAFETY: a field's place, which is not read.
+    unsafe { &raw mut (*wanted).ticket }
+}
+
+/// Whether the entry is that of the ticket; looked at before and after its reading.
+#[inline(always)]
+fn is_of(wanted: *mut Wanted, ticket: u32) -> bool {
+    atomic::fetch_add(ticket_of(wanted), 0) == ticket as u64
 }
 
 /// Recalls who may have the names in a datagram, all if that is forgotten; not if it is not `known`. Always 0.
@@ -193,12 +211,11 @@ pub extern "C" fn recall(skb: *mut __sk_buff, known: u32) -> u32 {
     }
     let Some(matched) = own(&MATCHED) else { return 0 };
     let ticket = mac_ticket(Skb::from_raw(skb).load(MAC_SOURCE).unwrap_or_default());
-    let Some(wanted) = WANTED.get_ptr(ticket % IN_FLIGHT) else { return 0 };
+    let Some(wanted) = WANTED.get_ptr_mut(ticket % IN_FLIGHT) else { return 0 };
+    let was_its = is_of(wanted, ticket);
     // SAFETY: as in `note`.
-    let wanted = unsafe { &*wanted };
-    matched.places = wanted.places;
-    // SAFETY: as above; another CPU that overwrites it begins with the ticket.
-    if unsafe { core::ptr::read_volatile(&raw const wanted.ticket) } != ticket {
+    matched.places = unsafe { (*wanted).places };
+    if !was_its || !is_of(wanted, ticket) {
         matched.places = [u64::MAX; WORDS];
     }
     0
@@ -219,10 +236,12 @@ pub extern "C" fn forget(skb: *mut __sk_buff, known: u32) -> u32 {
     }
     let skb = Skb::from_raw(skb);
     let ticket = mac_ticket(skb.load(MAC_SOURCE).unwrap_or_default());
-    if let Some(wanted) = WANTED.get(ticket % IN_FLIGHT)
-        && wanted.ticket == ticket
-    {
-        skb.store(MAC_SOURCE, wanted.mac);
+    let Some(wanted) = WANTED.get_ptr_mut(ticket % IN_FLIGHT) else { return 0 };
+    let was_its = is_of(wanted, ticket);
+    // SAFETY: as in `note`.
+    let mac = unsafe { (*wanted).mac };
+    if was_its && is_of(wanted, ticket) {
+        skb.store(MAC_SOURCE, mac);
     }
     0
 }

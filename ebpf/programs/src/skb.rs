@@ -140,16 +140,21 @@ impl Skb {
         }
     }
 
-    /// Loads `length` bytes at `offset`, not 0 and at most `N`, a power of two. Past the end nothing is written.
+    /// Loads `length` bytes at `offset`, not 0 and at most `N`, a power of two; false if they reach past the end.
     #[inline(always)]
-    pub fn load_some<const N: usize>(self, offset: u32, length: u32, bytes: &mut [MaybeUninit<u8>; N]) {
+    pub fn load_some<const N: usize>(
+        self,
+        offset: u32,
+        length: u32,
+        bytes: &mut [MaybeUninit<u8>; N],
+    ) -> bool {
         // The verifier must see the bounds on the very register that is passed: the compiler knows
         // nothing about a volatile read, and cannot leave these out as redundant.
         // SAFETY: a local variable.
         let length = unsafe { core::ptr::read_volatile(&raw const length) };
         let length = (length.wrapping_sub(1) & (N as u32 - 1)) + 1;
         // SAFETY: the helper writes at most N bytes into a buffer of N bytes.
-        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), length) };
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), length) == 0 }
     }
 
     /// Writes `bytes` at `offset`. Past the end nothing is written.

@@ -231,7 +231,7 @@ fn members(state: &State, domain: u16, externals: &[External]) -> Result<Vec<Mem
             lan_address: lan_address(state, &member, &attachment)?,
             veth: link::by_index(attachment.member)?.map_or_else(|| "gone".into(), |veth| veth.name),
             external_ports: external_ports(externals, &attachment),
-            pvs: state.prefixes(attachment.member)?,
+            pvs: state.prefixes(&attachment)?,
         });
     }
     found.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));

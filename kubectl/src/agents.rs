@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     children::Running,
     kubectl::{Kubectl, Request},
+    say::pass_on,
     trouble,
 };
 
@@ -29,7 +30,7 @@ pub(crate) fn find(request: &Request) -> Result<Vec<Agent>, String> {
     let Request { kubectl, selector, .. } = request;
     let child = kubectl.pods(selector).map_err(|error| trouble::no_kubectl(&Kubectl::program(), &error))?;
     let time = Duration::from_secs(request.seconds.into());
-    let ended = Running::new(child).wait(time).map_err(|error| error.to_string())?;
+    let ended = Running::new(child).wait_aloud(time, pass_on).map_err(|error| error.to_string())?;
     match ended.status {
         Some(status) if status.success() => {}
         status => return Err(trouble::of_listing(&kubectl.namespace, status.is_none(), &ended.err)),

@@ -16,6 +16,8 @@ use nix::sys::signal::{SigSet, Signal};
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the rest of its output is waited for after a program's end.
 const LEFT: Duration = Duration::from_secs(2);
+/// How long a program may take before somebody hears what it says.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How programs end that were interrupted.
 const INTERRUPTED: i32 = 130;
 
@@ -82,13 +84,21 @@ impl Running {
 
     /// Waits for its end, at most so long; of what takes longer there is no status.
     pub(crate) fn wait(self, time: Duration) -> io::Result<Ended> {
-        let began = Instant::now();
+        self.wait_aloud(time, |_| {})
+    }
+
+    /// The same; meanwhile `say` gets what comes from its stderr once it takes a while, such as the place to log in at.
+    pub(crate) fn wait_aloud(self, time: Duration, say: impl Fn(&str)) -> io::Result<Ended> {
+        let (began, mut said) = (Instant::now(), 0);
         let (out, err) = self.pipes();
         let (out, err) = (Reading::start(out)?, Reading::start(err)?);
         let mut status = None;
         while status.is_none() && began.elapsed() < time {
             sleep(PAUSE);
             status = lock(&self.0).try_wait()?;
+            if began.elapsed() > SILENCE {
+                said += err.lines_after(said).inspect(|lines| say(lines)).map_or(0, |lines| lines.len());
+            }
         }
         drop(self);
         Ok(Ended { status, out: out.end(), err: err.end() })
@@ -122,6 +132,14 @@ impl Reading {
             }
         })?;
         Ok(Self { reader, read })
+    }
+
+    /// Whole lines after the first `said` bytes.
+    fn lines_after(&self, said: usize) -> Option<String> {
+        let read = lock(&self.read);
+        let new = read.get(said..)?;
+        let end = new.iter().rposition(|byte| *byte == b'\n')?;
+        String::from_utf8(new[..=end].to_vec()).ok()
     }
 
     /// What came. Not all of it, if the program has ended and left the pipe to another one, such as one that asks for a password.

@@ -20,6 +20,13 @@ pub(crate) fn complain(what: impl std::fmt::Display) {
     let _ = writeln!(stderr(), "kubectl-iocast: {}", message(&what.to_string()));
 }
 
+/// Passes on to a person what kubectl says.
+pub(crate) fn pass_on(lines: &str) {
+    if stderr().is_terminal() {
+        lines.lines().for_each(|line| drop(writeln!(stderr(), "{}", printable(line))));
+    }
+}
+
 /// Names those that did not answer, and says why; those of one reason on one line.
 pub(crate) fn complain_about(silent: &[Asked]) {
     let mut reasons: Vec<(&str, Vec<&str>)> = vec![];
@@ -80,7 +87,7 @@ pub(crate) fn is_terminal() -> bool {
 }
 
 /// How the terminal wants text; 80 columns if it is none.
-fn style() -> Style {
+pub(crate) fn style() -> Style {
     Style::of(&stdout())
 }
 

@@ -1,7 +1,10 @@
 //! Pods that say how the names of their PVs begin get no searches for others, and nothing else changes.
 
-use std::{thread::sleep, time::Duration};
+use std::{path::Path, thread::sleep, time::Duration};
 
+use abi::{Owned, Owners, PREFIX, owned_bits};
+use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use datapath::{BPFFS, pin_directory};
 use lab::{
     DOMAIN, Lab, NATIVE, Options, Pod, Result, Topology, WORKSTATION, ca,
     epics::{Client, Server},
@@ -11,6 +14,35 @@ use lab::{
 lab::in_both_topologies! {
     a_search_comes_to_the_pods_that_may_have_its_names_and_to_those_that_do_not_say
     real_clients_read_real_servers_that_say_how_their_pvs_begin
+}
+
+fn fill_the_names() -> std::result::Result<(), MapError> {
+    let pin = pin_directory(Path::new(BPFFS)).join("maps/OWNED");
+    let mut owned = LpmTrie::<_, Owned, Owners>::try_from(Map::LpmTrie(MapData::from_pin(pin)?))?;
+    for number in 0..abi::OWNED {
+        let mut prefix = [0; PREFIX];
+        prefix[..4].copy_from_slice(&number.to_be_bytes());
+        owned.insert(&Key::new(owned_bits(4), Owned { domain: 99, prefix }), Owners::NONE, 0)?;
+    }
+    Ok(())
+}
+
+/// A table that is full of the names of others keeps no pod from its place, nor any name from a pod.
+#[test]
+fn a_pod_whose_names_find_no_room_gets_all_searches() -> Result<()> {
+    let lab = Lab::up(Options::new(Topology::Bridge))?;
+    let filled = lab.sandbox.run(fill_the_names);
+    filled.map_err(|error| lab::Error::Missing(error.to_string()))?;
+    let crowded = pod(&lab, "a", Some("BL07I-EA-, SIM:"))?;
+    let listener = Socket::bind(&lab.sandbox, &crowded.netns, "0.0.0.0:5064")?;
+    let client = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    client.send(&ca::search(&["NOBODY:1"]), LAN)?;
+    assert_eq!(listener.drain(SOON).len(), 1);
+    let said = lab.agent_command("doctor")?.finish()?.output;
+    assert!(said.contains("no room for what iocast.io/pvs declares"), "{said}");
+    lab.delete_pod(&crowded)?;
+    assert_eq!(declared(&lab)?.1, 0);
+    Ok(())
 }
 
 /// What is sent has come, or will not come.

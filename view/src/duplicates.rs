@@ -1,5 +1,7 @@
 //! PVs that more than one server has, and how those that several nodes found become one list.
 
+use std::{collections::HashSet, net::SocketAddrV4};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Answer, Asked, Duplicate, Server, Style, VERSION, printable, seen::join, table, wrapped};
@@ -17,13 +19,16 @@ pub struct Duplicates {
     pub names: u64,
     /// Datagrams whose names were not learnt, because there were too many.
     pub lost: u64,
+    /// Servers that were left out, because they are allowed to have PVs beside others.
+    #[serde(default)]
+    pub allowed: Vec<SocketAddrV4>,
     /// By domain, name and protocol.
     pub duplicates: Vec<Duplicate>,
 }
 
 impl Answer for Duplicates {
     fn nothing(nodes: Vec<Asked>) -> Self {
-        Self { version: VERSION, nodes, seconds: 0.0, names: 0, lost: 0, duplicates: vec![] }
+        Self { version: VERSION, nodes, seconds: 0.0, names: 0, lost: 0, allowed: vec![], duplicates: vec![] }
     }
 
     fn merge(&mut self, other: Self) {
@@ -32,6 +37,10 @@ impl Answer for Duplicates {
         self.names = self.names.max(other.names);
         self.lost += other.lost;
         join(&mut self.duplicates, other.duplicates);
+        self.allowed.extend(other.allowed);
+        // A pod that its node leaves out is known to others by its address alone.
+        let allowed: HashSet<_> = self.allowed.iter().copied().collect();
+        self.leave_out(|server| allowed.contains(&server.address));
     }
 
     fn text(&self, style: &Style) -> String {
@@ -49,6 +58,18 @@ impl Default for Duplicates {
 }
 
 impl Duplicates {
+    /// Leaves out the servers that are allowed to have PVs beside others.
+    pub fn leave_out(&mut self, is_allowed: impl Fn(&Server) -> bool) {
+        for duplicate in &mut self.duplicates {
+            let allowed = duplicate.servers.extract_if(.., |server| is_allowed(server));
+            self.allowed.extend(allowed.map(|server| server.address));
+            duplicate.servers.sort();
+        }
+        self.duplicates.retain(|duplicate| duplicate.servers.len() > 1);
+        self.allowed.sort_unstable();
+        self.allowed.dedup();
+    }
+
     fn summary(&self) -> String {
         let Self { seconds, names, lost, duplicates, .. } = self;
         let found = match duplicates.len() {
@@ -109,11 +130,28 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_is_allowed_on_its_node_is_allowed_everywhere() {
+        let (pod, native) =
+            (server("172.23.0.10:61000", Some("bl07/gateway")), server("172.23.0.3:5064", None));
+        let mut here = found("node-a", &[pod, native.clone()]);
+        here.leave_out(|server| server.pod.as_deref() == Some("bl07/gateway"));
+        assert_eq!(here.duplicates, []);
+        let mut there = found("node-b", &[server("172.23.0.10:61000", None), native]);
+        for (one, other) in [(here.clone(), there.clone()), (there.clone(), here)] {
+            let mut merged = one;
+            merged.merge(other);
+            assert_eq!(merged.duplicates, []);
+        }
+        there.merge(found("node-c", &[]));
+        assert_eq!(there.duplicates.len(), 1);
+    }
+
+    #[test]
     fn programs_read_this() {
         let pod = server("172.23.0.10:61000", Some("bl07/ioc-a"));
         let json = serde_json::to_string(&found("node-a", &[pod, server("172.23.0.3:5064", None)])).unwrap();
         let golden = concat!(
-            r#"{"version":1,"nodes":[{"node":"node-a","error":null}],"seconds":2.0,"names":7,"lost":0,"duplicates":["#,
+            r#"{"version":1,"nodes":[{"node":"node-a","error":null}],"seconds":2.0,"names":7,"lost":0,"allowed":[],"duplicates":["#,
             r#"{"domain":"bl07","protocol":"ca","pv":"A\u001b","servers":["#,
             r#"{"address":"172.23.0.10:61000","pod":"bl07/ioc-a","node":"node-a"},"#,
             r#"{"address":"172.23.0.3:5064","pod":null,"node":null}]}]}"#

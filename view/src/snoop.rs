@@ -2,14 +2,12 @@
 
 use std::{
     borrow::Cow,
-    fmt::{self, Display, Formatter, Write},
+    fmt::{self, Display, Formatter},
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-
-use crate::printable;
 
 /// A datagram, with the names of everything involved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,29 +96,16 @@ impl Row {
     }
 }
 
-/// The rows as a table.
-pub fn table(rows: &[Row]) -> String {
+/// The rows as a table of so many columns.
+pub fn table(rows: &[Row], width: usize) -> String {
     if rows.is_empty() {
         return "no client is waiting for an answer\n".into();
     }
-    let cells: Vec<_> =
-        rows.iter().map(|row| [&row.pv, &row.domain, &row.client()].map(|text| printable(text))).collect();
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(6);
-    let (pvs, domains, parties) = (width(0), width(1), width(2));
-    let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "{:<pvs$}  {:<domains$}  PROTOCOL  {:<parties$}  ASKED    FOR  LAST",
-        "PV", "DOMAIN", "CLIENT"
-    );
-    for (row, [pv, domain, client]) in rows.iter().zip(&cells) {
-        let Row { protocol, asked, seconds, seconds_since_last, .. } = row;
-        let _ = writeln!(
-            out,
-            "{pv:<pvs$}  {domain:<domains$}  {protocol:<8}  {client:<parties$}  {asked:>5}  {seconds:>3} s  \
-             {seconds_since_last} s ago"
-        );
-    }
-    out
+    let cells = |row: &Row| {
+        let Row { domain, protocol, pv, asked, seconds, seconds_since_last, .. } = row;
+        let (time, last) = (format!("{seconds} s"), format!("{seconds_since_last} s ago"));
+        [pv.clone(), domain.clone(), protocol.clone(), row.client(), asked.to_string(), time, last]
+    };
+    let cells: Vec<_> = rows.iter().map(cells).collect();
+    crate::table(["PV", "DOMAIN", "PROTOCOL", "CLIENT", "ASKED", "FOR", "LAST"], &cells, width)
 }

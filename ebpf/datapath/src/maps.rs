@@ -7,6 +7,8 @@ use aya::{
     maps::{Array, HashMap, IterableMap, Map, MapData, MapError},
 };
 
+use nix::errno::Errno;
+
 use crate::{Error, Result, bpf};
 
 /// Flag of a map update: only if the key does not exist (linux/bpf.h).
@@ -92,6 +94,12 @@ pub(crate) fn absent_is_none<V>(name: &str, result: Result<V, MapError>) -> Resu
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(Error::bpf(format!("cannot read {name}"), &error)),
     }
+}
+
+/// Whether nothing more fits into a map.
+pub(crate) fn is_full(error: &MapError) -> bool {
+    let is_room = |errno| [Errno::ENOSPC, Errno::E2BIG].map(|full| full as i32).contains(&errno);
+    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error().is_some_and(is_room))
 }
 
 fn is_absent(error: &MapError) -> bool {

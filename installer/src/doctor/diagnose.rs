@@ -45,6 +45,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.extend(addresses(&facts.addresses));
     findings.extend(facts.members.iter().flatten().flat_map(addressed));
     findings.extend(members(&facts.members));
+    findings.extend(names(&facts.members));
     findings.extend(groups(&facts.config, &facts.members));
     findings.extend(absent(&facts.absent));
     findings.extend(duplicates(&facts.duplicates));
@@ -361,6 +362,21 @@ fn members(members: &Fact<Vec<Member>>) -> Vec<Finding> {
     findings
 }
 
+/// Pods that declare names for which there was no room.
+fn names(members: &Fact<Vec<Member>>) -> Option<Finding> {
+    let pods: Vec<_> =
+        members.iter().flatten().filter(|member| member.lacks_room).map(|member| &*member.pod).collect();
+    let (named, most) = (pods.iter().take(NAMED).copied().collect::<Vec<_>>().join(", "), abi::OWNED);
+    let more = if pods.len() > NAMED { format!(" and {} more", pods.len() - NAMED) } else { String::new() };
+    (!pods.is_empty()).then(|| {
+        warn(
+            "names",
+            format!("{named}{more}: no room for what iocast.io/pvs declares, so that all searches come to them"),
+            format!("the pods of a node can declare {most} beginnings: declare fewer, shorter ones, then recreate the pods"),
+        )
+    })
+}
+
 /// Pods whose announcements by multicast groups name an address that only the cluster knows.
 fn groups(config: &Fact<Config>, members: &Fact<Vec<Member>>) -> Vec<Finding> {
     let (Ok(config), Ok(members)) = (config, members) else { return vec![] };
@@ -568,6 +584,7 @@ mod tests {
                 pod: "bl07/ioc-a".into(),
                 veth: Some(("veth1".into(), 1450, true)),
                 has_broadcast: true,
+                lacks_room: false,
                 addressed: None,
             }]),
             absent: Ok(vec![]),
@@ -612,6 +629,7 @@ mod tests {
             pod: "bl07/ioc-a".into(),
             veth,
             has_broadcast: true,
+            lacks_room: false,
             addressed: None,
         }]);
     }
@@ -801,6 +819,10 @@ mod tests {
             facts.members.iter_mut().flatten().for_each(|member| member.has_broadcast = false);
         };
         complains(silent, Level::Warn, "members", "delete the pod to have it recreated");
+        let crowded = |facts: &mut Facts| {
+            facts.members.iter_mut().flatten().for_each(|member| member.lacks_room = true);
+        };
+        complains(crowded, Level::Warn, "names", "bl07/ioc-a: no room for what iocast.io/pvs declares");
     }
 
     #[test]

@@ -145,6 +145,8 @@ pub(super) struct Member {
     pub(super) veth: Option<(String, u32, bool)>,
     /// Whether its address has a broadcast address.
     pub(super) has_broadcast: bool,
+    /// Whether it declares names for which there was no room.
+    pub(super) lacks_room: bool,
     /// What concerns its LAN address; `None` if it has none.
     pub(super) addressed: Option<Addressed>,
 }
@@ -314,6 +316,7 @@ fn members(bpffs: &Path, state: &State) -> datapath::Result<Vec<Member>> {
             pod,
             veth,
             has_broadcast: !lacks_broadcast(state, &attachment),
+            lacks_room: state.lacks_room(&attachment)?,
             addressed,
         });
     }

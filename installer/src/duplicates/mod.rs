@@ -84,7 +84,16 @@ fn look(bpffs: &Path, options: &Options) -> Result<Duplicates, Box<dyn Error>> {
     let seconds = options.seconds.or(options.pvs.is_empty().then_some(SECONDS));
     let (stop, memory) = (stop_signals()?, (Memory::default(), seconds.is_some()));
     let mut probe = Probe::begin(bpffs, domains, options.protocol, memory)?;
-    probe.troubles().for_each(complain);
+    let troubles: Vec<_> = probe.troubles().collect();
+    if probe.is_mute() {
+        let why = if troubles.is_empty() {
+            "no domain has searches of CA or PVA".into()
+        } else {
+            troubles.join("; ")
+        };
+        return Err(format!("nobody can be asked: {why}").into());
+    }
+    troubles.iter().for_each(complain);
     probe.ask_for(&options.pvs);
     let end = seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     let mut again = (!options.pvs.is_empty()).then(|| Instant::now() + AGAIN);
@@ -108,6 +117,11 @@ fn answer(probe: &Probe, allowed: &[Allowed]) -> datapath::Result<Duplicates> {
     let (node, (time, names, lost)) = (node_name(), probe.extent()?);
     let mut found = Duplicates::nothing(vec![Asked::answered(&node)]);
     (found.seconds, found.names, found.lost) = (time.as_secs_f64(), names, lost);
-    found.duplicates = probe.found(allowed, &node)?;
+    let all = probe.found(&node)?.into_iter();
+    let all = all.filter(|duplicate| !allowed.iter().any(|allowed| allowed.has_pv(&duplicate.pv)));
+    found.duplicates = all.collect();
+    found.leave_out(|server| {
+        allowed.iter().any(|allowed| allowed.has_server(*server.address.ip(), server.pod.as_deref()))
+    });
     Ok(found)
 }

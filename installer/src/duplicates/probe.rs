@@ -13,7 +13,6 @@ use view::{Duplicate, Server};
 
 use super::names::Names;
 use crate::{
-    allowed::Allowed,
     ask::{
         Asker, Heard, Target,
         domains::{self, Domain},
@@ -99,6 +98,7 @@ struct Place {
     pods: Vec<Pod>,
     /// Names that wait for answers, and since when.
     pending: VecDeque<(Instant, Vec<String>)>,
+    /// Who has answered, for each of them.
     answers: HashMap<Key, Vec<Answerer>>,
 }
 
@@ -156,6 +156,11 @@ impl Probe {
             let (fault, _) = place.lan.fault.as_ref()?;
             Some(format!("domain `{}` is left out: its uplink {} {fault}", place.lan.name, place.lan.uplink))
         })
+    }
+
+    /// Whether nobody can be asked, in any domain.
+    pub(super) fn is_mute(&self) -> bool {
+        self.places.iter().all(|place| place.targets.is_empty())
     }
 
     /// What may wake us.
@@ -229,8 +234,8 @@ impl Probe {
         Ok((self.began.elapsed(), names, lost))
     }
 
-    /// The PVs that more than one server has, but for what is allowed.
-    pub(super) fn found(&self, allowed: &[Allowed], node: &str) -> Outcome<Vec<Duplicate>> {
+    /// The PVs that more than one server has.
+    pub(super) fn found(&self, node: &str) -> Outcome<Vec<Duplicate>> {
         let externals = self.state.externals()?;
         let external = |uplink: Option<Ipv4Addr>, pod: (Ipv4Addr, u16)| {
             let is_its = |external: &&External| {
@@ -254,7 +259,7 @@ impl Probe {
                 duplicates.push(Duplicate { domain, protocol, pv: pv.clone(), servers });
             }
         }
-        Ok(duplicates.into_iter().filter_map(|duplicate| counted(duplicate, allowed)).collect())
+        Ok(duplicates)
     }
 
     /// Ends the look, and returns what is worth remembering.
@@ -294,9 +299,12 @@ impl Place {
     fn step(&mut self, rate: u32, now: Instant) {
         self.hear();
         self.settle(now);
+        if self.targets.is_empty() {
+            return; // names keep their turns
+        }
         let names: Vec<_> =
             (0..self.pace.due(rate, now)).map_while(|_| self.memory.names.next(now)).collect();
-        if names.is_empty() || self.targets.is_empty() {
+        if names.is_empty() {
             return;
         }
         self.pace.spend(names.len());
@@ -304,6 +312,7 @@ impl Place {
             self.renew_asker();
         }
         self.asker.ask(&names, &self.targets);
+        self.answers.extend(names.iter().flat_map(|name| keys(name)).map(|key| (key, vec![])));
         self.pending.push_back((now, names));
     }
 
@@ -318,8 +327,10 @@ impl Place {
         for heard in self.asker.hear() {
             let pod = self.pods.iter().find(|pod| pod.is_at(*heard.from.ip()));
             let Heard { name, protocol, server: address, guid, .. } = heard;
-            let answerer = Answerer { pod: pod.cloned(), address, guid };
-            note(self.answers.entry((name, protocol.name())).or_default(), answerer);
+            // What comes later may be of a server that has another address by the next turn.
+            if let Some(known) = self.answers.get_mut(&(name, protocol.name())) {
+                note(known, Answerer { pod: pod.cloned(), address, guid });
+            }
         }
     }
 
@@ -327,8 +338,7 @@ impl Place {
     fn settle(&mut self, now: Instant) {
         while self.pending.front().is_some_and(|(asked, _)| now.saturating_duration_since(*asked) >= ANSWER) {
             for name in self.pending.pop_front().into_iter().flat_map(|(_, names)| names) {
-                for protocol in [Protocol::Ca, Protocol::Pva] {
-                    let key = (name.clone(), protocol.name());
+                for key in keys(&name) {
                     let answerers = self.answers.remove(&key).unwrap_or_default();
                     self.judge(key, answerers);
                 }
@@ -399,6 +409,11 @@ impl Pace {
     }
 }
 
+/// A name in each protocol.
+fn keys(name: &str) -> [Key; 2] {
+    [Protocol::Ca, Protocol::Pva].map(|protocol| (name.to_owned(), protocol.name()))
+}
+
 fn asker() -> Outcome<Asker> {
     let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
     Asker::new(random).map_err(|source| Error::Kernel { what: "cannot open a socket".into(), source })
@@ -408,18 +423,6 @@ fn note(known: &mut Vec<Answerer>, answerer: Answerer) {
     if known.len() < SERVERS && !known.iter().any(|other| other.is(&answerer)) {
         known.push(answerer);
     }
-}
-
-/// The duplicate without what is allowed, if one is left.
-fn counted(mut duplicate: Duplicate, allowed: &[Allowed]) -> Option<Duplicate> {
-    if allowed.iter().any(|allowed| allowed.has_pv(&duplicate.pv)) {
-        return None;
-    }
-    duplicate.servers.retain(|server| {
-        !allowed.iter().any(|allowed| allowed.has_server(*server.address.ip(), server.pod.as_deref()))
-    });
-    duplicate.servers.sort();
-    (duplicate.servers.len() > 1).then_some(duplicate)
 }
 
 /// The members of each domain.

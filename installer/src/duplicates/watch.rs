@@ -113,9 +113,12 @@ impl Watcher {
         loop {
             let wanted = lock(&self.shared).wanted.clone();
             if let Some(wanted) = &wanted {
-                let problem =
-                    self.look(wanted).err().map(|error| format!("cannot look for duplicates: {error}"));
-                lock(&self.shared).problem = problem;
+                let problem = self.look(wanted).unwrap_or_else(|error| vec![error.to_string()]).join("; ");
+                let mut shared = lock(&self.shared);
+                if shared.wanted.as_ref() == Some(wanted) {
+                    shared.problem =
+                        (!problem.is_empty()).then(|| format!("cannot look for duplicates: {problem}"));
+                }
             }
             match woken.recv_timeout(PERIOD.saturating_sub(LOOK)) {
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -124,7 +127,8 @@ impl Watcher {
         }
     }
 
-    fn look(&mut self, wanted: &Wanted) -> datapath::Result<()> {
+    /// Looks, and says which domains were left out.
+    fn look(&mut self, wanted: &Wanted) -> datapath::Result<Vec<String>> {
         let memory = std::mem::take(&mut self.memory);
         let suspects: Vec<_> = memory.0.values().flat_map(Remembered::suspects).collect();
         let mut probe = Probe::begin(&self.bpffs, &wanted.domains, None, (memory, true))?;
@@ -140,8 +144,9 @@ impl Watcher {
             }
         }
         self.publish(wanted, &probe)?;
+        let troubles = probe.troubles().collect();
         self.memory = probe.end()?;
-        Ok(())
+        Ok(troubles)
     }
 
     fn publish(&mut self, wanted: &Wanted, probe: &Probe) -> datapath::Result<()> {

@@ -72,6 +72,7 @@ impl Refusal {
 pub(super) struct Gate {
     token: PathBuf,
     hosts: Hosts,
+    connections: Mutex<Limit>,
     requests: Mutex<Limit>,
     wrong: Mutex<Limit>,
 }
@@ -80,12 +81,23 @@ impl Gate {
     /// The token is read when it is needed.
     pub(super) fn new(token: &Path, hosts: Hosts) -> Self {
         // Somebody who looks asks for three files, then once or twice a second.
-        let (requests, wrong) = (Limit::new(60.0, 10.0), Limit::new(5.0, 0.1));
-        Self { token: token.into(), hosts, requests: Mutex::new(requests), wrong: Mutex::new(wrong) }
+        let [connections, requests, wrong] = [(120.0, 20.0), (60.0, 10.0), (5.0, 0.1)]
+            .map(|(at_once, a_second)| Mutex::new(Limit::new(at_once, a_second)));
+        Self { token: token.into(), hosts, connections, requests, wrong }
     }
 
     pub(super) fn token(&self) -> Result<Token, Error> {
         Token::read(&self.token)
+    }
+
+    /// Whether a host may connect: TLS costs more than an answer.
+    pub(super) fn lets_in(&self, host: IpAddr, now: Instant) -> bool {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_allowed = connections.allows(host, now);
+        if is_allowed {
+            connections.count(host, now);
+        }
+        is_allowed
     }
 
     /// Whether a request may be answered.

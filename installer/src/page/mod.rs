@@ -146,6 +146,9 @@ fn tls(options: &Options, node: &str, address: SocketAddr) -> Result<Arc<ServerC
 }
 
 async fn serve(client: Client, tls: TlsAcceptor, page: Rc<Page>) {
+    if !page.gate.lets_in(client.address.ip(), Instant::now()) {
+        return;
+    }
     let Ok(to) = client.stream.local_addr() else { return };
     let Ok(stream) = tls.accept(client.stream).await else { return };
     let Some(channel) = Channel::of(stream.get_ref().1) else { return };

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::{NO_ADDRESS, TCP, UDP, Verdict, text};
+use abi::{Circuit, NO_ADDRESS, TCP, UDP, Verdict, text};
 use datapath::{Lookup, Result, State, link};
 
 use super::rate::WINDOW;
@@ -37,6 +37,8 @@ pub(super) struct Domain {
 pub(super) struct Member {
     /// Interface index of its host-side veth.
     pub(super) veth: u32,
+    /// Which of the members that this interface has had.
+    generation: u32,
     pub(super) domain: u16,
     pub(super) pod: String,
     pub(super) address: Ipv4Addr,
@@ -105,7 +107,12 @@ impl Scene {
         self.domains = domains(bpffs, state)?;
         self.members = members(state, &self.domains)?;
         self.circuits.clear();
-        for (key, circuit) in state.established()? {
+        let is_one = |circuit: &Circuit| {
+            let is =
+                |member: &Member| (member.veth, member.generation) == (circuit.member, circuit.generation);
+            self.members.iter().any(is)
+        };
+        for (key, circuit) in state.established()?.into_iter().filter(|(_, circuit)| is_one(circuit)) {
             *self.circuits.entry((circuit.domain, key.peer.into(), circuit.member)).or_default() += 1;
         }
         self.externals = state
@@ -156,6 +163,7 @@ fn members(state: &State, domains: &[Domain]) -> Result<Vec<Member>> {
         listens.sort_unstable();
         found.push(Member {
             veth: attachment.member,
+            generation: attachment.generation,
             domain: member.domain,
             pod: format!("{}/{}", text(&attachment.namespace), text(&attachment.pod)),
             address: member.address.into(),

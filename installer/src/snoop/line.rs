@@ -151,10 +151,11 @@ mod tests {
         };
         let rows = [row("NOPE", [172, 23, 0, 2], 12), row("A:LONGER:NAME", [10, 244, 1, 2], 3)];
         assert_eq!(
-            table(&rows),
-            "PV             DOMAIN  PROTOCOL  CLIENT                       ASKED    FOR  LAST\n\
-             NOPE           lab     ca        172.23.0.2                      12   12 s  4 s ago\n\
-             A:LONGER:NAME  lab     ca        beamline/ioc-a (10.244.1.2)      3   12 s  4 s ago\n"
+            table(&rows, 100),
+            "PV             DOMAIN  PROTOCOL  CLIENT                       ASKED  FOR   LAST\n\
+             NOPE           lab     ca        172.23.0.2                   12     12 s  4 s ago\n\
+             A:LONGER:NAME  lab     ca        beamline/ioc-a (10.244.1.2)  3      12 s  4 s ago\n"
         );
+        assert!(table(&rows, 80).lines().all(|line| line.chars().count() <= 80), "{}", table(&rows, 80));
     }
 }

@@ -36,7 +36,10 @@ use self::{
     line::{line, pods, row},
     questions::Questions,
 };
-use crate::{say::complain, signals::stop_signals};
+use crate::{
+    say::{complain, style},
+    signals::stop_signals,
+};
 
 /// Seconds until it ends by itself, if the output is not a terminal.
 pub(crate) const UNATTENDED: u64 = 600;
@@ -238,7 +241,7 @@ impl<'a> Watcher<'a> {
         if self.options.json {
             rows.iter().try_for_each(|row| self.print_json(row))?;
         } else {
-            write!(self.out, "{}", view::snoop::table(&rows))?;
+            write!(self.out, "{}", view::snoop::table(&rows, style().width))?;
         }
         Ok(self.out.flush()?)
     }

@@ -59,7 +59,7 @@ fn members(state: &State) -> Result<Vec<Place>> {
             absent: None,
             ears: vec![],
             answered: since(&answers, attachment.member, now),
-            prefixes: state.prefixes(attachment.member)?,
+            prefixes: state.prefixes(&attachment)?,
         };
         let (netns, broadcast) = (member.netns, member.broadcast.into());
         found.push(Place { pod, veth: attachment.member, netns, broadcast });

@@ -26,6 +26,8 @@ const ADDRESS: &str = "127.0.0.1:9402";
 
 /// Where the image is that a node has built.
 const ARCHIVE: &str = "/run/buildah/image.tar";
+/// How many probes, of ten seconds each, an agent may take to start on a busy machine.
+const PROBES: usize = 6;
 /// Builds images on a node, in file systems that are gone with it.
 const BUILDAH: &str = "buildah --root /run/buildah/root --runroot /run/buildah/run --storage-driver vfs";
 
@@ -58,7 +60,7 @@ impl Cluster {
         self.exec(to, &format!("ctr --namespace k8s.io images import {ARCHIVE}")).map(drop)
     }
 
-    /// Creates the DaemonSet's pod on a node that has its image, and probes once, as kubelet does, whether it is ready.
+    /// Creates the DaemonSet's pod on a node that has its image, and probes, as kubelet does, until it is ready.
     /// Returns the pod and its container's id.
     pub fn daemonset(&self, node: usize) -> Result<(RunningPod, String)> {
         let manifest = manifest()?;
@@ -66,13 +68,15 @@ impl Cluster {
         let host_network = spec["hostNetwork"] == true;
         let pod = self.pod(node, &Wanted { host_network, ..Wanted::plain("iocast") })?;
         let id = self.run_container(&pod, container(spec, NODES[node])?)?;
-        match self.probe(node, &id)? {
-            (0, _) => Ok((pod, id)),
-            (_, said) => {
-                let log = self.log(&pod, "iocast");
-                Err(Error::Timeout(format!("not ready; the probe printed:\n{said}\nand the agent:\n{log}")))
+        let mut said = String::new();
+        for _ in 0..PROBES {
+            match self.probe(node, &id)? {
+                (0, _) => return Ok((pod, id)),
+                (_, reasons) => said = reasons,
             }
         }
+        let log = self.log(&pod, "iocast");
+        Err(Error::Timeout(format!("not ready; the probe printed:\n{said}\nand the agent:\n{log}")))
     }
 
     /// What the agent on a node answers to a GET, with its head; nothing while it does not listen.

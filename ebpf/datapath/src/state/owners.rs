@@ -10,15 +10,33 @@ use aya::maps::lpm_trie::Key;
 use super::State;
 use crate::{
     Error, Result,
-    maps::{absent_is_none, removed, wrote},
+    maps::{absent_is_none, is_full, removed, wrote},
 };
 
 impl State {
-    /// The beginnings of names that a member declares, by the interface index of its host-side veth; none if it gets searches
-    /// for all names.
-    pub fn prefixes(&self, interface: u32) -> Result<Vec<String>> {
-        let declared = absent_is_none("PREFIXES", self.prefixes.get(&interface, 0))?;
+    /// The beginnings of names that a member declares; none if it gets searches for all names.
+    pub fn prefixes(&self, member: &Attachment) -> Result<Vec<String>> {
+        if self.is_declaring(member)? { self.declared_by(member) } else { Ok(vec![]) }
+    }
+
+    /// Whether a member declares names without effect, because there was no room for them: it gets searches for all.
+    pub fn lacks_room(&self, member: &Attachment) -> Result<bool> {
+        Ok(!self.is_declaring(member)? && !self.declared_by(member)?.is_empty())
+    }
+
+    fn is_declaring(&self, member: &Attachment) -> Result<bool> {
+        let (word, bit) = place(member);
+        Ok(self.of_domain(member.domain)?.places[word] & bit != 0)
+    }
+
+    fn declared_by(&self, member: &Attachment) -> Result<Vec<String>> {
+        let declared = absent_is_none("PREFIXES", self.prefixes.get(&member.member, 0))?;
+        let declared = declared.filter(|declared| declared.generation == member.generation);
         Ok(declared.as_ref().map(split).unwrap_or_default())
+    }
+
+    fn of_domain(&self, domain: u16) -> Result<Declared> {
+        self.declared.get(&domain.into(), 0).map_err(|error| Error::bpf("cannot read DECLARED", &error))
     }
 
     /// All beginnings of names that members declare, each with its domain.
@@ -33,19 +51,20 @@ impl State {
 
     /// How many members of a domain declare their names.
     pub fn declaring(&self, domain: u16) -> Result<u64> {
-        let declared = self.declared.get(&u32::from(domain), 0);
-        Ok(declared.map_err(|error| Error::bpf("cannot read DECLARED", &error))?.members)
+        Ok(self.of_domain(domain)?.members)
     }
 
-    /// Declares that a member has only names that begin so. The caller holds the lock.
+    /// Declares that a member has only names that begin so; without effect if there is no room for them. The caller holds the lock.
     pub(crate) fn declare(&mut self, attachment: &Attachment, prefixes: &[String]) -> Result<()> {
         if prefixes.is_empty() {
             return self.mark(attachment, false); // or what an earlier member left would hold
         }
         let declared = joined(attachment.generation, prefixes).ok_or(Error::LongPrefixes)?;
         wrote("PREFIXES", self.prefixes.insert(attachment.member, declared, 0))?;
-        for prefix in prefixes {
-            self.change_owners(attachment, prefix, |word, bit| word | bit)?;
+        for (at, prefix) in prefixes.iter().enumerate() {
+            if !self.change_owners(attachment, prefix, |word, bit| word | bit)? {
+                return self.disown(attachment, &prefixes[..at]);
+            }
         }
         self.mark(attachment, true)
     }
@@ -56,18 +75,21 @@ impl State {
         let Some(declared) = declared.filter(|declared| declared.generation == attachment.generation) else {
             return Ok(());
         };
-        self.mark(attachment, false)?;
-        for prefix in split(&declared) {
-            self.change_owners(attachment, &prefix, |word, bit| word & !bit)?;
-        }
+        self.disown(attachment, &split(&declared))?;
         removed("PREFIXES", self.prefixes.remove(&attachment.member))
+    }
+
+    fn disown(&mut self, attachment: &Attachment, prefixes: &[String]) -> Result<()> {
+        self.mark(attachment, false)?;
+        for prefix in prefixes {
+            self.change_owners(attachment, prefix, |word, bit| word & !bit)?;
+        }
+        Ok(())
     }
 
     /// Makes the member one that declares its names, or one that does not.
     fn mark(&mut self, attachment: &Attachment, declares: bool) -> Result<()> {
-        let domain = u32::from(attachment.domain);
-        let mut declared: Declared =
-            self.declared.get(&domain, 0).map_err(|error| Error::bpf("cannot read DECLARED", &error))?;
+        let mut declared = self.of_domain(attachment.domain)?;
         let (word, bit) = place(attachment);
         let before = declared.places[word];
         declared.places[word] = if declares { before | bit } else { before & !bit };
@@ -75,16 +97,16 @@ impl State {
             return Ok(());
         }
         declared.members = declared.places.iter().map(|word| u64::from(word.count_ones())).sum();
-        wrote("DECLARED", self.declared.set(domain, declared, 0))
+        wrote("DECLARED", self.declared.set(attachment.domain.into(), declared, 0))
     }
 
-    /// Changes whether the member owns `prefix`; one without owners is removed.
+    /// Changes whether the member owns `prefix`; one without owners is removed. False if there is no room for it.
     fn change_owners(
         &mut self,
         attachment: &Attachment,
         prefix: &str,
         change: fn(u64, u64) -> u64,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let key = key(attachment.domain, prefix);
         let found = absent_is_none("OWNED", self.owned.get(&key, 0))?;
         // A look-up finds a shorter one, too.
@@ -93,9 +115,12 @@ impl State {
         let (word, bit) = place(attachment);
         owners.places[word] = change(owners.places[word], bit);
         if owners.places == Owners::NONE.places {
-            return removed("OWNED", self.owned.remove(&key));
+            return removed("OWNED", self.owned.remove(&key)).map(|()| true);
         }
-        wrote("OWNED", self.owned.insert(&key, owners, 0))
+        match self.owned.insert(&key, owners, 0) {
+            Err(error) if is_full(&error) => Ok(false),
+            written => wrote("OWNED", written).map(|()| true),
+        }
     }
 }
 

@@ -23,6 +23,9 @@
 //! search_ports = { 8064 = "ca" }  # UDP ports relayed besides the protocols' own
 //! groups = { 5076 = "224.0.2.3" }  # multicast groups, one or a list, relayed at these ports as broadcasts to them are
 //! lan_ports = { 5064 = 8064, 5065 = 8065 }  # UDP ports in pods, and their counterparts on the LAN
+//! subnets = { peers = ["iocast-subnets"], key = "/etc/iocast-subnets/key", port = 5077 }  # nodes of the domain in
+//!                           # other subnets, names or addresses; the domain's key and UDP port, defaults as here
+//! search_prefixes = ["BL07I-"]  # how names begin whose searches cross to those subnets; default: all do
 //! ```
 //!
 //! Sections `[protocol.NAME]` describe more protocols, see [`crate::protocol`].
@@ -32,11 +35,11 @@ use std::{
     fmt, fs,
     net::Ipv4Addr,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use abi::{Protocol, limited};
-use membership::{address, namespace::is_pattern};
+use membership::{address, namespace::is_pattern, prefixes};
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -47,6 +50,7 @@ use wire::gvcp::PORT as GVCP_PORT;
 use crate::{
     allowed::Allowed,
     groups::{self, Texts},
+    places::{self, Place},
     protocol::{self, Described, DomainProtocol, Registry},
 };
 
@@ -56,6 +60,11 @@ const DEFAULT_PORTS: Ports = Ports { first: 61000, last: 64999 };
 const DEFAULT_PINS: Ports = Ports { first: 65000, last: 65535 };
 /// Default protocols of a domain: without GigE Vision, because the admin should decide who may command cameras.
 const DEFAULT_PROTOCOLS: [Protocol; 2] = [Protocol::Ca, Protocol::Pva];
+
+/// Default UDP port at which agents of a domain in several subnets hear each other.
+const RELAY_PORT: u16 = 5077;
+/// Default file with their key.
+const RELAY_KEY: &str = "/etc/iocast-subnets/key";
 
 /// The most minutes that a circuit may be idle: a year.
 const MOST_IDLE: u32 = 365 * 24 * 60;
@@ -135,6 +144,28 @@ pub(crate) struct DomainConfig {
     pub(crate) addresses: Vec<Addresses>,
     /// Whether packets from and to these pass by the node's stack.
     pub(crate) direct: bool,
+    /// How it reaches other subnets; `None` if it has but one.
+    pub(crate) subnets: Option<SubnetsConfig>,
+    /// How names begin whose searches cross to them; if empty, all do.
+    pub(crate) search_prefixes: Vec<String>,
+}
+
+/// How a domain reaches other subnets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubnetsConfig {
+    /// Other agents: names or addresses, each with a port or at `port`.
+    pub(crate) peers: Vec<String>,
+    /// The file with their key.
+    pub(crate) key: PathBuf,
+    /// The UDP port at which they hear each other.
+    pub(crate) port: u16,
+}
+
+impl SubnetsConfig {
+    /// Where the other agents are.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.peers.iter().map(|peer| places::parse(peer, self.port)).collect()
+    }
 }
 
 /// Addresses on the LAN that pods may have.
@@ -267,6 +298,17 @@ struct Section {
     #[serde(default)]
     addresses: Vec<Given>,
     path: Option<String>,
+    subnets: Option<SubnetsSection>,
+    #[serde(default)]
+    search_prefixes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubnetsSection {
+    peers: Vec<String>,
+    key: Option<PathBuf>,
+    port: Option<u16>,
 }
 
 /// Addresses that pods may have: a range, or a table with one.
@@ -489,6 +531,8 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
         cameras: section.cameras.map(|texts| networks("cameras", &texts, &mut found)),
         direct: section.path.is_some_and(|path| is_direct(&path, has_addresses, &mut found)),
         addresses: addresses(section.addresses, &mut found),
+        search_prefixes: search_prefixes(section.search_prefixes, section.subnets.is_some(), &mut found),
+        subnets: section.subnets.map(|section| subnets(section, &mut found)),
         uplink: section.uplink,
         namespaces: section.namespaces,
         name,
@@ -496,6 +540,27 @@ fn domain(name: String, section: Section, registry: &Registry, faults: &mut Vec<
     found.extend(contradictions(&domain));
     faults.extend(found.into_iter().map(|what| format!("domain `{}`: {what}", domain.name)));
     domain
+}
+
+fn subnets(section: SubnetsSection, faults: &mut Vec<String>) -> SubnetsConfig {
+    let SubnetsSection { peers, key, port } = section;
+    if peers.is_empty() || peers.iter().any(String::is_empty) {
+        faults.push("`subnets.peers` names nobody; expected names or addresses of the domain's nodes".into());
+    }
+    if port == Some(0) {
+        faults.push("`subnets.port` is 0, which is not a UDP port".into());
+    }
+    let (key, port) = (key.unwrap_or_else(|| RELAY_KEY.into()), port.unwrap_or(RELAY_PORT));
+    SubnetsConfig { peers, key, port }
+}
+
+fn search_prefixes(prefixes: Vec<String>, has_subnets: bool, faults: &mut Vec<String>) -> Vec<String> {
+    if !prefixes.is_empty() && !has_subnets {
+        faults.push("`search_prefixes` has no effect without `subnets`".into());
+    }
+    let objections = prefixes.iter().filter_map(|prefix| prefixes::objection(prefix));
+    faults.extend(objections.map(|objection| format!("`search_prefixes`: {objection}")));
+    prefixes
 }
 
 /// Ports that pods may pin: never those that pods get without asking, or one of these might be gone when it is pinned.
@@ -667,6 +732,13 @@ fn contradictions(domain: &DomainConfig) -> Vec<String> {
             found.push(format!("UDP port {in_pods} in pods ({on_lan} on the LAN) is relayed twice"));
         }
     }
+    if let Some(port) = domain.subnets.as_ref().map(|subnets| subnets.port) {
+        let is_taken = domain.ranges().any(|range| (range.first..=range.last).contains(&port))
+            || relayed.iter().any(|relayed| relayed.on_lan == port);
+        if is_taken {
+            found.push(format!("`subnets.port` {port} is one of the domain's own ports; choose another"));
+        }
+    }
     for port in domain.groups.keys().filter(|port| **port == GVCP_PORT || !is_relayed(port)) {
         found.push(format!(
             "`groups` has {port}, which is not a UDP port of the domain's protocols other than \"gvcp\"; give it one by \
@@ -812,6 +884,8 @@ mod tests {
             cameras: None,
             addresses: vec![],
             direct: false,
+            subnets: None,
+            search_prefixes: vec![],
         };
         assert_eq!(config.domains, [expected]);
     }
@@ -971,6 +1045,30 @@ mod tests {
         assert!(found[0].contains("`4000 = gvcp`"), "{found:#?}");
         let found = of("search_ports = { 8064 = \"modbus\" }");
         assert!(found[0].contains("`8064 = modbus`"), "{found:#?}");
+    }
+
+    #[test]
+    fn a_domain_reaches_other_subnets_through_peers() {
+        let of = |lines: &str| Config::parse(&format!("[domain.a]\nuplink = \"eth0\"\n{lines}"));
+        let domain =
+            of("subnets = { peers = [\"nodes.svc\", \"172.23.1.10:5078\"] }").unwrap().domains.remove(0);
+        let subnets = domain.subnets.unwrap();
+        assert_eq!((subnets.key, subnets.port), ("/etc/iocast-subnets/key".into(), 5077));
+        let subnets = SubnetsConfig { key: "k".into(), port: 6000, ..subnets };
+        assert_eq!(subnets.places(), [("nodes.svc".into(), 6000), ("172.23.1.10".into(), 5078)]);
+        for (lines, fault) in [
+            ("subnets = { peers = [] }", "`subnets.peers` names nobody"),
+            ("subnets = { peers = [\"\"] }", "`subnets.peers` names nobody"),
+            ("subnets = { peers = [\"a\"], port = 0 }", "`subnets.port` is 0"),
+            ("subnets = { peers = [\"a\"], port = 61000 }", "61000 is one of the domain's own"),
+            ("subnets = { peers = [\"a\"], port = 5064 }", "5064 is one of the domain's own"),
+            ("search_prefixes = [\"A\"]", "`search_prefixes` has no effect"),
+            ("subnets = { peers = [\"a\"] }\nsearch_prefixes = [\"A*\"]", "`search_prefixes`: `A*`"),
+            ("subnets = { peers = [\"a\"] }\nsearch_prefixes = [\"\"]", "an empty beginning"),
+        ] {
+            let found = faults(&format!("[domain.a]\nuplink = \"eth0\"\n{lines}"));
+            assert!(found.len() == 1 && found[0].contains(fault), "{lines}: {found:#?}");
+        }
     }
 
     #[test]

@@ -36,7 +36,9 @@ pub(crate) const ADOPT: &str = "adopt";
 pub(crate) const DUPLICATES: &str = "duplicates";
 /// The page.
 pub(crate) const PAGE: &str = "page";
-const TARGETS: [&str; 7] = [AGENT, CONFIG, DATAPATH, CHAIN, ADOPT, DUPLICATES, PAGE];
+/// Searches between subnets.
+pub(crate) const RELAY: &str = "relay";
+const TARGETS: [&str; 8] = [AGENT, CONFIG, DATAPATH, CHAIN, ADOPT, DUPLICATES, PAGE, RELAY];
 
 /// What is logged, and how.
 #[derive(clap::Args, Debug)]
@@ -71,6 +73,7 @@ macro_rules! event {
             $crate::log::CHAIN => tracing::$level!(target: $crate::log::CHAIN, $($what)+),
             $crate::log::ADOPT => tracing::$level!(target: $crate::log::ADOPT, $($what)+),
             $crate::log::DUPLICATES => tracing::$level!(target: $crate::log::DUPLICATES, $($what)+),
+            $crate::log::RELAY => tracing::$level!(target: $crate::log::RELAY, $($what)+),
             _ => tracing::$level!(target: $crate::log::AGENT, $($what)+),
         }
     };

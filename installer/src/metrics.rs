@@ -15,7 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::duplicates::Found;
+use crate::{
+    duplicates::Found,
+    relay::{Report, State},
+};
 
 /// Why a node is not ready at first.
 pub(crate) const STARTING: &str = "the agent has not completed a pass yet";
@@ -42,6 +45,8 @@ pub(crate) struct Progress {
     pub(crate) conflicts: BTreeMap<String, u64>,
     /// What a look for duplicates has found; none if the agent does not look.
     pub(crate) duplicates: Option<Found>,
+    /// How searches cross to other subnets, of the domains that have any.
+    pub(crate) relay: Vec<Report>,
 }
 
 /// Whether the runtime calls our plugin.
@@ -146,6 +151,24 @@ struct OfAddresses {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCopies {
+    domain: String,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRefusals {
+    domain: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPeers {
+    domain: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPackets {
     domain: String,
     protocol: String,
@@ -190,6 +213,9 @@ pub(crate) fn render(
     }
     if let (Some(found), Some(domains)) = (&progress.duplicates, domains) {
         register_duplicates(&mut registry, found, domains);
+    }
+    if !progress.relay.is_empty() {
+        register_relay(&mut registry, &progress.relay);
     }
     if let Some(Conntrack { entries, limit }) = conntrack {
         gauge(&mut registry, "conntrack_entries", "Connections that the node tracks, all pods included")
@@ -313,6 +339,35 @@ fn register_duplicates(registry: &mut Registry, found: &Found, domains: &Domains
     }
 }
 
+fn register_relay(registry: &mut Registry, reports: &[Report]) {
+    let leads = Family::<OfDomain, Gauge>::default();
+    registry.register("subnet_leads", "Whether this node relays for its subnet of the domain", leads.clone());
+    let peers = Family::<OfPeers, Gauge>::default();
+    registry.register("subnet_peers", "Other agents of the domain by state", peers.clone());
+    let copies = Family::<OfCopies, Counter>::default();
+    let help = "Copies of searches and beacons that went to other subnets, or came from them";
+    registry.register("subnet_copies", help, copies.clone());
+    let refused = Family::<OfRefusals, Counter>::default();
+    let help = "Datagrams between subnets that were refused, by reason";
+    registry.register("subnet_refused", help, refused.clone());
+    for report in reports {
+        let domain = printable(&report.domain);
+        leads.get_or_create(&OfDomain { domain: domain.clone() }).set(report.leads.into());
+        for state in State::ALL {
+            let count = report.peers.iter().filter(|peer| peer.state == state).count();
+            let label = OfPeers { domain: domain.clone(), state: state.name() };
+            peers.get_or_create(&label).set(count.cast_signed() as i64);
+        }
+        for (direction, count) in [("sent", report.sent), ("received", report.received)] {
+            copies.get_or_create(&OfCopies { domain: domain.clone(), direction }).inc_by(count);
+        }
+        for (reason, count) in &report.refused {
+            let label = OfRefusals { domain: domain.clone(), reason: reason.clone() };
+            refused.get_or_create(&label).inc_by(*count);
+        }
+    }
+}
+
 fn register_domains(registry: &mut Registry, domains: &Domains) {
     let families = [
         ("members", "Member pods on this node"),
@@ -358,6 +413,18 @@ mod tests {
             uplinks: vec![("bl07".into(), "eth0".into())],
             conflicts: [("bl07".to_owned(), 2)].into(),
             duplicates: Some(Found { duplicates: duplicates(), unanswered: [("bl07".to_owned(), 5)].into() }),
+            relay: vec![relay()],
+        }
+    }
+
+    fn relay() -> Report {
+        Report {
+            domain: "bl07".into(),
+            leads: true,
+            sent: 11,
+            received: 12,
+            refused: [("prefix".to_owned(), 13)].into(),
+            ..Report::default()
         }
     }
 
@@ -434,6 +501,15 @@ mod tests {
             "iocast_packets_total{domain=\"bl07\",protocol=\"ca\",verdict=\"relayed\"} 6",
             "iocast_duplicates{domain=\"bl07\"} 1",
             "iocast_unanswered{domain=\"bl07\"} 5",
+            "iocast_subnet_leads{domain=\"bl07\"} 1",
+            "iocast_subnet_peers{domain=\"bl07\",state=\"expected\"} 0",
+            "iocast_subnet_peers{domain=\"bl07\",state=\"heard\"} 0",
+            "iocast_subnet_peers{domain=\"bl07\",state=\"silent\"} 0",
+            "iocast_subnet_peers{domain=\"bl07\",state=\"unable\"} 0",
+            "iocast_subnet_peers{domain=\"bl07\",state=\"wrong_key\"} 0",
+            "iocast_subnet_copies_total{domain=\"bl07\",direction=\"sent\"} 11",
+            "iocast_subnet_copies_total{domain=\"bl07\",direction=\"received\"} 12",
+            "iocast_subnet_refused_total{domain=\"bl07\",reason=\"prefix\"} 13",
             "iocast_conntrack_entries 8",
             "iocast_conntrack_limit 9",
         ];
@@ -444,7 +520,13 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said_to_be_zero() {
-        let text = render(&Progress { chain: None, duplicates: None, ..progress() }, None, None, None, &[]);
+        let text = render(
+            &Progress { chain: None, duplicates: None, relay: vec![], ..progress() },
+            None,
+            None,
+            None,
+            &[],
+        );
         assert!(
             ["chained", "conflist", "events", "answer", "duplicates", "unanswered", "domain", "conntrack"]
                 .iter()

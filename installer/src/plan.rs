@@ -203,7 +203,7 @@ fn entry(domain: &DomainConfig, uplink: u32, shares: Shares) -> Domain {
 }
 
 /// A limit of `rate` datagrams per second, 0 for none; [`BURST`] seconds' worth may come at once.
-fn limit(rate: u32) -> Limit {
+pub(crate) fn limit(rate: u32) -> Limit {
     let interval = 1_000_000_000u32.checked_div(rate).unwrap_or(0);
     Limit { interval, burst: rate.saturating_mul(BURST) }
 }

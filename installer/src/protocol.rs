@@ -4,6 +4,7 @@
 //! [protocol.recsync]
 //! ports = [5049]                              # UDP ports to which its datagrams are sent
 //! group = "239.1.1.1"                         # multicast groups to which they are sent, one or a list; default: none
+//! subnets = true                              # cross to the domain's other subnets; default: they do not
 //! symmetric = true                            # sent from the port that they are sent to; default: from any
 //! direction = "announce"                      # or "search" (answered by unicast), or "both"; default: both
 //! must = { offset = 0, bytes = "5243 0000" }  # what identifies a datagram; others are not relayed; default: any
@@ -48,6 +49,8 @@ pub(crate) struct Described {
     /// The directions in which datagrams to them travel, from [`paths`].
     flags: u16,
     pub(crate) descriptor: Descriptor,
+    /// Whether they cross to other subnets.
+    pub(crate) subnets: bool,
 }
 
 impl DomainProtocol {
@@ -152,6 +155,8 @@ pub(crate) struct Section {
     group: Texts,
     #[serde(default)]
     symmetric: bool,
+    #[serde(default)]
+    subnets: bool,
     must: Option<Condition>,
     #[serde(default)]
     fields: Vec<FieldSection>,
@@ -205,7 +210,8 @@ fn describe(name: &str, section: &Section, faults: &mut Vec<String>) -> Describe
     let flags = direction | if section.symmetric { paths::SYMMETRIC } else { 0 };
     let search = u32::from(flags & paths::ANSWERED != 0);
     let descriptor = Descriptor { must, search, fields };
-    Described { name: name.into(), ports: section.ports.clone(), groups, flags, descriptor }
+    let (ports, subnets) = (section.ports.clone(), section.subnets);
+    Described { name: name.into(), ports, groups, flags, descriptor, subnets }
 }
 
 /// A field in the form that the programs use.

@@ -25,10 +25,11 @@ use crate::{
     conflicts::Conflicts,
     duplicates,
     exhausted::Exhausted,
-    log::{self, ADOPT, AGENT, CHAIN, CONFIG, DATAPATH, DUPLICATES, PAGE, event},
+    log::{self, ADOPT, AGENT, CHAIN, CONFIG, DATAPATH, DUPLICATES, PAGE, RELAY, event},
     metrics::{Chain, Progress},
     page,
     reconcile::{Programs, reconcile},
+    relay::{Relay, Report},
     reload::Live,
     serve::{self, SharedProgress},
     signals::stop_signals,
@@ -106,6 +107,7 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
         keeper,
         adoption,
         duplicates: (!options.once).then(|| duplicates::Watch::start(bpffs)).transpose()?,
+        relay: (!options.once).then(Relay::start).transpose()?,
         addresses,
         conflicts,
         exhausted,
@@ -134,6 +136,7 @@ struct Agent<'a> {
     keeper: Option<Keeper>,
     adoption: Option<Adoption>,
     duplicates: Option<duplicates::Watch>,
+    relay: Option<Relay>,
     addresses: Addresses,
     conflicts: Conflicts,
     exhausted: Exhausted,
@@ -252,6 +255,10 @@ impl Agent<'_> {
             watch.want(&self.live.config);
             problems.extend(of(DUPLICATES, watch.problem()));
         }
+        if let Some(relay) = &self.relay {
+            relay.want(&self.live.config);
+            problems.extend(of(RELAY, relay.reports().iter().flat_map(Report::problems)));
+        }
         self.reporter.problems(problems);
         self.shared.publish(self.progress());
     }
@@ -274,6 +281,7 @@ impl Agent<'_> {
             uplinks: uplinks.collect(),
             conflicts: self.addresses.conflicts().clone(),
             duplicates: self.duplicates.as_ref().and_then(duplicates::Watch::found),
+            relay: self.relay.as_ref().map(Relay::reports).unwrap_or_default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     absent::{self, Absent, Runtime},
     addresses,
+    relay::{self, Report},
     say::{complain, print, print_json},
     uplink,
 };
@@ -32,6 +33,9 @@ struct DomainStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     absent: Vec<AbsentStatus>,
     counters: Vec<CounterStatus>,
+    /// What the agent says of other subnets; none if the domain has none, or no agent runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subnets: Option<Report>,
 }
 
 /// How many external ports a domain's pods have.
@@ -165,7 +169,7 @@ fn add_rates(domains: &mut [DomainStatus], before: &[DomainStatus], seconds: u16
 
 fn read(bpffs: &Path, state: &State) -> Result<Vec<DomainStatus>, datapath::Error> {
     let mut found = vec![];
-    let (counters, externals) = (state.counters()?, state.externals()?);
+    let (counters, externals, reports) = (state.counters()?, state.externals()?, relay::ask());
     for (number, domain) in state.domains()? {
         let uplink = if domain.uplink == 0 { None } else { link::by_index(domain.uplink)? };
         let address = match &uplink {
@@ -180,8 +184,10 @@ fn read(bpffs: &Path, state: &State) -> Result<Vec<DomainStatus>, datapath::Erro
                 rate: None,
             })
         });
+        let name = text(&domain.name);
         found.push(DomainStatus {
-            name: text(&domain.name).into(),
+            subnets: reports.iter().find(|report| report.domain == name).cloned(),
+            name: name.into(),
             uplink: uplink.map(|uplink| uplink.name),
             address,
             problem: uplink::trouble(bpffs, domain.uplink)?,
@@ -363,6 +369,7 @@ fn write_domain(out: &mut String, domain: &DomainStatus) -> std::fmt::Result {
             )?;
         }
     }
+    out.extend(domain.subnets.iter().map(relay::text));
     out.extend(domain.absent.iter().map(|absent| format!("  {}", no_member(absent))));
     if !counters.is_empty() {
         let rate = if counters[0].rate.is_some() { "         PER SECOND" } else { "" };
@@ -390,6 +397,7 @@ mod tests {
             ports: PortsStatus { tcp: 0, udp: 0, limit: 4000, limit_per_pod: 250, pinned: 0, kept: 0 },
             members: vec![],
             absent: vec![],
+            subnets: None,
             counters: vec![CounterStatus { protocol: "ca".into(), verdict: "relayed", packets, rate: None }],
         }
     }

@@ -20,26 +20,31 @@ pub fn parse(text: &str) -> Result<Vec<String>, Error> {
     if prefixes.is_empty() {
         return fault("it names nothing; write how the names of the pod's PVs begin, or remove it".into());
     }
-    if let Some(prefix) = prefixes.iter().find(|prefix| prefix.len() > LONGEST) {
-        return fault(format!("`{prefix}` has {} bytes; a beginning has at most {LONGEST}", prefix.len()));
-    }
-    if let Some(prefix) = prefixes.iter().find(|prefix| prefix.contains(['*', '?', '['])) {
-        return fault(format!(
-            "`{prefix}` is no beginning of a name: write it without wildcards, it stands for all names that begin so"
-        ));
-    }
-    if let Some(prefix) =
-        prefixes.iter().find(|prefix| prefix.contains(|c: char| c.is_whitespace() || c.is_control()))
-    {
-        return fault(format!(
-            "`{prefix}` has a space or a control character; separate beginnings by commas"
-        ));
+    if let Some(what) = prefixes.iter().find_map(|prefix| objection(prefix)) {
+        return fault(format!("{what}; separate beginnings by commas"));
     }
     let length = prefixes.iter().map(|prefix| prefix.len() + 1).sum::<usize>() - 1;
     if length > LIST {
         return fault(format!("it has {length} bytes of beginnings; at most {LIST} are kept"));
     }
     Ok(prefixes)
+}
+
+/// Why a text is no beginning of names.
+pub fn objection(prefix: &str) -> Option<String> {
+    if prefix.is_empty() {
+        return Some("an empty beginning stands for all names".into());
+    }
+    if prefix.len() > LONGEST {
+        return Some(format!("`{prefix}` has {} bytes; a beginning has at most {LONGEST}", prefix.len()));
+    }
+    if prefix.contains(['*', '?', '[']) {
+        return Some(format!(
+            "`{prefix}` is no beginning of a name: write it without wildcards, it stands for all names that begin so"
+        ));
+    }
+    let is_blank = |c: char| c.is_whitespace() || c.is_control();
+    prefix.contains(is_blank).then(|| format!("`{prefix}` has a space or a control character"))
 }
 
 #[cfg(test)]

@@ -185,41 +185,53 @@ fn the_chart_renders_what_the_overlays_have() {
     }
 }
 
+/// Components that are off, with their names in the chart's values.
+const COMPONENTS: [&str; 2] = ["page", "subnets"];
+
 #[test]
-fn the_page_is_off_and_the_chart_renders_what_its_component_has() {
-    let page = |objects: &[Value]| json!(objects).to_string().contains("page");
-    assert!(!page(&kustomize("overlays/kubeadm")) && !page(&chart("kubeadm", &json!({})).unwrap()));
-    for overlay in OVERLAYS {
-        let objects = with_component(overlay, "page");
-        for version in KUBERNETES {
-            assert_eq!(faults(&objects, version), [""; 0], "{overlay}, Kubernetes {version}");
+fn components_are_off_and_the_chart_renders_what_they_have() {
+    for component in COMPONENTS {
+        let has = |objects: &[Value]| json!(objects).to_string().contains(component);
+        assert!(!has(&kustomize("overlays/kubeadm")) && !has(&chart("kubeadm", &json!({})).unwrap()));
+        for overlay in OVERLAYS {
+            let objects = with_component(overlay, component);
+            for version in KUBERNETES {
+                assert_eq!(
+                    faults(&objects, version),
+                    [""; 0],
+                    "{overlay}, {component}, Kubernetes {version}"
+                );
+            }
+            let mut expected = normalized(objects);
+            assert!(expected.remove(r#""Namespace" "iocast""#).is_some());
+            let values = json!({component: {"enabled": true}});
+            assert_eq!(normalized(chart(overlay, &values).unwrap()), expected, "{overlay}, {component}");
+            let gone = json!({component: {"enabled": true}, "uninstall": true});
+            assert!(!has(&chart(overlay, &gone).unwrap()), "{overlay}, {component}");
         }
-        let mut expected = normalized(objects);
-        assert!(expected.remove(r#""Namespace" "iocast""#).is_some());
-        let values = json!({"page": {"enabled": true}});
-        assert_eq!(normalized(chart(overlay, &values).unwrap()), expected, "{overlay}");
-        let gone = json!({"page": {"enabled": true}, "uninstall": true});
-        assert!(!page(&chart(overlay, &gone).unwrap()), "{overlay}");
     }
 }
 
 #[test]
 fn agents_find_each_other_also_where_one_is_not_ready() {
-    let objects = with_component("kubeadm", "page");
-    let (service, spec) = (find(&objects, "Service"), pod(&objects));
-    assert_eq!(
-        (&service["spec"]["clusterIP"], &service["spec"]["publishNotReadyAddresses"]),
-        (&json!("None"), &json!(true))
-    );
-    let labels = &find(&objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"];
-    assert_eq!(&service["spec"]["selector"], labels);
-    assert_eq!(service["metadata"]["namespace"], "iocast");
-    let name = service["metadata"]["name"].as_str().unwrap();
-    assert!(strings(&spec["containers"][0]["args"]).contains(&format!("--page-peers={name}").as_str()));
-    assert_eq!(
-        spec["dnsPolicy"], "ClusterFirstWithHostNet",
-        "or a pod on the node's network does not know Services"
-    );
+    for component in COMPONENTS {
+        let objects = with_component("kubeadm", component);
+        let (service, spec) = (find(&objects, "Service"), pod(&objects));
+        assert_eq!(
+            (&service["spec"]["clusterIP"], &service["spec"]["publishNotReadyAddresses"]),
+            (&json!("None"), &json!(true))
+        );
+        let labels = &find(&objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(&service["spec"]["selector"], labels);
+        assert_eq!(service["metadata"]["namespace"], "iocast");
+        assert_eq!(service["metadata"]["name"], format!("iocast-{component}"));
+        let peers = strings(&spec["containers"][0]["args"]).contains(&"--page-peers=iocast-page");
+        assert_eq!(peers, component == "page");
+        assert_eq!(
+            spec["dnsPolicy"], "ClusterFirstWithHostNet",
+            "or a pod on the node's network does not know Services"
+        );
+    }
 }
 
 #[test]
@@ -233,6 +245,7 @@ fn the_charts_values_are_checked() {
         json!({"image": {"digest": "sha256:12"}}),
         json!({"page": {"port": 0}}),
         json!({"page": {"hosts": ["https://x"]}}),
+        json!({"subnets": {"keySecret": ""}}),
         json!({"runtime": {"socket": "/run/x.sock"}}),
     ] {
         let refused = chart("kubeadm", &wrong).expect_err(&wrong.to_string());

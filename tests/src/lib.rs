@@ -24,7 +24,8 @@ pub use cni::{Attachment, CniError, Conflist, Executor, pipe as cni_pipe};
 pub use dice::Dice;
 pub use leftovers::{Leftovers, NOTHING, held_ports};
 pub use node::{
-    DOMAIN, Lab, NATIVE, NODE, NODE2, NODE3, NODES, Options, Pod, SWITCH, Topology, WORKSTATION, binary,
+    DOMAIN, Lab, NATIVE, NODE, NODE2, NODE3, NODES, Options, Pod, ROUTER, SWITCH, Topology, WORKSTATION,
+    binary, on_lan, switch,
 };
 pub use process::{Finished, Process, output_of, settle, start};
 pub use sandbox::Sandbox;

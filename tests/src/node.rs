@@ -13,6 +13,8 @@
 //! ```
 //!
 //! A second node is 172.23.0.11, with pods in 10.244.2.0/24, a third one 172.23.0.12; each node has a route to the others' pods.
+//! Where nodes are on several LANs, the others are 172.23.1.0/24 and so on, each with a workstation and a host for native IOCs, and a
+//! router (.1) between them that takes no broadcasts and checks sources strictly, as all hosts do then.
 
 use std::{
     path::{Path, PathBuf},
@@ -44,21 +46,18 @@ pub const NODE2: &str = "node2";
 /// The third node's namespace, where there is one.
 pub const NODE3: &str = "node3";
 
-const LAN: [(&str, &str); 5] = [
-    (WORKSTATION, "172.23.0.2"),
-    (NATIVE, "172.23.0.3"),
-    (NODE, "172.23.0.10"),
-    (NODE2, "172.23.0.11"),
-    (NODE3, "172.23.0.12"),
-];
-/// The nodes' namespaces, which are their names.
+/// The namespace of the router, where there are several LANs.
+pub const ROUTER: &str = "router";
+/// All nodes that a lab can have.
+const ALL_NODES: [&str; 4] = [NODE, NODE2, NODE3, "node4"];
+/// The nodes of a cluster: their namespaces, which are their names.
 pub const NODES: [&str; 3] = [NODE, NODE2, NODE3];
 /// The domain that the lab's node has.
 pub const DOMAIN: &str = "lab";
 /// The LAN addresses that its pods may have.
 pub(crate) const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
-pub(crate) const BPFFS: [&str; 3] = ["/sys/fs/bpf", "/run/bpf-node2", "/run/bpf-node3"];
+pub(crate) const BPFFS: [&str; 4] = ["/sys/fs/bpf", "/run/bpf-node2", "/run/bpf-node3", "/run/bpf-node4"];
 /// The CRI capability by which annotations reach plugins.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
@@ -103,8 +102,10 @@ pub struct Options {
     pub pins: Option<(u16, u16)>,
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
-    /// How many nodes there are, one to three.
+    /// How many nodes there are, one to four.
     pub nodes: usize,
+    /// The number of the LAN that each node is on.
+    pub lans: [usize; 4],
     /// Whether veths leave checksums to the (absent) hardware.
     pub checksum_offload: bool,
     /// The MTU of pods, and of the LAN.
@@ -125,6 +126,7 @@ impl Options {
             pins: None,
             cni_version: "1.0.0",
             nodes: 1,
+            lans: [0; 4],
             checksum_offload: true,
             mtu: 1500,
         }
@@ -170,18 +172,18 @@ impl Lab {
     /// A lab whose nodes have no datapath.
     pub fn without_agent(options: Options) -> Result<Self> {
         let sandbox = Sandbox::new()?;
-        let hosts = &LAN[..2 + options.nodes];
-        make_lan(&sandbox, hosts)?;
+        let hosts = options.hosts();
+        make_lans(&sandbox, &hosts)?;
         let mut executors = vec![];
-        for (node, netns) in NODES.iter().enumerate().take(options.nodes) {
-            make_router(&sandbox, netns, node, options.nodes)?;
+        for (node, netns) in ALL_NODES.iter().enumerate().take(options.nodes) {
+            make_router(&sandbox, netns, node, &options)?;
             executors.push(Mutex::new(Executor::new(conflist(&options, node), plugin_path()?.into())));
         }
         let lab = Self { sandbox, options, agents: vec![], executors };
         lab.set_lan_mtu(lab.options.mtu)?;
-        for (host, _) in hosts {
-            lab.set_offload(host, "eth0")?;
-            lab.set_offload(SWITCH, host)?;
+        for host in hosts.iter().filter(|host| host.name != ROUTER) {
+            lab.set_offload(&host.name, "eth0")?;
+            lab.set_offload(&switch(host.lan), &host.name)?;
         }
         Ok(lab)
     }
@@ -261,13 +263,14 @@ impl Lab {
         self.agent_command_on(0, line)
     }
 
-    fn agent_command_on(&self, node: usize, line: &str) -> Result<Process> {
+    /// Starts iocast-node on a node with a command line of its own.
+    pub fn agent_command_on(&self, node: usize, line: &str) -> Result<Process> {
         let mut command = Command::new(binary("iocast-node")?);
         if node > 0 {
             command.args(["--bpffs", BPFFS[node]]); // the first has the default
         }
-        command.args(line.split_whitespace()).env("NODE_NAME", NODES[node]);
-        self.sandbox.spawn(NODES[node], command)
+        command.args(line.split_whitespace()).env("NODE_NAME", ALL_NODES[node]);
+        self.sandbox.spawn(ALL_NODES[node], command)
     }
 
     /// What `iocast-node status --json` says of the lab's domain on the first node.
@@ -362,7 +365,7 @@ impl Lab {
         self.set_offload(&pod.netns, "eth0")?;
         if !self.options.checksum_offload {
             let veth = self.host_veth(&pod);
-            self.set_offload(NODES[node], &veth)?;
+            self.set_offload(ALL_NODES[node], &veth)?;
         }
         Ok(pod)
     }
@@ -407,7 +410,7 @@ impl Lab {
     ) -> T {
         let mut guard = self.executors[node].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut executor = guard.clone();
-        let ran = self.sandbox.run_in(NODES[node], move || {
+        let ran = self.sandbox.run_in(ALL_NODES[node], move || {
             let outcome = work(&mut executor);
             (outcome, executor)
         });
@@ -450,11 +453,12 @@ impl Lab {
 
     /// Sets the MTU of the LAN, and of all that is on it.
     pub fn set_lan_mtu(&self, mtu: u16) -> Result<()> {
-        for (host, _) in &LAN[..2 + self.options.nodes] {
-            self.sandbox.sh(SWITCH, &format!("ip link set {host} mtu {mtu}"))?;
-            self.sandbox.sh(host, &format!("ip link set eth0 mtu {mtu}"))?;
+        for Host { name, lan, device, .. } in &self.options.hosts() {
+            self.sandbox.sh(&switch(*lan), &format!("ip link set {name} mtu {mtu}"))?;
+            self.sandbox.sh(name, &format!("ip link set {device} mtu {mtu}"))?;
+            self.sandbox.sh(&switch(*lan), &format!("ip link set lan0 mtu {mtu}"))?;
         }
-        self.sandbox.sh(SWITCH, &format!("ip link set lan0 mtu {mtu}")).map(|_| ())
+        Ok(())
     }
 
     fn set_offload(&self, netns: &str, interface: &str) -> Result<()> {
@@ -470,29 +474,96 @@ fn netns(name: &str) -> String {
     format!("pod-{name}")
 }
 
-fn make_lan(sandbox: &Sandbox, hosts: &[(&str, &str)]) -> Result<()> {
-    sandbox.add_netns(SWITCH)?;
-    sandbox.sh(SWITCH, "ip link add lan0 type bridge")?;
-    sandbox.sh(SWITCH, "ip link set lan0 up")?;
-    for (host, address) in hosts {
-        sandbox.add_netns(host)?;
-        sandbox.sh(SWITCH, &format!("ip link add {host} type veth peer name eth0 netns {host}"))?;
-        sandbox.sh(SWITCH, &format!("ip link set {host} master lan0 up"))?;
-        sandbox.sh(host, &format!("ip address add {address}/24 broadcast + dev eth0"))?;
-        sandbox.sh(host, "ip link set eth0 up")?;
+/// A host on a LAN.
+struct Host {
+    name: String,
+    lan: usize,
+    /// Its device there.
+    device: String,
+    address: String,
+}
+
+impl Options {
+    /// All hosts on LANs; the router is one on each.
+    fn hosts(&self) -> Vec<Host> {
+        let host = |name: &str, lan: usize, device: &str, last: usize| {
+            let (name, device) = (name.to_owned(), device.to_owned());
+            Host { name, lan, device, address: format!("172.23.{lan}.{last}") }
+        };
+        let lans = &self.lans[..self.nodes];
+        let count = lans.iter().max().map_or(1, |last| last + 1);
+        let mut hosts = vec![];
+        for lan in 0..count {
+            hosts.extend(
+                [(WORKSTATION, 2), (NATIVE, 3)]
+                    .map(|(name, last)| host(&on_lan(name, lan), lan, "eth0", last)),
+            );
+            hosts.extend((count > 1).then(|| host(ROUTER, lan, &format!("eth{lan}"), 1)));
+        }
+        hosts.extend(
+            lans.iter().enumerate().map(|(node, lan)| host(ALL_NODES[node], *lan, "eth0", 10 + node)),
+        );
+        hosts
+    }
+}
+
+/// The namespace of [`WORKSTATION`], or of [`NATIVE`], on a LAN.
+pub fn on_lan(name: &str, lan: usize) -> String {
+    if lan == 0 { name.into() } else { format!("{name}{lan}") }
+}
+
+/// The namespace of a LAN's switch.
+pub fn switch(lan: usize) -> String {
+    on_lan(SWITCH, lan)
+}
+
+fn make_lans(sandbox: &Sandbox, hosts: &[Host]) -> Result<()> {
+    for lan in hosts.iter().filter(|host| host.name.starts_with(WORKSTATION)).map(|host| switch(host.lan)) {
+        sandbox.add_netns(&lan)?;
+        sandbox.sh(&lan, "ip link add lan0 type bridge")?;
+        sandbox.sh(&lan, "ip link set lan0 up")?;
+    }
+    let routed = hosts.iter().any(|host| host.name == ROUTER);
+    for Host { name, lan, device, address } in hosts {
+        let switch = switch(*lan);
+        if name != ROUTER || *lan == 0 {
+            sandbox.add_netns(name)?;
+        }
+        sandbox.sh(&switch, &format!("ip link add {name} type veth peer name {device} netns {name}"))?;
+        sandbox.sh(&switch, &format!("ip link set {name} master lan0 up"))?;
+        sandbox.sh(name, &format!("ip address add {address}/24 broadcast + dev {device}"))?;
+        sandbox.sh(name, &format!("ip link set {device} up"))?;
+        if routed {
+            make_strict(sandbox, name, device)?;
+            if name != ROUTER {
+                sandbox.sh(name, &format!("ip route add default via 172.23.{lan}.1"))?;
+            }
+        }
+    }
+    if routed { sandbox.sh(ROUTER, "sysctl -q -w net.ipv4.ip_forward=1").map(drop) } else { Ok(()) }
+}
+
+/// Makes a host refuse packets from where it would not answer to.
+fn make_strict(sandbox: &Sandbox, host: &str, device: &str) -> Result<()> {
+    for name in ["all", "default", device] {
+        sandbox.sh(host, &format!("sysctl -q -w net.ipv4.conf.{name}.rp_filter=1"))?;
     }
     Ok(())
 }
 
 /// Makes a node forward and masquerade as a real one does, with a route to the pods of the others.
-fn make_router(sandbox: &Sandbox, netns: &str, node: usize, nodes: usize) -> Result<()> {
+fn make_router(sandbox: &Sandbox, netns: &str, node: usize, options: &Options) -> Result<()> {
     sandbox.sh(netns, "sysctl -q -w net.ipv4.ip_forward=1")?;
     sandbox.sh(netns, "nft add table ip nat")?;
     sandbox.sh(netns, "nft add chain ip nat post { type nat hook postrouting priority srcnat ; }")?;
     sandbox
         .sh(netns, "nft add rule ip nat post ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade")?;
-    for other in (0..nodes).filter(|other| *other != node) {
-        sandbox.sh(netns, &format!("ip route add 10.244.{}.0/24 via 172.23.0.{}", other + 1, other + 10))?;
+    let lans = &options.lans;
+    for other in (0..options.nodes).filter(|other| *other != node && lans[*other] == lans[node]) {
+        sandbox.sh(
+            netns,
+            &format!("ip route add 10.244.{}.0/24 via 172.23.{}.{}", other + 1, lans[node], other + 10),
+        )?;
     }
     let bpffs = BPFFS[node];
     if node > 0 {

@@ -56,7 +56,7 @@ impl Sender {
 
     fn send(&self, uplink: &Link, address: Ipv4Addr, frames: &[Frame]) -> Result<()> {
         let sent = self.socket().and_then(|socket| {
-            let to = everybody_behind(uplink)?;
+            let to = everybody_behind(uplink, libc::ETH_P_ARP)?;
             frames
                 .iter()
                 .try_for_each(|frame| sendto(socket.as_raw_fd(), frame, &to, MsgFlags::empty()).map(drop))
@@ -105,14 +105,15 @@ fn add_overrules(frame: &mut Frame) {
 }
 
 /// A socket that sends whole frames, and, without a protocol, receives none.
-fn packet_socket() -> nix::Result<OwnedFd> {
+pub(crate) fn packet_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn everybody_behind(uplink: &Link) -> nix::Result<LinkAddr> {
+/// Where frames of this `EtherType` go that are for everybody.
+pub(crate) fn everybody_behind(uplink: &Link, ethertype: i32) -> nix::Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ARP as u16).to_be(),
+        sll_protocol: (ethertype as u16).to_be(),
         sll_ifindex: uplink.index.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,

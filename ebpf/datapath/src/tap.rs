@@ -1,5 +1,5 @@
-//! Packet sockets that see what passes an interface from one host or to it, or what is sent to everybody, and nothing else: the
-//! kernel leaves out the rest. They need CAP_NET_RAW.
+//! Packet sockets that see what passes an interface from one host or to it, what is sent to everybody, or what asks everybody at
+//! some ports, and nothing else: the kernel leaves out the rest. They need CAP_NET_RAW.
 
 use std::{
     net::Ipv4Addr,
@@ -8,7 +8,10 @@ use std::{
 
 use nix::{
     libc,
-    sys::socket::{AddressFamily, LinkAddr, SockFlag, SockType, SockaddrLike, bind, recvfrom, socket},
+    sys::socket::{
+        AddressFamily, LinkAddr, SockFlag, SockType, SockaddrLike, bind, recvfrom, setsockopt, socket,
+        sockopt,
+    },
 };
 
 use crate::{Error, Result};
@@ -18,13 +21,28 @@ const SNAPPED: u32 = 2048;
 /// `PACKET_OUTGOING` (linux/if_packet.h).
 const OUTGOING: u8 = 4;
 
+/// Bytes that may wait in the socket of one who keeps up with a storm: some thousand searches.
+const ROOM: usize = 8 << 20;
+
 /// Whose frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// IPv4 from or to this address, and ARP from it.
     Host(Ipv4Addr),
     /// IPv4 to a broadcast or group address.
     Everybody,
+    /// Whole UDP datagrams over IPv4 that may go further than one hop, to one of these ports, of everybody or of this host.
+    Asking {
+        /// The host.
+        host: Ipv4Addr,
+        /// At most [`Whose::PORTS`].
+        ports: Vec<u16>,
+    },
+}
+
+impl Whose {
+    /// The most ports that a filter can tell apart: its jumps are a byte long.
+    pub const PORTS: usize = 200;
 }
 
 /// A frame that passed.
@@ -42,7 +60,7 @@ pub struct Tap(OwnedFd);
 
 impl Tap {
     /// Sees it from now on.
-    pub fn open(interface: u32, whose: Whose) -> Result<Self> {
+    pub fn open(interface: u32, whose: &Whose) -> Result<Self> {
         let fault = |error: nix::errno::Errno| match error {
             nix::errno::Errno::EPERM => Error::NoPackets { interface: format!("interface {interface}") },
             error => Error::kernel(format!("cannot watch interface number {interface}"), error),
@@ -51,6 +69,9 @@ impl Tap {
         // Without a protocol it receives nothing before it has its filter.
         let made = socket(AddressFamily::Packet, SockType::Raw, flags, None).map_err(fault)?;
         restrict(&made, &program(whose)).map_err(fault)?;
+        if matches!(whose, Whose::Asking { .. }) {
+            let _ = setsockopt(&made, sockopt::RcvBufForce, &ROOM); // without it, it loses more in a storm
+        }
         bind(made.as_raw_fd(), &all_at(interface).map_err(fault)?).map_err(fault)?;
         Ok(Self(made))
     }
@@ -106,21 +127,28 @@ const HALF: u16 = 0x28;
 const WORD: u16 = 0x20;
 const BYTE: u16 = 0x30;
 const EQUAL: u16 = 0x15;
+const GREATER: u16 = 0x25;
 const SET: u16 = 0x45;
 const RETURN: u16 = 0x06;
 /// Offsets in a frame.
 const ETHERTYPE: u32 = 12;
+const VERSION: u32 = 14;
+const FRAGMENT: u32 = 20;
+const TTL: u32 = 22;
+const PROTOCOL: u32 = 23;
 const SOURCE: u32 = 26;
 const DESTINATION: u32 = 30;
 const ARP_SENDER: u32 = 28;
+/// Where the header has no options.
+const PORT: u32 = 36;
 
 /// What of a frame is kept: [`SNAPPED`] bytes or nothing.
-fn program(whose: Whose) -> Vec<libc::sock_filter> {
+fn program(whose: &Whose) -> Vec<libc::sock_filter> {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let ipv4 = libc::ETH_P_IP as u32;
     match whose {
         Whose::Host(address) => {
-            let host = u32::from(address);
+            let host = u32::from(*address);
             vec![
                 step(HALF, 0, 0, ETHERTYPE),
                 step(EQUAL, 0, 4, ipv4),
@@ -143,6 +171,34 @@ fn program(whose: Whose) -> Vec<libc::sock_filter> {
             step(RETURN, 0, 0, SNAPPED),
             step(RETURN, 0, 0, 0),
         ],
+        Whose::Asking { host, ports } => {
+            let ports = &ports[..ports.len().min(Whose::PORTS)];
+            let no = ports.len() as u8 + 1; // from the first port to the end that keeps nothing
+            let mut code = vec![
+                step(HALF, 0, 0, ETHERTYPE),
+                step(EQUAL, 0, no + 13, ipv4),
+                step(BYTE, 0, 0, VERSION),
+                step(EQUAL, 0, no + 11, 0x45), // 4, and no options
+                step(BYTE, 0, 0, TTL),
+                step(GREATER, 0, no + 9, 1),
+                step(BYTE, 0, 0, PROTOCOL),
+                step(EQUAL, 0, no + 7, libc::IPPROTO_UDP as u32),
+                step(HALF, 0, 0, FRAGMENT),
+                step(SET, no + 5, 0, 0x3fff), // more of them, or an offset
+                step(BYTE, 0, 0, 0),
+                step(SET, 2, 0, 1), // the bit of group addresses
+                step(WORD, 0, 0, DESTINATION),
+                step(EQUAL, 0, no + 1, u32::from(*host)),
+                step(HALF, 0, 0, PORT),
+            ];
+            let last = ports.len();
+            code.extend(ports.iter().enumerate().map(|(index, port)| {
+                let rest = (last - index - 1) as u8;
+                step(EQUAL, rest, u8::from(rest == 0), u32::from(*port))
+            }));
+            code.extend([step(RETURN, 0, 0, SNAPPED), step(RETURN, 0, 0, 0)]);
+            code
+        }
     }
 }
 
@@ -154,7 +210,7 @@ mod tests {
     const OTHER: [u8; 4] = [172, 23, 0, 3];
 
     /// What the kernel would make of a frame.
-    fn keeps(whose: Whose, frame: &[u8]) -> bool {
+    fn keeps(whose: &Whose, frame: &[u8]) -> bool {
         let program = program(whose);
         let (mut at, mut value) = (0, 0);
         loop {
@@ -179,6 +235,7 @@ mod tests {
                 }
                 EQUAL => jump(value == k),
                 SET => jump(value & k != 0),
+                GREATER => jump(value > k),
                 RETURN => return k != 0,
                 other => panic!("{other:#x}"),
             };
@@ -201,7 +258,7 @@ mod tests {
 
     #[test]
     fn of_a_host_what_it_sends_and_gets_is_kept() {
-        let host = Whose::Host(HOST.into());
+        let host = &Whose::Host(HOST.into());
         assert!(
             keeps(host, &ipv4(2, HOST, OTHER))
                 && keeps(host, &ipv4(2, OTHER, HOST))
@@ -216,9 +273,51 @@ mod tests {
     #[test]
     fn of_everybody_only_what_is_for_many_is_kept() {
         assert!(
-            keeps(Whose::Everybody, &ipv4(0xff, HOST, OTHER))
-                && keeps(Whose::Everybody, &ipv4(1, HOST, OTHER))
+            keeps(&Whose::Everybody, &ipv4(0xff, HOST, OTHER))
+                && keeps(&Whose::Everybody, &ipv4(1, HOST, OTHER))
         );
-        assert!(!keeps(Whose::Everybody, &ipv4(2, HOST, OTHER)) && !keeps(Whose::Everybody, &arp(HOST)));
+        assert!(!keeps(&Whose::Everybody, &ipv4(2, HOST, OTHER)) && !keeps(&Whose::Everybody, &arp(HOST)));
+    }
+
+    /// A datagram from port 40000 with this TTL, fragment field and destination port.
+    fn datagram(mac: u8, destination: [u8; 4], (ttl, fragment, port): (u8, u16, u16)) -> Vec<u8> {
+        let mut frame = ipv4(mac, OTHER, destination);
+        frame[TTL as usize] = ttl;
+        frame[20..22].copy_from_slice(&fragment.to_be_bytes());
+        frame.extend([40000u16, port, 8, 0].map(u16::to_be_bytes).concat());
+        frame
+    }
+
+    #[test]
+    fn of_what_asks_only_whole_datagrams_to_the_ports_are_kept_that_may_go_on() {
+        let asking = Whose::Asking { host: HOST.into(), ports: vec![5064, 5065, 5076] };
+        let all = [255; 4];
+        for (frame, expected) in [
+            (datagram(0xff, all, (64, 0, 5064)), true),
+            (datagram(0xff, all, (2, 0x4000, 5065)), true),
+            (datagram(2, HOST, (64, 0, 5076)), true),
+            (datagram(2, OTHER, (64, 0, 5076)), false),
+            (datagram(0xff, all, (64, 0, 5075)), false),
+            (datagram(2, HOST, (64, 0, 5077)), false),
+            (datagram(0xff, all, (1, 0, 5064)), false),
+            (datagram(0xff, all, (0, 0, 5064)), false),
+            (datagram(0xff, all, (64, 0x2000, 5064)), false),
+            (datagram(0xff, all, (64, 1, 5064)), false),
+            (arp(HOST), false),
+        ] {
+            assert_eq!(keeps(&asking, &frame), expected, "{frame:x?}");
+        }
+        let mut tcp = datagram(0xff, all, (64, 0, 5064));
+        tcp[PROTOCOL as usize] = 6;
+        let mut options = datagram(0xff, all, (64, 0, 5064));
+        options[VERSION as usize] = 0x46;
+        assert!(!keeps(&asking, &tcp) && !keeps(&asking, &options));
+        for count in [1, Whose::PORTS] {
+            let ports: Vec<u16> = (1..=count as u16).collect();
+            let asking = Whose::Asking { host: HOST.into(), ports };
+            assert!(keeps(&asking, &datagram(0xff, all, (64, 0, 1))));
+            assert!(keeps(&asking, &datagram(0xff, all, (64, 0, count as u16))));
+            assert!(!keeps(&asking, &datagram(0xff, all, (64, 0, count as u16 + 1))));
+        }
     }
 }

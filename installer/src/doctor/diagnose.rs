@@ -14,6 +14,7 @@ use crate::{
     cni::conflist::PLUGIN,
     config::{Config, DomainConfig, Ports},
     protocol::DomainProtocol,
+    relay::Report,
     reserve,
 };
 
@@ -49,6 +50,7 @@ pub(super) fn diagnose(facts: &Facts) -> Vec<Finding> {
     findings.extend(groups(&facts.config, &facts.members));
     findings.extend(absent(&facts.absent));
     findings.extend(duplicates(&facts.duplicates));
+    findings.extend(subnets(&facts.config, &facts.subnets));
     findings.push(chain(&facts.network));
     findings.push(plugin(facts));
     if facts.uplinks.iter().any(has_hidden_neighbours) {
@@ -439,6 +441,33 @@ fn duplicates(found: &Fact<Option<Duplicates>>) -> Option<Finding> {
     ))
 }
 
+/// Of each domain with other subnets, whether its searches cross.
+fn subnets(config: &Fact<Config>, reports: &[Report]) -> Vec<Finding> {
+    let domains = config.iter().flat_map(|config| &config.domains).filter(|domain| domain.subnets.is_some());
+    domains
+        .flat_map(|domain| match reports.iter().find(|report| report.domain == domain.name) {
+            Some(report) => subnet(report),
+            None => vec![warn(
+                "subnets",
+                format!(
+                    "domain `{}`: no agent on this node says how searches cross to other subnets",
+                    domain.name
+                ),
+                "run the agent with this configuration",
+            )],
+        })
+        .collect()
+}
+
+fn subnet(report: &Report) -> Vec<Finding> {
+    let problems = report.problems();
+    if problems.is_empty() {
+        let heard = report.peers.len();
+        return vec![ok("subnets", format!("domain `{}`: all {heard} peers are heard", report.domain))];
+    }
+    problems.iter().map(|problem| Finding { advice: None, ..warn("subnets", problem, "") }).collect()
+}
+
 fn member(Member { pod, veth, has_broadcast, .. }: &Member) -> Option<Finding> {
     let Some((veth, mtu, attached)) = veth else {
         return Some(warn(
@@ -529,7 +558,10 @@ mod tests {
     use datapath::firewall::Chain;
 
     use super::*;
-    use crate::uplink::Fault;
+    use crate::{
+        relay::{PeerReport, State},
+        uplink::Fault,
+    };
 
     fn occupant(name: &str, ours: bool) -> Occupant {
         Occupant { name: name.into(), ours }
@@ -589,6 +621,7 @@ mod tests {
             }]),
             absent: Ok(vec![]),
             duplicates: Ok(None),
+            subnets: vec![],
             network: Ok(Some(network(&["calico", "iocast"]))),
             plugin: "/opt/cni/bin/iocast".into(),
             plugin_version: Ok(env!("CARGO_PKG_VERSION").into()),
@@ -944,5 +977,35 @@ mod tests {
         );
         let old = |facts: &mut Facts| facts.plugin_version = Ok("0.0.1".into());
         complains(old, Level::Warn, "plugin", "is version 0.0.1");
+    }
+
+    #[test]
+    fn peers_that_are_not_heard_have_another_key_or_are_off_the_lan_are_named() {
+        let text = "[domain.bl07]\nuplink = \"eth0\"\nprotocols = [\"ca\"]\nsubnets = { peers = [\"a\"] }";
+        let with = |peers: &[(&str, State, bool)]| {
+            let peers = peers.iter().map(|(address, state, on_lan)| PeerReport {
+                address: (*address).into(),
+                state: *state,
+                on_lan: *on_lan,
+                ..PeerReport::default()
+            });
+            let report = Report { domain: "bl07".into(), peers: peers.collect(), ..Report::default() };
+            let found = complaints(|facts| {
+                facts.config = Ok(Config::parse(text).unwrap());
+                facts.subnets = vec![report];
+            });
+            found.into_iter().map(|(.., text)| text).collect::<Vec<_>>()
+        };
+        assert_eq!(with(&[("1", State::Heard, true)]), [""; 0]);
+        for (state, on_lan, expected) in [
+            (State::Silent, true, "peer 1 is not heard"),
+            (State::WrongKey, true, "peer 1 has another key"),
+            (State::Heard, false, "not in `lan`"),
+        ] {
+            let found = with(&[("1", state, on_lan), ("2", State::Heard, true)]);
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+        }
+        let none = complaints(|facts| facts.config = Ok(Config::parse(text).unwrap()));
+        assert!(none[0].2.contains("no agent"), "{none:?}");
     }
 }

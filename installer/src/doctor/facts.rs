@@ -29,6 +29,7 @@ use crate::{
     },
     config::{Config, DomainConfig, Ports},
     conflicts, ready,
+    relay::{self, Report},
     uplink::Fault,
 };
 
@@ -87,6 +88,8 @@ pub(super) struct Facts {
     pub(super) absent: Fact<Vec<Absent>>,
     /// What the agent's look for duplicates has found; `None` if it does not look, or not yet.
     pub(super) duplicates: Fact<Option<Duplicates>>,
+    /// What the agent says of other subnets of its domains.
+    pub(super) subnets: Vec<Report>,
     /// The network that the runtime uses; `None` while there is none.
     pub(super) network: Fact<Option<Network>>,
     /// Where the plugin should be.
@@ -196,6 +199,7 @@ pub(super) fn gather(bpffs: &Path, places: &Places) -> Facts {
             Ok(config) if config.duplicates.rate > 0 => duplicates(places.listen),
             _ => Ok(None),
         },
+        subnets: relay::ask(),
         network: network(&places.cni.cni_conf_dir),
         plugin_version: plugin_version(&plugin),
         plugin,

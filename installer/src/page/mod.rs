@@ -55,6 +55,7 @@ use crate::{
     clients::{Client, PLAIN, accept, converse, listen, response},
     error::Error,
     log::PAGE,
+    places::own_addresses,
     say::node_name,
 };
 
@@ -138,7 +139,7 @@ pub(crate) fn start(options: &Options, bpffs: &Path, config: &Path, cri: Option<
 fn tls(options: &Options, node: &str, address: SocketAddr) -> Result<Arc<ServerConfig>, Error> {
     let names = [&[node.to_owned()], options.page_host.as_slice()].concat();
     let (tls, fingerprint) =
-        certificate::server(options.page_certificate.as_deref(), &names, &peers::own_addresses())?;
+        certificate::server(options.page_certificate.as_deref(), &names, &own_addresses())?;
     let with = fingerprint
         .map_or("the given certificate".into(), |print| format!("a certificate of its own, SHA-256 {print}"));
     info!(target: PAGE, "serving the page at {address} with {with}");

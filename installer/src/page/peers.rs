@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -30,7 +30,10 @@ use super::{
     certificate,
     token::{Channel, Role, Token},
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    places::{Found, Place, parse, resolve},
+};
 
 /// The header in which an agent proves that it knows the token.
 pub(super) const PROOF: &str = "iocast-proof";
@@ -40,13 +43,11 @@ pub(super) const NODE: &str = "iocast-node";
 const RESOLUTION: Duration = Duration::from_secs(2);
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 8 << 20;
-/// The most agents that are asked.
-const MOST: usize = 1000;
 
 /// The other agents.
 pub(super) struct Peers {
     /// Names or addresses, with ports.
-    places: Arc<[(String, u16)]>,
+    places: Arc<[Place]>,
     tls: Arc<ClientConfig>,
     /// Nodes' names, as they answered before.
     names: Mutex<HashMap<SocketAddr, String>>,
@@ -56,13 +57,10 @@ pub(super) struct Peers {
     looking: Arc<Semaphore>,
 }
 
-/// Addresses, and names that lead nowhere with the reasons.
-type Found = (Vec<SocketAddr>, Vec<(String, String)>);
-
 impl Peers {
     /// Those at `places`, each a name or an address, with a port or at `port`.
     pub(super) fn new(places: &[String], port: u16) -> Result<Self, Error> {
-        let places = places.iter().map(|place| split(place, port)).collect();
+        let places = places.iter().map(|place| parse(place, port)).collect();
         let looking = Arc::new(Semaphore::new(1));
         Ok(Self {
             places,
@@ -193,58 +191,4 @@ async fn send(
 /// The answer of a node that did not answer.
 fn failed<A: Answer>(node: String, why: String) -> A {
     A::nothing(vec![Asked { node, error: Some(why) }])
-}
-
-fn split(place: &str, port: u16) -> (String, u16) {
-    match place.parse::<SocketAddr>() {
-        Ok(address) => (address.ip().to_string(), address.port()),
-        Err(_) => match place.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?))) {
-            Some((name, port)) if !name.contains(':') => (name.into(), port),
-            _ => (place.into(), port),
-        },
-    }
-}
-
-/// Names that lead nowhere, with the reasons.
-type Lost = Vec<(String, String)>;
-
-/// All addresses of `places` that are not this node's.
-fn resolve(places: &[(String, u16)]) -> (Vec<SocketAddr>, Lost) {
-    let own: Vec<IpAddr> = own_addresses();
-    let (mut found, mut lost) = (vec![], vec![]);
-    for (name, port) in places {
-        match (name.as_str(), *port).to_socket_addrs() {
-            Ok(addresses) => found.extend(addresses.filter(|address| !own.contains(&address.ip()))),
-            Err(error) => lost.push((name.clone(), error.to_string())),
-        }
-    }
-    found.sort();
-    found.dedup();
-    found.truncate(MOST);
-    (found, lost)
-}
-
-/// The addresses of this node.
-pub(super) fn own_addresses() -> Vec<IpAddr> {
-    let addresses = datapath::link::all_addresses().unwrap_or_default();
-    addresses.into_iter().map(|(_, address)| address.address.into()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_is_a_name_or_an_address_with_a_port_or_without() {
-        for (place, expected) in [
-            ("iocast-page.iocast.svc", ("iocast-page.iocast.svc", 9443)),
-            ("iocast-page:1443", ("iocast-page", 1443)),
-            ("172.23.0.11", ("172.23.0.11", 9443)),
-            ("172.23.0.11:1443", ("172.23.0.11", 1443)),
-            ("[2001:db8::1]:1443", ("2001:db8::1", 1443)),
-            ("2001:db8::1", ("2001:db8::1", 9443)),
-        ] {
-            assert_eq!(split(place, 9443), (expected.0.to_owned(), expected.1), "{place}");
-        }
-    }
 }

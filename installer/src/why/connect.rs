@@ -39,7 +39,7 @@ pub(super) struct Attempt<'a> {
 /// Tries it, and takes it back.
 pub(super) fn attempt(attempt: &Attempt<'_>) -> Result<Outcome> {
     let host = Whose::Host(*attempt.from.ip());
-    let taps = [Tap::open(attempt.uplink.index, host)?, Tap::open(attempt.veth, host)?];
+    let taps = [Tap::open(attempt.uplink.index, &host)?, Tap::open(attempt.veth, &host)?];
     let arrival = Arrival::at(attempt.uplink.index)?;
     let frame = |flags, sequence| frame::tcp(attempt.uplink.mac, attempt.from, attempt.to, flags, sequence);
     let began = Instant::now();

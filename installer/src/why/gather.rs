@@ -102,7 +102,7 @@ impl<'a> Gathering<'a> {
         connect::ports(random).into_iter().for_each(|port| watch.ask_on_behalf_from(port));
         let whose = options.from.map_or(Whose::Everybody, Whose::Host);
         let links = lans.iter().filter_map(|lan| lan.link.as_ref());
-        let taps = links.map(|link| Tap::open(link.index, whose)).collect::<Result<_, _>>()?;
+        let taps = links.map(|link| Tap::open(link.index, &whose)).collect::<Result<_, _>>()?;
         let places = pods::find(&state, &facts.domains)?;
         Ok(Self { options, state, facts, lans, places, watch, asker, taps, heard: vec![], random })
     }

@@ -8,6 +8,8 @@ mod allowed;
 mod config;
 #[path = "../../../installer/src/groups.rs"]
 mod groups;
+#[path = "../../../installer/src/places.rs"]
+mod places;
 #[path = "../../../installer/src/protocol.rs"]
 mod protocol;
 

@@ -61,4 +61,9 @@ volumeMounts:
     mountPath: /etc/iocast-page
     readOnly: true
   {{- end }}
+  {{- if and .Values.subnets.enabled (not .Values.uninstall) }}
+  - name: subnets
+    mountPath: /etc/iocast-subnets
+    readOnly: true
+  {{- end }}
 {{- end }}

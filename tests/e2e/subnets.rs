@@ -1,0 +1,373 @@
+//! A domain in several subnets, with a router between them that takes no broadcasts: searches and beacons cross, once each, and nothing
+//! comes back.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use lab::{
+    Lab, NATIVE, NODE, Options, Pod, ROUTER, Result, SWITCH, Topology, WORKSTATION, ca,
+    epics::{Client, Server, shows},
+    on_lan, switch, turn,
+    udp::Socket,
+};
+use serde_json::Value;
+
+lab::in_both_topologies! {
+    everybody_finds_everybody_in_another_subnet
+}
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What is sent has come, or will not come.
+const SOON: Duration = Duration::from_millis(700);
+
+/// A lab with a node on each of these LANs.
+fn up(topology: Topology, lans: &[usize]) -> Result<Lab> {
+    let mut on = [0; 4];
+    on[..lans.len()].copy_from_slice(lans);
+    let mut lab = Lab::without_agent(Options { nodes: lans.len(), lans: on, ..Options::new(topology) })?;
+    lab.sandbox.write("/run/iocast/key", KEY)?;
+    lab.start_agent_with(&configuration(lans, ""))?;
+    for node in 0..lans.len() {
+        wait_for(&lab, node, "all to be heard", |subnets| peers(subnets, "heard") == lans.len() - 1)?;
+    }
+    Ok(lab)
+}
+
+/// What all nodes have, with these keys more.
+fn configuration(lans: &[usize], more: &str) -> String {
+    let peers: Vec<_> =
+        lans.iter().enumerate().map(|(node, lan)| format!("\"172.23.{lan}.{}\"", 10 + node)).collect();
+    format!(
+        "[domain.lab]\nuplink = \"eth0\"\nlan = [\"172.23.0.0/16\"]\n{more}\n\
+         subnets = {{ peers = [{}], key = \"/run/iocast/key\" }}\n",
+        peers.join(", ")
+    )
+}
+
+/// What a node says of other subnets.
+fn subnets(lab: &Lab, node: usize) -> Result<Value> {
+    Ok(lab.status_on(node)?["subnets"].clone())
+}
+
+/// How many peers are in this state.
+fn peers(subnets: &Value, state: &str) -> usize {
+    subnets["peers"].as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == state).count())
+}
+
+fn wait_for(lab: &Lab, node: usize, what: &str, test: impl Fn(&Value) -> bool) -> Result<Value> {
+    let start = Instant::now();
+    loop {
+        let said = subnets(lab, node)?;
+        if test(&said) {
+            return Ok(said);
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(lab::Error::Timeout(format!("node {node} waits for {what}: {said:#}")));
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+fn everybody_finds_everybody_in_another_subnet(topology: Topology) -> Result<()> {
+    let lab = up(topology, &[0, 1])?;
+    let (pod, far_pod) = (lab.pod_on(0, "ioc")?, lab.pod_on(1, "far-ioc")?);
+    let (client, far_client) = (lab.pod_on(0, "client")?, lab.pod_on(1, "far-client")?);
+    let (native, far_native) = (on_lan(NATIVE, 0), on_lan(NATIVE, 1));
+    let mut iocs = vec![];
+    for (server, netns, name) in [
+        (Server::PvAccessCpp, &pod.netns, "P0"),
+        (Server::Pvxs, &far_pod.netns, "P1"),
+        (Server::Pvxs, &native, "N0"),
+        (Server::PvAccessCpp, &far_native, "N1"),
+        (Server::PvAccessCpp, &"node2".to_owned(), "H1"),
+    ] {
+        iocs.push(lab.ioc_of(server, netns, name)?);
+    }
+    let (workstation, far_workstation) = (on_lan(WORKSTATION, 0), on_lan(WORKSTATION, 1));
+    for (from, names) in [
+        (&workstation, &["P1", "N1", "H1"][..]),
+        (&client.netns, &["P1", "N1", "H1"]),
+        (&"node".to_owned(), &["P1", "N1", "H1"]),
+        (&far_workstation, &["P0", "N0"]),
+        (&far_client.netns, &["P0", "N0"]),
+        (&"node2".to_owned(), &["P0", "N0"]),
+    ] {
+        let pvs: Vec<_> = names.iter().map(|name| format!("{name}:NAME")).collect();
+        let read = lab.epics_output(from, &format!("caget -t -w 10 {}", pvs.join(" ")), &[])?;
+        assert_eq!(read.lines().collect::<Vec<_>>(), names, "{from}: exactly one answer each");
+        for way in [Client::PvAccessCpp, Client::Pvxs] {
+            let value = lab.pvget(way, from, &pvs.join(" "), &[])?;
+            let all = names.iter().all(|name| shows(&value, name));
+            assert!(
+                all && !value.contains("ore than one") && !value.contains("uplicate"),
+                "{from} {way:?}: {value}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sockets that hear searches in a workstation, and in a pod, of each LAN but the first.
+struct Listeners(Vec<(String, Socket)>);
+
+impl Listeners {
+    fn new(lab: &Lab, pods: &[Pod], port: u16) -> Result<Self> {
+        let stations = (1..pods.len()).map(|lan| on_lan(WORKSTATION, lan));
+        let places = stations.chain(pods[1..].iter().map(|pod| pod.netns.clone()));
+        let bind = |netns: String| {
+            let socket = Socket::bind(&lab.sandbox, &netns, &format!("0.0.0.0:{port}"))?;
+            Ok((netns, socket))
+        };
+        places.map(bind).collect::<Result<_>>().map(Self)
+    }
+
+    /// Who has sent what each of them has heard since; the first waits for all.
+    fn heard(&self) -> Vec<Vec<String>> {
+        sleep(SOON);
+        let drain = |socket: &Socket| socket.drain(Duration::from_millis(10));
+        self.0
+            .iter()
+            .map(|(_, socket)| drain(socket).iter().map(|(_, from)| from.ip().to_string()).collect())
+            .collect()
+    }
+}
+
+#[test]
+fn whatever_searches_is_heard_once_in_each_of_four_subnets() -> Result<()> {
+    let lab = up(Topology::Routed, &[0, 1, 2, 3])?;
+    let pods: Vec<_> = (0..4).map(|node| lab.pod_on(node, &format!("pod{node}"))).collect::<Result<_>>()?;
+    let listeners = Listeners::new(&lab, &pods, 5064)?;
+    let search = ca::search(&["X:NAME"]);
+    for (netns, to, from) in [
+        (WORKSTATION, "172.23.0.255:5064", "172.23.0.2"),
+        (WORKSTATION, "255.255.255.255:5064", "172.23.0.2"),
+        (WORKSTATION, "172.23.0.10:5064", "172.23.0.2"),
+        (NATIVE, "172.23.0.255:5064", "172.23.0.3"),
+        (NODE, "172.23.0.255:5064", "172.23.0.10"),
+        (&pods[0].netns, "255.255.255.255:5064", "172.23.0.10"),
+    ] {
+        let socket = Socket::bind(&lab.sandbox, netns, "0.0.0.0:0")?;
+        socket.send(&search, to)?;
+        assert_eq!(listeners.heard(), vec![[from]; 6], "{netns} {to}");
+    }
+    let beacons = Listeners::new(&lab, &pods, 5065)?;
+    let server = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:0")?;
+    server.send(&ca::message(13, 13, 5064, 1, 0, &[]), "172.23.0.255:5065")?;
+    assert_eq!(beacons.heard(), vec![["172.23.0.3"]; 6], "a beacon");
+    for (what, bytes, to) in [
+        ("an answer", ca::reply(5064), "172.23.0.255:5064"),
+        ("nonsense", vec![0; 40], "172.23.0.255:5064"),
+        ("to one host", search.clone(), "172.23.0.3:5064"),
+    ] {
+        server.send(&bytes, to)?;
+        assert_eq!(listeners.heard(), vec![[""; 0]; 6], "{what}");
+    }
+    Ok(())
+}
+
+#[test]
+fn only_searches_with_a_configured_prefix_cross() -> Result<()> {
+    let lans = [0, 1];
+    let lab = up(Topology::Routed, &lans)?;
+    lab.configure(&configuration(&lans, "search_prefixes = [\"BL07I-\"]"))?;
+    let heard = Socket::bind(&lab.sandbox, &on_lan(WORKSTATION, 1), "0.0.0.0:5064")?;
+    let client = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    let crosses = |names: &[&str]| {
+        client.send(&ca::search(names), "172.23.0.255:5064")?;
+        Ok::<_, lab::Error>(!heard.drain(SOON).is_empty())
+    };
+    let start = Instant::now();
+    while crosses(&["NONE:X"])? {
+        assert!(start.elapsed() < PATIENCE, "the new configuration is never in effect");
+    }
+    assert!(crosses(&["BL07I-MO:X"])? && crosses(&["NONE:X", "BL07I-MO:X"])? && !crosses(&["bl07I-"])?);
+    wait_for(&lab, 0, "a count", |subnets| subnets["refused"]["prefix"].as_u64() > Some(1))?;
+    Ok(())
+}
+
+/// Searches of the first workstation that a socket in another subnet hears, one after the other.
+fn hears_within(lab: &Lab, listener: &Socket, patience: Duration) -> Result<Option<Duration>> {
+    let client = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    listener.drain(Duration::from_millis(1));
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        client.send(&ca::search(&["X:NAME"]), "172.23.0.255:5064")?;
+        if listener.receive(Duration::from_millis(50)).is_some() {
+            return Ok(Some(start.elapsed()));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn another_node_takes_over_from_a_relaying_node_that_dies() -> Result<()> {
+    let lans = [0, 0, 1];
+    let mut lab = up(Topology::Routed, &lans)?;
+    let (far, ioc) = (on_lan(WORKSTATION, 1), lab.pod_on(0, "ioc")?);
+    let _ioc = lab.ioc(&ioc.netns, "A")?;
+    let mut monitors = vec![lab.monitor("camonitor", &far, "A:COUNT")?];
+    lab::monitors::wait_for_values(&mut monitors, PATIENCE)?;
+    let said = wait_for(&lab, 1, "a leader", |subnets| subnets["leader"] == "172.23.0.10")?;
+    assert_eq!(said["leads"], false);
+    let listener = Socket::bind(&lab.sandbox, &far, "0.0.0.0:5064")?;
+    assert!(hears_within(&lab, &listener, PATIENCE)?.is_some());
+    lab.stop_agent_on(0);
+    let took = hears_within(&lab, &listener, PATIENCE)?.expect("searches cross again");
+    lab::report("takeover of the relay between subnets", &format!("{:.1} s", took.as_secs_f32()));
+    lab::monitors::wait_for_values(&mut monitors, PATIENCE)?;
+    lab::monitors::assert_unbroken(&mut monitors);
+    Ok(())
+}
+
+/// What a node has refused for this reason.
+fn refused(subnets: &Value, reason: &str) -> u64 {
+    subnets["refused"][reason].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn who_has_another_key_is_named_and_what_strangers_send_is_refused() -> Result<()> {
+    let lans = [0, 1];
+    let mut lab = up(Topology::Routed, &lans)?;
+    let stranger = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    stranger.send(&[7; 100], "172.23.0.10:5077")?;
+    stranger.send(&[], "172.23.0.10:5077")?;
+    wait_for(&lab, 0, "two foreign datagrams", |subnets| refused(subnets, "foreign") == 2)?;
+    replay(&lab)?;
+    wait_for(&lab, 1, "replayed datagrams", |subnets| refused(subnets, "replayed") > 0)?;
+    let listener = Socket::bind(&lab.sandbox, &on_lan(WORKSTATION, 1), "0.0.0.0:5064")?;
+    assert!(hears_within(&lab, &listener, PATIENCE)?.is_some(), "all is as before");
+
+    lab.stop_agent_on(1);
+    lab.sandbox.write("/run/iocast/other-key", KEY.to_uppercase())?;
+    let other = configuration(&lans, "").replace("/run/iocast/key", "/run/iocast/other-key");
+    lab.sandbox.write("/run/iocast/other.toml", other)?;
+    let _other = lab.agent_command_on(1, "run --no-cni --config /run/iocast/other.toml")?;
+    let said = wait_for(&lab, 0, "another key", |subnets| peers(subnets, "wrong_key") == 1)?;
+    assert!(refused(&said, "wrong_key") > 0);
+    assert_eq!(hears_within(&lab, &listener, SOON)?, None);
+    let doctor = lab.agent_command("doctor --config /run/iocast/config.toml")?.finish()?.output;
+    assert!(doctor.contains("peer 172.23.1.11:5077 has another key"), "{doctor}");
+    let status = lab.agent_command("status")?.finish()?.success()?;
+    assert!(status.contains("this node relays") && status.contains("has another key"), "{status}");
+    Ok(())
+}
+
+/// Somebody on the way sends what goes to the second node once more.
+fn replay(lab: &Lab) -> Result<()> {
+    let outcome = lab.sandbox.run_in(ROUTER, || {
+        let out = datapath::link::by_name("eth1")?.expect("the router's device");
+        let tap = datapath::Tap::open(out.index, &datapath::Whose::Host([172, 23, 1, 11].into()))?;
+        let outlet = datapath::Outlet::at(&out)?;
+        sleep(Duration::from_secs(2));
+        let frames: Vec<_> = std::iter::from_fn(|| tap.take()).filter(|frame| frame.outgoing).collect();
+        frames.iter().try_for_each(|frame| outlet.put(&frame.bytes).map(drop))?;
+        Ok::<_, datapath::Error>(frames.len())
+    })?;
+    let count = outcome.map_err(|error| lab::Error::Missing(error.to_string()))?;
+    assert!(count > 0, "nothing to say again");
+    Ok(())
+}
+
+/// How many searches a socket hears, in all, once nothing more comes.
+fn count(socket: &Socket) -> usize {
+    socket.drain(SOON).len()
+}
+
+#[test]
+fn what_crosses_dies_out_whatever_was_mixed_up() -> Result<()> {
+    let lans = [0, 1, 0, 1];
+    let mut lab = up(Topology::Routed, &lans)?;
+    let listeners = [WORKSTATION.to_owned(), on_lan(WORKSTATION, 1)]
+        .map(|netns| Socket::bind(&lab.sandbox, &netns, "0.0.0.0:5064"));
+    let [near, far] = listeners;
+    let (near, far) = (near?, far?);
+    let client = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:0")?;
+    let heard = || {
+        client.send(&ca::search(&["X:NAME"]), "255.255.255.255:5064")?;
+        Ok::<_, lab::Error>((count(&near), count(&far)))
+    };
+    assert_eq!(heard()?, (1, 1));
+    // Two domains that are one: nodes 2 and 3 relay the same pair of subnets under another name.
+    [3, 2].into_iter().for_each(|node| lab.stop_agent_on(node));
+    let other = configuration(&lans, "").replace("domain.lab", "domain.other");
+    lab.sandbox.write("/run/iocast/other.toml", other)?;
+    let line = "run --no-cni --config /run/iocast/other.toml";
+    let _others = [lab.agent_command_on(2, line)?, lab.agent_command_on(3, line)?];
+    let start = Instant::now();
+    while heard()? != (1, 2) {
+        assert!(start.elapsed() < PATIENCE, "{:?}", heard()?);
+    }
+    // Both subnets on one wire.
+    let wire = format!("ip link add wire type veth peer name wire netns {}", switch(1));
+    lab.sandbox.sh(SWITCH, &wire)?;
+    for lan in [SWITCH.to_owned(), switch(1)] {
+        lab.sandbox.sh(&lan, "ip link set wire master lan0 up")?;
+    }
+    sleep(Duration::from_secs(1));
+    let (near, far) = heard()?;
+    assert!(near <= 3 && far <= 3, "the search, and a copy of each domain: {near} {far}");
+    Ok(())
+}
+
+#[test]
+fn beacons_cross_as_they_are_and_bring_a_client_back_at_once() -> Result<()> {
+    let lab = up(Topology::Bridge, &[0, 1])?;
+    let far = on_lan(WORKSTATION, 1);
+    let listen = |netns: &str| Socket::bind(&lab.sandbox, netns, "0.0.0.0:5065");
+    let (here, there) = (listen(WORKSTATION)?, listen(&far)?);
+    let ioc = lab.ioc(NATIVE, "A")?;
+    sleep(Duration::from_secs(2));
+    let beacons = |socket: &Socket| socket.drain(Duration::from_millis(10));
+    let said = beacons(&here);
+    assert!(said.len() > 4, "an IOC says more at its start: {said:?}");
+    assert_eq!(beacons(&there), said, "as many, from the same sockets");
+    drop((here, there)); // so that the client's repeater has the port
+    let mut monitors = vec![lab.monitor("camonitor", &far, "A:COUNT")?];
+    lab::monitors::wait_for_values(&mut monitors, PATIENCE)?;
+    ioc.kill();
+    sleep(Duration::from_secs(6)); // by now it asks less and less often
+    let _ioc = lab.ioc(NATIVE, "A")?;
+    let took = lab::monitors::wait_for_values(&mut monitors, PATIENCE)?;
+    lab::report("a client in another subnet is back after", &lab::monitors::clients_took(&took));
+    Ok(())
+}
+
+#[test]
+fn a_storm_reaches_the_others_within_the_rates_and_starves_nobody() -> Result<()> {
+    const SEARCHES: usize = 25_000;
+    const RATE: u32 = 1000;
+    turn::take(turn::Kind::Alone);
+    let lans = [0, 1];
+    let lab = up(Topology::Bridge, &lans)?;
+    lab.configure(&configuration(&lans, &format!("rates = {{ host = {RATE} }}")))?;
+    let (pod, far_pod) = (lab.pod_on(0, "ioc")?, lab.pod_on(1, "far-ioc")?);
+    let _iocs = [lab.ioc(&pod.netns, "A")?, lab.ioc(&far_pod.netns, "B")?];
+    let (far, client) = (on_lan(NATIVE, 1), Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:0")?);
+    let listener = Socket::bind(&lab.sandbox, &far, "0.0.0.0:5064")?;
+    sleep(Duration::from_secs(3)); // the configuration is in effect
+    let start = Instant::now();
+    let storm = std::thread::spawn(move || {
+        let search = ca::search(&["X:NAME"]);
+        for _ in 0..SEARCHES / 100 {
+            client.send_burst(&search, "172.23.0.255:5064", 100)?;
+            sleep(Duration::from_millis(3));
+        }
+        Ok::<_, lab::Error>(())
+    });
+    for (from, pv, value) in
+        [(WORKSTATION.to_owned(), "A:NAME", "A\n"), (on_lan(WORKSTATION, 1), "B:NAME", "B\n")]
+    {
+        assert_eq!(lab.epics_output(&from, &format!("caget -t -w 10 {pv}"), &[])?, value);
+    }
+    storm.join().expect("it only sends")?;
+    let crossed = count(&listener);
+    let most = RATE as usize * (6 + start.elapsed().as_secs() as usize);
+    assert!(crossed > RATE as usize && crossed <= most, "{crossed} of {SEARCHES}, at most {most}");
+    lab::report("searches of a storm that cross", &format!("{crossed} of {SEARCHES} at {RATE}/s"));
+    let said = wait_for(&lab, 0, "a count", |subnets| refused(subnets, "limited") > 0)?;
+    assert!(said["sent"].as_u64() >= Some(crossed as u64), "{said:#}");
+    Ok(())
+}

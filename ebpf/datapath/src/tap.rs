@@ -15,6 +15,8 @@ use crate::{Error, Result};
 
 /// Bytes of a frame that are kept: as many as a search has.
 const SNAPPED: u32 = 2048;
+/// The same of [`Whose::Us`]: headers, with IP options.
+const HEADERS: u32 = 82;
 /// `PACKET_OUTGOING` (linux/if_packet.h).
 const OUTGOING: u8 = 4;
 
@@ -25,6 +27,8 @@ pub enum Whose {
     Host(Ipv4Addr),
     /// IPv4 to a broadcast or group address.
     Everybody,
+    /// UDP over IPv4 that this host sends.
+    Us,
 }
 
 /// A frame that passed.
@@ -113,6 +117,9 @@ const ETHERTYPE: u32 = 12;
 const SOURCE: u32 = 26;
 const DESTINATION: u32 = 30;
 const ARP_SENDER: u32 = 28;
+const PROTOCOL: u32 = 23;
+/// What the kernel says of a frame: `SKF_AD_OFF + SKF_AD_PKTTYPE` (linux/filter.h).
+const KIND: u32 = 0xffff_f004;
 
 /// What of a frame is kept: [`SNAPPED`] bytes or nothing.
 fn program(whose: Whose) -> Vec<libc::sock_filter> {
@@ -143,6 +150,16 @@ fn program(whose: Whose) -> Vec<libc::sock_filter> {
             step(RETURN, 0, 0, SNAPPED),
             step(RETURN, 0, 0, 0),
         ],
+        Whose::Us => vec![
+            step(BYTE, 0, 0, KIND),
+            step(EQUAL, 0, 5, OUTGOING.into()),
+            step(HALF, 0, 0, ETHERTYPE),
+            step(EQUAL, 0, 3, ipv4),
+            step(BYTE, 0, 0, PROTOCOL),
+            step(EQUAL, 0, 1, libc::IPPROTO_UDP as u32),
+            step(RETURN, 0, 0, HEADERS),
+            step(RETURN, 0, 0, 0),
+        ],
     }
 }
 
@@ -155,6 +172,10 @@ mod tests {
 
     /// What the kernel would make of a frame.
     fn keeps(whose: Whose, frame: &[u8]) -> bool {
+        keeps_of_kind(OUTGOING, whose, frame)
+    }
+
+    fn keeps_of_kind(kind: u8, whose: Whose, frame: &[u8]) -> bool {
         let program = program(whose);
         let (mut at, mut value) = (0, 0);
         loop {
@@ -174,7 +195,7 @@ mod tests {
                     1
                 }
                 BYTE => {
-                    value = bytes(1);
+                    value = if k == KIND { kind.into() } else { bytes(1) };
                     1
                 }
                 EQUAL => jump(value == k),
@@ -220,5 +241,14 @@ mod tests {
                 && keeps(Whose::Everybody, &ipv4(1, HOST, OTHER))
         );
         assert!(!keeps(Whose::Everybody, &ipv4(2, HOST, OTHER)) && !keeps(Whose::Everybody, &arp(HOST)));
+    }
+
+    #[test]
+    fn of_us_only_datagrams_that_leave_are_kept() {
+        let datagram = ipv4(2, HOST, OTHER);
+        let mut segment = datagram.clone();
+        segment[23] = 6;
+        assert!(keeps(Whose::Us, &datagram) && !keeps_of_kind(0, Whose::Us, &datagram));
+        assert!(!keeps(Whose::Us, &segment) && !keeps(Whose::Us, &arp(HOST)));
     }
 }

@@ -42,7 +42,7 @@ impl Runtime {
     }
 
     /// Its socket; `None` if there is none to be found.
-    fn socket(&self) -> Option<PathBuf> {
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
         let usual = || SOCKETS.iter().map(PathBuf::from).find(|path| path.exists());
         self.cri.clone().or_else(usual)
     }

@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 /// `SANDBOX_READY`.
 const READY: i32 = 0;
+/// `CONTAINER_RUNNING`.
+const RUNNING: i32 = 1;
 /// `NamespaceMode::NODE`.
 const OF_NODE: i32 = 2;
 
@@ -107,6 +109,25 @@ struct NamespaceOption {
     network: i32,
 }
 
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ListContainersRequest {}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Container {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    pod_sandbox_id: String,
+    #[prost(int32, tag = "6")]
+    state: i32,
+}
+
 /// A pod as the runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sandbox {
@@ -157,6 +178,13 @@ impl Cri {
             return Err(Error::SomePods(self.socket.clone()));
         }
         Ok(answer.items.into_iter().map(Sandbox::from).collect())
+    }
+
+    /// All containers that run: their ids, and those of their pods.
+    pub(crate) fn containers(&self) -> Result<Vec<(String, String)>, Error> {
+        let answer: ListContainersResponse = self.ask("ListContainers", ListContainersRequest {})?;
+        let running = answer.containers.into_iter().filter(|container| container.state == RUNNING);
+        Ok(running.map(|container| (container.id, container.pod_sandbox_id)).collect())
     }
 
     /// The network namespace of the pod with this id; none if it uses the node's.

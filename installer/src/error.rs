@@ -31,6 +31,15 @@ pub(crate) enum Error {
          join; pass its socket with --cri"
     )]
     Runtime { socket: PathBuf, cause: String },
+    /// There is none to ask.
+    #[error("there is no container runtime where one usually is; pass its socket with --cri")]
+    NoRuntime,
+    /// The processes of pods are those of another namespace.
+    #[error(
+        "processes of pods are not visible from here: run it with the node's process ids, as by kubectl apply -k \
+         manifests/survey and kubectl iocast survey"
+    )]
+    NoProcesses,
     /// Its answer has more pages, which we do not read.
     #[error("the container runtime at {0} lists only some of its pods")]
     SomePods(PathBuf),

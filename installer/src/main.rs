@@ -38,6 +38,7 @@ mod serve;
 mod signals;
 mod snoop;
 mod status;
+mod survey;
 mod take;
 mod uplink;
 mod why;
@@ -147,6 +148,16 @@ enum Command {
         #[command(flatten)]
         options: why::Options,
     },
+    /// Show which pods have their node's network and what is relayed, whom they talk to, and which of them could be members today,
+    /// with what to write; before they move, and before iocast is installed.
+    ///
+    /// It only looks. It needs the node's network and process ids, which the agent has not: manifests/survey has both. Of the
+    /// environment of programs it reads EPICS settings with addresses and ports, and nothing else. Exit codes: 0 if all can
+    /// move, 1 if some need an address of their own or have to stay, 2 if something is not known, or for wrong usage.
+    Survey {
+        #[command(flatten)]
+        options: survey::Options,
+    },
 }
 
 fn main() -> ExitCode {
@@ -166,6 +177,7 @@ fn main() -> ExitCode {
         Command::Map { options } => seen::map(&arguments.bpffs, options),
         Command::Duplicates { options } => return duplicates::run(&arguments.bpffs, options),
         Command::Why { options } => return why::run(&arguments.bpffs, options),
+        Command::Survey { options } => return survey::run(options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -64,6 +64,14 @@ impl DomainProtocol {
         }
     }
 
+    /// Its name in the configuration.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::BuiltIn(protocol) => protocol.name(),
+            Self::Described(described) => &described.name,
+        }
+    }
+
     /// The directions in which datagrams to a port in `search_ports` travel.
     pub(crate) fn flags(&self) -> u16 {
         match self {
@@ -99,6 +107,15 @@ impl DomainProtocol {
 /// The UDP ports of a protocol with its own parser, and the directions of datagrams to them; the first is for searches.
 fn ports_of(protocol: Protocol) -> &'static [(u16, u16)] {
     PARSED.iter().find(|parsed| parsed.protocol == protocol).map_or(&[], |parsed| parsed.ports)
+}
+
+/// The protocols that can be named without being described, by UDP port.
+pub(crate) fn included() -> BTreeMap<u16, String> {
+    let Registry(protocols) = Registry::new(BTreeMap::new(), &mut vec![]);
+    let ports = protocols
+        .into_iter()
+        .flat_map(|(name, protocol)| protocol.ports().into_iter().map(move |(port, _)| (port, name.clone())));
+    ports.collect()
 }
 
 /// All protocols that a configuration can name.

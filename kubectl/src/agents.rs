@@ -38,7 +38,7 @@ pub(crate) fn find(request: &Request) -> Result<Vec<Agent>, String> {
     let list = serde_json::from_str(&ended.out).map_err(|error| format!("kubectl get pods: {error}"))?;
     let all = read(&list, &kubectl.namespace);
     if all.is_empty() {
-        return Err(trouble::no_agents(&kubectl.namespace, selector));
+        return Err(trouble::no_agents(&kubectl.namespace, selector, request.command()));
     }
     wanted(all, &request.nodes)
 }

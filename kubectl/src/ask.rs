@@ -64,8 +64,7 @@ fn one<A: Shown>(request: &Request, agent: &Agent) -> Result<A, Asked> {
     if let Some(trouble) = &agent.trouble {
         return Err(silent(trouble.clone()));
     }
-    let command = request.line.first().map_or("", String::as_str);
-    let case = Case { namespace: &request.kubectl.namespace, pod: &agent.pod, command };
+    let case = Case { namespace: &request.kubectl.namespace, pod: &agent.pod, command: request.command() };
     let child = request.kubectl.exec(&agent.pod, &request.line);
     let child = child.map_err(|error| silent(trouble::no_kubectl(&Kubectl::program(), &error)))?;
     let seconds = patience(request);

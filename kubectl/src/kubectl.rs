@@ -30,6 +30,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The agent's command.
+    pub(crate) fn command(&self) -> &str {
+        self.line.first().map_or("", String::as_str)
+    }
+
     /// The value of an option of the agent's command.
     pub(crate) fn option(&self, name: &str) -> Option<&str> {
         let mut words = self.line.iter();

@@ -183,7 +183,7 @@ pub(crate) fn watch<A: Shown>(request: &Request) -> Result<u8, String> {
     let mut watch = Watch::new(request, crate::agents::find(request)?);
     let mut latest: Vec<Option<String>> = vec![None; watch.agents.len()];
     let (mut shown, mut is_new) = (Instant::now(), false);
-    let command = request.line.first().map_or("", String::as_str);
+    let command = request.command();
     let merged = |watch: &Watch, latest: &[Option<String>]| {
         let mut merged = A::nothing(watch.silent.clone());
         let found = watch.agents.iter().zip(latest);

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use crate::{
-    commands::COMMANDS,
+    commands::{COMMANDS, Command},
     kubectl::{Kubectl, Request},
     say::complain,
     shown::NOTHING,
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         return ExitCode::from(NOTHING);
     };
     let ended = children::end_with_us().map_err(|error| error.to_string());
-    match ended.and_then(|()| (command.run)(&request(name, of_command))) {
+    match ended.and_then(|()| (command.run)(&request(command, of_command))) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(error);
@@ -103,10 +103,9 @@ fn options() -> [Arg; 9] {
         Arg::new(name).long(name).value_name(value).help(help).global(true)
     };
     [
-        option("namespace", "NAME", "Namespace of the agents").short('n').default_value("iocast"),
-        option("selector", "LABELS", "Labels of the agents' pods")
-            .short('l')
-            .default_value("app.kubernetes.io/name=iocast"),
+        option("namespace", "NAME", "Namespace of the pods that are asked [default: iocast]").short('n'),
+        option("selector", "LABELS", "Labels of these pods [default: app.kubernetes.io/name=iocast]")
+            .short('l'),
         option("node", "NAME", "Only this node; may be given again").action(ArgAction::Append),
         option("timeout", "SECONDS", "How long a node may take, beside the time that it was told to watch")
             .value_parser(value_parser!(u16).range(1..))
@@ -119,20 +118,21 @@ fn options() -> [Arg; 9] {
     ]
 }
 
-fn request(command: &str, matches: &ArgMatches) -> Request {
+fn request(command: &Command, matches: &ArgMatches) -> Request {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let all =
         |name: &str| matches.get_many::<String>(name).into_iter().flatten().cloned().collect::<Vec<_>>();
     let flags = ["context", "kubeconfig", "as", "request-timeout"];
     let flags = flags.iter().filter_map(|name| Some(format!("--{name}={}", text(name)?))).collect();
+    let Command { name, asked, seconds, .. } = *command;
     Request {
-        kubectl: Kubectl::new(text("namespace").unwrap_or_default(), flags),
-        selector: text("selector").unwrap_or_default(),
+        kubectl: Kubectl::new(text("namespace").unwrap_or_else(|| asked.into()), flags),
+        selector: text("selector").unwrap_or_else(|| format!("app.kubernetes.io/name={asked}")),
         nodes: all("node"),
         seconds: matches.get_one::<u16>("timeout").copied().unwrap_or_default(),
-        watches: COMMANDS.iter().find(|known| known.name == command).map_or(0, |known| known.seconds),
+        watches: seconds,
         json: matches.get_flag("json"),
-        line: std::iter::once(command.to_owned()).chain(all("rest")).collect(),
+        line: std::iter::once(name.to_owned()).chain(all("rest")).collect(),
     }
 }
 
@@ -146,13 +146,30 @@ mod tests {
     }
 
     #[test]
+    fn each_command_asks_its_own_pods_unless_it_is_told_which() {
+        for (line, namespace, selector) in [
+            ("kubectl-iocast status", "iocast", "app.kubernetes.io/name=iocast"),
+            ("kubectl-iocast survey", "iocast-survey", "app.kubernetes.io/name=iocast-survey"),
+            ("kubectl-iocast survey -n x -l a=b", "x", "a=b"),
+        ] {
+            let matches = command_line().get_matches_from(arranged(line.split(' ').map(str::to_owned)));
+            let (name, matches) = matches.subcommand().unwrap_or_else(|| panic!("no command"));
+            let command = COMMANDS.iter().find(|command| command.name == name);
+            let found = request(command.unwrap_or_else(|| panic!("{name}")), matches);
+            assert_eq!((found.kubectl.namespace.as_str(), found.selector.as_str()), (namespace, selector));
+        }
+    }
+
+    #[test]
     fn what_is_ours_may_stand_anywhere_and_the_rest_is_the_agents() {
         let line =
             "kubectl-iocast why A:NAME --from 172.23.0.2 -n io --ask --json --node node-3 --context=lab";
         let words = arranged(line.split(' ').map(str::to_owned));
         let matches = command_line().try_get_matches_from(words).unwrap_or_else(|error| panic!("{error}"));
         let (name, matches) = matches.subcommand().unwrap_or_else(|| panic!("no command"));
-        let found = request(name, matches);
+        let command =
+            COMMANDS.iter().find(|command| command.name == name).unwrap_or_else(|| panic!("{name}"));
+        let found = request(command, matches);
         assert_eq!(found.line, ["why", "A:NAME", "--from", "172.23.0.2", "--ask"]);
         assert_eq!((found.json, found.nodes), (true, vec!["node-3".to_owned()]));
         assert_eq!(found.kubectl, Kubectl::new("io".into(), vec!["--context=lab".into()]));

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use view::{
     Answer, Asked, Duplicates, Members, Seen, Style,
     doctor::{Findings, Level},
+    survey::Survey,
     why::{Report, State},
 };
 
@@ -61,6 +62,12 @@ impl Shown for Report {
             State::Fail => 1,
             State::Unknown => 2,
         }
+    }
+}
+
+impl Shown for Survey {
+    fn code(&self) -> u8 {
+        Self::code(self)
     }
 }
 

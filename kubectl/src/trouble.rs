@@ -12,7 +12,13 @@ pub(crate) fn no_kubectl(program: &OsStr, error: &io::Error) -> String {
 }
 
 /// No pod has the labels.
-pub(crate) fn no_agents(namespace: &str, selector: &str) -> String {
+pub(crate) fn no_agents(namespace: &str, selector: &str, command: &str) -> String {
+    if command == "survey" {
+        return format!(
+            "namespace {namespace} has no pod with the label {selector}; start those that survey the nodes: kubectl apply -k \
+             manifests/survey, and delete them when you are done"
+        );
+    }
     format!(
         "namespace {namespace} has no pod with the label {selector}; find iocast, and name its namespace with -n: \
          kubectl get daemonsets --all-namespaces --selector {selector}"

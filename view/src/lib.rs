@@ -11,6 +11,7 @@ mod members;
 pub mod printable;
 mod seen;
 pub mod snoop;
+pub mod survey;
 mod table;
 #[cfg(feature = "terminal")]
 pub mod terminal;

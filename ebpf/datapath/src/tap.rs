@@ -18,6 +18,8 @@ use crate::{Error, Result};
 
 /// Bytes of a frame that are kept: as many as a search has.
 const SNAPPED: u32 = 2048;
+/// The same of [`Whose::Us`]: headers, with IP options.
+const HEADERS: u32 = 82;
 /// `PACKET_OUTGOING` (linux/if_packet.h).
 const OUTGOING: u8 = 4;
 
@@ -38,6 +40,8 @@ pub enum Whose {
         /// At most [`Whose::PORTS`].
         ports: Vec<u16>,
     },
+    /// UDP over IPv4 that this host sends.
+    Us,
 }
 
 impl Whose {
@@ -141,6 +145,8 @@ const DESTINATION: u32 = 30;
 const ARP_SENDER: u32 = 28;
 /// Where the header has no options.
 const PORT: u32 = 36;
+/// What the kernel says of a frame: `SKF_AD_OFF + SKF_AD_PKTTYPE` (linux/filter.h).
+const KIND: u32 = 0xffff_f004;
 
 /// What of a frame is kept: [`SNAPPED`] bytes or nothing.
 fn program(whose: &Whose) -> Vec<libc::sock_filter> {
@@ -199,6 +205,16 @@ fn program(whose: &Whose) -> Vec<libc::sock_filter> {
             code.extend([step(RETURN, 0, 0, SNAPPED), step(RETURN, 0, 0, 0)]);
             code
         }
+        Whose::Us => vec![
+            step(BYTE, 0, 0, KIND),
+            step(EQUAL, 0, 5, OUTGOING.into()),
+            step(HALF, 0, 0, ETHERTYPE),
+            step(EQUAL, 0, 3, ipv4),
+            step(BYTE, 0, 0, PROTOCOL),
+            step(EQUAL, 0, 1, libc::IPPROTO_UDP as u32),
+            step(RETURN, 0, 0, HEADERS),
+            step(RETURN, 0, 0, 0),
+        ],
     }
 }
 
@@ -211,6 +227,10 @@ mod tests {
 
     /// What the kernel would make of a frame.
     fn keeps(whose: &Whose, frame: &[u8]) -> bool {
+        keeps_of_kind(OUTGOING, whose, frame)
+    }
+
+    fn keeps_of_kind(kind: u8, whose: &Whose, frame: &[u8]) -> bool {
         let program = program(whose);
         let (mut at, mut value) = (0, 0);
         loop {
@@ -230,7 +250,7 @@ mod tests {
                     1
                 }
                 BYTE => {
-                    value = bytes(1);
+                    value = if k == KIND { kind.into() } else { bytes(1) };
                     1
                 }
                 EQUAL => jump(value == k),
@@ -319,5 +339,14 @@ mod tests {
             assert!(keeps(&asking, &datagram(0xff, all, (64, 0, count as u16))));
             assert!(!keeps(&asking, &datagram(0xff, all, (64, 0, count as u16 + 1))));
         }
+    }
+
+    #[test]
+    fn of_us_only_datagrams_that_leave_are_kept() {
+        let datagram = ipv4(2, HOST, OTHER);
+        let mut segment = datagram.clone();
+        segment[23] = 6;
+        assert!(keeps(&Whose::Us, &datagram) && !keeps_of_kind(0, &Whose::Us, &datagram));
+        assert!(!keeps(&Whose::Us, &segment) && !keeps(&Whose::Us, &arp(HOST)));
     }
 }

@@ -110,6 +110,14 @@ pub(super) fn read(frame: &[u8]) -> Option<Passed> {
     Some(Passed::Tcp { from, to, flags: *body.get(13)? })
 }
 
+/// From where to where a datagram goes; `None` if the frame is something else.
+pub(crate) fn datagram(frame: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    match read(frame)? {
+        Passed::Udp { from, to, .. } => Some((from, to)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,9 +131,11 @@ mod tests {
             let frame = udp(EVERYBODY, FROM, TO, payload);
             assert_eq!(read(&frame), Some(Passed::Udp { from: FROM, to: TO, payload: payload.into() }));
             assert_eq!(read(&frame[..frame.len() - payload.len() - 1]), None);
+            assert_eq!(datagram(&frame), Some((FROM, TO)));
         }
         let frame = tcp([2; 6], FROM, TO, SYN, 77);
         assert_eq!(read(&frame), Some(Passed::Tcp { from: FROM, to: TO, flags: SYN }));
+        assert_eq!(datagram(&frame), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 mod connect;
 mod facts;
-mod frame;
+pub(crate) mod frame;
 mod gather;
 mod ladder;
 mod near;

@@ -10,6 +10,7 @@ mod beside;
 mod calls;
 mod chain;
 mod channel_access;
+mod chart;
 mod churn;
 mod circuits;
 mod cluster;

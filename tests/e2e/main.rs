@@ -22,6 +22,7 @@ mod documents;
 mod duplicates;
 mod edges;
 mod errors;
+mod examples;
 mod groups;
 mod healing;
 mod hears;

@@ -2,6 +2,10 @@
 
     yaml                            YAML documents -> list of objects
     chart DIRECTORY VALUES-FILE...  more values -> list of objects, as Helm renders them
+    notes DIRECTORY VALUES-FILE...  more values -> what Helm says after an installation
+    lint DIRECTORY                  values -> list of what `helm lint --strict` finds
+    package DIRECTORY TO            -> the packed chart
+    toml                            TOML -> its content
     validate VERSION                list of objects -> list of what is wrong by Kubernetes' schemas of that version
     admit                           policy and request -> list of messages of the ValidatingAdmissionPolicy's refusals
 """
@@ -16,7 +20,8 @@ def objects(text):
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def chart(directory, *files):
+def rendered(directory, *files):
+    """What Helm makes of each template."""
     import helm_python
 
     values = {}
@@ -26,8 +31,35 @@ def chart(directory, *files):
             values[key] = {**old, **value} if isinstance(old, dict) else value
     with helm_python.Chart.load(directory) as loaded:
         loaded.validate_schema(loaded.merge_values(values))
-        rendered = loaded.render(values, name="iocast", namespace="iocast")
-    return [item for text in rendered.values() for item in objects(text)]
+        return loaded.render(values, name="iocast", namespace="iocast")
+
+
+def chart(*arguments):
+    texts = rendered(*arguments).items()
+    return [item for name, text in texts if name.endswith(".yaml") for item in objects(text)]
+
+
+def notes(*arguments):
+    return next(text for name, text in rendered(*arguments).items() if name.endswith("NOTES.txt"))
+
+
+def lint(directory):
+    import helm_python
+
+    found = helm_python.lint(directory, json.load(sys.stdin), strict=True)
+    return [message["error"] for message in found["messages"]] + found["errors"]
+
+
+def package(directory, to):
+    import helm_python
+
+    return helm_python.package(directory, destination=to)
+
+
+def toml():
+    import tomllib
+
+    return tomllib.loads(sys.stdin.read())
 
 
 def validate(version):
@@ -59,5 +91,9 @@ def admit():
     ]
 
 
-verbs = {"yaml": lambda: objects(sys.stdin.read()), "chart": chart, "validate": validate, "admit": admit}
+def yaml_objects():
+    return objects(sys.stdin.read())
+
+
+verbs = {"yaml": yaml_objects, **{verb.__name__: verb for verb in [chart, notes, lint, package, toml, validate, admit]}}
 json.dump(verbs[sys.argv[1]](*sys.argv[2:]), sys.stdout)

@@ -14,17 +14,17 @@ use std::{
 use lab::turn;
 use serde_json::{Value, json};
 
-const OVERLAYS: [&str; 4] = ["kubeadm", "debian-containerd", "k3s", "crio-openshift"];
+pub(super) const OVERLAYS: [&str; 4] = ["kubeadm", "debian-containerd", "k3s", "crio-openshift"];
 /// The oldest Kubernetes that docs/admin.md names, and the newest with schemas.
-const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
+pub(super) const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 /// Kinds of the Prometheus operator, which Kubernetes has no schemas for.
-const FOREIGN: [&str; 2] = ["PodMonitor", "PrometheusRule"];
+const FOREIGN: [&str; 3] = ["PodMonitor", "PrometheusRule", "ServiceMonitor"];
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn text(path: &str) -> String {
+pub(super) fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -48,12 +48,12 @@ fn run(program: &str, arguments: &[&str], stdin: &str) -> Result<String, String>
 }
 
 /// A verb of `tests/kubernetes.py`.
-fn python(arguments: &[&str], stdin: &str) -> Result<Value, String> {
+pub(super) fn python(arguments: &[&str], stdin: &str) -> Result<Value, String> {
     let output = run("python", &[&["tests/kubernetes.py"], arguments].concat(), stdin)?;
     Ok(serde_json::from_str(&output).unwrap())
 }
 
-fn objects(value: Value) -> Vec<Value> {
+pub(super) fn objects(value: Value) -> Vec<Value> {
     serde_json::from_value(value).unwrap()
 }
 
@@ -63,7 +63,7 @@ fn parse(yaml: &str) -> Vec<Value> {
 }
 
 /// What `kubectl kustomize manifests/DIRECTORY` prints, rendered once.
-fn kustomize(directory: &str) -> Vec<Value> {
+pub(super) fn kustomize(directory: &str) -> Vec<Value> {
     static RENDERED: Mutex<BTreeMap<String, Vec<Value>>> = Mutex::new(BTreeMap::new());
     let render = || parse(&run("kubectl", &["kustomize", &format!("manifests/{directory}")], "").unwrap());
     RENDERED.lock().unwrap().entry(directory.into()).or_insert_with(render).clone()
@@ -80,36 +80,47 @@ fn with_component(overlay: &str, component: &str) -> Vec<Value> {
     parse(&run("kubectl", &["kustomize", site.to_str().unwrap()], "").unwrap())
 }
 
-/// What Helm makes of the chart with the values that stand for `overlay`, and `more` of them.
-fn chart(overlay: &str, more: &Value) -> Result<Vec<Value>, String> {
+/// What Helm makes of the chart with the values that stand for `overlay`, and `more` of them; with the overlays'
+/// configuration, if these say nothing of one.
+pub(super) fn release(overlay: &str, more: &Value) -> Result<Vec<Value>, String> {
+    let mut more = more.clone();
+    if more["config"].is_null() && more["domains"].is_null() {
+        more["config"] = text("manifests/base/config.toml").into();
+    }
     let values = format!("manifests/helm/iocast/values-{overlay}.yaml");
     let files = if overlay == "kubeadm" { vec![] } else { vec![values.as_str()] };
     let arguments = [&["chart", "manifests/helm/iocast"], files.as_slice()].concat();
     python(&arguments, &more.to_string()).map(objects)
 }
 
+/// The same without what is made for `helm test` only.
+pub(super) fn chart(overlay: &str, more: &Value) -> Result<Vec<Value>, String> {
+    let stays = |object: &Value| object["metadata"]["annotations"]["helm.sh/hook"].is_null();
+    Ok(release(overlay, more)?.into_iter().filter(stays).collect())
+}
+
 /// What Kubernetes' schemas of `version` have against `objects`.
-fn faults(objects: &[Value], version: &str) -> Vec<String> {
+pub(super) fn faults(objects: &[Value], version: &str) -> Vec<String> {
     let known: Vec<_> =
         objects.iter().filter(|object| !FOREIGN.contains(&object["kind"].as_str().unwrap())).collect();
     serde_json::from_value(python(&["validate", version], &json!(known).to_string()).unwrap()).unwrap()
 }
 
-fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+pub(super) fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let found: Vec<_> = objects.iter().filter(|object| object["kind"] == kind).collect();
     assert_eq!(found.len(), 1, "one {kind} expected");
     found[0]
 }
 
-fn pod(objects: &[Value]) -> &Value {
+pub(super) fn pod(objects: &[Value]) -> &Value {
     &find(objects, "DaemonSet")["spec"]["template"]["spec"]
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn strings(value: &Value) -> Vec<&str> {
+pub(super) fn strings(value: &Value) -> Vec<&str> {
     list(value).iter().map(|item| item.as_str().unwrap()).collect()
 }
 
@@ -122,15 +133,24 @@ fn host_paths(objects: &[Value]) -> BTreeMap<&str, &str> {
 }
 
 /// First cells, without backticks, of the rows of the table under `header` in a document.
-fn table<'a>(document: &'a str, header: &str) -> Vec<&'a str> {
+pub(super) fn table<'a>(document: &'a str, header: &str) -> Vec<&'a str> {
     let (_, rows) = document.split_once(header).unwrap_or_else(|| panic!("no table {header}"));
     let rows = rows.lines().skip(2).take_while(|line| line.starts_with('|'));
     rows.map(|row| row.split('|').nth(1).unwrap().trim().trim_matches('`')).collect()
 }
 
+/// Labels and annotations that only Helm's objects have.
+const OF_HELM: [&str; 5] = [
+    "checksum/config",
+    "helm.sh/chart",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/version",
+];
+
 /// Objects by kind and name, with what kustomize and Helm do differently taken out: the hash in the name of a ConfigMap
-/// or in an annotation, and the order of lists whose entries have names.
-fn normalized(objects: Vec<Value>) -> BTreeMap<String, Value> {
+/// or in an annotation, labels about the release, and the order of lists whose entries have names.
+pub(super) fn normalized(objects: Vec<Value>) -> BTreeMap<String, Value> {
     let key = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
     objects.into_iter().map(normal).map(|object| (key(&object), object)).collect()
 }
@@ -144,7 +164,7 @@ fn normal(value: Value) -> Value {
             json!(items)
         }
         Value::Object(fields) => {
-            let ours = fields.into_iter().filter(|(key, _)| key != "checksum/config");
+            let ours = fields.into_iter().filter(|(key, _)| !OF_HELM.contains(&key.as_str()));
             let fields = ours.map(|(key, value)| (key, normal(value)));
             fields.filter(|(key, value)| key != "annotations" || *value != json!({})).collect()
         }
@@ -424,7 +444,7 @@ fn the_kustomization_of_the_docs_sets_a_sites_image_and_configuration() {
 
 /// What Pod Security's profile `restricted` (Kubernetes 1.37) has against a pod: its rules for Linux, in the order of
 /// kubernetes.io/docs/concepts/security/pod-security-standards.
-fn restricted(pod: &Value) -> Vec<String> {
+pub(super) fn restricted(pod: &Value) -> Vec<String> {
     let mut found = vec![];
     let mut rule = |broken: bool, text: String| found.extend(broken.then_some(text));
     for field in ["hostNetwork", "hostPID", "hostIPC"] {

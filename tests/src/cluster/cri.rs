@@ -85,7 +85,7 @@ pub struct Namespaces {
     /// 0: the pod's own network, [`HOST`]: the node's.
     #[prost(int32, tag = "1")]
     pub network: i32,
-    /// 1: a container's own processes.
+    /// 0: the pod's processes, 1: a container's own.
     #[prost(int32, tag = "2")]
     pub pid: i32,
 }
@@ -241,6 +241,17 @@ pub struct Capabilities {
     pub drop: Vec<String>,
 }
 
+/// What `ContainerStatus` tells.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ContainerStatus {
+    /// 2: it has ended.
+    #[prost(int32, tag = "3")]
+    pub state: i32,
+    /// Its program's exit code, or 128 and the signal's number.
+    #[prost(int32, tag = "7")]
+    pub exit_code: i32,
+}
+
 /// What `PodSandboxStatus` tells.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct SandboxStatus {
@@ -338,6 +349,12 @@ struct StopRequest {
 struct StatusAnswer {
     #[prost(message, optional, tag = "1")]
     status: Option<SandboxStatus>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ContainerStatusAnswer {
+    #[prost(message, optional, tag = "1")]
+    status: Option<ContainerStatus>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -442,6 +459,12 @@ impl Cri {
     /// Starts a container.
     pub fn start_container(&self, id: &str) -> Result<()> {
         self.call("StartContainer", Id { id: id.into() }).map(|Empty {}| ())
+    }
+
+    /// What is known of a container.
+    pub fn container_status(&self, id: &str) -> Result<ContainerStatus> {
+        let answer: ContainerStatusAnswer = self.call("ContainerStatus", Id { id: id.into() })?;
+        Ok(answer.status.unwrap_or_default())
     }
 
     /// Ends a container: asked to, and killed after so many seconds.

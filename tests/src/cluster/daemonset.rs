@@ -157,7 +157,7 @@ fn variables(container: &Value, node: &str) -> Vec<Variable> {
 }
 
 /// What kubelet makes of the only container of a pod's `spec` on a node.
-fn container(spec: &Value, node: &str) -> Result<ContainerConfig> {
+pub(super) fn container(spec: &Value, node: &str) -> Result<ContainerConfig> {
     let container = &spec["containers"][0];
     let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
     Ok(ContainerConfig {
@@ -170,7 +170,7 @@ fn container(spec: &Value, node: &str) -> Result<ContainerConfig> {
         log_path: format!("{}.log", text(&container["name"])),
         linux: Some(LinuxContainer {
             resources: Some(Resources { memory_limit: bytes(&container["resources"]["limits"]["memory"])? }),
-            security: Some(security(&container["securityContext"])),
+            security: Some(security(spec, &container["securityContext"])),
         }),
     })
 }
@@ -189,18 +189,24 @@ fn volume(spec: &Value, mount: &Value) -> Mount {
     }
 }
 
-fn security(context: &Value) -> ContainerSecurity {
+/// The privileges of a container; what it does not say itself, its pod does.
+fn security(spec: &Value, context: &Value) -> ContainerSecurity {
     let capabilities = &context["capabilities"];
+    let effective = |field: &str| match &context[field] {
+        Value::Null => &spec["securityContext"][field],
+        own => own,
+    };
+    let network = if spec["hostNetwork"] == true { super::cri::HOST } else { 0 };
     ContainerSecurity {
         capabilities: Some(Capabilities {
             add: texts(&capabilities["add"]),
             drop: texts(&capabilities["drop"]),
         }),
-        namespaces: Some(Namespaces { network: super::cri::HOST, pid: 1 }),
-        user: context["runAsUser"].as_i64().map(|value| Number { value }),
+        namespaces: Some(Namespaces { network, pid: i32::from(spec["shareProcessNamespace"] != true) }),
+        user: effective("runAsUser").as_i64().map(|value| Number { value }),
         readonly_root: context["readOnlyRootFilesystem"] == true,
         no_new_privileges: context["allowPrivilegeEscalation"] == false,
-        seccomp: (context["seccompProfile"]["type"] == "RuntimeDefault").then(Profile::default),
+        seccomp: (effective("seccompProfile")["type"] == "RuntimeDefault").then(Profile::default),
         ..default_security()
     }
 }

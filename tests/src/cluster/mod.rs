@@ -9,6 +9,7 @@ mod api;
 pub mod cri;
 mod daemonset;
 mod pod;
+mod workload;
 
 use std::{
     fs,

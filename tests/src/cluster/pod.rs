@@ -14,7 +14,7 @@ use super::{
 use crate::{DOMAIN, Error, Result};
 
 /// The image of everything but the DaemonSet, `tests/cluster/image.sh`.
-const IMAGE: &str = "lab.local/epics:1";
+pub(super) const IMAGE: &str = "lab.local/epics:1";
 /// The user of a restricted container.
 const USER: i64 = 1000;
 /// What IOCs print when they serve.
@@ -29,6 +29,8 @@ pub struct Wanted<'a> {
     pub annotations: &'a [(&'a str, &'a str)],
     /// Whether it has the node's network.
     pub host_network: bool,
+    /// Whether its containers see each other's processes.
+    pub shares_processes: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -39,7 +41,7 @@ impl<'a> Wanted<'a> {
 
     /// A pod that does not.
     pub fn plain(name: &'a str) -> Self {
-        Self { name, annotations: &[], host_network: false }
+        Self { name, annotations: &[], host_network: false, shares_processes: false }
     }
 }
 
@@ -149,10 +151,11 @@ impl Cluster {
 
     /// What kubelet gives the runtime for a pod.
     pub fn sandbox_config(&self, wanted: &Wanted<'_>) -> SandboxConfig {
-        let Wanted { name, annotations, host_network } = wanted;
+        let Wanted { name, annotations, host_network, shares_processes } = wanted;
         let annotations =
             annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let namespaces = Namespaces { network: if *host_network { HOST } else { 0 }, pid: 1 };
+        let namespaces =
+            Namespaces { network: if *host_network { HOST } else { 0 }, pid: i32::from(!shares_processes) };
         SandboxConfig {
             metadata: Some(Metadata {
                 name: (*name).into(),

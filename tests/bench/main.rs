@@ -8,6 +8,7 @@ mod relay;
 mod report;
 mod row;
 mod rows;
+mod scale;
 mod stats;
 mod tables;
 mod world;
@@ -24,7 +25,8 @@ use crate::{
     report::Report,
     row::{Row, race},
     rows::{
-        Settings, agent, circuits, cni, epics, fanout, growth, latency, programs, searches, stream, watching,
+        Settings, agent, circuits, cni, epics, fanout, growth, latency, programs, searches, stream, subnets,
+        watching,
     },
     world::World,
 };
@@ -66,7 +68,7 @@ impl Subject {
 }
 
 /// In the order of their number of pods, which only grows; those that leave something behind come late.
-const SUBJECTS: [Subject; 36] = [
+const SUBJECTS: [Subject; 38] = [
     Subject::new("size", 0, agent::size_rows),
     Subject::new("latency", 10, latency::rows),
     Subject::new("circuits", 10, circuits::rows),
@@ -102,6 +104,8 @@ const SUBJECTS: [Subject; 36] = [
     Subject::new("agent", 500, agent::rows).thorough(),
     Subject::new("reload", 500, agent::reload_rows).thorough(),
     Subject::new("growth", 10, growth::domain_rows),
+    Subject::new("searches", 30, searches::withheld_rows),
+    Subject::new("searches", 30, subnets::rows),
     Subject::new("ports", 10, agent::port_rows),
 ];
 fn main() -> ExitCode {

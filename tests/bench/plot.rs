@@ -76,7 +76,7 @@ fn columns<'a, T>(groups: &'a [&'a [T]]) -> [&'a [&'a [T]]; COLUMNS] {
     [left, right]
 }
 
-fn start(width: f64, height: f64) -> String {
+pub(crate) fn start(width: f64, height: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"10\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
@@ -174,7 +174,7 @@ fn place(times: f64) -> f64 {
     SCALE + WIDTH * (share + 1.0) / 2.0
 }
 
-fn dot(svg: &mut String, (x, y): (f64, f64), radius: f64, colour: &str) {
+pub(crate) fn dot(svg: &mut String, (x, y): (f64, f64), radius: f64, colour: &str) {
     let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{colour}\"/>");
 }
 
@@ -185,7 +185,7 @@ fn ring(svg: &mut String, (x, y): (f64, f64), colour: &str) {
     );
 }
 
-fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, attributes: &str, content: &str) {
+pub(crate) fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, attributes: &str, content: &str) {
     let content = content.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         svg,

@@ -14,6 +14,7 @@ use crate::{
     plot,
     row::{Judged, Outcome, Section},
     rows::Settings,
+    scale,
     stats::{Summary, number},
 };
 
@@ -80,6 +81,11 @@ impl Report {
             write(&repository().join("docs/bench.md"), &page)?;
             plots.iter().try_for_each(|(name, plot)| write(&repository().join("docs").join(name), plot))?;
         }
+        if let Some((page, plot)) = scale::write(&self.outcomes) {
+            let of_this = format!("{page}\nCosts measured on {machine}.\n");
+            write(&repository().join("docs/scale.md"), &of_this)?;
+            write(&repository().join("docs/scale.svg"), &plot)?;
+        }
         Ok(self.failures.is_empty())
     }
 }
@@ -144,7 +150,7 @@ fn table(section: Section, outcomes: &[Outcome]) -> String {
 }
 
 /// Lines of a Markdown table, the first its head.
-fn aligned(lines: &[Vec<String>]) -> String {
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
     let mut text = String::new();

@@ -95,7 +95,7 @@ impl Way {
         }
     }
 
-    fn slug(self) -> &'static str {
+    pub(crate) fn slug(self) -> &'static str {
         match self {
             Self::Nft => "nft",
             Self::Address => "address",
@@ -277,7 +277,18 @@ impl World {
 
     /// Searches that reach the uplink of `way` all at once; with as many datagrams to `bystander` in between, if there is one.
     pub(crate) fn burst(&self, way: Way, count: usize, bystander: Option<(usize, u16)>) -> Result<Burst> {
-        let search = ca::search(&["BENCH:PV"]);
+        self.burst_for(&["BENCH:PV"], way, count, bystander)
+    }
+
+    /// The same for these names.
+    pub(crate) fn burst_for(
+        &self,
+        names: &[impl AsRef<str>],
+        way: Way,
+        count: usize,
+        bystander: Option<(usize, u16)>,
+    ) -> Result<Burst> {
+        let search = ca::search(&names.iter().map(AsRef::as_ref).collect::<Vec<_>>());
         let from = at(way.client(), 40_000);
         let mut frames = vec![frame([0xff; 6], from, at(way.broadcast(), SEARCH_PORT), &search)];
         if let Some((number, port)) = bystander {

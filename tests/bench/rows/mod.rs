@@ -10,6 +10,7 @@ pub(crate) mod latency;
 pub(crate) mod programs;
 pub(crate) mod searches;
 pub(crate) mod stream;
+pub(crate) mod subnets;
 pub(crate) mod watching;
 
 /// How thorough the run is.

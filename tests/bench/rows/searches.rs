@@ -1,6 +1,6 @@
 //! What a search costs that real IOCs hear: copies, receivers, and what the IOCs do to find out that they do not have the name.
 
-use std::{fmt::Write, rc::Rc, thread::sleep, time::Duration};
+use std::{fmt::Write, rc::Rc, sync::LazyLock, thread::sleep, time::Duration};
 
 use lab::{Process, Result, epics::PATIENCE, tried};
 
@@ -8,12 +8,21 @@ use super::Settings;
 use crate::{
     burst::Burst,
     cpu::{self, Spent},
-    row::{Goal, Measure, Row, Section, Trial},
+    row::{Goal, IOCAST, Measure, Row, Section, Trial},
     world::{Way, World},
 };
 
-const IOCS: usize = 30;
+pub(crate) const IOCS: usize = 30;
 const RECORDS: usize = 100;
+/// As many names as libca puts into a search; nobody has them.
+pub(crate) static NAMES: LazyLock<Vec<String>> =
+    LazyLock::new(|| (0..20).map(|number| format!("BL77I-EA-BENCH-{number:02}:VALUE")).collect());
+/// Pods that declare names.
+const DECLARING: usize = 10;
+/// Searches that arrive at once.
+pub(crate) const BURST: usize = 64;
+/// What is measured of pods that declare other names.
+pub(crate) const WITHHELD: &str = "10 pods that have none of 20 names";
 /// Searches of a trial.
 const SEARCHES: usize = 512;
 /// All have parsed a burst within this time, and sleep again.
@@ -55,25 +64,45 @@ impl Iocs {
 pub(crate) fn rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
     let [in_pods, native] = [Way::Iocast, Way::Native].map(|way| Iocs::start(world, way));
     let (in_pods, native) = (in_pods?, native?);
-    let row = |count: usize| -> Result<Row> {
+    let row = |(count, names): (usize, usize)| -> Result<Row> {
         let contender = |way: Way| -> Result<(&'static str, Trial)> {
             let iocs = if way == Way::Native { native.clone() } else { in_pods.clone() };
-            let burst = world.burst(way, count, None)?;
+            let burst = world.burst_for(&NAMES[..names], way, count, None)?;
             Ok((way.name(), Box::new(move || cost(world, way, &burst, count, &iocs.ids))))
         };
         Ok(Row {
-            measures: vec![Measure::lower(
-                Section::Searches,
-                format!("{IOCS} IOCs, burst of {count}"),
-                "µs",
-                &[] as &[Goal],
-            )],
+            measures: vec![Measure::lower(Section::Searches, name(count, names), "µs", &[] as &[Goal])],
             contenders: WAYS.into_iter().map(contender).collect::<Result<_>>()?,
             repeats: settings.pick(5, 3),
             warm_up: true,
         })
     };
-    [16, 64].into_iter().map(row).collect()
+    [(16, 1), (BURST, 1), (BURST, NAMES.len())].into_iter().map(row).collect()
+}
+
+/// What is measured of a burst of `count` searches for so many names.
+pub(crate) fn name(count: usize, names: usize) -> String {
+    let names = if names == 1 { String::new() } else { format!(", {names} names") };
+    format!("{IOCS} IOCs, burst of {count}{names}")
+}
+
+/// What a search for twenty names costs a node whose pods say that they have none of them.
+pub(crate) fn withheld_rows(world: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
+    let way = Way::Few;
+    for number in 0..DECLARING {
+        let pvs = format!("BL{number:02}I-");
+        world
+            .lab
+            .pod_with(&format!("d{number}"), &[("iocast.io/domain", way.slug()), ("iocast.io/pvs", &pvs)])?;
+    }
+    let burst = world.burst_for(&NAMES, way, BURST, None)?;
+    let trial: Trial = Box::new(move || cost(world, way, &burst, BURST, &[]));
+    Ok(vec![Row {
+        measures: vec![Measure::lower(Section::Searches, WITHHELD, "µs", &[] as &[Goal])],
+        contenders: vec![(IOCAST, trial)],
+        repeats: settings.pick(5, 3),
+        warm_up: true,
+    }])
 }
 
 /// Microseconds of all processors for a search.

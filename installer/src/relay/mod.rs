@@ -161,12 +161,13 @@ impl Worker {
     /// Looks at what is wanted, and at what there is.
     fn look(&mut self) {
         let wanted = lock(&self.shared).wanted.clone();
-        let is_wanted = |site: &Site| wanted.contains(&site.domain);
-        self.sites.retain(is_wanted);
+        self.sites.retain(|site| wanted.iter().any(|domain| domain.name == site.domain.name));
         for domain in wanted {
             let Some(settings) = domain.subnets.clone() else { continue };
-            if !self.sites.iter().any(|site| site.domain == domain) {
-                self.sites.push(Site::new(domain, settings, self.node.clone()));
+            match self.sites.iter_mut().find(|site| site.domain.name == domain.name) {
+                Some(site) if site.domain == domain => {}
+                Some(site) => site.follow(domain, settings),
+                None => self.sites.push(Site::new(domain, settings, self.node.clone())),
             }
         }
         self.open_sockets();

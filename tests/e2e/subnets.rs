@@ -157,11 +157,9 @@ fn whatever_searches_is_heard_once_in_each_of_four_subnets() -> Result<()> {
     let server = Socket::bind(&lab.sandbox, NATIVE, "0.0.0.0:0")?;
     server.send(&ca::message(13, 13, 5064, 1, 0, &[]), "172.23.0.255:5065")?;
     assert_eq!(beacons.heard(), vec![["172.23.0.3"]; 6], "a beacon");
-    for (what, bytes, to) in [
-        ("an answer", ca::reply(5064), "172.23.0.255:5064"),
-        ("nonsense", vec![0; 40], "172.23.0.255:5064"),
-        ("to one host", search.clone(), "172.23.0.3:5064"),
-    ] {
+    for (what, bytes, to) in
+        [("nonsense", vec![0; 40], "172.23.0.255:5064"), ("to one host", search.clone(), "172.23.0.3:5064")]
+    {
         server.send(&bytes, to)?;
         assert_eq!(listeners.heard(), vec![[""; 0]; 6], "{what}");
     }
@@ -232,9 +230,10 @@ fn who_has_another_key_is_named_and_what_strangers_send_is_refused() -> Result<(
     let lans = [0, 1];
     let mut lab = up(Topology::Routed, &lans)?;
     let stranger = Socket::bind(&lab.sandbox, WORKSTATION, "0.0.0.0:0")?;
+    let before = refused(&subnets(&lab, 0)?, "foreign");
     stranger.send(&[7; 100], "172.23.0.10:5077")?;
     stranger.send(&[], "172.23.0.10:5077")?;
-    wait_for(&lab, 0, "two foreign datagrams", |subnets| refused(subnets, "foreign") == 2)?;
+    wait_for(&lab, 0, "two foreign datagrams", |subnets| refused(subnets, "foreign") >= before + 2)?;
     replay(&lab)?;
     wait_for(&lab, 1, "replayed datagrams", |subnets| refused(subnets, "replayed") > 0)?;
     let listener = Socket::bind(&lab.sandbox, &on_lan(WORKSTATION, 1), "0.0.0.0:5064")?;
@@ -258,12 +257,17 @@ fn who_has_another_key_is_named_and_what_strangers_send_is_refused() -> Result<(
 /// Somebody on the way sends what goes to the second node once more.
 fn replay(lab: &Lab) -> Result<()> {
     let outcome = lab.sandbox.run_in(ROUTER, || {
-        let out = datapath::link::by_name("eth1")?.expect("the router's device");
+        let Some(out) = datapath::link::by_name("eth1")? else { return Ok(0) };
         let tap = datapath::Tap::open(out.index, &datapath::Whose::Host([172, 23, 1, 11].into()))?;
         let outlet = datapath::Outlet::at(&out)?;
         sleep(Duration::from_secs(2));
-        let frames: Vec<_> = std::iter::from_fn(|| tap.take()).filter(|frame| frame.outgoing).collect();
-        frames.iter().try_for_each(|frame| outlet.put(&frame.bytes).map(drop))?;
+        let passed =
+            std::iter::from_fn(|| tap.take()).filter(|frame| frame.outgoing && frame.bytes[23] == 17);
+        let mut frames: Vec<_> = passed.map(|frame| frame.bytes).collect();
+        for frame in &mut frames {
+            frame[40..42].fill(0); // what is left to the hardware is no checksum yet; none is right
+            outlet.put(frame)?;
+        }
         Ok::<_, datapath::Error>(frames.len())
     })?;
     let count = outcome.map_err(|error| lab::Error::Missing(error.to_string()))?;

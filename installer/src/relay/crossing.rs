@@ -489,11 +489,11 @@ mod tests {
             ))
         };
         let frame = |payload: &[u8]| frame(HOST, ALL, 7000, payload);
-        assert_eq!(judged(&describe(""), &frame(b"RC"), false), "nothing");
-        assert_eq!(judged(&describe("subnets = true"), &frame(b"RC"), false), "Search 7000 false");
+        assert_eq!(judged(&describe(""), &frame(b"RC01"), false), "nothing");
+        assert_eq!(judged(&describe("subnets = true"), &frame(b"RC01"), false), "Search 7000 false");
         let announced = describe("subnets = true\ndirection = \"announce\"");
-        assert_eq!(judged(&announced, &frame(b"RC"), false), "Beacon 7000 false");
-        assert_eq!(judged(&announced, &frame(b"RX"), false), "malformed");
+        assert_eq!(judged(&announced, &frame(b"RC01"), false), "Beacon 7000 false");
+        assert_eq!(judged(&announced, &frame(b"RX01"), false), "malformed");
     }
 
     #[test]

@@ -229,6 +229,9 @@ mod tests {
         SocketAddrV4::new(Ipv4Addr::new(172, 23, number / 10, 10 + number % 10), 5077)
     }
 
+    /// Who said what to whom, and what came of it.
+    type Said = (u8, SocketAddrV4, Vec<u8>, Result<Heard, Refusal>);
+
     /// Agents that can all hear each other; that of number 12 is in the subnet 172.23.1.0/24, with the address 172.23.1.12.
     struct World {
         now: Instant,
@@ -256,7 +259,7 @@ mod tests {
         }
 
         /// All say hello, and what follows from that; everything that was said, and what came of it.
-        fn tick(&mut self) -> Vec<(u8, SocketAddrV4, Vec<u8>, Result<Heard, Refusal>)> {
+        fn tick(&mut self) -> Vec<Said> {
             self.now += PERIOD;
             let mut said = VecDeque::new();
             for (number, (hello, hellos)) in &mut self.agents {

@@ -14,7 +14,7 @@ mod subnet;
 mod told;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::{fd::AsFd as _, unix::net::UnixStream},
@@ -42,6 +42,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// The longest wait.
 const NAP: Duration = Duration::from_millis(100);
+/// The same while nothing is wanted.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Datagrams that are read before anything else gets its turn.
 const BATCH: usize = 512;
 /// Bytes of the longest datagram.
@@ -154,19 +156,20 @@ impl Worker {
         sources.extend(self.sockets.values().map(|socket| socket.as_fd()));
         sources.extend(self.sites.iter().filter_map(Site::source));
         sources.extend(self.told.as_ref().map(|told| told.as_fd()));
-        let idle = if self.sites.is_empty() { LOOK } else { NAP };
-        wait(&sources, until.saturating_duration_since(Instant::now()).min(idle));
+        let time = until.saturating_duration_since(Instant::now()).min(NAP);
+        wait(&sources, if self.sites.is_empty() { IDLE } else { time });
     }
 
     /// Looks at what is wanted, and at what there is.
     fn look(&mut self) {
         let wanted = lock(&self.shared).wanted.clone();
-        let is_wanted = |site: &Site| wanted.contains(&site.domain);
-        self.sites.retain(is_wanted);
+        self.sites.retain(|site| wanted.iter().any(|domain| domain.name == site.domain.name));
         for domain in wanted {
             let Some(settings) = domain.subnets.clone() else { continue };
-            if !self.sites.iter().any(|site| site.domain == domain) {
-                self.sites.push(Site::new(domain, settings, self.node.clone()));
+            match self.sites.iter_mut().find(|site| site.domain.name == domain.name) {
+                Some(site) if site.domain == domain => {}
+                Some(site) => site.follow(domain, settings),
+                None => self.sites.push(Site::new(domain, settings, self.node.clone())),
             }
         }
         self.open_sockets();
@@ -186,12 +189,11 @@ impl Worker {
         self.sockets.retain(|port, _| ports.contains(port));
         self.faults.clear();
         for port in ports {
-            if !self.sockets.contains_key(&port) {
-                match open_socket(port) {
-                    Ok(socket) => drop(self.sockets.insert(port, socket)),
-                    Err(error) => {
-                        drop(self.faults.insert(port, format!("cannot listen at UDP port {port}: {error}")))
-                    }
+            let Entry::Vacant(place) = self.sockets.entry(port) else { continue };
+            match open_socket(port) {
+                Ok(socket) => _ = place.insert(socket),
+                Err(error) => {
+                    self.faults.insert(port, format!("cannot listen at UDP port {port}: {error}"));
                 }
             }
         }

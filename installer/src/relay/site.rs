@@ -91,6 +91,12 @@ impl Site {
         }
     }
 
+    /// It is configured so from now on; whom it has heard stays heard.
+    pub(super) fn follow(&mut self, domain: DomainConfig, settings: SubnetsConfig) {
+        self.limits = [Limits::new(domain.rates), Limits::new(domain.rates)];
+        (self.domain, self.settings, self.lan) = (domain, settings, None);
+    }
+
     /// Looks at the key, the peers and the uplink as they are now; why it cannot work, if it cannot.
     pub(super) fn look(&mut self, addresses: &[SocketAddrV4], lost: &Lost, no_socket: Option<String>) {
         self.lost.clone_from(lost);

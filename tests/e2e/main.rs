@@ -51,6 +51,7 @@ mod seeing;
 mod settings;
 mod snoop;
 mod structure;
+mod survey;
 mod tap;
 mod timed;
 mod why;

@@ -85,7 +85,7 @@ pub struct Namespaces {
     /// 0: the pod's own network, [`HOST`]: the node's.
     #[prost(int32, tag = "1")]
     pub network: i32,
-    /// 1: a container's own processes.
+    /// 1: a container's own processes, [`HOST`]: the node's.
     #[prost(int32, tag = "2")]
     pub pid: i32,
 }

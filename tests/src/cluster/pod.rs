@@ -7,7 +7,7 @@ use super::{
     Cluster, PATIENCE,
     cri::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, HOST, Image, LinuxContainer,
-        LinuxSandbox, Metadata, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity, Variable,
+        LinuxSandbox, Metadata, Mount, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity, Variable,
     },
     wait_until,
 };
@@ -29,6 +29,19 @@ pub struct Wanted<'a> {
     pub annotations: &'a [(&'a str, &'a str)],
     /// Whether it has the node's network.
     pub host_network: bool,
+    /// Whether it sees the node's processes.
+    pub host_pid: bool,
+}
+
+/// What a container has beside its program.
+#[derive(Clone, Debug, Default)]
+pub struct Container<'a> {
+    /// Its environment.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// Directories of the node that it sees at the same place.
+    pub directories: &'a [&'a str],
+    /// Capabilities, which it then has as root.
+    pub capabilities: &'a [&'a str],
 }
 
 impl<'a> Wanted<'a> {
@@ -39,7 +52,12 @@ impl<'a> Wanted<'a> {
 
     /// A pod that does not.
     pub fn plain(name: &'a str) -> Self {
-        Self { name, annotations: &[], host_network: false }
+        Self { name, annotations: &[], host_network: false, host_pid: false }
+    }
+
+    /// A pod with the node's network.
+    pub fn on_host(name: &'a str) -> Self {
+        Self { host_network: true, ..Self::plain(name) }
     }
 }
 
@@ -115,6 +133,36 @@ impl Cluster {
         self.run_container(pod, restricted(container, line))
     }
 
+    /// The same with what it has besides.
+    pub fn run_with(
+        &self,
+        pod: &RunningPod,
+        container: &str,
+        line: &[&str],
+        with: &Container<'_>,
+    ) -> Result<String> {
+        let mut config = restricted(container, line);
+        let variable = |(key, value): &(&str, &str)| Variable { key: (*key).into(), value: (*value).into() };
+        config.variables = with.variables.iter().map(variable).collect();
+        config.mounts = with
+            .directories
+            .iter()
+            .map(|directory| Mount {
+                host_path: (*directory).into(),
+                container_path: (*directory).into(),
+                readonly: true,
+                propagation: 0,
+            })
+            .collect();
+        let security = config.linux.as_mut().and_then(|linux| linux.security.as_mut());
+        if let Some(security) = security.filter(|_| !with.capabilities.is_empty()) {
+            security.user = Some(Number { value: 0 });
+            let add = with.capabilities.iter().map(|name| (*name).to_owned()).collect();
+            security.capabilities = Some(Capabilities { add, drop: vec!["ALL".into()] });
+        }
+        self.run_container(pod, config)
+    }
+
     /// Starts a container of a pod; returns its id.
     pub(super) fn run_container(&self, pod: &RunningPod, config: ContainerConfig) -> Result<String> {
         let id = self.cri(pod.node).create_container(&pod.id, config, &pod.config)?;
@@ -149,10 +197,13 @@ impl Cluster {
 
     /// What kubelet gives the runtime for a pod.
     pub fn sandbox_config(&self, wanted: &Wanted<'_>) -> SandboxConfig {
-        let Wanted { name, annotations, host_network } = wanted;
+        let Wanted { name, annotations, host_network, host_pid } = wanted;
         let annotations =
             annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let namespaces = Namespaces { network: if *host_network { HOST } else { 0 }, pid: 1 };
+        let namespaces = Namespaces {
+            network: if *host_network { HOST } else { 0 },
+            pid: if *host_pid { HOST } else { 1 },
+        };
         SandboxConfig {
             metadata: Some(Metadata {
                 name: (*name).into(),

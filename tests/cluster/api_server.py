@@ -2,7 +2,7 @@
 """What kubectl needs of an API server to list pods and to run programs in them: plain HTTP, nothing else.
 
 api_server.py PORT FILE: listens on loopback. FILE is read for each request:
-{"namespace": "iocast", "pods": [{"name", "node", "state", "entry": [words before a program], "forbidden"}], "forbidden": []}
+{"namespace": "iocast", "labels": {}, "pods": [{"name", "node", "state", "entry": [words before a program], "forbidden"}], "forbidden": []}
 `state` is the container's, as in a pod's status; `forbidden` names what 403 answers: "list", "exec".
 """
 
@@ -16,7 +16,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-LABELS = {"app.kubernetes.io/name": "iocast"}
 RESOURCES = {
     "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1",
     "resources": [
@@ -37,11 +36,11 @@ def world():
         return json.load(file)
 
 
-def pod(known, namespace):
+def pod(known, namespace, labels):
     state = known["state"]
     return {
         "kind": "Pod", "apiVersion": "v1",
-        "metadata": {"name": known["name"], "namespace": namespace, "labels": LABELS},
+        "metadata": {"name": known["name"], "namespace": namespace, "labels": labels},
         "spec": {"nodeName": known["node"], "containers": [{"name": "iocast"}]},
         "status": {"phase": "Running", "containerStatuses": [
             {"name": "iocast", "ready": "running" in state, "restartCount": 0, "state": state}]},
@@ -85,15 +84,15 @@ class Handler(BaseHTTPRequestHandler):
             if "list" in known["forbidden"]:
                 return self.forbid("pods", 'list resource "pods" in API group ""')
             wanted = query.get("labelSelector", [""])[0]
-            fits = wanted == ",".join(f"{key}={value}" for key, value in LABELS.items())
-            items = [pod(one, known["namespace"]) for one in known["pods"]] if fits else []
+            fits = wanted == ",".join(f"{key}={value}" for key, value in known["labels"].items())
+            items = [pod(one, known["namespace"], known["labels"]) for one in known["pods"]] if fits else []
             return self.answer({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
         name, _, rest = url.path.removeprefix(pods + "/").partition("/")
         one = next((one for one in known["pods"] if one["name"] == name), None)
         if one is None or rest not in ("", "exec"):
             return self.answer(status(404, "NotFound", f'pods "{name}" not found'), 404)
         if rest == "":
-            return self.answer(pod(one, known["namespace"]))
+            return self.answer(pod(one, known["namespace"], known["labels"]))
         if "exec" in known["forbidden"] or one.get("forbidden"):
             return self.forbid(f'pods "{name}"', 'create resource "pods/exec" in API group ""')
         self.execute(one, query["command"])

@@ -54,6 +54,7 @@ mod settings;
 mod snoop;
 mod structure;
 mod subnets;
+mod survey;
 mod tap;
 mod timed;
 mod why;

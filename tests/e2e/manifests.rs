@@ -175,7 +175,9 @@ fn normal(value: Value) -> Value {
 #[test]
 fn every_manifest_fits_the_schemas_of_kubernetes() {
     let overlays = OVERLAYS.iter().flat_map(|name| [format!("overlays/{name}"), format!("uninstall/{name}")]);
-    for directory in overlays.chain(["example", "kubectl", "policy", "monitoring"].map(String::from)) {
+    for directory in
+        overlays.chain(["example", "kubectl", "policy", "monitoring", "survey"].map(String::from))
+    {
         let objects = kustomize(&directory);
         assert!(!objects.is_empty(), "{directory}");
         for version in KUBERNETES {
@@ -343,6 +345,30 @@ fn only_what_the_docs_say_is_writable() {
         rows.lines().take_while(|line| !line.starts_with("and")).filter(|row| row.contains("| write |"));
     let explained: BTreeSet<_> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
     assert_eq!(writable, explained);
+}
+
+#[test]
+fn the_survey_has_exactly_the_privileges_that_the_docs_explain_and_leaves_nothing() {
+    let objects = kustomize("survey");
+    let spec = pod(&objects);
+    let security = &spec["containers"][0]["securityContext"];
+    let fields = ["hostPID", "hostNetwork", "hostIPC"].into_iter().filter(|field| spec[*field] == true);
+    let granted =
+        fields.chain(strings(&security["capabilities"]["add"])).chain(host_paths(&objects).into_values());
+    let document = text("docs/migrate.md");
+    let explained = table(&document, "| privilege | for |").into_iter().flat_map(|cell| cell.split("`, `"));
+    assert_eq!(granted.collect::<BTreeSet<_>>(), explained.collect());
+    assert_eq!(strings(&security["capabilities"]["drop"]), ["ALL"]);
+    assert_eq!((&security["privileged"], &security["readOnlyRootFilesystem"]), (&json!(false), &json!(true)));
+    assert!(list(&spec["containers"][0]["volumeMounts"]).iter().all(|mount| mount["readOnly"] == true));
+    assert_eq!(spec["automountServiceAccountToken"], false);
+    let own = json!("iocast-survey");
+    let is_own = |object: &Value| match object["kind"].as_str() {
+        Some("Namespace") => object["metadata"]["name"] == own,
+        _ => object["metadata"]["namespace"] == own,
+    };
+    assert!(objects.iter().all(is_own), "{objects:?}");
+    assert_eq!(spec["containers"][0]["image"], pod(&kustomize("overlays/kubeadm"))["containers"][0]["image"]);
 }
 
 #[test]

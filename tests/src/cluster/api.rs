@@ -5,7 +5,7 @@ use std::{cell::Cell, fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{Cluster, PATIENCE, project};
+use super::{Cluster, PATIENCE, Set, project};
 use crate::{
     Error, Process, Result, WORKSTATION,
     node::{NODES, binary},
@@ -44,13 +44,19 @@ pub struct Ran {
 impl<'a> ApiServer<'a> {
     /// Starts it over the agents of these nodes, each in a container of the DaemonSet's pod.
     pub fn start(cluster: &'a Cluster, containers: &[String]) -> Result<Self> {
+        Self::over(cluster, Set::AGENT, containers)
+    }
+
+    /// The same over the pods of a DaemonSet in a namespace of its name.
+    pub fn over(cluster: &'a Cluster, set: Set, containers: &[String]) -> Result<Self> {
         let pods = containers.iter().enumerate().map(|(node, container)| {
-            let entry = cluster.entry_from_outside(node, container)?;
+            let entry = cluster.entry_from_outside(node, set, container)?;
             let state = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
-            Ok(json!({ "name": format!("iocast-{node}"), "node": NODES[node], "state": state, "entry": entry }))
+            Ok(json!({ "name": format!("{}-{node}", set.name), "node": NODES[node], "state": state, "entry": entry }))
         });
         let pods = pods.collect::<Result<Vec<_>>>()?;
-        let world = json!({ "namespace": "iocast", "forbidden": [], "pods": pods });
+        let labels = json!({ "app.kubernetes.io/name": set.name });
+        let world = json!({ "namespace": set.name, "labels": labels, "forbidden": [], "pods": pods });
         let configuration = json!({
             "kind": "Config", "apiVersion": "v1", "current-context": "lab",
             "clusters": [{ "name": "lab", "cluster": { "server": format!("http://127.0.0.1:{PORT}") } }],

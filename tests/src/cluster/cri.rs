@@ -85,13 +85,18 @@ pub struct Namespaces {
     /// 0: the pod's own network, [`HOST`]: the node's.
     #[prost(int32, tag = "1")]
     pub network: i32,
-    /// 0: the pod's processes, 1: a container's own.
+    /// 0: the pod's processes, 1: a container's own, [`HOST`]: the node's.
     #[prost(int32, tag = "2")]
     pub pid: i32,
 }
 
 /// `NamespaceMode::NODE`.
 pub const HOST: i32 = 2;
+
+/// Whose processes a container sees: the node's, its pod's, or its own.
+pub fn processes(of_node: bool, of_pod: bool) -> i32 {
+    if of_node { HOST } else { i32::from(!of_pod) }
+}
 
 /// `Int64Value`.
 #[derive(Clone, PartialEq, Eq, Message)]

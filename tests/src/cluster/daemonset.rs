@@ -1,4 +1,4 @@
-//! The pod of iocast's DaemonSet on a node, as kubelet makes it of the manifest: same image, arguments, privileges and
+//! The pods of iocast's DaemonSets on a node, as kubelet makes it of the manifest: same image, arguments, privileges and
 //! mounts.
 
 use std::{
@@ -13,13 +13,13 @@ use serde_json::Value;
 use super::{
     Cluster, Node, RunningPod, Wanted,
     cri::{
-        Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, Image, LinuxContainer, Mount,
-        Namespaces, Number, Profile, Resources, Variable,
+        Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, HOST, Image, LinuxContainer,
+        Mount, Namespaces, Number, Profile, Resources, Variable, processes,
     },
     pod::default_security,
     project, wait_until,
 };
-use crate::{AGENT_CAPABILITIES, Error, Result, node::NODES, node::binary, start, tried};
+use crate::{Error, Result, node::NODES, node::binary, start, tried};
 
 /// Where the agent answers.
 const ADDRESS: &str = "127.0.0.1:9402";
@@ -31,13 +31,33 @@ const PROBES: usize = 6;
 /// Builds images on a node, in file systems that are gone with it.
 const BUILDAH: &str = "buildah --root /run/buildah/root --runroot /run/buildah/run --storage-driver vfs";
 
+/// A DaemonSet of the manifests.
+#[derive(Clone, Copy, Debug)]
+pub struct Set {
+    /// Its name.
+    pub name: &'static str,
+    manifest: &'static str,
+}
+
+impl Set {
+    /// The agents.
+    pub const AGENT: Self = Self { name: "iocast", manifest: "manifests/base/daemonset.yaml" };
+    /// Those that survey nodes.
+    pub const SURVEY: Self = Self { name: "iocast-survey", manifest: "manifests/survey/daemonset.yaml" };
+
+    /// The template of its pods, as `kubectl` would send it.
+    fn spec(self) -> Result<Value> {
+        Ok(manifest(self.manifest)?["spec"]["template"]["spec"].clone())
+    }
+}
+
 impl Cluster {
     /// Builds the DaemonSet's image of its Containerfile and gives it to a node's runtime, which could not pull it.
     pub fn load_daemonset_image(&self, node: usize) -> Result<()> {
         if !Path::new("/usr/bin/buildah").exists() {
             return Err(Error::Missing("there is no /usr/bin/buildah: run `make lab-tools`".into()));
         }
-        let image = text(&manifest()?["spec"]["template"]["spec"]["containers"][0]["image"]);
+        let image = text(&Set::AGENT.spec()?["containers"][0]["image"]);
         let project = project();
         let file = project.join("manifests/Containerfile");
         let (file, context) = (file.display(), binary("iocast-node")?);
@@ -60,14 +80,19 @@ impl Cluster {
         self.exec(to, &format!("ctr --namespace k8s.io images import {ARCHIVE}")).map(drop)
     }
 
-    /// Creates the DaemonSet's pod on a node that has its image, and probes, as kubelet does, until it is ready.
-    /// Returns the pod and its container's id.
+    /// Creates a DaemonSet's pod on a node that has its image. Returns the pod and its container's id.
+    pub fn pod_of(&self, node: usize, set: Set) -> Result<(RunningPod, String)> {
+        let spec = set.spec()?;
+        let is = |field: &str| spec[field] == true;
+        let (host_network, host_pid) = (is("hostNetwork"), is("hostPID"));
+        let pod = self.pod(node, &Wanted { host_network, host_pid, ..Wanted::plain(set.name) })?;
+        let id = self.run_container(&pod, container(&spec, NODES[node])?)?;
+        Ok((pod, id))
+    }
+
+    /// The same for the agent, which is probed, as kubelet does, until it is ready.
     pub fn daemonset(&self, node: usize) -> Result<(RunningPod, String)> {
-        let manifest = manifest()?;
-        let spec = &manifest["spec"]["template"]["spec"];
-        let host_network = spec["hostNetwork"] == true;
-        let pod = self.pod(node, &Wanted { host_network, ..Wanted::plain("iocast") })?;
-        let id = self.run_container(&pod, container(spec, NODES[node])?)?;
+        let (pod, id) = self.pod_of(node, Set::AGENT)?;
         let mut said = String::new();
         for _ in 0..PROBES {
             match self.probe(node, &id)? {
@@ -92,21 +117,26 @@ impl Cluster {
 
     /// The DaemonSet's readiness probe, in its container: its exit code, and what it printed.
     pub fn probe(&self, node: usize, container: &str) -> Result<(i32, String)> {
-        let manifest = manifest()?;
-        let probe = &manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"];
+        let spec = Set::AGENT.spec()?;
+        let probe = &spec["containers"][0]["readinessProbe"];
         self.execute(node, container, &texts(&probe["exec"]["command"]).join(" "))
     }
 
     /// Runs a program in the container of the DaemonSet's pod, with its privileges: its exit code, and what it printed.
     /// The runtime could not: it enters the root of the mount namespace, which in the lab is the machine's.
     pub fn execute(&self, node: usize, container: &str, line: &str) -> Result<(i32, String)> {
-        let entry = self.entry(node, container)?.join(" ");
+        self.execute_in(node, Set::AGENT, container, line)
+    }
+
+    /// The same in the container of another DaemonSet's pod.
+    pub fn execute_in(&self, node: usize, set: Set, container: &str, line: &str) -> Result<(i32, String)> {
+        let entry = self.entry(node, set, container)?.join(" ");
         let finished = self.spawn(node, &format!("{entry} {line}"))?.finish()?;
         Ok((finished.status.code().unwrap_or(-1), finished.output))
     }
 
-    /// What, before a program on a node, runs it in the container of the DaemonSet's pod.
-    fn entry(&self, node: usize, container: &str) -> Result<Vec<String>> {
+    /// What, before a program on a node, runs it in the container of a DaemonSet's pod.
+    fn entry(&self, node: usize, set: Set, container: &str) -> Result<Vec<String>> {
         let tasks = self.exec(node, "ctr --namespace k8s.io task list")?;
         let task = tasks.lines().find_map(|line| line.strip_prefix(container)?.split_whitespace().next());
         let first = task.ok_or_else(|| Error::Missing(format!("no container {container}:\n{tasks}")))?;
@@ -115,25 +145,28 @@ impl Cluster {
             let exe = self.exec(node, &format!("readlink /proc/{first}/exe"));
             Ok(!exe.is_ok_and(|exe| exe.contains("runc")))
         })?;
-        let variables = variables(&manifest()?["spec"]["template"]["spec"]["containers"][0], NODES[node]);
-        let privileges = format!("--bounding-set={AGENT_CAPABILITIES},+sys_chroot");
+        let spec = &set.spec()?["containers"][0];
+        let variables = variables(spec, NODES[node]);
+        let added = texts(&spec["securityContext"]["capabilities"]["add"]);
+        let added: String = added.iter().map(|name| format!(",+{}", name.to_lowercase())).collect();
+        let privileges = format!("--bounding-set=-all{added},+sys_chroot");
         let words = ["setpriv", &privileges, "--no-new-privs", "env"].map(str::to_owned).into_iter();
         let words = words.chain(variables.iter().map(|Variable { key, value }| format!("{key}={value}")));
         Ok(words.chain(["chroot".into(), format!("/proc/{first}/root")]).collect())
     }
 
     /// The same before a program outside, in the sandbox.
-    pub fn entry_from_outside(&self, node: usize, container: &str) -> Result<Vec<String>> {
+    pub fn entry_from_outside(&self, node: usize, set: Set, container: &str) -> Result<Vec<String>> {
         let network = format!("--net=/run/netns/{}", NODES[node]);
         let Node { number, .. } = &self.nodes[node];
         let enter = ["nsenter", &network, "--target", number, "--mount", "--uts", "--root", "--wd=/"];
-        Ok(enter.map(str::to_owned).into_iter().chain(self.entry(node, container)?).collect())
+        Ok(enter.map(str::to_owned).into_iter().chain(self.entry(node, set, container)?).collect())
     }
 }
 
-/// The manifest of the DaemonSet, as `kubectl` would send it.
-fn manifest() -> Result<Value> {
-    let path = project().join("manifests/base/daemonset.yaml");
+/// The object in a manifest.
+fn manifest(file: &str) -> Result<Value> {
+    let path = project().join(file);
     let file = tried(format!("open {}", path.display()), std::fs::File::open(&path))?;
     let mut command = Command::new("/usr/bin/python3");
     command.arg(project().join("tests/kubernetes.py")).arg("yaml");
@@ -196,13 +229,14 @@ fn security(spec: &Value, context: &Value) -> ContainerSecurity {
         Value::Null => &spec["securityContext"][field],
         own => own,
     };
-    let network = if spec["hostNetwork"] == true { super::cri::HOST } else { 0 };
+    let is = |field: &str| spec[field] == true;
+    let network = if is("hostNetwork") { HOST } else { 0 };
     ContainerSecurity {
         capabilities: Some(Capabilities {
             add: texts(&capabilities["add"]),
             drop: texts(&capabilities["drop"]),
         }),
-        namespaces: Some(Namespaces { network, pid: i32::from(spec["shareProcessNamespace"] != true) }),
+        namespaces: Some(Namespaces { network, pid: processes(is("hostPID"), is("shareProcessNamespace")) }),
         user: effective("runAsUser").as_i64().map(|value| Number { value }),
         readonly_root: context["readOnlyRootFilesystem"] == true,
         no_new_privileges: context["allowPrivilegeEscalation"] == false,

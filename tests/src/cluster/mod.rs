@@ -33,7 +33,8 @@ use crate::{
 };
 pub use api::{ApiServer, Ran};
 pub use cri::Cri;
-pub use pod::{RunningPod, Wanted};
+pub use daemonset::Set;
+pub use pod::{Container, RunningPod, Wanted};
 
 /// Something that happens by itself has happened by then.
 pub const PATIENCE: Duration = Duration::from_secs(30);

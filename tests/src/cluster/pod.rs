@@ -7,7 +7,8 @@ use super::{
     Cluster, PATIENCE,
     cri::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, HOST, Image, LinuxContainer,
-        LinuxSandbox, Metadata, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity, Variable,
+        LinuxSandbox, Metadata, Mount, Namespaces, Number, Profile, SandboxConfig, SandboxSecurity, Variable,
+        processes,
     },
     wait_until,
 };
@@ -31,6 +32,19 @@ pub struct Wanted<'a> {
     pub host_network: bool,
     /// Whether its containers see each other's processes.
     pub shares_processes: bool,
+    /// Whether it sees the node's processes.
+    pub host_pid: bool,
+}
+
+/// What a container has beside its program.
+#[derive(Clone, Debug, Default)]
+pub struct Container<'a> {
+    /// Its environment.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// Directories of the node that it sees at the same place.
+    pub directories: &'a [&'a str],
+    /// Capabilities, which it then has as root.
+    pub capabilities: &'a [&'a str],
 }
 
 impl<'a> Wanted<'a> {
@@ -41,7 +55,12 @@ impl<'a> Wanted<'a> {
 
     /// A pod that does not.
     pub fn plain(name: &'a str) -> Self {
-        Self { name, annotations: &[], host_network: false, shares_processes: false }
+        Self { name, annotations: &[], host_network: false, shares_processes: false, host_pid: false }
+    }
+
+    /// A pod with the node's network.
+    pub fn on_host(name: &'a str) -> Self {
+        Self { host_network: true, ..Self::plain(name) }
     }
 }
 
@@ -117,6 +136,36 @@ impl Cluster {
         self.run_container(pod, restricted(container, line))
     }
 
+    /// The same with what it has besides.
+    pub fn run_with(
+        &self,
+        pod: &RunningPod,
+        container: &str,
+        line: &[&str],
+        with: &Container<'_>,
+    ) -> Result<String> {
+        let mut config = restricted(container, line);
+        let variable = |(key, value): &(&str, &str)| Variable { key: (*key).into(), value: (*value).into() };
+        config.variables = with.variables.iter().map(variable).collect();
+        config.mounts = with
+            .directories
+            .iter()
+            .map(|directory| Mount {
+                host_path: (*directory).into(),
+                container_path: (*directory).into(),
+                readonly: true,
+                propagation: 0,
+            })
+            .collect();
+        let security = config.linux.as_mut().and_then(|linux| linux.security.as_mut());
+        if let Some(security) = security.filter(|_| !with.capabilities.is_empty()) {
+            security.user = Some(Number { value: 0 });
+            let add = with.capabilities.iter().map(|name| (*name).to_owned()).collect();
+            security.capabilities = Some(Capabilities { add, drop: vec!["ALL".into()] });
+        }
+        self.run_container(pod, config)
+    }
+
     /// Starts a container of a pod; returns its id.
     pub(super) fn run_container(&self, pod: &RunningPod, config: ContainerConfig) -> Result<String> {
         let id = self.cri(pod.node).create_container(&pod.id, config, &pod.config)?;
@@ -151,11 +200,11 @@ impl Cluster {
 
     /// What kubelet gives the runtime for a pod.
     pub fn sandbox_config(&self, wanted: &Wanted<'_>) -> SandboxConfig {
-        let Wanted { name, annotations, host_network, shares_processes } = wanted;
+        let Wanted { name, annotations, host_network, shares_processes, host_pid } = wanted;
         let annotations =
             annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let namespaces =
-            Namespaces { network: if *host_network { HOST } else { 0 }, pid: i32::from(!shares_processes) };
+        let network = if *host_network { HOST } else { 0 };
+        let namespaces = Namespaces { network, pid: processes(*host_pid, *shares_processes) };
         SandboxConfig {
             metadata: Some(Metadata {
                 name: (*name).into(),

@@ -37,6 +37,7 @@ mod neighbours;
 mod nodes;
 mod page;
 mod pins;
+mod podman;
 mod ports;
 mod prefixes;
 mod printing;

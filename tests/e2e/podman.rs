@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use lab::{
-    Lab, NODE, NOTHING, Options, Result, Topology, WORKSTATION, binary, cluster::wait_until, laptop::Laptop,
+    Lab, NODE, NOTHING, Options, Pod, Process, Result, Topology, WORKSTATION, binary, cluster::wait_until,
+    laptop::Laptop,
 };
 
 /// What a container asks for.
@@ -11,7 +12,7 @@ const MEMBER: &str = "--annotation iocast.io/domain=lab";
 
 fn laptop() -> Result<Laptop> {
     let mut laptop = Laptop::up()?;
-    laptop.lab.start_agent()?;
+    laptop.start_agent()?;
     Ok(laptop)
 }
 
@@ -37,13 +38,13 @@ fn a_container_is_a_member_from_its_start_to_its_end() -> Result<()> {
     laptop.podman("run --detach --name other lab.local/epics:1")?;
     assert_eq!(members(&laptop.lab)?, ["podman/ioc-a"], "who does not ask is none");
 
-    laptop.lab.stop_agent();
+    laptop.kill_agent();
     laptop.podman("restart --time 0 ioc-a")?;
-    laptop.lab.start_agent()?;
+    laptop.start_agent()?;
     assert_eq!(caget(&laptop.lab, "A:NAME")?, "A\n");
     assert_eq!(laptop.lab.external_port("ioc-a", "tcp", 5064)?, Some(65064));
 
-    laptop.lab.stop_agent(); // which would collect what the hook leaves
+    laptop.kill_agent(); // which would collect what the hook leaves
     laptop.podman("stop --time 0 ioc-a")?;
     assert_eq!(members(&laptop.lab)?, [""; 0]);
     assert_eq!(laptop.lab.leftovers()?, NOTHING);
@@ -103,6 +104,19 @@ fn what_is_killed_leaves_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_container_that_runs_already_is_adopted() -> Result<()> {
+    let mut laptop = Laptop::up()?;
+    laptop.exec("mkdir /run/no-hooks")?;
+    let program = "--entrypoint softIoc lab.local/epics:1 -S -m P=A -d /ioc/demo.db";
+    laptop.podman(&format!("--hooks-dir /run/no-hooks run --detach --name ioc-a {MEMBER} {program}"))?;
+    laptop.start_agent()?;
+    wait_until("adoption", || Ok(laptop.agent_output().contains("adopted podman/ioc-a into domain `lab`")))?;
+    assert_eq!(caget(&laptop.lab, "A:NAME")?, "A\n");
+    laptop.podman("rm --force --time 0 ioc-a")?;
+    wait_until("a node without members", || Ok(laptop.lab.leftovers()? == NOTHING))
+}
+
+#[test]
 fn one_container_of_a_pod_makes_the_pod_a_member() -> Result<()> {
     let laptop = laptop()?;
     laptop.podman("pod create --name pod --infra-image lab.local/epics:1")?;
@@ -153,5 +167,56 @@ services:
     assert_eq!(members(&laptop.lab)?, ["podman/shop_ioc_1"]);
     laptop.exec(&format!("{compose} down --timeout 0"))?;
     assert_eq!(members(&laptop.lab)?, [""; 0]);
+    Ok(())
+}
+
+/// Two laptops on one LAN, each with a domain of this configuration and an IOC in a pod: `A` on the first, `B` on the second.
+fn workshop(domains: [&str; 2]) -> Result<(Lab, [Pod; 2], [Process; 2])> {
+    let mut lab = Lab::without_agent(Options { nodes: 2, ..Options::new(Topology::Bridge) })?;
+    lab.start_agents_with(&domains.map(|domain| format!("[domain.{domain}")))?;
+    let pod = |node, name, domain: &str| {
+        let domain = domain.split(']').next().unwrap_or_default();
+        lab.create_pod(node, name, &[("iocast.io/domain", domain)])
+    };
+    let pods = [pod(0, "ioc-a", domains[0])?, pod(1, "ioc-b", domains[1])?];
+    let iocs = [lab.ioc(&pods[0].netns, "A")?, lab.ioc(&pods[1].netns, "B")?];
+    Ok((lab, pods, iocs))
+}
+
+fn finds(lab: &Lab, netns: &str, pv: &str, variables: &[(&str, &str)]) -> Result<bool> {
+    let ended = lab.epics(netns, &format!("caget -t -w 3 {pv}"), variables)?.finish()?;
+    Ok(ended.status.success())
+}
+
+#[test]
+fn names_of_domains_keep_nobody_apart_on_one_lan() -> Result<()> {
+    let (lab, pods, _iocs) = workshop(["one]\nuplink = \"eth0\"", "two]\nuplink = \"eth0\""])?;
+    assert!(finds(&lab, &pods[0].netns, "B:NAME", &[])? && finds(&lab, WORKSTATION, "B:NAME", &[])?);
+    Ok(())
+}
+
+#[test]
+fn laptops_with_lan_ports_of_their_own_see_only_their_own() -> Result<()> {
+    let (lab, pods, _iocs) = workshop([
+        "shop]\nuplink = \"eth0\"\nlan_ports = { 5064 = 8101, 5065 = 8201, 5076 = 8301 }",
+        "shop]\nuplink = \"eth0\"\nlan_ports = { 5064 = 8102, 5065 = 8202, 5076 = 8302 }",
+    ])?;
+    const OF_FIRST: &[(&str, &str)] = &[("EPICS_CA_SERVER_PORT", "8101"), ("EPICS_CA_REPEATER_PORT", "8201")];
+    const OF_SECOND: &[(&str, &str)] =
+        &[("EPICS_CA_SERVER_PORT", "8102"), ("EPICS_CA_REPEATER_PORT", "8202")];
+    for (netns, pv, variables, found) in [
+        (pods[0].netns.as_str(), "A:NAME", &[][..], true),
+        (&pods[0].netns, "B:NAME", &[], false),
+        (&pods[1].netns, "B:NAME", &[], true),
+        (&pods[1].netns, "A:NAME", &[], false),
+        (WORKSTATION, "A:NAME", &[], false),
+        (WORKSTATION, "A:NAME", OF_FIRST, true),
+        (WORKSTATION, "B:NAME", OF_FIRST, false),
+        (WORKSTATION, "B:NAME", OF_SECOND, true),
+        (NODE, "A:NAME", OF_FIRST, true),
+        (NODE, "B:NAME", OF_FIRST, false),
+    ] {
+        assert_eq!(finds(&lab, netns, pv, variables)?, found, "{pv} from {netns} with {variables:?}");
+    }
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! A node with podman in place of a cluster's runtime: a laptop, on which iocast's hook is installed.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::{
     Error, Lab, Options, Process, Result, Topology,
-    cluster::wait_until,
+    cluster::{PATIENCE, wait_until},
     host::{Host, project},
     node::binary,
+    tried, turn,
 };
 
 /// The image of the lab's containers, `tests/cluster/image.sh`.
@@ -19,6 +22,7 @@ const SERVING: &str = "iocRun: All initialization complete";
 /// A LAN with a workstation and one node that has podman. Dropping it leaves nothing.
 #[derive(Debug)]
 pub struct Laptop {
+    agent: Option<Process>,
     host: Host,
     /// The LAN, the workstation, the node's network.
     pub lab: Lab,
@@ -28,11 +32,39 @@ impl Laptop {
     /// A laptop without the agent, as podman and the hook are there after their installation.
     pub fn up() -> Result<Self> {
         let lab = Lab::without_agent(Options::new(Topology::Bridge))?;
-        let laptop = Self { host: Host::start(&lab, 0, "podman", "usr/bin/podman")?, lab };
+        let laptop = Self { agent: None, host: Host::start(&lab, 0, "podman", "usr/bin/podman")?, lab };
         let hook = laptop.exec(&format!("{} hook --print", binary("iocast")?.display()))?;
         laptop.host.write(HOOK, hook)?;
         laptop.podman(&format!("load --quiet --input {}/target/lab/epics.tar", project().display()))?;
         Ok(laptop)
+    }
+
+    /// Starts the agent as systemd does, with the privileges of its unit, and waits until it is ready.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let path = project().join("manifests/podman/iocast.service");
+        let unit = tried(format!("read {}", path.display()), fs::read_to_string(&path))?;
+        let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        let privileges =
+            value("CapabilityBoundingSet=").to_lowercase().replace(' ', ",").replace("cap_", "+");
+        let program = binary("iocast-node")?.display().to_string();
+        let command = value("ExecStart=").replace("/usr/local/bin/iocast-node", &program);
+        self.write("/etc/iocast/config.toml", self.lab.configuration())?;
+        let _loading = turn::loading();
+        let mut agent =
+            self.spawn(&format!("setpriv --bounding-set=-all,{privileges} --no-new-privs {command}"))?;
+        agent.wait_for("ready agent", PATIENCE, |output| output.contains("ready"))?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// Kills the agent; the datapath stays.
+    pub fn kill_agent(&mut self) {
+        self.agent = None;
+    }
+
+    /// What the agent has said.
+    pub fn agent_output(&self) -> String {
+        self.agent.as_ref().map(Process::output).unwrap_or_default()
     }
 
     /// Starts a program on the laptop; words without quoting.

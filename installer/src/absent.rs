@@ -13,8 +13,10 @@ use membership::{Admission, pins};
 
 use crate::{
     adopt::{self, INTERFACE},
-    cri::{Cri, Sandbox},
+    cri::Sandbox,
     error::Error,
+    podman,
+    runtime::{self, Place},
 };
 
 /// Where runtimes listen: in the DaemonSet's container, and on nodes.
@@ -30,7 +32,7 @@ const SOCKETS: [&str; 5] = [
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Runtime {
     /// CRI socket of the container runtime, to find pods that ask for a domain and are no members [default: where
-    /// containerd, CRI-O or k3s has it].
+    /// containerd, CRI-O or k3s has it; else what podman runs].
     #[arg(long, value_name = "SOCKET")]
     cri: Option<PathBuf>,
 }
@@ -46,6 +48,12 @@ impl Runtime {
         let usual = || SOCKETS.iter().map(PathBuf::from).find(|path| path.exists());
         self.cri.clone().or_else(usual)
     }
+
+    /// Where it is asked; `None` if there is none to be found.
+    fn place(&self) -> Option<Place> {
+        let podman = || Path::new(podman::RECORDS).exists().then_some(Place::Podman);
+        self.socket().map(Place::Cri).or_else(podman)
+    }
 }
 
 /// A pod that asks for a domain and is no member of it.
@@ -59,15 +67,15 @@ pub(crate) struct Absent {
 
 /// All of them; none if no runtime is known.
 pub(crate) fn look(runtime: &Runtime, state: &State) -> Result<Vec<Absent>, Error> {
-    let Some(socket) = runtime.socket() else { return Ok(vec![]) };
-    let cri = Cri::connect(&socket)?;
-    let sandboxes = cri.sandboxes()?;
+    let Some(place) = runtime.place() else { return Ok(vec![]) };
+    let runtime = runtime::Runtime::open(&place)?;
+    let sandboxes = runtime.sandboxes()?;
     let members: Vec<_> = state.attachments()?.into_iter().map(|(key, _)| key).collect();
     let absent = adopt::absent(&sandboxes, &members).into_iter().map(|sandbox| Absent {
         namespace: sandbox.namespace.clone(),
         pod: sandbox.name.clone(),
         domain: sandbox.domain.clone().unwrap_or_default(),
-        why: why(&cri, state, sandbox),
+        why: why(&runtime, state, sandbox),
     });
     Ok(absent.collect())
 }
@@ -87,31 +95,31 @@ pub(crate) struct Unjoined {
 
 /// All pods that run and are no members; none if no runtime is known.
 pub(crate) fn unjoined(runtime: &Runtime, state: &State) -> Result<Vec<Unjoined>, Error> {
-    let Some(socket) = runtime.socket() else { return Ok(vec![]) };
-    let cri = Cri::connect(&socket)?;
+    let Some(place) = runtime.place() else { return Ok(vec![]) };
+    let runtime = runtime::Runtime::open(&place)?;
     let members: Vec<_> = state.attachments()?.into_iter().map(|(key, _)| key).collect();
-    let sandboxes = cri.sandboxes()?;
+    let sandboxes = runtime.sandboxes()?;
     let others = sandboxes.iter().filter(|sandbox| sandbox.ready && !adopt::is_member(sandbox, &members));
     let unjoined = others.map(|sandbox| Unjoined {
         pod: format!("{}/{}", sandbox.namespace, sandbox.name),
-        address: address(&cri, sandbox),
+        address: address(&runtime, sandbox),
         domain: sandbox.domain.clone(),
-        why: sandbox.domain.is_some().then(|| why(&cri, state, sandbox)),
+        why: sandbox.domain.is_some().then(|| why(&runtime, state, sandbox)),
     });
     Ok(unjoined.collect())
 }
 
-fn address(cri: &Cri, sandbox: &Sandbox) -> Option<Ipv4Addr> {
-    let netns = cri.netns(&sandbox.id).ok()??;
+fn address(runtime: &runtime::Runtime, sandbox: &Sandbox) -> Option<Ipv4Addr> {
+    let netns = runtime.netns(&sandbox.id).ok()??;
     Some(Pod::find(&Netns::open(&netns).ok()?, INTERFACE).ok()?.address.address)
 }
 
 /// Why a pod is no member: what keeps it from joining, or that nobody tried.
-fn why(cri: &Cri, state: &State, sandbox: &Sandbox) -> String {
-    match cri.netns(&sandbox.id) {
+fn why(runtime: &runtime::Runtime, state: &State, sandbox: &Sandbox) -> String {
+    match runtime.netns(&sandbox.id) {
         Ok(None) => "it uses the node's network, and is on the node's LAN already".into(),
         Ok(Some(netns)) => obstacle(&netns, state, sandbox).err().map_or_else(
-            || "it started before iocast; an agent with --cri adopts it within 30 s, or delete it to have it recreated".into(),
+            || "it started before iocast; an agent with --cri or --podman adopts it within 30 s, or delete it to have it recreated".into(),
             |error| error.to_string(),
         ),
         Err(error) => error.to_string(),

@@ -1,4 +1,5 @@
-//! `--cri`: adopts pods that started before iocast, without restarting them, and cleans up after pods that never got a DEL.
+//! `--cri` and `--podman`: adopts pods that started before iocast, without restarting them, and cleans up after pods that never
+//! got a DEL.
 //!
 //! The runtime is queried on a separate thread: a runtime that hangs must not keep the agent from following its uplinks.
 
@@ -19,9 +20,10 @@ use membership::{Admission, pins};
 use tracing::{debug, info};
 
 use crate::{
-    cri::{Cri, Sandbox},
+    cri::Sandbox,
     error::Error,
     log::ADOPT,
+    runtime::{Place, Runtime},
 };
 
 /// Time between two queries of the runtime.
@@ -96,9 +98,9 @@ pub(crate) struct Adoption {
 }
 
 impl Adoption {
-    /// Queries the runtime at `socket` now and periodically, or, with `once`, once before this returns.
-    pub(crate) fn start(socket: &Path, bpffs: &Path, once: bool) -> std::io::Result<Self> {
-        let mut adopter = Adopter::new(socket, bpffs);
+    /// Queries the runtime at `place` now and periodically, or, with `once`, once before this returns.
+    pub(crate) fn start(place: &Place, bpffs: &Path, once: bool) -> std::io::Result<Self> {
+        let mut adopter = Adopter::new(place, bpffs);
         let (wake, woken) = channel();
         let first = if once { adopter.pass() } else { Outcome::default() };
         let adoption = Self { outcome: Arc::new(Mutex::new(first)), wake };
@@ -130,7 +132,7 @@ impl Adoption {
 
 /// Adopts pods, one query after another.
 struct Adopter {
-    socket: PathBuf,
+    place: Place,
     bpffs: PathBuf,
     unknown: Vec<Unknown>,
     adopted: u64,
@@ -138,8 +140,8 @@ struct Adopter {
 }
 
 impl Adopter {
-    fn new(socket: &Path, bpffs: &Path) -> Self {
-        Self { socket: socket.into(), bpffs: bpffs.into(), unknown: vec![], adopted: 0, failed: 0 }
+    fn new(place: &Place, bpffs: &Path) -> Self {
+        Self { place: place.clone(), bpffs: bpffs.into(), unknown: vec![], adopted: 0, failed: 0 }
     }
 
     /// Queries once, and acts on the answer.
@@ -152,16 +154,17 @@ impl Adopter {
     }
 
     fn try_pass(&mut self, problems: &mut Vec<String>) -> Result<(), Error> {
-        let cri = Cri::connect(&self.socket)?;
-        let sandboxes = cri.sandboxes()?;
+        let runtime = Runtime::open(&self.place)?;
+        let sandboxes = runtime.sandboxes()?;
         let mut state = State::open(&self.bpffs)?;
         let recorded = state.attachments()?;
         debug!(target: ADOPT, sandboxes = sandboxes.len(), members = recorded.len(), "asked the runtime");
-        let keys: Vec<_> = recorded.iter().map(|(key, _)| *key).collect();
+        let keys: Vec<_> =
+            recorded.iter().filter(|(_, held)| self.place.knows(held)).map(|(key, _)| *key).collect();
         let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
         self.unknown = unknown;
         for sandbox in adopt {
-            match self.adopt(&cri, &mut state, sandbox, problems) {
+            match self.adopt(&runtime, &mut state, sandbox, problems) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
                 Err(error) => {
                     self.failed += 1;
@@ -169,7 +172,7 @@ impl Adopter {
                 }
             }
         }
-        for key in collect {
+        for key in collect.into_iter().filter(|_| self.place.is_complete()) {
             problems
                 .extend(member::remove(&self.bpffs, &mut state, &key).err().map(|error| error.to_string()));
         }
@@ -188,12 +191,12 @@ impl Adopter {
     /// network and needs nothing.
     fn adopt(
         &self,
-        cri: &Cri,
+        runtime: &Runtime,
         state: &mut State,
         sandbox: &Sandbox,
         problems: &mut Vec<String>,
     ) -> Result<bool, Error> {
-        let Some(netns) = cri.netns(&sandbox.id)? else { return Ok(false) };
+        let Some(netns) = runtime.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
         let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
         let (pins, prefixes) = (pins::parse(&sandbox.ports)?, sandbox.prefixes()?);
@@ -379,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_is_not_there_is_named() {
-        let mut adopter = Adopter::new(Path::new("/nowhere/runtime.sock"), Path::new("/nowhere"));
+        let mut adopter = Adopter::new(&Place::Cri("/nowhere/runtime.sock".into()), Path::new("/nowhere"));
         let problems = adopter.pass().problems;
         assert!(
             problems[0].contains("/nowhere/runtime.sock: No such file") && problems[0].contains("--cri"),

@@ -270,8 +270,8 @@ fn netns(answer: &PodSandboxStatusResponse) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// The path of the network namespace in an OCI specification, which containerd and CRI-O report.
-fn in_spec(spec: &Value) -> Option<&str> {
+/// The path of the network namespace in an OCI specification, which containerd and CRI-O report, and crun records.
+pub(crate) fn in_spec(spec: &Value) -> Option<&str> {
     let mut namespaces = spec["linux"]["namespaces"].as_array()?.iter();
     let network = namespaces.find(|namespace| namespace["type"] == "network")?;
     network["path"].as_str().filter(|path| !path.is_empty())

@@ -31,6 +31,7 @@ use crate::{
     reconcile::{Programs, reconcile},
     relay::{Relay, Report},
     reload::Live,
+    runtime::Place,
     serve::{self, SharedProgress},
     signals::stop_signals,
     uplink::{self, Uplinks},
@@ -57,6 +58,9 @@ pub(crate) struct Options {
     /// CRI socket of the container runtime, to adopt pods that started before iocast [default: adopt none].
     #[arg(long, value_name = "SOCKET")]
     cri: Option<PathBuf>,
+    /// Adopt containers of podman that started before iocast, which crun has recorded in /run/crun.
+    #[arg(long, conflicts_with = "cri")]
+    podman: bool,
     /// Serve /metrics, /healthz and /readyz on this address.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -96,8 +100,8 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     problems.extend_from_slice(conflicts.pass(&state));
     let held = Held::open(bpffs)?; // what has just been attached, too
     let keeper = (!options.no_cni).then(|| Keeper::new(&options.cni, bpffs));
-    let adoption =
-        options.cri.as_ref().map(|socket| Adoption::start(socket, bpffs, options.once)).transpose()?;
+    let place = options.cri.clone().map(Place::Cri).or(options.podman.then_some(Place::Podman));
+    let adoption = place.map(|place| Adoption::start(&place, bpffs, options.once)).transpose()?;
     let mut agent = Agent {
         bpffs,
         live,

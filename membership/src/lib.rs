@@ -8,6 +8,7 @@ pub mod annotation;
 mod error;
 pub mod namespace;
 pub mod pins;
+pub mod podman;
 pub mod prefixes;
 
 pub use error::Error;

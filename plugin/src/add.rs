@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use abi::{AttachmentKey, text};
 use datapath::{
     Error, Netns, Pod, State,
     arp::Sender,
@@ -16,6 +17,7 @@ use datapath::{
 use membership::Admission;
 
 use crate::{
+    annotations::Annotations,
     error::CniError,
     inside::{ensure_broadcast, give_address, take_address},
     request::{Environment, Request},
@@ -34,37 +36,54 @@ pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String
             "prevResult is missing: iocast is a chained plugin and must come after the plugin that creates the interface",
         ));
     };
-    if let Some(domain) = request.domain()? {
-        join(environment, request, domain)?;
+    let annotations = request.annotations();
+    if let Some(domain) = annotations.domain()? {
+        // Without a CRI the container id stands for the pod's name.
+        let (namespace, name) = match &environment.pod {
+            Some((namespace, name)) => (namespace.as_str(), name.as_str()),
+            None => ("", environment.container.as_str()),
+        };
+        let (bpffs, key, network) = (&request.bpffs()?, environment.key()?, request.network()?);
+        let netns = &environment.netns;
+        join(&Candidate { bpffs, key, netns, network, namespace, name, annotations }, domain)?;
     }
     Ok(previous.get().to_owned())
 }
 
+/// A pod that asks to join a domain.
+#[derive(Debug)]
+pub(crate) struct Candidate<'a> {
+    /// The BPF file system where the datapath is pinned.
+    pub(crate) bpffs: &'a Path,
+    /// Its attachment: container id and interface.
+    pub(crate) key: AttachmentKey,
+    /// Its network namespace.
+    pub(crate) netns: &'a Path,
+    /// The CNI network that it comes from; empty if it is none.
+    pub(crate) network: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) annotations: Annotations<'a>,
+}
+
 /// Validates everything, then acts, and undoes all of it if a step fails.
-fn join(environment: &Environment, request: &Request, domain: &str) -> Result<(), CniError> {
-    let bpffs = request.bpffs()?;
-    let key = environment.key()?;
-    let (pins, prefixes) = (request.pins()?, request.prefixes()?);
-    // Without a CRI the container id stands for the pod's name.
-    let (namespace, name) = match &environment.pod {
-        Some((namespace, name)) => (namespace.as_str(), name.as_str()),
-        None => ("", environment.container.as_str()),
-    };
-    let address = request.address(name)?;
-    let mut state = loaded(&bpffs)?;
+pub(crate) fn join(candidate: &Candidate<'_>, domain: &str) -> Result<(), CniError> {
+    let Candidate { bpffs, key, network, namespace, name, annotations, .. } = candidate;
+    let (pins, prefixes) = (annotations.pins()?, annotations.prefixes()?);
+    let address = annotations.address(name)?;
+    let mut state = loaded(bpffs)?;
     let admission = Admission::new(&state, domain, &pins)?; // the most likely errors, so they are checked first
-    let netns = Netns::open(&environment.netns)?;
-    let pod = Pod::find(&netns, &environment.interface)?;
-    let network = request.network()?;
+    let netns = Netns::open(candidate.netns)?;
+    let pod = Pod::find(&netns, text(&key.interface))?;
     let joining = Joining { domain, network, namespace, pod: name, address, prefixes: &prefixes };
-    member::join(&bpffs, &mut state, &key, &joining, &pod, &admission)?;
+    member::join(bpffs, &mut state, key, &joining, &pod, &admission)?;
     let finished = match address {
         None => ensure_broadcast(&netns, &pod),
-        Some(address) => settle(&bpffs, &mut state, &netns, &pod, address),
+        Some(address) => settle(bpffs, &mut state, &netns, &pod, address),
     };
     finished.inspect_err(|_| {
         // The runtime needs the error of the step that failed.
-        let _ = member::remove(&bpffs, &mut state, &key);
+        let _ = member::remove(bpffs, &mut state, key);
         let _ = address.map(|address| take_address(&netns, &pod, address));
     })
 }

@@ -1,8 +1,8 @@
 //! CHECK: verifies that what ADD set up is still in place.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
-use abi::{Attachment, Member, NO_ADDRESS, standing};
+use abi::{Attachment, AttachmentKey, Member, NO_ADDRESS, standing, text};
 use datapath::{Hook, Netns, Pod, State, is_attached, link, printable, route};
 
 use crate::{
@@ -14,33 +14,32 @@ pub(crate) fn run(environment: &Environment, request: &Request) -> Result<String
     if request.previous.is_none() {
         return Err(CniError::config("prevResult is missing: there is nothing to check against"));
     }
-    if request.domain()?.is_some() {
-        check(environment, request)?;
+    if request.annotations().domain()?.is_some() {
+        check(&request.bpffs()?, &environment.key()?, &environment.netns)?;
     }
     Ok(String::new())
 }
 
-fn check(environment: &Environment, request: &Request) -> Result<(), CniError> {
-    let bpffs = request.bpffs()?;
-    let state = State::open(&bpffs)?;
+/// Checks the attachment `key`, of the pod with this network namespace.
+pub(crate) fn check(bpffs: &Path, key: &AttachmentKey, netns: &Path) -> Result<(), CniError> {
+    let state = State::open(bpffs)?;
+    let (container, interface) = (text(&key.container), text(&key.interface));
     let missing = |what: &str| {
         CniError::not_as_added(format!(
-            "container {} interface {}: {what}; delete the pod to have it recreated",
-            environment.container, environment.interface
+            "container {container} interface {interface}: {what}; delete the pod to have it recreated"
         ))
     };
-    let attachment =
-        state.attachment(&environment.key()?)?.ok_or_else(|| missing("no ADD is recorded for it"))?;
+    let attachment = state.attachment(key)?.ok_or_else(|| missing("no ADD is recorded for it"))?;
     let recorded =
         state.member(attachment.member)?.ok_or_else(|| missing("it is not a member of its domain"))?;
-    let pod = Pod::find(&Netns::open(&environment.netns)?, &environment.interface)?;
+    let pod = Pod::find(&Netns::open(netns)?, interface)?;
     if pod.veth.index != attachment.member || pod.address.address.octets() != recorded.address {
         return Err(missing("its address or veth differs from what ADD recorded"));
     }
     if pod.address.broadcast != Some(recorded.broadcast.into()) {
         return Err(missing("its broadcast address differs from what ADD recorded"));
     }
-    if !is_attached(&bpffs, Hook::FromPod, &pod.veth)? {
+    if !is_attached(bpffs, Hook::FromPod, &pod.veth)? {
         return Err(missing("from_pod is not attached to its veth"));
     }
     match amiss(&state, &attachment, &recorded, &pod)? {

@@ -1,23 +1,27 @@
-//! `iocast`, a chained CNI plugin: makes a pod that requests it with an annotation a member of a broadcast domain.
+//! `iocast`, a chained CNI plugin: makes a pod that requests it with an annotation a member of a broadcast domain. As an OCI
+//! hook it does the same for containers of podman.
 //!
 //! It never creates or removes an interface, and never delays or fails a pod without the annotation. All state is in the
 //! datapath's pinned maps, keyed by (container id, interface name); results of earlier plugins pass through unchanged.
 #![forbid(unsafe_code)]
 
 mod add;
+mod annotations;
 mod check;
 mod del;
 mod error;
 mod gc;
+mod hook;
 mod inside;
 mod request;
 
 use std::{
-    io::{Read, Write, stdin, stdout},
+    io::{IsTerminal, Read, Write, stdin, stdout},
+    path::Path,
     process::ExitCode,
 };
 
-use datapath::{State, printable::json};
+use datapath::{State, printable, printable::json};
 use error::CniError;
 use request::{Environment, Request, VERSIONS, Verb};
 
@@ -26,9 +30,19 @@ use request::{Environment, Request, VERSIONS, Verb};
 const LONGEST_INPUT: u64 = 16 << 20;
 
 fn main() -> ExitCode {
-    if std::env::args().len() > 1 {
-        return help();
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments.iter().map(|argument| argument.to_str()).collect::<Vec<_>>()[..] {
+        [] => plugin(),
+        [Some("hook")] if !stdin().is_terminal() => hook(),
+        [Some("hook"), Some("--print")] => {
+            print(&hook::configuration(&std::env::current_exe().unwrap_or_default()))
+        }
+        _ => help(),
     }
+}
+
+/// Answers a CNI runtime.
+fn plugin() -> ExitCode {
     let input = read();
     let outcome = input.as_deref().map_err(CniError::clone).and_then(run);
     let (text, code) = match outcome {
@@ -38,15 +52,31 @@ fn main() -> ExitCode {
             (error.to_json(&version), ExitCode::FAILURE)
         }
     };
-    // If the runtime has closed our stdout, there is nobody to report to.
-    let _ = stdout().write_all(text.as_bytes());
+    print(&text);
     code
 }
 
-/// The network configuration on stdin. Decoded as in Go: a text that is not UTF-8 fails no pod.
+/// Answers an OCI runtime.
+fn hook() -> ExitCode {
+    match read().and_then(|input| hook::run(&input)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            count(Path::new(datapath::BPFFS), &error);
+            hook::tell(&printable(&error.message));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// If whoever reads our stdout has closed it, there is nobody to report to.
+fn print(text: &str) -> ExitCode {
+    let _ = stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// What the runtime passes on stdin. Decoded as in Go: a text that is not UTF-8 fails no pod.
 fn read() -> Result<String, CniError> {
-    let fault =
-        |what: &str| CniError::decode(format!("cannot read the network configuration from stdin: {what}"));
+    let fault = |what: &str| CniError::decode(format!("cannot read stdin: {what}"));
     let mut input = vec![];
     stdin().take(LONGEST_INPUT + 1).read_to_end(&mut input).map_err(|error| fault(&error.to_string()))?;
     if input.len() as u64 > LONGEST_INPUT {
@@ -61,7 +91,8 @@ fn run(input: &str) -> Result<String, CniError> {
     let environment = Environment::read()?;
     let request = Request::parse(input, &environment)?;
     match environment.verb {
-        Verb::Add => add::run(&environment, &request).inspect_err(|error| count(&request, error)),
+        Verb::Add => add::run(&environment, &request)
+            .inspect_err(|error| _ = request.bpffs().map(|bpffs| count(&bpffs, error))),
         Verb::Del => del::run(&environment, &request),
         Verb::Check => check::run(&environment, &request),
         Verb::Gc => gc::run(&request),
@@ -72,8 +103,8 @@ fn run(input: &str) -> Result<String, CniError> {
 }
 
 /// Counts an ADD that failed, for the agent's metrics; if it cannot be, the runtime is told all the same.
-fn count(request: &Request, error: &CniError) {
-    if let Ok(mut state) = request.bpffs().and_then(|bpffs| Ok(State::open(&bpffs)?)) {
+fn count(bpffs: &Path, error: &CniError) {
+    if let Ok(mut state) = State::open(bpffs) {
         let _ = state.count_refused(error.reason());
     }
 }
@@ -85,13 +116,15 @@ fn version(request: &Request) -> String {
 /// Runtimes use the environment and stdin: only a person passes arguments.
 fn help() -> ExitCode {
     let text = format!(
-        "iocast {}: chained CNI plugin, broadcast for annotated pods (CNI {})\n\n\
+        "iocast {}: chained CNI plugin, broadcast for annotated pods (CNI {}), and OCI hook for containers of podman\n\n\
          The container runtime runs it. To try it by hand, set CNI_COMMAND and the other CNI_* variables as the CNI\n\
          specification describes, and pass the network configuration on stdin, for example:\n\n    \
          CNI_COMMAND=VERSION iocast </dev/null\n\n\
          Entry in a conflist's `plugins`, after the primary plugin:\n\n    \
          {{\"type\": \"iocast\", \"capabilities\": {{\"io.kubernetes.cri.pod-annotations\": true}}}}\n\n\
          Optional key: \"bpffs\", the BPF file system where iocast-node pinned the datapath (default {}).\n\
+         podman runs it as `iocast hook`, with the container's state on stdin, once it is told so, as root:\n\n    \
+         iocast hook --print >/usr/share/containers/oci/hooks.d/iocast.json\n\n\
          A pod joins a domain with the annotation {}: <domain>. It may request external ports with\n\
          {}: tcp/5064=15064, udp/5064=15064, and an address of its own on the LAN with\n\
          {}: 172.23.0.50, or a range of which each pod of a StatefulSet takes the one at its ordinal.\n\
@@ -104,6 +137,5 @@ fn help() -> ExitCode {
         membership::annotation::ADDRESS,
         membership::annotation::PVS,
     );
-    let _ = stdout().write_all(text.as_bytes()); // whether or not anybody reads on
-    ExitCode::SUCCESS
+    print(&text)
 }

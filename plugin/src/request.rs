@@ -3,19 +3,15 @@
 //! Only what is needed is decoded. `prevResult` is kept as text, so that nothing in it is lost, whichever version or plugin
 //! wrote it.
 
-use std::{env, ffi::OsString, net::Ipv4Addr, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf};
 
 use abi::AttachmentKey;
 use datapath::{BPFFS, member};
-use membership::{
-    Pin, address,
-    annotation::{ADDRESS, CAPABILITY, DOMAIN, PORTS, PVS},
-    pins, prefixes,
-};
+use membership::annotation::CAPABILITY;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::error::CniError;
+use crate::{annotations::Annotations, error::CniError};
 
 /// CNI versions that this plugin supports, oldest first.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -228,52 +224,9 @@ impl Request {
         }
     }
 
-    /// The domain that the pod requests to join; `None` if it requests none.
-    pub(crate) fn domain(&self) -> Result<Option<&str>, CniError> {
-        match self.annotation(DOMAIN) {
-            None if self.annotation(ADDRESS).is_some() => Err(CniError::config(format!(
-                "annotation {ADDRESS} is there without {DOMAIN}: add that one, with the domain that has the address"
-            ))),
-            None => Ok(None),
-            Some(Value::String(domain)) if !domain.is_empty() => Ok(Some(domain)),
-            Some(other) => Err(CniError::config(format!(
-                "annotation {DOMAIN} is {other}: expected the name of a domain"
-            ))),
-        }
-    }
-
-    /// The external ports that the pod pins.
-    pub(crate) fn pins(&self) -> Result<Vec<Pin>, CniError> {
-        match self.annotation(PORTS) {
-            None => Ok(vec![]),
-            Some(Value::String(text)) => Ok(pins::parse(text)?),
-            Some(other) => Err(CniError::config(format!("annotation {PORTS} is {other}: expected a string"))),
-        }
-    }
-
-    /// The address on the LAN that a pod called `pod` requests; `None` if it requests none.
-    pub(crate) fn address(&self, pod: &str) -> Result<Option<Ipv4Addr>, CniError> {
-        match self.annotation(ADDRESS) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(address::parse(text, pod)?)),
-            Some(other) => {
-                Err(CniError::config(format!("annotation {ADDRESS} is {other}: expected a string")))
-            }
-        }
-    }
-
-    /// How the names of the pod's PVs begin; empty if it does not say so.
-    pub(crate) fn prefixes(&self) -> Result<Vec<String>, CniError> {
-        match self.annotation(PVS) {
-            None => Ok(vec![]),
-            Some(Value::String(text)) => Ok(prefixes::parse(text)?),
-            Some(other) => Err(CniError::config(format!("annotation {PVS} is {other}: expected a string"))),
-        }
-    }
-
-    /// A pod's annotation; the value of the capability is an object, or null.
-    fn annotation(&self, key: &str) -> Option<&Value> {
-        self.runtime.get(CAPABILITY)?.get(key)
+    /// The pod's annotations; the value of the capability is an object, or null.
+    pub(crate) fn annotations(&self) -> Annotations<'_> {
+        Annotations(self.runtime.get(CAPABILITY).unwrap_or(&Value::Null))
     }
 
     /// The network's name.
@@ -364,9 +317,10 @@ mod tests {
             };
             match Request::parse(&text, &environment(&ADD).unwrap()) {
                 Ok(request) => {
-                    request.domain().map(drop).or_else(said)?;
-                    request.pins().map(drop).or_else(said)?;
-                    request.address("ioc-3").map(drop).or_else(said)?;
+                    let annotations = request.annotations();
+                    annotations.domain().map(drop).or_else(said)?;
+                    annotations.pins().map(drop).or_else(said)?;
+                    annotations.address("ioc-3").map(drop).or_else(said)?;
                     request.bpffs().map(drop).or_else(said)?;
                     request.valid_attachments().map(drop).or_else(said)?;
                 }
@@ -418,39 +372,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_asks_only_by_the_annotation() {
-        let asks = |runtime: &str| {
+    fn annotations_come_by_the_capability() {
+        let domain = |runtime: &str| {
             let request =
                 request(&format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#));
-            request.domain().map(|domain| domain.map(str::to_owned))
+            request.annotations().domain().map(|domain| domain.map(str::to_owned))
         };
-        assert_eq!(asks("null"), Ok(None));
-        assert_eq!(asks("{}"), Ok(None));
-        assert_eq!(asks(r#"{"io.kubernetes.cri.pod-annotations":null}"#), Ok(None));
-        assert_eq!(asks(r#"{"io.kubernetes.cri.pod-annotations":{"other":"x"}}"#), Ok(None));
-        assert_eq!(
-            asks(r#"{"io.kubernetes.cri.pod-annotations":{"iocast.io/domain":"bl07"}}"#),
-            Ok(Some("bl07".into()))
-        );
-        assert_eq!(
-            asks(r#"{"io.kubernetes.cri.pod-annotations":{"iocast.io/domain":""}}"#).unwrap_err().code,
-            7
-        );
-    }
-
-    #[test]
-    fn an_address_is_asked_for_beside_a_domain() {
-        let asks = |annotations: &str| {
-            let runtime = format!(r#"{{"io.kubernetes.cri.pod-annotations":{annotations}}}"#);
-            request(&format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#))
-        };
-        assert_eq!(asks(r#"{"iocast.io/domain":"bl07"}"#).address("ioc-3"), Ok(None));
-        let range = asks(r#"{"iocast.io/domain":"bl07","iocast.io/address":"172.23.0.48/28"}"#);
-        assert_eq!(range.address("ioc-3"), Ok(Some([172, 23, 0, 51].into())));
-        let number = asks(r#"{"iocast.io/domain":"bl07","iocast.io/address":50}"#);
-        assert!(number.address("ioc-3").unwrap_err().message.contains("is 50: expected a string"));
-        let alone = asks(r#"{"iocast.io/address":"172.23.0.50"}"#).domain().unwrap_err();
-        assert!(alone.code == 7 && alone.message.contains("without iocast.io/domain"), "{alone:?}");
+        for none in ["null", "{}", "[]", r#"{"io.kubernetes.cri.pod-annotations":null}"#] {
+            assert_eq!(domain(none), Ok(None), "{none}");
+        }
+        let asks = r#"{"io.kubernetes.cri.pod-annotations":{"iocast.io/domain":"bl07"}}"#;
+        assert_eq!(domain(asks), Ok(Some("bl07".into())));
     }
 
     #[test]

@@ -14,7 +14,8 @@ echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-h
     >"$work/sources"
 privately() {
     apt-get -qq -o Dir::Etc::sourcelist="$work/sources" -o Dir::Etc::sourceparts=/nonexistent \
-        -o Dir::State::lists="$work/lists" -o Dir::Cache="$work" -o APT::Sandbox::User=root "$@"
+        -o Dir::State::lists="$work/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$work" \
+        -o APT::Sandbox::User=root "$@"
 }
 if ! (cd "$work" && privately update && privately download "$@") >"$work/log" 2>&1; then
     cat "$work/log" >&2

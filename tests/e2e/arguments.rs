@@ -171,7 +171,7 @@ fn input_without_end_is_refused_and_odd_input_fails_no_pod_that_asks_for_nothing
     Ok(())
 }
 
-const STDIN_TOO_LONG: &str = "cannot read the network configuration from stdin: it is longer than 16 MiB";
+const STDIN_TOO_LONG: &str = "cannot read stdin: it is longer than 16 MiB";
 
 /// Asks to be a member for a veth that is one already, in some way.
 struct Second {

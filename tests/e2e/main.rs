@@ -39,6 +39,7 @@ mod neighbours;
 mod nodes;
 mod page;
 mod pins;
+mod podman;
 mod ports;
 mod prefixes;
 mod printing;

@@ -209,12 +209,24 @@ impl Lab {
 
     /// Starts iocast-node with this command line on every node and waits until it is ready.
     pub fn start_agent_by(&mut self, line: &str) -> Result<()> {
-        for node in 0..self.options.nodes {
-            let _loading = turn::loading();
-            let mut agent = self.agent_command_on(node, line)?;
-            agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
-            self.agents.push(agent);
+        (0..self.options.nodes).try_for_each(|node| self.start_agent_on(node, line))
+    }
+
+    /// Starts iocast-node on every node, each with its own of these configurations, and waits until it is ready.
+    pub fn start_agents_with(&mut self, configurations: &[String]) -> Result<()> {
+        for (node, configuration) in configurations.iter().enumerate() {
+            let path = format!("/run/iocast/{}.toml", NODES[node]);
+            self.sandbox.write(&path, configuration.as_str())?;
+            self.start_agent_on(node, &format!("run --no-cni --config {path}"))?;
         }
+        Ok(())
+    }
+
+    fn start_agent_on(&mut self, node: usize, line: &str) -> Result<()> {
+        let _loading = turn::loading();
+        let mut agent = self.agent_command_on(node, line)?;
+        agent.wait_for("ready agent", Duration::from_secs(30), |output| output.contains("ready"))?;
+        self.agents.push(agent);
         Ok(())
     }
 
@@ -343,7 +355,8 @@ impl Lab {
         self.create_pod(0, name, annotations)
     }
 
-    fn create_pod(&self, node: usize, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+    /// Creates a pod with these annotations, on a node.
+    pub fn create_pod(&self, node: usize, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
         let attachment = self.attachment(name, annotations);
         self.sandbox.add_netns(&netns(name))?;
         let (added, deleted) = (attachment.clone(), attachment.clone());

@@ -165,10 +165,10 @@ pub(super) fn plot(results: &[Result]) -> String {
         plot::dot(&mut svg, (x, 14.0), 4.0, colour);
         plot::text(&mut svg, (x + 8.0, 18.0), "start", "", design.name());
     }
-    for scene in 0..SCENES.len() {
+    for (scene, (title, ..)) in SCENES.iter().enumerate() {
         let of_scene: Vec<_> = results.iter().filter(|result| result.scene == scene).collect();
         let (column, row) = ((scene % 2) as f64, (scene / 2) as f64);
-        panel(&mut svg, (column * PANEL.0 + 50.0, row * PANEL.1 + 60.0), SCENES[scene].0, &of_scene);
+        panel(&mut svg, (column * PANEL.0 + 50.0, row * PANEL.1 + 60.0), title, &of_scene);
     }
     svg + "</svg>\n"
 }

@@ -2,6 +2,8 @@
 #![no_main]
 #![allow(dead_code)] // the plugin uses the rest
 
+#[path = "../../../plugin/src/annotations.rs"]
+mod annotations;
 #[path = "../../../plugin/src/error.rs"]
 mod error;
 #[path = "../../../plugin/src/request.rs"]
@@ -24,9 +26,9 @@ fuzz_target!(|text: &str| {
     assert!(!version_for_errors(text).is_empty());
     match Request::parse(text, &environment) {
         Ok(request) => {
-            check(request.domain());
-            check(request.pins());
-            check(request.address("ioc-3"));
+            check(request.annotations().domain());
+            check(request.annotations().pins());
+            check(request.annotations().address("ioc-3"));
             check(request.bpffs());
             check(request.valid_attachments());
             check(request.network());

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Cluster, Node, RunningPod, Wanted,
+    Cluster, RunningPod, Wanted,
     cri::{
         Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity, HOST, Image, LinuxContainer,
         Mount, Namespaces, Number, Profile, Resources, Variable, processes,
@@ -158,9 +158,8 @@ impl Cluster {
     /// The same before a program outside, in the sandbox.
     pub fn entry_from_outside(&self, node: usize, set: Set, container: &str) -> Result<Vec<String>> {
         let network = format!("--net=/run/netns/{}", NODES[node]);
-        let Node { number, .. } = &self.nodes[node];
-        let enter = ["nsenter", &network, "--target", number, "--mount", "--uts", "--root", "--wd=/"];
-        Ok(enter.map(str::to_owned).into_iter().chain(self.entry(node, set, container)?).collect())
+        let enter = ["nsenter", &network].into_iter().chain(self.nodes[node].host.entry());
+        Ok(enter.map(str::to_owned).chain(self.entry(node, set, container)?).collect())
     }
 }
 

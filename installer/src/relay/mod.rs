@@ -131,7 +131,7 @@ impl Worker {
             let now = Instant::now();
             if self.is_woken() || now >= look {
                 self.look();
-                look = now + LOOK;
+                look = now + if self.sites.iter().any(Site::is_waiting) { NAP } else { LOOK };
             }
             if now >= greet {
                 self.greet();

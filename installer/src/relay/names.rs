@@ -80,35 +80,29 @@ fn run(wants: &Receiver<Wanted>, shared: &Shared) {
         }
         lock(shared).retain(|domain, _| wanted.contains_key(domain));
         for (domain, places) in &wanted {
-            // Addresses first: they do not wait for names.
-            let is_address = |(name, _): &Place| name.parse::<IpAddr>().is_ok();
-            let (addresses, names): (Vec<_>, Vec<_>) = places.iter().cloned().partition(is_address);
-            note(shared, domain, places, &addresses, true);
-            if !names.is_empty() {
-                note(shared, domain, places, places, false);
+            if !lock(shared).contains_key(domain) {
+                // Addresses do not wait for names.
+                let is_address = |(name, _): &&Place| name.parse::<IpAddr>().is_ok();
+                note(shared, domain, &places.iter().filter(is_address).cloned().collect::<Vec<_>>());
             }
+            note(shared, domain, places);
         }
     }
 }
 
-/// Looks `some` of a domain's places up; `only_if_new` leaves alone what was found for the same places before.
-fn note(shared: &Shared, domain: &str, all: &[Place], some: &[Place], only_if_new: bool) {
-    let is_known = lock(shared).get(domain).is_some_and(|found| found.of == all);
-    if only_if_new && is_known && some.len() < all.len() {
-        return;
-    }
-    let (found, lost) = resolve(some);
+/// Looks places of a domain up.
+fn note(shared: &Shared, domain: &str, places: &[Place]) {
+    let (found, lost) = resolve(places);
     let v4 = |address: SocketAddr| match address {
         SocketAddr::V4(address) => Some(address),
         SocketAddr::V6(_) => None,
     };
     let mut addresses: Vec<_> = found.into_iter().filter_map(v4).collect();
     let mut shared = lock(shared);
-    let before = shared.get(domain).filter(|_| is_known).cloned().unwrap_or_default();
-    if !lost.is_empty() {
-        addresses.extend(before.addresses); // a name that leads nowhere at the moment may have led to any of them
+    if let Some(before) = shared.get(domain).filter(|before| before.of == places && !lost.is_empty()) {
+        addresses.extend(&before.addresses); // a name that leads nowhere at the moment may have led to any of them
         addresses.sort();
         addresses.dedup();
     }
-    shared.insert(domain.into(), Found { of: all.to_vec(), addresses, lost });
+    shared.insert(domain.into(), Found { of: places.to_vec(), addresses, lost });
 }

@@ -156,6 +156,12 @@ impl Site {
         })
     }
 
+    /// Whether it does not know yet where its peers are.
+    pub(super) fn is_waiting(&self) -> bool {
+        let has_peers = self.hellos.as_ref().is_some_and(|hellos| !hellos.peers().is_empty());
+        !has_peers && self.began.elapsed() < NOTICE
+    }
+
     /// What may wake it.
     pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
         self.lan.as_ref().map(|lan| lan.tap.as_fd())
@@ -186,16 +192,15 @@ impl Site {
         let others: Vec<_> = hellos.others(&lan.hello, now).into_values().map(|(_, to)| to).collect();
         for _ in 0..BATCH {
             let Some(frame) = lan.tap.take() else { break };
-            let Some(judged) = lan.rules.judge(&frame.bytes, frame.outgoing) else { continue };
-            let crossing = match judged {
-                Ok(crossing) if leads || crossing.to_node => crossing,
-                Ok(_) => continue,
-                Err(refusal) => {
+            let crossing = match lan.rules.judge(&frame.bytes, frame.outgoing, leads) {
+                None => continue,
+                Some(Ok(crossing)) => crossing,
+                Some(Err(refusal)) => {
                     self.counts.refuse(refusal);
                     continue;
                 }
             };
-            let Crossing { kind, source, port, payload, .. } = crossing;
+            let Crossing { kind, source, port, payload } = crossing;
             if !self.limits[0].admit(kind, *source.ip(), nanoseconds(self.began)) {
                 self.counts.refuse(Refusal::Limited);
                 continue;

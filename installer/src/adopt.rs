@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_is_not_there_is_named() {
-        let mut adopter = Adopter::new(Path::new("/nowhere/runtime.sock"), Path::new("/nowhere"));
+        let mut adopter = Adopter::new(&Place::Cri("/nowhere/runtime.sock".into()), Path::new("/nowhere"));
         let problems = adopter.pass().problems;
         assert!(
             problems[0].contains("/nowhere/runtime.sock: No such file") && problems[0].contains("--cri"),

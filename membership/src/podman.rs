@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn conmon_knows_the_name() {
-        let line = "/usr/bin/conmon\0--api-version\01\0-c\0c0ffee\0-u\0c0ffee\0-n\0ioc-a\0-s\0";
+        let line = "/usr/bin/conmon\0--full-attach\0-c\0c0ffee\0-u\0c0ffee\0-n\0ioc-a\0-s\0";
         assert_eq!(name_in(line, "c0ffee").as_deref(), Some("ioc-a"));
         let others = ["crun\0create\0c0ffee\0", "conmon\0-c\0x\0-n\0ioc-b\0", "conmon\0-c\0c0ffee\0-n\0", ""];
         others.iter().for_each(|other| assert_eq!(name_in(other, "c0ffee"), None, "{other}"));

@@ -39,6 +39,9 @@ pub(crate) struct Places {
     /// Configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/iocast/config.toml")]
     config: PathBuf,
+    /// Leave out the plugin and its chain, where the agent runs with --no-cni.
+    #[arg(long)]
+    pub(super) no_cni: bool,
     #[command(flatten)]
     cni: crate::cni::Options,
     #[command(flatten)]

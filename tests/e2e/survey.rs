@@ -52,7 +52,7 @@ fn each_kind_of_pod_on_the_nodes_network_has_its_verdict() -> Result<()> {
     unicast_goes_where_it_says(&cluster, &found)?;
     what_cannot_be_seen_is_said(&cluster)?;
     let mut page = Page::default();
-    let api = ApiServer::over(&cluster, Set::SURVEY, &[container.clone()])?;
+    let api = ApiServer::over(&cluster, Set::SURVEY, std::slice::from_ref(&container))?;
     let line = "iocast survey --for 3";
     let ran = api.kubectl(line)?;
     assert!(ran.code == 1 && !format!("{ran:?}").contains(SECRET), "{ran:?}");
@@ -62,11 +62,14 @@ fn each_kind_of_pod_on_the_nodes_network_has_its_verdict() -> Result<()> {
     page.assert()
 }
 
+/// Variables of an environment.
+type Variables = &'static [(&'static str, &'static str)];
+
 /// The six kinds. The last one that starts an IOC is the one with the bus.
 fn start_pods(cluster: &Cluster) -> Result<Vec<RunningPod>> {
     let on_host = |name| cluster.pod(0, &Wanted::on_host(name));
     let mut pods = vec![];
-    let settings: [(&str, &str, &[(&str, &str)]); 5] = [
+    let settings: [(_, _, Variables); 5] = [
         ("ioc-plain", "PLAIN", &[("DATABASE_PASSWORD", SECRET)]),
         ("ioc-second", "SECOND", &[]),
         ("ioc-listed", "LISTED", &LISTED),
@@ -174,10 +177,10 @@ fn unicast_goes_where_it_says(cluster: &Cluster, found: &Value) -> Result<()> {
             (&json!(5064), Some(4)),
             "{held}"
         );
-        let wait = if held["unicast"] == true { 5 } else { 1 };
+        let wait = if held["unicast"] == "all" { 5 } else { 1 };
         let read =
             cluster.lab.epics(WORKSTATION, &format!("caget -t -w {wait} {pv}:NAME"), &list)?.finish()?;
-        assert_eq!(read.status.success(), held["unicast"] == true, "{pod}: {held}: {}", read.output);
+        assert_eq!(read.status.success(), held["unicast"] == "all", "{pod}: {held}: {}", read.output);
         let all = cluster.lab.epics_output(WORKSTATION, &format!("caget -t -w 5 {pv}:NAME"), &[])?;
         assert_eq!(all, format!("{pv}\n"), "by broadcast");
     }

@@ -101,6 +101,18 @@ impl Verdict {
     }
 }
 
+/// Which of the datagrams to the node's address a server gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unicast {
+    /// All.
+    All,
+    /// Those of some clients: the kernel chooses for each of them.
+    Some,
+    /// None.
+    None,
+}
+
 /// A relayed port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Held {
@@ -113,7 +125,7 @@ pub struct Held {
     /// Who else has it, pods as `namespace/name`.
     pub shared: Vec<String>,
     /// Whether it gets what is sent to the node's own address.
-    pub unicast: bool,
+    pub unicast: Unicast,
 }
 
 /// Somebody it talks to.
@@ -166,11 +178,11 @@ impl Answer for Survey {
         }
         out += &self.found.iter().map(|found| found.text(style.width)).collect::<String>();
         if self.others > 0 {
-            let others = self.others;
-            out += &paragraph(
-                &format!("{others} other pods with their node's network have nothing that is relayed"),
-                style.width,
+            let text = format!(
+                "other pods with their node's network, which have nothing that is relayed: {}",
+                self.others
             );
+            out += &format!("\n{}", paragraph(&text, style.width));
         }
         out + &silent(&self.nodes, style.width)
     }
@@ -287,16 +299,27 @@ impl Held {
     /// With whom it shares the port, and what that means.
     fn sharing(&self) -> Option<String> {
         let Self { transport, port, shared, unicast, .. } = self;
-        let (transport, others) = (transport.to_uppercase(), shared.join(", "));
         let meaning = match (self.protocol.as_str(), unicast) {
             ("pva", _) => "servers of PV Access pass on to each other what is sent to the node's address",
-            (_, true) => "it started last, so it alone gets what is sent to the node's address",
-            (_, false) => {
-                "it gets broadcasts, but nothing that is sent to the node's address: one that started later does"
+            (_, Unicast::All) => "what is sent to the node's address reaches it alone",
+            (_, Unicast::Some) => {
+                "what is sent to the node's address reaches one of them, for each client another"
+            }
+            (_, Unicast::None) => {
+                "nothing that is sent to the node's address reaches it, but what is broadcast"
             }
         };
-        (!shared.is_empty()).then(|| format!("{transport} {port} with {others}: {meaning}"))
+        (!shared.is_empty())
+            .then(|| format!("{} {port} with {}: {meaning}", transport.to_uppercase(), few(shared)))
     }
+}
+
+/// The first of some names, and how many more there are.
+fn few(names: &[String]) -> String {
+    const FEW: usize = 2;
+    let (named, more) = names.split_at(names.len().min(FEW));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    named.join(", ") + &more
 }
 
 impl Peer {
@@ -344,7 +367,7 @@ mod tests {
                 transport: "udp".into(),
                 port: 5064,
                 shared: vec![],
-                unicast: true,
+                unicast: Unicast::All,
             }],
             peers: vec![],
             more_peers: 0,
@@ -361,7 +384,7 @@ mod tests {
             .into();
         found.configuration = vec!["protocols = [\"ca\", \"pva\", \"gvcp\"]".into()];
         found.ports[0].shared = vec!["bl07/ioc-b".into()];
-        found.ports[0].unicast = false;
+        found.ports[0].unicast = Unicast::None;
         let peer = |way: &str, address: [u8; 4], role: Option<&str>| Peer {
             way: way.into(),
             transport: "udp".into(),
@@ -405,8 +428,8 @@ mod tests {
              \n\
              bl07/ioc-a: can become a member, with an address of its own on the LAN\n  \
                because    172.23.0.40 connects to its TCP port 7001\n  \
-               shares     UDP 5064 with bl07/ioc-b: it gets broadcasts, but nothing that is\n             \
-                          sent to the node's address: one that started later does\n  \
+               shares     UDP 5064 with bl07/ioc-b: nothing that is sent to the node's\n             \
+                          address reaches it, but what is broadcast\n  \
                talks to   UDP 172.23.0.9:3956 (camera)\n  \
                broadcasts UDP 172.23.0.255:3956\n  \
                remove     hostNetwork: true; dnsPolicy: ClusterFirstWithHostNet\n  \
@@ -465,6 +488,9 @@ mod tests {
         let rows: Vec<_> = text.lines().take(4).collect();
         assert!(rows[0].starts_with("NODE    POD") && rows[1].starts_with("node-0  a/x"), "{text}");
         assert!(rows[2].starts_with("node-1  b/x") && rows[3].contains("processes of node-1"), "{text}");
-        assert!(text.ends_with("3 other pods with their node's network have nothing that is relayed\n"));
+        assert!(
+            text.ends_with("\nother pods with their node's network, which have nothing that is relayed: 3\n"),
+            "{text}"
+        );
     }
 }

@@ -10,8 +10,8 @@ use abi::Protocol;
 use datapath::link::{self, network};
 
 use super::{
-    Options,
     facts::{Facts, Holder, Lan, Own},
+    options::Options,
     processes::{self, Open, Process},
     sockets::{self, Socket},
     watch,

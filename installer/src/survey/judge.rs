@@ -6,7 +6,7 @@ use std::{
 };
 
 use membership::annotation;
-use view::survey::{Held, Peer, Surveyed, Verdict};
+use view::survey::{Held, Peer, Surveyed, Unicast, Verdict};
 
 use super::{
     facts::{CA, CAMERA, Facts, Holder, Lan, Own, PVA, PVA_SEARCH, REPEATER},
@@ -162,7 +162,7 @@ impl<'a> Case<'a> {
                 transport: "tcp".into(),
                 port: *port,
                 shared: vec![],
-                unicast: true,
+                unicast: Unicast::All,
             })
         };
         relayed
@@ -179,20 +179,25 @@ impl<'a> Case<'a> {
         others.map(|other| other.pod.clone().unwrap_or_else(|| "processes of the node".into())).collect()
     }
 
-    /// Whether of all sockets on a UDP port one of its own gets what is sent to the node's address: one that is bound to that
-    /// address, or else the first in the kernel's list.
-    fn gets_unicast(&self, port: u16) -> bool {
+    /// Which datagrams to the node's address it gets at a UDP port. A socket that is bound to that address takes precedence; of several
+    /// the kernel chooses one, for each client another, as EPICS sets `SO_REUSEPORT`.
+    fn gets_unicast(&self, port: u16) -> Unicast {
         let rank = |socket: &Socket| match socket.kind {
-            Kind::Bound { local, place } if local.port() == port => match *local.ip() {
-                ip if ip == self.lan.address => Some((false, place)),
-                ip if ip.is_unspecified() => Some((true, place)),
+            Kind::Bound(local) if local.port() == port => match *local.ip() {
+                ip if ip == self.lan.address => Some(0),
+                ip if ip.is_unspecified() => Some(1),
                 _ => None,
             },
             _ => None,
         };
-        let first = |holder: &Holder| holder.sockets.iter().filter_map(rank).min();
-        let own = first(self.holder);
-        own.is_some() && self.facts.holders.iter().filter_map(first).min() == own
+        let best = |holder: &Holder| holder.sockets.iter().filter_map(rank).min();
+        let ranks: Vec<_> = self.facts.holders.iter().filter_map(best).collect();
+        let (own, first) = (best(self.holder), ranks.iter().min().copied());
+        match ranks.iter().filter(|rank| Some(**rank) == first).count() {
+            _ if own.is_none() || own != first => Unicast::None,
+            1 => Unicast::All,
+            _ => Unicast::Some,
+        }
     }
 
     fn relays(&self, port: u16) -> bool {
@@ -433,7 +438,7 @@ fn lan<'a>(facts: &'a Facts, holder: &Holder) -> Option<&'a Lan> {
     let asked = facts.lans.iter().find(|lan| Some(&lan.domain) == holder.domain.as_ref());
     let addresses = holder.sockets.iter().filter_map(|socket| match socket.kind {
         Kind::Connected { remote, .. } => Some(*remote.ip()),
-        Kind::Bound { local, .. } | Kind::Listens(local) => Some(*local.ip()),
+        Kind::Bound(local) | Kind::Listens(local) => Some(*local.ip()),
         _ => None,
     });
     let addresses: Vec<_> = addresses.chain(holder.sent.iter().map(|to| *to.ip())).collect();
@@ -492,7 +497,7 @@ mod tests {
     const ADDRESSED: &[(&str, &str)] = &[("iocast.io/address", "ADDRESS"), ("iocast.io/domain", "bl07")];
 
     fn ioc() -> Holder {
-        holder("bl07/ioc", "softIoc", vec![bound("0.0.0.0:5064", 1), listens("0.0.0.0:5064")])
+        holder("bl07/ioc", "softIoc", vec![bound("0.0.0.0:5064"), listens("0.0.0.0:5064")])
     }
 
     fn with(sockets: Vec<Socket>) -> Holder {
@@ -558,19 +563,19 @@ mod tests {
             ),
             story(
                 "one that serves files",
-                with(vec![bound("0.0.0.0:69", 1)]),
+                with(vec![bound("0.0.0.0:69")]),
                 Address,
                 &["UDP port 69 (TFTP)"],
                 ADDRESSED,
             ),
             story(
                 "one that hears at a port of its own",
-                with(vec![bound("0.0.0.0:9000", 1)]),
+                with(vec![bound("0.0.0.0:9000")]),
                 Address,
                 &["UDP port 9000"],
                 ADDRESSED,
             ),
-            story("one that asks from any port", with(vec![bound("0.0.0.0:40001", 1)]), Move, &[], MEMBER),
+            story("one that asks from any port", with(vec![bound("0.0.0.0:40001")]), Move, &[], MEMBER),
             story("raw IP", with(vec![raw(89)]), Address, &["IP protocol 89"], ADDRESSED),
             story("ping", with(vec![raw(1)]), Move, &[], MEMBER),
             story("EtherCAT", with(vec![packet(0x88a4, 2)]), Stay, &["(EtherCAT) at eth1"], &[]),
@@ -593,7 +598,7 @@ mod tests {
             story(
                 "a camera on another network",
                 Holder {
-                    sockets: [ioc().sockets, vec![bound("192.168.250.1:40002", 1)]].concat(),
+                    sockets: [ioc().sockets, vec![bound("192.168.250.1:40002")]].concat(),
                     ..sends("192.168.250.9:3956")
                 },
                 Stay,
@@ -602,11 +607,7 @@ mod tests {
             ),
             story(
                 "one bound to the LAN's address",
-                holder(
-                    "bl07/ioc",
-                    "softIoc",
-                    vec![bound("172.23.0.10:5064", 1), bound("172.23.0.255:5064", 2)],
-                ),
+                holder("bl07/ioc", "softIoc", vec![bound("172.23.0.10:5064"), bound("172.23.0.255:5064")]),
                 Move,
                 &[],
                 MEMBER,
@@ -647,10 +648,10 @@ mod tests {
                 &["10.9.9.9 are not on the LAN"],
                 MEMBER,
             ),
-            story("a repeater", holder("a/b", "caRepeater", vec![bound("0.0.0.0:5065", 1)]), Spare, &[], &[]),
+            story("a repeater", holder("a/b", "caRepeater", vec![bound("0.0.0.0:5065")]), Spare, &[], &[]),
             story(
                 "a gateway",
-                holder("a/b", "pvagw", vec![bound("0.0.0.0:5076", 1), listens("0.0.0.0:5075")]),
+                holder("a/b", "pvagw", vec![bound("0.0.0.0:5076"), listens("0.0.0.0:5075")]),
                 Move,
                 &["a gateway: move it last"],
                 MEMBER,
@@ -660,7 +661,7 @@ mod tests {
                 holder(
                     "a/b",
                     "pvagw",
-                    vec![bound("0.0.0.0:5076", 1), bound("0.0.0.0:5176", 1), listens("0.0.0.0:5175")],
+                    vec![bound("0.0.0.0:5076"), bound("0.0.0.0:5176"), listens("0.0.0.0:5175")],
                 ),
                 Move,
                 &["search_ports = { 5176 = \"pva\" }"],
@@ -738,25 +739,27 @@ mod tests {
     }
 
     #[test]
-    fn of_those_that_share_a_port_the_last_gets_what_is_sent_to_the_node() {
-        let at = |name: &str, address: &str, place| Holder {
-            pod: Some(name.into()),
-            sockets: vec![bound(&format!("{address}:5064"), place)],
+    fn who_shares_a_port_gets_what_is_sent_to_the_node_by_precedence_or_by_chance() {
+        use Unicast::{All, None, Some};
+        let at = |name: Option<&str>, address: &str| Holder {
+            pod: name.map(str::to_owned),
+            sockets: vec![bound(&format!("{address}:5064"))],
             ..ioc()
         };
-        let mut native = at("", "0.0.0.0", 3);
-        native.pod = None;
-        for (holders, winner) in [
-            (vec![at("a", "0.0.0.0", 2), at("b", "0.0.0.0", 1)], "b"),
-            (vec![at("a", "0.0.0.0", 1), at("b", "0.0.0.0", 2), native], "a"),
-            (vec![at("a", "0.0.0.0", 1), at("b", "172.23.0.10", 2)], "b"),
-            (vec![at("a", "0.0.0.0", 2), at("b", "172.23.0.255", 1)], "a"),
+        let (a, b) = (Option::Some("a"), Option::Some("b"));
+        for (holders, expected) in [
+            (vec![at(a, "0.0.0.0"), at(b, "0.0.0.0")], [Some, Some]),
+            (vec![at(a, "0.0.0.0"), at(b, "0.0.0.0"), at(Option::None, "172.23.0.10")], [None, None]),
+            (vec![at(a, "0.0.0.0"), at(b, "172.23.0.10")], [None, All]),
+            (vec![at(a, "172.23.0.10"), at(b, "172.23.0.10"), at(Option::None, "0.0.0.0")], [Some, Some]),
+            (vec![at(a, "0.0.0.0"), at(b, "172.23.0.255")], [All, None]),
         ] {
             let (found, _) = judged(holders);
-            for found in &found {
+            for (pod, unicast) in ["a", "b"].into_iter().zip(expected) {
+                let found = found.iter().find(|found| found.pod.as_deref() == Option::Some(pod)).unwrap();
                 let held = &found.ports[0];
-                assert_eq!(held.unicast, found.pod.as_deref() == Some(winner), "{winner}: {found:?}");
-                assert!(!held.shared.is_empty(), "{winner}");
+                assert_eq!(held.unicast, unicast, "{found:?}");
+                assert!(!held.shared.is_empty(), "{found:?}");
             }
             let natives: Vec<_> = found.iter().filter(|found| found.pod.is_none()).collect();
             assert!(

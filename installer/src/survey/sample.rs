@@ -43,8 +43,8 @@ pub(super) fn holder(pod: &str, program: &str, sockets: Vec<Socket>) -> Holder {
     Holder { pod: Some(pod.into()), programs: [program.to_owned()].into(), sockets, ..Holder::default() }
 }
 
-pub(super) fn bound(local: &str, place: usize) -> Socket {
-    socket(Kind::Bound { local: local.parse().unwrap(), place })
+pub(super) fn bound(local: &str) -> Socket {
+    socket(Kind::Bound(local.parse().unwrap()))
 }
 
 pub(super) fn listens(local: &str) -> Socket {

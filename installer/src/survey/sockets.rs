@@ -29,9 +29,8 @@ pub(super) enum Kind {
     Listens(SocketAddrV4),
     /// TCP that is connected, or connected UDP.
     Connected { tcp: bool, local: SocketAddrV4, remote: SocketAddrV4 },
-    /// UDP that is not connected, with its place in the kernel's list: of those at one address, the first gets what is sent to one
-    /// host alone (`udp4_lib_lookup2` in net/ipv4/udp.c: the last that was bound).
-    Bound { local: SocketAddrV4, place: usize },
+    /// UDP that is not connected.
+    Bound(SocketAddrV4),
     /// Raw IP of this protocol.
     Raw { protocol: u16 },
     /// Frames of this EtherType (3: all, `ETH_P_ALL`) at this interface, 0 for all.
@@ -42,7 +41,7 @@ impl Socket {
     /// The address of an unconnected UDP socket.
     pub(super) fn bound(&self) -> Option<SocketAddrV4> {
         match self.kind {
-            Kind::Bound { local, .. } => Some(local),
+            Kind::Bound(local) => Some(local),
             _ => None,
         }
     }
@@ -64,16 +63,15 @@ pub(super) fn read() -> io::Result<Vec<Socket>> {
             Err(error) if error.kind() == ErrorKind::NotFound => continue, // no IPv6, or no packet sockets
             file => file?,
         };
-        for (place, line) in BufReader::new(file).lines().skip(1).take(MOST).enumerate() {
-            // Those that only speak to IPv6 come after those that speak to both.
-            found.extend(parse(name, &line?, if name == "udp6" { MOST + place } else { place }));
+        for line in BufReader::new(file).lines().skip(1).take(MOST) {
+            found.extend(parse(name, &line?));
         }
     }
     Ok(found)
 }
 
 /// The socket in a line of a list.
-fn parse(name: &str, line: &str, place: usize) -> Option<Socket> {
+fn parse(name: &str, line: &str) -> Option<Socket> {
     let words: Vec<_> = line.split_whitespace().collect();
     if name == "packet" {
         let kind = Kind::Packet {
@@ -89,7 +87,7 @@ fn parse(name: &str, line: &str, place: usize) -> Option<Socket> {
         ("tcp", LISTEN) => Kind::Listens(local),
         ("tcp", ESTABLISHED) => Kind::Connected { tcp: true, local, remote },
         ("udp", ESTABLISHED) => Kind::Connected { tcp: false, local, remote },
-        ("udp", _) => Kind::Bound { local, place },
+        ("udp", _) => Kind::Bound(local),
         _ => return None,
     };
     Some(Socket { kind, inode: words.get(9)?.parse().ok()? })
@@ -152,13 +150,13 @@ mod tests {
                 "udp",
                 format!("9: 0100007F:13C9 00000000:0000 07 {rest} 19 2"),
                 19,
-                Some(Kind::Bound { local: at("127.0.0.1:5065"), place: 7 }),
+                Some(Kind::Bound(at("127.0.0.1:5065"))),
             ),
             (
                 "udp6",
                 format!("9: {}:13D4 {}:0000 07 {rest} 20 2", "0".repeat(32), "0".repeat(32)),
                 20,
-                Some(Kind::Bound { local: at("0.0.0.0:5076"), place: 7 }),
+                Some(Kind::Bound(at("0.0.0.0:5076"))),
             ),
             (
                 "tcp6",
@@ -194,7 +192,7 @@ mod tests {
             ("packet", String::new(), 0, None),
         ] {
             let expected = kind.map(|kind| Socket { inode, kind });
-            assert_eq!(parse(name, &line, 7), expected, "{name}: {line}");
+            assert_eq!(parse(name, &line), expected, "{name}: {line}");
         }
     }
 }

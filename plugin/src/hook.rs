@@ -5,8 +5,7 @@
 //! what DEL does.
 
 use std::{
-    fs,
-    io::{self, Write, stderr},
+    fs, io,
     os::unix::{net::UnixDatagram, process::parent_id},
     path::{Path, PathBuf},
 };
@@ -97,10 +96,9 @@ fn is_member_by_another(bpffs: &Path, key: &AttachmentKey, netns: &Path, pod: &P
     others.into_iter().any(|(other, _)| check::check(bpffs, other, netns).is_ok())
 }
 
-/// Says what is wrong: on stderr, which runc passes on, and in the system's log, because crun passes on nothing (1.8).
-pub(crate) fn tell(message: &str) {
-    let _ = writeln!(stderr(), "iocast: {message}"); // whether or not anybody listens
-    let _ = send(&record(message));
+/// Tells the system's log: what a hook prints, crun (1.8) shows to nobody.
+pub(crate) fn log(message: &str) {
+    let _ = send(&record(message)); // whether or not there is one
 }
 
 fn send(record: &[u8]) -> io::Result<usize> {
@@ -111,7 +109,7 @@ fn send(record: &[u8]) -> io::Result<usize> {
 
 /// A record of the system's log (RFC 3164): an error (3) of a user's program (1).
 fn record(message: &str) -> Vec<u8> {
-    format!("<{}>iocast: {message}", (1 << 3) | 3).into_bytes()
+    format!("<{}>{message}", (1 << 3) | 3).into_bytes()
 }
 
 /// Whether this runs in a user namespace, as all of rootless podman does: user ids are not what they are on the node.
@@ -148,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_systems_log_gets_an_error() {
-        assert_eq!(record("no"), b"<11>iocast: no");
+        assert_eq!(record("iocast: no"), b"<11>iocast: no");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod inside;
 mod request;
 
 use std::{
-    io::{IsTerminal, Read, Write, stdin, stdout},
+    io::{IsTerminal, Read, Write, stderr, stdin, stdout},
     path::Path,
     process::ExitCode,
 };
@@ -62,7 +62,9 @@ fn hook() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             count(Path::new(datapath::BPFFS), &error);
-            hook::tell(&printable(&error.message));
+            let message = format!("iocast: {}", printable(&error.message));
+            let _ = writeln!(stderr(), "{message}"); // which runc passes on
+            hook::log(&message);
             ExitCode::FAILURE
         }
     }

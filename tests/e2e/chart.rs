@@ -165,6 +165,8 @@ fn the_typed_configuration_becomes_the_same_in_toml() {
             "addresses": ["172.23.0.48/28", {"range": "172.23.0.230", "namespaces": ["bl07-*"]}],
             "path": "direct",
             "cameras": ["172.23.0.128/25"],
+            "subnets": {"peers": ["iocast-subnets", "172.24.0.10:5078"], "key": "/etc/iocast-subnets/key", "port": 5079},
+            "search_prefixes": ["BL07I-"],
         },
         "work.shop": {"uplink": "eth0", "lan_ports": {"5064": 8064, "5065": 8065}},
     });

@@ -56,6 +56,17 @@ fn the_diff_of_a_new_protocol_applies() {
 }
 
 #[test]
+fn the_site_has_every_page() {
+    let contents = fs::read_to_string(root().join("site/SUMMARY.md")).unwrap();
+    for page in
+        entries(&root().join("docs")).iter().filter(|path| path.extension().is_some_and(|end| end == "md"))
+    {
+        let name = page.strip_prefix(root()).unwrap().display().to_string();
+        assert!(contents.contains(&format!("({name})")), "site/SUMMARY.md lacks {name}");
+    }
+}
+
+#[test]
 fn every_link_leads_to_a_file_and_a_heading() {
     for (page, text) in documents() {
         for link in between(&text, "](", ')').into_iter().filter(|link| !link.contains("://")) {

@@ -37,24 +37,25 @@ const SCENES: [(&str, &str, Scene); 4] = [
         Scene::Dead,
     ),
 ];
-const COLOURS: [(Design, &str); 5] = [
-    (Design::Flat, "#000000"),
-    (Design::Mesh, "#cc79a7"),
-    (Design::Gateways, "#e69f00"),
-    (Design::Relay, "#56b4e9"),
-    (Design::Prefixes, "#009e73"),
+/// Colours, and how wide a line is: those below others are wider, as some are the same.
+const LINES: [(Design, &str, f64); 5] = [
+    (Design::Flat, "#000000", 6.0),
+    (Design::Gateways, "#e69f00", 3.5),
+    (Design::Mesh, "#cc79a7", 1.5),
+    (Design::Relay, "#56b4e9", 1.5),
+    (Design::Prefixes, "#009e73", 1.5),
 ];
 /// Size of a panel, and of what is drawn in it.
 const PANEL: (f64, f64) = (420.0, 220.0);
 const INNER: (f64, f64) = (350.0, 150.0);
-/// Decades of the scale, down from the largest.
-const DECADES: f64 = 6.0;
+/// The logarithm of the least value that is shown.
+const LEAST: f64 = -1.0;
 
 /// A scene under a design.
 pub(super) struct Result {
     scene: usize,
     design: Design,
-    /// By second: the most that comes to a node's link, the mean of all pods, the busiest node's processor time in per cent of one
+    /// By second: the most that comes to a node's link in another subnet than the first, the mean of all pods, the busiest node's processor time in per cent of one
     /// processor, and what crosses at the busiest relaying node.
     link: Vec<f64>,
     pod: Vec<f64>,
@@ -75,9 +76,9 @@ pub(super) fn simulate(costs: &Costs) -> Vec<Result> {
 }
 
 fn result(scene: usize, design: Design, load: &Load, costs: &Costs) -> Result {
-    let most = |of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+    let most = |first: usize, of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
         (0..TIME)
-            .map(|second| (0..SITE.subnets).map(|subnet| of(subnet, second)).fold(0.0, f64::max))
+            .map(|second| (first..SITE.subnets).map(|subnet| of(subnet, second)).fold(0.0, f64::max))
             .collect()
     };
     let all: Vec<f64> = (0..TIME)
@@ -93,10 +94,10 @@ fn result(scene: usize, design: Design, load: &Load, costs: &Costs) -> Result {
     Result {
         scene,
         design,
-        link: most(&|subnet, second| load.link[subnet][second]),
+        link: most(1, &|subnet, second| load.link[subnet][second]),
         pod: all,
-        processor: most(&processor),
-        crossing: most(&|subnet, second| load.crossing[subnet][second]),
+        processor: most(0, &processor),
+        crossing: most(0, &|subnet, second| load.crossing[subnet][second]),
     }
 }
 
@@ -133,17 +134,20 @@ pub(super) fn page(costs: &Costs, results: &[Result]) -> String {
             "processor, peak",
             "processor, mean",
             "crossing, peak",
+            "relaying, peak",
         ];
         let mut lines = vec![head.map(str::to_owned).to_vec()];
-        lines.extend(results.map(line));
+        lines.extend(results.map(|result| line(result, costs)));
         let _ = writeln!(text, "## {title}\n\n{about}\n\n{}", aligned(&lines));
     }
     text
 }
 
-fn line(result: &Result) -> Vec<String> {
+fn line(result: &Result, costs: &Costs) -> Vec<String> {
     let Result { design, link, pod, processor, crossing, .. } = result;
     let per_cent = |value: f64| format!("{} %", number(value));
+    let is_ours = [Design::Relay, Design::Prefixes].contains(design);
+    let relaying = if is_ours { per_cent(peak(crossing) * costs.crossing / 1e4) } else { "-".into() };
     let crossing = if *design == Design::Flat { "-".into() } else { number(peak(crossing)) };
     vec![
         design.name().into(),
@@ -154,60 +158,53 @@ fn line(result: &Result) -> Vec<String> {
         per_cent(peak(processor)),
         per_cent(mean(processor)),
         crossing,
+        relaying,
     ]
 }
 
 /// What a pod is given, second by second, on a logarithmic scale: a panel for each scene.
 pub(super) fn plot(results: &[Result]) -> String {
-    let mut svg = plot::start(2.0 * PANEL.0, 2.0 * PANEL.1 + 24.0);
-    for (number, (design, colour)) in COLOURS.iter().enumerate() {
+    let mut svg = plot::start(2.0 * PANEL.0, 2.0 * PANEL.1 + 40.0);
+    for (number, (design, colour, _)) in LINES.iter().enumerate() {
         let x = 16.0 + 160.0 * number as f64;
         plot::dot(&mut svg, (x, 14.0), 4.0, colour);
         plot::text(&mut svg, (x + 8.0, 18.0), "start", "", design.name());
     }
+    plot::text(&mut svg, (16.0, 38.0), "start", "fill=\"#777\"", "datagrams a second that a pod is given");
     for (scene, (title, ..)) in SCENES.iter().enumerate() {
         let of_scene: Vec<_> = results.iter().filter(|result| result.scene == scene).collect();
         let (column, row) = ((scene % 2) as f64, (scene / 2) as f64);
-        panel(&mut svg, (column * PANEL.0 + 50.0, row * PANEL.1 + 60.0), title, &of_scene);
+        panel(&mut svg, (column * PANEL.0 + 50.0, row * PANEL.1 + 75.0), title, &of_scene);
     }
     svg + "</svg>\n"
 }
 
 fn panel(svg: &mut String, (left, top): (f64, f64), title: &str, results: &[&Result]) {
-    let most = results.iter().map(|result| peak(&result.pod)).fold(1e-9, f64::max).log10().ceil();
-    let y = |value: f64| top + INNER.1 * ((most - value.max(1e-9).log10()) / DECADES).clamp(0.0, 1.0);
+    let most = results.iter().map(|result| peak(&result.pod)).fold(1.0, f64::max).log10().ceil();
+    let y = |decade: f64| top + INNER.1 * ((most - decade) / (most - LEAST)).clamp(0.0, 1.0);
     let x = |second: usize| left + INNER.0 * second as f64 / (TIME - 1) as f64;
-    plot::text(
-        svg,
-        (left, top - 10.0),
-        "start",
-        "font-weight=\"bold\"",
-        &format!("{title}: datagrams a second for a pod"),
-    );
-    for decade in 0..=DECADES as i32 {
-        let at = top + INNER.1 * f64::from(decade) / DECADES;
-        let right = left + INNER.0;
+    plot::text(svg, (left, top - 10.0), "start", "font-weight=\"bold\"", title);
+    for decade in LEAST as i32..=most as i32 {
+        let (at, right) = (y(decade.into()), left + INNER.0);
         let _ = writeln!(
             svg,
             "<line x1=\"{left}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>"
         );
-        plot::text(svg, (left - 4.0, at + 3.0), "end", "", &number(10f64.powi(most as i32 - decade)));
+        plot::text(svg, (left - 4.0, at + 3.0), "end", "", &number(10f64.powi(decade)));
     }
     for second in (0..TIME).step_by(10) {
         plot::text(svg, (x(second), top + INNER.1 + 12.0), "middle", "", &format!("{second} s"));
     }
-    for result in results {
-        let Some((_, colour)) = COLOURS.iter().find(|(design, _)| *design == result.design) else { continue };
-        let points: Vec<_> = result
-            .pod
-            .iter()
+    for (design, colour, width) in LINES {
+        let values = results.iter().filter(|result| result.design == design).flat_map(|result| &result.pod);
+        let points: Vec<_> = values
             .enumerate()
-            .map(|(second, value)| format!("{:.1},{:.1}", x(second), y(*value)))
+            .map(|(second, value)| format!("{:.1},{:.1}", x(second), y(value.max(1e-9).log10())))
             .collect();
         let points = points.join(" ");
         let _ = writeln!(
             svg,
-            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>"
         );
     }
 }

@@ -163,6 +163,12 @@ struct OfRefusals {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSubnet {
+    domain: String,
+    subnet: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPeers {
     domain: String,
     state: &'static str,
@@ -340,7 +346,7 @@ fn register_duplicates(registry: &mut Registry, found: &Found, domains: &Domains
 }
 
 fn register_relay(registry: &mut Registry, reports: &[Report]) {
-    let leads = Family::<OfDomain, Gauge>::default();
+    let leads = Family::<OfSubnet, Gauge>::default();
     registry.register("subnet_leads", "Whether this node relays for its subnet of the domain", leads.clone());
     let peers = Family::<OfPeers, Gauge>::default();
     registry.register("subnet_peers", "Other agents of the domain by state", peers.clone());
@@ -352,7 +358,9 @@ fn register_relay(registry: &mut Registry, reports: &[Report]) {
     registry.register("subnet_refused", help, refused.clone());
     for report in reports {
         let domain = printable(&report.domain);
-        leads.get_or_create(&OfDomain { domain: domain.clone() }).set(report.leads.into());
+        let subnet = report.subnet.clone().unwrap_or_default();
+        let relays = report.leads && report.problem.is_none();
+        leads.get_or_create(&OfSubnet { domain: domain.clone(), subnet }).set(relays.into());
         for state in State::ALL {
             let count = report.peers.iter().filter(|peer| peer.state == state).count();
             let label = OfPeers { domain: domain.clone(), state: state.name() };
@@ -420,6 +428,7 @@ mod tests {
     fn relay() -> Report {
         Report {
             domain: "bl07".into(),
+            subnet: Some("172.23.0.0/24".into()),
             leads: true,
             sent: 11,
             received: 12,
@@ -501,7 +510,7 @@ mod tests {
             "iocast_packets_total{domain=\"bl07\",protocol=\"ca\",verdict=\"relayed\"} 6",
             "iocast_duplicates{domain=\"bl07\"} 1",
             "iocast_unanswered{domain=\"bl07\"} 5",
-            "iocast_subnet_leads{domain=\"bl07\"} 1",
+            "iocast_subnet_leads{domain=\"bl07\",subnet=\"172.23.0.0/24\"} 1",
             "iocast_subnet_peers{domain=\"bl07\",state=\"expected\"} 0",
             "iocast_subnet_peers{domain=\"bl07\",state=\"heard\"} 0",
             "iocast_subnet_peers{domain=\"bl07\",state=\"silent\"} 0",

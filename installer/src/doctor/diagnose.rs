@@ -14,7 +14,7 @@ use crate::{
     cni::conflist::PLUGIN,
     config::{Config, DomainConfig, Ports},
     protocol::DomainProtocol,
-    relay::Report,
+    relay::{Report, State},
     reserve,
 };
 
@@ -462,8 +462,10 @@ fn subnets(config: &Fact<Config>, reports: &[Report]) -> Vec<Finding> {
 fn subnet(report: &Report) -> Vec<Finding> {
     let problems = report.problems();
     if problems.is_empty() {
-        let heard = report.peers.len();
-        return vec![ok("subnets", format!("domain `{}`: all {heard} peers are heard", report.domain))];
+        let heard = report.peers.iter().filter(|peer| peer.state == State::Heard).count();
+        let (all, others) = (report.peers.len(), report.heard().len());
+        let text = format!("domain `{}`: {heard} of {all} peers are heard, in {others} other", report.domain);
+        return vec![ok("subnets", format!("{text} {}", if others == 1 { "subnet" } else { "subnets" }))];
     }
     problems.iter().map(|problem| Finding { advice: None, ..warn("subnets", problem, "") }).collect()
 }
@@ -558,10 +560,7 @@ mod tests {
     use datapath::firewall::Chain;
 
     use super::*;
-    use crate::{
-        relay::{PeerReport, State},
-        uplink::Fault,
-    };
+    use crate::{relay::PeerReport, uplink::Fault};
 
     fn occupant(name: &str, ours: bool) -> Occupant {
         Occupant { name: name.into(), ours }
@@ -987,9 +986,12 @@ mod tests {
                 address: (*address).into(),
                 state: *state,
                 on_lan: *on_lan,
+                subnet: Some("172.23.1.0/24".into()),
                 ..PeerReport::default()
             });
-            let report = Report { domain: "bl07".into(), peers: peers.collect(), ..Report::default() };
+            let leader = Some(Ipv4Addr::new(172, 23, 0, 10));
+            let report =
+                Report { domain: "bl07".into(), leader, peers: peers.collect(), ..Report::default() };
             let found = complaints(|facts| {
                 facts.config = Ok(Config::parse(text).unwrap());
                 facts.subnets = vec![report];
@@ -997,6 +999,8 @@ mod tests {
             found.into_iter().map(|(.., text)| text).collect::<Vec<_>>()
         };
         assert_eq!(with(&[("1", State::Heard, true)]), [""; 0]);
+        let alone = with(&[("1", State::Unable, true)]);
+        assert!(alone.len() == 1 && alone[0].contains("no node of another subnet is heard"), "{alone:?}");
         for (state, on_lan, expected) in [
             (State::Silent, true, "peer 1 is not heard"),
             (State::WrongKey, true, "peer 1 has another key"),

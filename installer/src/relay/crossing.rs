@@ -20,7 +20,7 @@ use wire::{
 use super::subnet::Subnet;
 use crate::{
     bounded::make_room,
-    config::{DomainConfig, Relayed},
+    config::{DomainConfig, Network, Relayed},
     plan::limit,
     protocol::DomainProtocol,
 };
@@ -45,9 +45,9 @@ pub(super) enum Refusal {
     Prefix,
     /// It exceeds a rate.
     Limited,
-    /// It does not fit into a frame of the uplink, or there was no room to send it.
+    /// It does not fit into a frame of the uplink, is longer than searches are, or could not be sent.
     Unsent,
-    /// Its subnet is not in `lan`, or its source not in its subnet.
+    /// Its subnet is not in `lan`, its source is no host of its subnet, or it wants its answers elsewhere.
     OffLan,
     /// It comes from no peer.
     Foreign,
@@ -129,6 +129,8 @@ pub(super) struct Rules {
     ports: BTreeMap<u16, Port>,
     /// How names begin that cross; empty for all.
     prefixes: Vec<String>,
+    /// Where answers may go, besides to the source and in the uplink's subnet.
+    lan: Vec<Network>,
 }
 
 impl Rules {
@@ -144,7 +146,8 @@ impl Rules {
             Some((relayed.on_lan, Port { in_pods: relayed.in_pods, spoken }))
         };
         let ports = domain.relayed().filter_map(port).collect();
-        Self { subnet, address, broadcast, mac, ports, prefixes: domain.search_prefixes.clone() }
+        let (prefixes, lan) = (domain.search_prefixes.clone(), domain.lan.clone());
+        Self { subnet, address, broadcast, mac, ports, prefixes, lan }
     }
 
     /// The ports on the LAN whose datagrams cross.
@@ -164,10 +167,11 @@ impl Rules {
         let to = *destination.ip();
         let to_node = !outgoing && to == self.address; // no other node has seen it
         let to_all = leads && (to.is_broadcast() || to == self.broadcast);
-        if !self.subnet.contains(*source.ip()) || !to_node && !to_all {
+        if !self.subnet.has_host(*source.ip()) || !to_node && !to_all {
             return None;
         }
-        Some(self.accept(&port.spoken, payload).map(|kind| {
+        let Some(payload) = payload else { return Some(Err(Refusal::Unsent)) };
+        Some(self.accept(&port.spoken, *source.ip(), payload).map(|kind| {
             let mut payload = payload.to_vec();
             if to_node && matches!(port.spoken, Spoken::Pva) {
                 make_broadcast(&mut payload);
@@ -176,17 +180,39 @@ impl Rules {
         }))
     }
 
-    /// Whether a payload that has come for `port` in pods may be said here; and its kind.
-    pub(super) fn welcome(&self, port: u16, payload: &[u8]) -> Result<(u16, Kind), Refusal> {
+    /// Whether what `source` has said to `port` in pods may be said here; at which port, and its kind.
+    pub(super) fn welcome(
+        &self,
+        port: u16,
+        source: Ipv4Addr,
+        payload: &[u8],
+    ) -> Result<(u16, Kind), Refusal> {
         let found = self.ports.iter().find(|(_, found)| found.in_pods == port);
         let (on_lan, Port { spoken, .. }) = found.ok_or(Refusal::Malformed)?;
-        Ok((*on_lan, self.accept(spoken, payload)?))
+        Ok((*on_lan, self.accept(spoken, source, payload)?))
     }
 
-    fn accept(&self, spoken: &Spoken, payload: &[u8]) -> Result<Kind, Refusal> {
+    fn accept(&self, spoken: &Spoken, source: Ipv4Addr, payload: &[u8]) -> Result<Kind, Refusal> {
         let kind = spoken.kind(payload).ok_or(Refusal::Malformed)?;
-        let is_wanted = kind != Kind::Search || self.prefixes.is_empty() || self.matches(spoken, payload);
-        if is_wanted { Ok(kind) } else { Err(Refusal::Prefix) }
+        if kind != Kind::Search {
+            return Ok(kind);
+        }
+        if !self.prefixes.is_empty() && !self.matches(spoken, payload) {
+            return Err(Refusal::Prefix);
+        }
+        if self.keeps_answers(spoken, source, payload) { Ok(kind) } else { Err(Refusal::OffLan) }
+    }
+
+    /// Whether the answers to a search go to its source, or stay on the LAN: servers answer to wherever one of PV Access says.
+    fn keeps_answers(&self, spoken: &Spoken, source: Ipv4Addr, payload: &[u8]) -> bool {
+        let Spoken::Pva = spoken else { return true };
+        let Ok(Some((_, named))) = pva::parse(payload, Direction::Announce) else { return false };
+        let to = Ipv4Addr::from(named.address);
+        let is_on_lan = || {
+            let host = Network { address: named.address, prefix: 32 };
+            self.subnet.has_host(to) || self.lan.iter().any(|network| network.contains(&host))
+        };
+        !named.unsupported && (to.is_unspecified() || to == source || is_on_lan())
     }
 
     /// Whether one of the names that it asks for begins as wanted; true if it asks for none.
@@ -304,7 +330,8 @@ fn make_broadcast(payload: &mut [u8]) {
 struct Datagram<'a> {
     source: SocketAddrV4,
     destination: SocketAddrV4,
-    payload: &'a [u8],
+    /// None if the tap has cut it off.
+    payload: Option<&'a [u8]>,
 }
 
 impl<'a> Datagram<'a> {
@@ -324,7 +351,7 @@ impl<'a> Datagram<'a> {
         Some(Self {
             source: endpoint(12, [udp[0], udp[1]]),
             destination: endpoint(16, [udp[2], udp[3]]),
-            payload: payload.get(..length)?,
+            payload: payload.get(..length),
         })
     }
 }
@@ -351,8 +378,15 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// By the rates of a domain.
-    pub(super) fn new(rates: [u32; limited::KINDS]) -> Self {
+    /// Those of what leaves a subnet, and of what comes, by the rates of the domain. What comes may have half of the domain's: on
+    /// its new LAN it shares that with what is asked there.
+    pub(super) fn both(rates: [u32; limited::KINDS]) -> [Self; 2] {
+        let mut coming = rates;
+        coming[limited::DOMAIN] = coming[limited::DOMAIN].div_ceil(2);
+        [Self::new(rates), Self::new(coming)]
+    }
+
+    fn new(rates: [u32; limited::KINDS]) -> Self {
         Self {
             host: limit(rates[limited::SOURCE]),
             domain: limit(rates[limited::DOMAIN]),
@@ -448,6 +482,8 @@ mod tests {
             (HOST, ALL, 5065, false, "Search 5065"),
             (ELSEWHERE, ALL, 8064, false, "nothing"),
             (ELSEWHERE, NODE, 8064, false, "nothing"),
+            (ALL, Ipv4Addr::BROADCAST, 8064, false, "nothing"),
+            (Ipv4Addr::new(172, 23, 0, 0), ALL, 8064, false, "nothing"),
             (HOST, Ipv4Addr::new(224, 0, 0, 1), 8064, false, "nothing"),
             (HOST, ALL, 5076, false, "malformed"),
         ] {
@@ -458,6 +494,8 @@ mod tests {
             );
         }
         assert_eq!(judged(&rules, &frame(HOST, ALL, 5065, &BEACON), false), "Beacon 5065");
+        let long = frame(HOST, ALL, 8064, &asks);
+        assert_eq!(judged(&rules, &long[..long.len() - 1], false), "unsent", "longer than the tap keeps");
         for (to, expected) in [(ALL, "nothing"), (Ipv4Addr::BROADCAST, "nothing"), (NODE, "Search 5064")] {
             let frame = frame(HOST, to, 8064, &asks);
             assert_eq!(judged_by(&rules, &frame, false, false), expected, "{to}, where another node relays");
@@ -486,10 +524,10 @@ mod tests {
             (BEACON.to_vec(), "Beacon 5064"),
         ] {
             assert_eq!(judged(&rules, &frame(HOST, ALL, 5064, &payload), false), expected);
-            let welcome = rules.welcome(5064, &payload).map(|_| ()).map_err(Refusal::name);
+            let welcome = rules.welcome(5064, HOST, &payload).map(|_| ()).map_err(Refusal::name);
             assert_eq!(welcome.is_ok(), expected != "prefix");
         }
-        assert_eq!(rules.welcome(9999, &search("SIM:1")), Err(Refusal::Malformed));
+        assert_eq!(rules.welcome(9999, HOST, &search("SIM:1")), Err(Refusal::Malformed));
     }
 
     #[test]
@@ -507,13 +545,45 @@ mod tests {
         assert_eq!(judged(&announced, &frame(b"RX01"), false), "malformed");
     }
 
-    #[test]
-    fn a_search_of_pv_access_to_one_server_becomes_one_to_all() {
+    /// A search of PV Access to one server, with this address for answers.
+    fn search_of_pva(answers: [u8; 16]) -> Vec<u8> {
         let mut payload =
-            [&[0xca, 2, 0x80, 3, 0, 0, 0, 37, 0, 0, 0, 1, 0x81, 0, 0, 0][..], &[0; 16], &[0x9c, 0x40, 1, 3]]
+            [&[0xca, 2, 0x80, 3, 0, 0, 0, 37, 0, 0, 0, 1, 0x81, 0, 0, 0][..], &answers, &[0x9c, 0x40, 1, 3]]
                 .concat();
         payload.extend(b"tcp");
         payload.extend([0, 1, 0, 0, 0, 1, 1, b'A']);
+        payload
+    }
+
+    #[test]
+    fn a_search_whose_answers_would_leave_the_lan_does_not_cross() {
+        let rules = rules("lan = [\"172.23.0.0/16\"]");
+        let mapped = |address: [u8; 4]| Ipv4Addr::from(address).to_ipv6_mapped().octets();
+        let foreign = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        for (answers, expected) in [
+            ([0; 16], "Search 5076"),
+            (mapped([0; 4]), "Search 5076"),
+            (mapped(HOST.octets()), "Search 5076"),
+            (mapped([172, 23, 0, 3]), "Search 5076"),
+            (mapped(ELSEWHERE.octets()), "Search 5076"),
+            (mapped([203, 0, 113, 1]), "off_lan"),
+            (mapped([255; 4]), "off_lan"),
+            (foreign, "off_lan"),
+        ] {
+            let payload = search_of_pva(answers);
+            assert_eq!(judged(&rules, &frame(HOST, ALL, 5076, &payload), false), expected, "{answers:?}");
+            let welcome = rules.welcome(5076, HOST, &payload);
+            assert_eq!(welcome == Err(Refusal::OffLan), expected == "off_lan", "{answers:?}");
+        }
+        let elsewhere = search_of_pva(mapped(ELSEWHERE.octets()));
+        let alone = self::rules("");
+        assert_eq!(alone.welcome(5076, ELSEWHERE, &elsewhere), Ok((5076, Kind::Search)), "to its source");
+        assert_eq!(alone.welcome(5076, HOST, &elsewhere), Err(Refusal::OffLan), "without `lan`");
+    }
+
+    #[test]
+    fn a_search_of_pv_access_to_one_server_becomes_one_to_all() {
+        let payload = search_of_pva([0; 16]);
         let crossing = rules("").judge(&frame(HOST, NODE, 5076, &payload), false, false).unwrap().unwrap();
         assert_eq!((payload[12], crossing.payload[12]), (0x81, 0x01));
     }
@@ -542,6 +612,15 @@ mod tests {
             limits.admit(Kind::Search, host.into(), 1);
         }
         assert!(limits.hosts.len() <= HOSTS);
+    }
+
+    #[test]
+    fn what_comes_may_have_half_of_what_all_may_have() {
+        for (rate, expected) in [(0, [100, 100]), (1, [5, 5]), (4, [20, 10]), (5, [25, 15])] {
+            let admitted = Limits::both([0, 0, rate])
+                .map(|mut limits| (0..100).filter(|_| limits.admit(Kind::Search, HOST, 1)).count());
+            assert_eq!(admitted, expected, "{rate}");
+        }
     }
 
     proptest! {

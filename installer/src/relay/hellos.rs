@@ -5,7 +5,10 @@
 //! one with the lowest address relays: all come to the same result, and if two do for a moment, servers are asked twice.
 //!
 //! A hello that does not name this agent's session may be old. It is answered, and nothing else: with that answer the other one
-//! knows the session, and its next hello is new.
+//! knows the session, and its next hello is new. One who is not heard any more is not called by its session either: so who hears
+//! nobody is soon believed by nobody, and others relay in its place.
+//!
+//! A session belongs to the peer that began it: nothing of it counts from any other address, nor when that peer has a newer one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,10 +27,12 @@ use super::{
 
 /// Time between two hellos.
 pub(super) const PERIOD: Duration = Duration::from_millis(500);
-/// How long after its last hello an agent counts as there: three may be lost.
+/// How long after its last hello an agent counts as there: two may be lost.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1600);
 /// Former sessions of a peer that are remembered, so that nothing recorded of them counts.
 const FORMER: usize = 64;
+/// The most peers that are remembered when they are none any more, for the same reason.
+const GONE: usize = 1000;
 
 /// The other agents of a domain.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub(super) struct Hellos {
     /// Of the datagram sent last.
     number: u64,
     peers: BTreeMap<SocketAddrV4, Peer>,
+    /// Those that were, and may come back.
+    gone: BTreeMap<SocketAddrV4, Peer>,
 }
 
 /// Another agent.
@@ -80,7 +87,7 @@ impl Peer {
 
 impl Hellos {
     pub(super) fn new(key: Key, session: u64) -> Self {
-        Self { key, session, number: 0, peers: BTreeMap::new() }
+        Self { key, session, number: 0, peers: BTreeMap::new(), gone: BTreeMap::new() }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -93,10 +100,20 @@ impl Hellos {
 
     /// The peers are at these addresses from now on.
     pub(super) fn follow(&mut self, addresses: &[SocketAddrV4]) {
-        self.peers.retain(|address, _| addresses.contains(address));
-        for address in addresses {
-            self.peers.entry(*address).or_default();
-        }
+        self.gone.append(&mut self.peers);
+        let peer = |address: &SocketAddrV4| (*address, self.gone.remove(address).unwrap_or_default());
+        self.peers = addresses.iter().map(peer).collect();
+    }
+
+    /// Whether it remembers as much as it may: then a new session is due, to which nothing that was recorded belongs.
+    pub(super) fn is_full(&self) -> bool {
+        self.gone.len() >= GONE || self.peers.values().any(|peer| peer.former.len() >= FORMER)
+    }
+
+    /// Whether any peer but the one at this address has this session, or had it.
+    fn is_of_another(&self, at: SocketAddrV4, session: u64) -> bool {
+        let mut others = self.peers.iter().chain(&self.gone).filter(|(other, _)| **other != at);
+        others.any(|(_, peer)| peer.has(session) || peer.former.contains(&session))
     }
 
     /// Opens what has come from an address.
@@ -119,20 +136,24 @@ impl Hellos {
         let message = message?;
         let hello = match Message::read(&message).ok_or(Refusal::Malformed)? {
             Message::Hello(hello) => hello,
-            Message::Copy(_) if peer.heard.is_none() || header.receiver != self.session => {
-                return Err(Refusal::Stale);
+            Message::Copy(_) if header.receiver == self.session && peer.has(header.sender) => {
+                return Ok(Heard::Copy(message.clone()));
             }
-            Message::Copy(_) => return Ok(Heard::Copy(message.clone())),
+            Message::Copy(_) => return Err(Refusal::Stale),
         };
         if header.receiver != self.session {
             return Ok(Heard::Greet(header.sender)); // it may be old, and proves nothing
         }
-        peer.wrong_key = None;
-        peer.heard = Some((now, hello));
-        if peer.session.as_ref().is_some_and(|session| session.id == header.sender) {
+        if peer.has(header.sender) {
+            peer.believe(hello, now);
             return Ok(Heard::Hello);
         }
+        if self.is_of_another(from, header.sender) {
+            return Err(Refusal::Replayed);
+        }
+        let peer = self.peers.get_mut(&from).ok_or(Refusal::Foreign)?;
         peer.adopt(&self.key, self.session, &header)?;
+        peer.believe(hello, now);
         Ok(Heard::Greet(header.sender))
     }
 
@@ -144,9 +165,11 @@ impl Hellos {
     }
 
     /// Hellos for all peers.
-    pub(super) fn greetings(&mut self, hello: &Hello) -> Vec<(SocketAddrV4, Vec<u8>)> {
-        let known =
-            self.peers.iter().map(|(to, peer)| (*to, peer.session.as_ref().map_or(0, |session| session.id)));
+    pub(super) fn greetings(&mut self, hello: &Hello, now: Instant) -> Vec<(SocketAddrV4, Vec<u8>)> {
+        let known = self.peers.iter().map(|(to, peer)| {
+            let session = peer.session.as_ref().filter(|_| peer.hello(now).is_some());
+            (*to, session.map_or(0, |session| session.id))
+        });
         let known: Vec<_> = known.collect();
         known.into_iter().filter_map(|(to, session)| Some((to, self.greet(session, hello)?))).collect()
     }
@@ -189,6 +212,11 @@ impl Hellos {
 }
 
 impl Peer {
+    /// Whether this is its session now.
+    fn has(&self, session: u64) -> bool {
+        self.session.as_ref().is_some_and(|own| own.id == session)
+    }
+
     fn open(&mut self, key: &Key, own: u64, header: &Header, sealed: &[u8]) -> Result<Vec<u8>, Refusal> {
         if header.receiver == own
             && let Some(session) = self.session.as_mut().filter(|session| session.id == header.sender)
@@ -202,6 +230,10 @@ impl Peer {
         let inward = key.between(header.sender, header.receiver).map_err(|_| Refusal::WrongKey)?;
         let message = open(&inward, header, sealed).map_err(|_| Refusal::WrongKey)?;
         if self.former.contains(&header.sender) { Err(Refusal::Replayed) } else { Ok(message) }
+    }
+
+    fn believe(&mut self, hello: Hello, now: Instant) {
+        (self.heard, self.wrong_key) = (Some((now, hello)), None);
     }
 
     /// It has a new session, which this header names.
@@ -237,11 +269,13 @@ mod tests {
         now: Instant,
         agents: BTreeMap<u8, (Hello, Hellos)>,
         sessions: u64,
+        /// Who hears nobody.
+        deaf: Option<u8>,
     }
 
     impl World {
         fn new(numbers: &[u8]) -> Self {
-            let mut world = Self { now: Instant::now(), agents: BTreeMap::new(), sessions: 0 };
+            let mut world = Self { now: Instant::now(), agents: BTreeMap::new(), sessions: 0, deaf: None };
             numbers.iter().for_each(|number| world.start(*number, SECRET, numbers));
             world
         }
@@ -249,7 +283,7 @@ mod tests {
         fn start(&mut self, number: u8, secret: &str, all: &[u8]) {
             let address = *at(number).ip();
             let subnet = Subnet::of(address, 24).unwrap();
-            let hello = Hello { address, subnet, able: true, node: number.to_string() };
+            let hello = Hello { address, subnet, able: true, leads: false, node: number.to_string() };
             self.sessions += 1;
             let mut hellos = Hellos::new(Key::new("a", secret), self.sessions);
             hellos.follow(
@@ -263,12 +297,16 @@ mod tests {
             self.now += PERIOD;
             let mut said = VecDeque::new();
             for (number, (hello, hellos)) in &mut self.agents {
-                said.extend(hellos.greetings(hello).into_iter().map(|(to, bytes)| (*number, to, bytes)));
+                said.extend(
+                    hellos.greetings(hello, self.now).into_iter().map(|(to, bytes)| (*number, to, bytes)),
+                );
             }
             let mut outcome = vec![];
             while let Some((from, to, bytes)) = said.pop_front() {
-                let Some((number, (hello, hellos))) =
-                    self.agents.iter_mut().find(|(number, _)| at(**number) == to)
+                let Some((number, (hello, hellos))) = self
+                    .agents
+                    .iter_mut()
+                    .find(|(number, _)| at(**number) == to && self.deaf != Some(**number))
                 else {
                     continue;
                 };
@@ -342,6 +380,18 @@ mod tests {
     }
 
     #[test]
+    fn one_who_hears_nobody_does_not_relay() {
+        let mut world = World::new(&[0, 1, 10]);
+        world.tick();
+        world.deaf = Some(0);
+        (0..8).for_each(|_| drop(world.tick()));
+        assert_eq!((world.leader(1), world.others(10)), (*at(1).ip(), vec![at(1)]));
+        world.deaf = None;
+        world.tick();
+        assert_eq!((world.leader(1), world.others(10)), (*at(0).ip(), vec![at(0)]));
+    }
+
+    #[test]
     fn who_has_another_key_is_noticed_and_not_believed() {
         let mut world = World::new(&[0, 10]);
         world.start(10, "another key of 32 bytes, or more", &[0, 10]);
@@ -390,6 +440,57 @@ mod tests {
                 "the session is still the new one"
             );
         }
+    }
+
+    #[test]
+    fn nothing_that_was_recorded_counts_from_the_address_of_another_peer() {
+        let mut world = World::new(&[0, 10, 20]);
+        let mut recorded = world.tick();
+        recorded.extend(world.tick());
+        let copy = world.copy(0, 10);
+        assert_eq!(world.hear(10, 20, &copy), Err(Refusal::Stale));
+        let hellos: Vec<_> =
+            recorded.into_iter().filter(|(from, to, ..)| (*from, *to) == (0, at(10))).collect();
+        let replayed = hellos.iter().map(|(_, _, bytes, _)| world.hear(10, 20, bytes)).collect::<Vec<_>>();
+        assert!(replayed.contains(&Err(Refusal::Replayed)), "{replayed:?}");
+        assert!(!replayed.contains(&Ok(Heard::Hello)), "{replayed:?}");
+        for from in [0, 20] {
+            let copy = world.copy(from, 10);
+            assert!(matches!(world.hear(10, from, &copy), Ok(Heard::Copy(_))), "{from} has its own session");
+        }
+    }
+
+    #[test]
+    fn nothing_that_was_recorded_counts_when_a_peer_comes_back() {
+        let mut world = World::new(&[0, 10]);
+        world.tick();
+        let copy = world.copy(0, 10);
+        assert!(matches!(world.hear(10, 0, &copy), Ok(Heard::Copy(_))));
+        for peers in [vec![], vec![at(0)]] {
+            world.agents.get_mut(&10).unwrap().1.follow(&peers);
+            world.tick();
+            assert!(world.hear(10, 0, &copy).is_err());
+        }
+        let next = world.copy(0, 10);
+        assert!(matches!(world.hear(10, 0, &next), Ok(Heard::Copy(_))), "what is new does");
+    }
+
+    #[test]
+    fn a_new_session_is_due_before_anything_is_forgotten() {
+        let mut world = World::new(&[0, 10]);
+        for restarts in 0..=FORMER {
+            assert!(!world.agents[&10].1.is_full(), "{restarts}");
+            world.start(0, SECRET, &[0, 10]);
+            world.tick();
+        }
+        assert!(world.agents[&10].1.is_full());
+        let mut hellos = Hellos::new(Key::new("a", SECRET), 1);
+        for number in 0..GONE as u32 {
+            assert!(!hellos.is_full(), "{number}");
+            hellos.follow(&[SocketAddrV4::new(number.into(), 5077)]);
+        }
+        hellos.follow(&[]);
+        assert!(hellos.is_full());
     }
 
     #[test]

@@ -15,6 +15,8 @@ const HELLO: u8 = 1;
 const COPY: u8 = 2;
 /// The uplink carries: the node can relay.
 const ABLE: u8 = 1;
+/// The node relays for its subnet, as it thinks.
+const LEADS: u8 = 2;
 /// The longest name of a node: that of a host in DNS.
 const LONGEST: usize = 253;
 
@@ -26,6 +28,8 @@ pub(super) struct Hello {
     pub(super) subnet: Subnet,
     /// Whether its uplink carries.
     pub(super) able: bool,
+    /// Whether it relays for its subnet, as it thinks.
+    pub(super) leads: bool,
     pub(super) node: String,
 }
 
@@ -50,7 +54,7 @@ pub(super) enum Message<'a> {
 impl Hello {
     pub(super) fn bytes(&self) -> Vec<u8> {
         let name = self.node.as_bytes();
-        let mut bytes = vec![HELLO, if self.able { ABLE } else { 0 }];
+        let mut bytes = vec![HELLO, (u8::from(self.able) * ABLE) | (u8::from(self.leads) * LEADS)];
         bytes.extend(self.address.octets());
         bytes.push(self.subnet.prefix());
         bytes.extend(&name[..name.len().min(LONGEST)]);
@@ -61,7 +65,8 @@ impl Hello {
         let ([flags, a, b, c, d, prefix], name) = bytes.split_first_chunk()?;
         let address = Ipv4Addr::new(*a, *b, *c, *d);
         let node = String::from_utf8_lossy(&name[..name.len().min(LONGEST)]).into_owned();
-        Some(Self { address, subnet: Subnet::of(address, *prefix)?, able: flags & ABLE != 0, node })
+        let (able, leads) = (flags & ABLE != 0, flags & LEADS != 0);
+        Some(Self { address, subnet: Subnet::of(address, *prefix)?, able, leads, node })
     }
 }
 
@@ -113,8 +118,8 @@ mod tests {
     fn what_is_said_is_understood() {
         let address = Ipv4Addr::new(172, 23, 1, 10);
         let subnet = Subnet::of(address, 24).unwrap();
-        for able in [true, false] {
-            let hello = Hello { address, subnet, able, node: "node-1".into() };
+        for (able, leads) in [(true, true), (true, false), (false, true), (false, false)] {
+            let hello = Hello { address, subnet, able, leads, node: "node-1".into() };
             assert_eq!(Message::read(&hello.bytes()), Some(Message::Hello(hello.clone())));
         }
         let source = SocketAddrV4::new(address, 40000);

@@ -202,7 +202,7 @@ impl Worker {
     fn greet(&mut self) {
         for site in &mut self.sites {
             if let Some(socket) = self.sockets.get(&site.settings.port) {
-                send(socket, &site.greet());
+                let _ = send(socket, &site.greet());
             }
         }
     }
@@ -220,7 +220,7 @@ impl Worker {
                 if let Some(site) = addressee(&mut self.sites, *port, from, datagram)
                     && let Some(answer) = site.hear(from, datagram)
                 {
-                    send(socket, &[(from, answer)]);
+                    let _ = send(socket, &[(from, answer)]);
                 }
             }
         }
@@ -230,9 +230,8 @@ impl Worker {
     fn relay(&mut self) {
         for site in &mut self.sites {
             let post = site.take_in();
-            if let Some(socket) = self.sockets.get(&site.settings.port) {
-                send(socket, &post);
-            }
+            let sent = self.sockets.get(&site.settings.port).map_or(0, |socket| send(socket, &post));
+            site.count(sent, post.len() - sent);
         }
     }
 }
@@ -261,9 +260,7 @@ fn open_socket(port: u16) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends datagrams; what does not leave is lost, as on any network.
-fn send(socket: &UdpSocket, post: &[(SocketAddrV4, Vec<u8>)]) {
-    for (to, datagram) in post {
-        let _ = socket.send_to(datagram, to);
-    }
+/// Sends datagrams, and returns how many have left; what has not is lost, as on any network.
+fn send(socket: &UdpSocket, post: &[(SocketAddrV4, Vec<u8>)]) -> usize {
+    post.iter().filter(|(to, datagram)| socket.send_to(datagram, to).is_ok()).count()
 }

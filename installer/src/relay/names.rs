@@ -1,10 +1,11 @@
 //! Where the peers are: looks their names up, again and again, on a thread of its own, which alone waits if a look-up hangs. What
-//! was found before stays until something newer is known.
+//! was found of a name before stays until something newer is known of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr, SocketAddrV4},
+    slice,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crate::places::{Lost, Place, resolve};
+use crate::places::{self, Lost, Place, resolve};
 
 /// Time between two look-ups: with that of a hello, a node that comes or goes is noticed within 5 s.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -30,10 +31,9 @@ pub(super) struct Names {
     found: Arc<Shared>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Found {
-    of: Vec<Place>,
-    addresses: Vec<SocketAddrV4>,
+    addresses: BTreeMap<Place, Vec<SocketAddrV4>>,
     lost: Lost,
 }
 
@@ -56,8 +56,9 @@ impl Names {
 
     /// What was found of a domain's last, and names that lead nowhere.
     pub(super) fn found(&self, domain: &str) -> (Vec<SocketAddrV4>, Lost) {
-        let found = lock(&self.found).get(domain).cloned().unwrap_or_default();
-        (found.addresses, found.lost)
+        let Found { addresses, lost } = lock(&self.found).get(domain).cloned().unwrap_or_default();
+        let addresses: BTreeSet<_> = addresses.into_values().flatten().collect();
+        (addresses.into_iter().collect(), lost)
     }
 }
 
@@ -92,17 +93,49 @@ fn run(wants: &Receiver<Wanted>, shared: &Shared) {
 
 /// Looks places of a domain up.
 fn note(shared: &Shared, domain: &str, places: &[Place]) {
-    let (found, lost) = resolve(places);
+    let looked = places.iter().map(|place| (place.clone(), resolve(slice::from_ref(place)))).collect();
+    let mut shared = lock(shared);
+    let before = shared.remove(domain).unwrap_or_default();
+    shared.insert(domain.into(), merge(before, looked));
+}
+
+/// What is known now: of a name that leads nowhere at the moment, where it led before.
+fn merge(mut before: Found, looked: Vec<(Place, places::Found)>) -> Found {
     let v4 = |address: SocketAddr| match address {
         SocketAddr::V4(address) => Some(address),
         SocketAddr::V6(_) => None,
     };
-    let mut addresses: Vec<_> = found.into_iter().filter_map(v4).collect();
-    let mut shared = lock(shared);
-    if let Some(before) = shared.get(domain).filter(|before| before.of == places && !lost.is_empty()) {
-        addresses.extend(&before.addresses); // a name that leads nowhere at the moment may have led to any of them
-        addresses.sort();
-        addresses.dedup();
+    let mut now = Found::default();
+    for (place, (found, lost)) in looked {
+        let found = match lost.is_empty() {
+            true => found.into_iter().filter_map(v4).collect(),
+            false => before.addresses.remove(&place).unwrap_or_default(),
+        };
+        now.addresses.insert(place, found);
+        now.lost.extend(lost);
     }
-    shared.insert(domain.into(), Found { of: places.to_vec(), addresses, lost });
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_nowhere_leads_to_where_it_did_and_hides_no_change_of_others() {
+        let place = |name: &str| (name.to_owned(), 5077);
+        let at = |last| SocketAddrV4::new([172, 23, 0, last].into(), 5077);
+        let found = |name: &str, last| (place(name), (vec![at(last).into()], vec![]));
+        let lost = |name: &str| (place(name), (vec![], vec![(name.to_owned(), "gone".to_owned())]));
+        let before = merge(Found::default(), vec![found("a", 1), found("b", 2)]);
+        for (looked, expected) in [
+            (vec![found("a", 3), found("b", 2)], vec![vec![at(3)], vec![at(2)]]),
+            (vec![found("a", 3), lost("b")], vec![vec![at(3)], vec![at(2)]]),
+            (vec![lost("a"), lost("b"), lost("c")], vec![vec![at(1)], vec![at(2)], vec![]]),
+            (vec![lost("b")], vec![vec![at(2)]]),
+        ] {
+            let now = merge(before.clone(), looked);
+            assert_eq!(now.addresses.into_values().collect::<Vec<_>>(), expected);
+        }
+    }
 }

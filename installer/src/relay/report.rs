@@ -1,6 +1,10 @@
 //! What the relay of a domain is doing: as the agent tells it to `status`, `doctor` and metrics, and how it is shown. Pure.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::Ipv4Addr,
+};
 
 use datapath::printable;
 use serde::{Deserialize, Serialize};
@@ -43,6 +47,9 @@ pub(crate) struct PeerReport {
     pub(crate) subnet: Option<String>,
     /// Whether it relays for its subnet.
     pub(crate) leads: bool,
+    /// Whether it says so itself.
+    #[serde(default)]
+    pub(crate) claims: bool,
     /// How long ago it was heard last.
     pub(crate) heard_ms: Option<u64>,
     /// What is wrong with it.
@@ -108,7 +115,37 @@ impl Report {
             .peers
             .iter()
             .filter_map(|peer| Some(format!("domain `{domain}`: peer {} {}", peer.address, peer.trouble()?)));
-        lost.chain(of_peers).collect()
+        let parted = self.parted();
+        let parted = parted.iter().map(|(subnet, peers)| {
+            format!(
+                "domain `{domain}`: {peers} all relay for subnet {subnet}, so each search crosses that often: they do not hear \
+                 each other; `subnets.peers` has to name all nodes, also those of the same subnet"
+            )
+        });
+        let alone = self.heard().is_empty().then(|| {
+            format!("domain `{domain}`: no node of another subnet is heard, so no search crosses: is `subnets.peers` right?")
+        });
+        let nobody = self.leader.is_none().then(|| {
+            format!("domain `{domain}`: no node of this subnet can relay: the uplinks of all that are heard carry nothing")
+        });
+        let found: Vec<_> = lost.chain(of_peers).chain(parted).chain(nobody).collect();
+        if found.is_empty() { alone.into_iter().collect() } else { found }
+    }
+
+    /// The other subnets with a node that is heard.
+    pub(crate) fn heard(&self) -> BTreeSet<&str> {
+        let heard = self.peers.iter().filter(|peer| peer.state == State::Heard);
+        heard.filter(|peer| peer.subnet != self.subnet).filter_map(|peer| peer.subnet.as_deref()).collect()
+    }
+
+    /// Subnets for which several peers say that they relay, and these.
+    fn parted(&self) -> BTreeMap<&str, String> {
+        let mut found = BTreeMap::<_, Vec<_>>::new();
+        for peer in self.peers.iter().filter(|peer| peer.claims) {
+            found.entry(peer.subnet.as_deref().unwrap_or("?")).or_default().push(peer.address.as_str());
+        }
+        let several = found.into_iter().filter(|(_, peers)| peers.len() > 1);
+        several.map(|(subnet, peers)| (subnet, peers.join(" and "))).collect()
     }
 }
 
@@ -121,7 +158,8 @@ impl PeerReport {
                 Some("has another key: give all nodes of the domain the same file `subnets.key`".into())
             }
             (State::Silent, _) => Some(
-                "is not heard: does its agent run with `subnets`, is this node one of its peers, and does the network let                  its UDP datagrams through?"
+                "is not heard: does its agent run with `subnets`, is this node one of its peers, and does the network let its \
+                 UDP datagrams through?"
                     .into(),
             ),
             (_, false) => Some(format!(
@@ -156,7 +194,7 @@ pub(crate) fn text(report: &Report) -> String {
     if !report.peers.is_empty() {
         let _ = writeln!(out, "  {:<22} {:<24} {:<19} {:<8} STATE", "PEER", "NODE", "SUBNET", "RELAYS");
     }
-    for PeerReport { address, node, subnet, leads, heard_ms, state, on_lan } in &report.peers {
+    for PeerReport { address, node, subnet, leads, heard_ms, state, on_lan, claims: _ } in &report.peers {
         let last =
             heard_ms.map(|ms| format!(", {}.{} s ago", ms / 1000, ms % 1000 / 100)).unwrap_or_default();
         let off = if *on_lan { "" } else { "; its subnet is not in `lan`" };
@@ -180,12 +218,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_that_relay_for_one_subnet_are_named_and_so_is_being_alone() {
+        let peer = |address: &str, subnet: &str, claims| PeerReport {
+            address: address.into(),
+            subnet: Some(subnet.into()),
+            claims,
+            state: State::Heard,
+            on_lan: true,
+            ..PeerReport::default()
+        };
+        for (peers, expected) in [
+            (vec![peer("1", "b", true), peer("2", "b", false), peer("3", "c", true)], None),
+            (vec![peer("1", "b", true), peer("2", "b", true)], Some("1 and 2 all relay for subnet b")),
+            (vec![peer("1", "a", false)], Some("no node of another subnet")),
+            (vec![], Some("no node of another subnet")),
+            (vec![PeerReport { state: State::Unable, ..peer("1", "b", false) }], Some("no node of another")),
+        ] {
+            let leader = Some(Ipv4Addr::LOCALHOST);
+            let report = Report { subnet: Some("a".into()), leader, peers, ..Report::default() };
+            let found = report.problems();
+            assert!(found.len() == usize::from(expected.is_some()), "{found:?}");
+            assert!(
+                found.iter().zip(expected).all(|(found, expected)| found.contains(expected)),
+                "{found:?}"
+            );
+        }
+        let found = Report { peers: vec![peer("1", "b", false)], ..Report::default() }.problems();
+        assert!(found.len() == 1 && found[0].contains("no node of this subnet can relay"), "{found:?}");
+    }
+
+    #[test]
     fn people_see_who_relays_and_what_is_wrong() {
         let peer = PeerReport {
             address: "172.23.1.10:5077".into(),
             node: Some("node\u{1b}2".into()),
             subnet: Some("172.23.1.0/24".into()),
             leads: true,
+            claims: true,
             heard_ms: Some(4240),
             state: State::WrongKey,
             on_lan: false,

@@ -28,7 +28,7 @@ use datapath::{
 /// The most frames, or datagrams, of a domain before the others have their turn.
 const BATCH: usize = 256;
 
-/// How long after its beginning nobody is missed: all agents may start together.
+/// How long after its beginning nobody is missed, as all agents may start together; and how long another key is remembered.
 const NOTICE: Duration = Duration::from_secs(10);
 
 /// Datagrams for peers.
@@ -76,7 +76,7 @@ impl Site {
     pub(super) fn new(domain: DomainConfig, settings: SubnetsConfig, node: String) -> Self {
         let now = Instant::now();
         Self {
-            limits: [Limits::new(domain.rates), Limits::new(domain.rates)],
+            limits: Limits::both(domain.rates),
             domain,
             settings,
             hellos: None,
@@ -93,24 +93,34 @@ impl Site {
 
     /// It is configured so from now on; whom it has heard stays heard.
     pub(super) fn follow(&mut self, domain: DomainConfig, settings: SubnetsConfig) {
-        self.limits = [Limits::new(domain.rates), Limits::new(domain.rates)];
+        self.limits = Limits::both(domain.rates);
         (self.domain, self.settings, self.lan) = (domain, settings, None);
     }
 
     /// Looks at the key, the peers and the uplink as they are now; why it cannot work, if it cannot.
     pub(super) fn look(&mut self, addresses: &[SocketAddrV4], lost: &Lost, no_socket: Option<String>) {
         self.lost.clone_from(lost);
-        let outcome =
-            self.look_at_key().and_then(|()| self.look_at_uplink()).and(no_socket.map_or(Ok(()), Err));
+        let before = self.address();
+        let outcome = self.look_at_key().and_then(|()| self.look_at_uplink());
+        let has_moved = before.is_some() && before != self.address();
+        if has_moved || self.hellos.is_none() {
+            (self.hellos, self.lan) = (None, None); // whoever moves begins anew: to others, a session has one address
+        }
+        let outcome = outcome.and(no_socket.map_or(Ok(()), Err));
         if let Some(hellos) = &mut self.hellos {
             hellos.follow(addresses);
         }
         self.problem = outcome.err();
     }
 
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.lan.as_ref().map(|lan| lan.hello.address)
+    }
+
+    /// Without a key, nobody is a peer.
     fn look_at_key(&mut self) -> Result<(), String> {
-        let key = Key::read(&self.domain.name, &self.settings.key)?;
-        if self.hellos.as_ref().is_none_or(|hellos| *hellos.key() != key) {
+        let key = Key::read(&self.domain.name, &self.settings.key).inspect_err(|_| self.hellos = None)?;
+        if self.hellos.as_ref().is_none_or(|hellos| *hellos.key() != key || hellos.is_full()) {
             let session = session().map_err(|_| "the kernel has no random numbers".to_owned())?;
             self.hellos = Some(Hellos::new(key, session));
         }
@@ -127,7 +137,7 @@ impl Site {
             Some(lan) if lan.is_same(&uplink, &hello, broadcast) => lan.hello = hello,
             _ => {
                 self.lan = None;
-                self.lan = Some(self.open(uplink, hello, broadcast).map_err(|error| error.to_string())?);
+                self.lan = Some(self.open(uplink, hello, broadcast)?);
             }
         }
         Ok(())
@@ -138,22 +148,32 @@ impl Site {
         let Some(first) = link::addresses(uplink.index)?.into_iter().next() else { return Ok(None) };
         let Some(subnet) = Subnet::of(first.address, first.prefix) else { return Ok(None) };
         let able = Fault::of(&uplink, true).is_none();
-        let hello = Hello { address: first.address, subnet, able, node: self.node.clone() };
+        let hello = Hello { address: first.address, subnet, able, leads: false, node: self.node.clone() };
         let broadcast = first.broadcast.unwrap_or_else(|| first.natural_broadcast());
         Ok(Some((uplink, hello, broadcast)))
     }
 
-    fn open(&self, uplink: Link, hello: Hello, broadcast: Ipv4Addr) -> datapath::Result<Lan> {
+    fn open(&self, uplink: Link, hello: Hello, broadcast: Ipv4Addr) -> Result<Lan, String> {
         let rules = Rules::new(&self.domain, hello.subnet, (hello.address, broadcast), uplink.mac);
-        let whose = Whose::Asking { host: hello.address, ports: rules.ports() };
+        let ports = rules.ports();
+        check_number(ports.len())?;
+        let whose = Whose::Asking { host: hello.address, ports };
+        let fault = |error: datapath::Error| error.to_string();
         Ok(Lan {
-            tap: Tap::open(uplink.index, &whose)?,
-            outlet: Outlet::at(&uplink)?,
+            tap: Tap::open(uplink.index, &whose).map_err(fault)?,
+            outlet: Outlet::at(&uplink).map_err(fault)?,
             uplink,
             hello,
             broadcast,
             rules,
         })
+    }
+
+    /// What it says of itself.
+    fn hello(&self, now: Instant) -> Option<Hello> {
+        let (own, hellos) = (&self.lan.as_ref()?.hello, self.hellos.as_ref()?);
+        let leads = hellos.leader(own, now) == Some(own.address);
+        Some(Hello { leads, ..own.clone() })
     }
 
     /// Whether it does not know yet where its peers are.
@@ -179,8 +199,10 @@ impl Site {
 
     /// Hellos for all peers.
     pub(super) fn greet(&mut self) -> Post {
-        let (Some(hellos), Some(lan)) = (&mut self.hellos, &self.lan) else { return vec![] };
-        hellos.greetings(&lan.hello)
+        let now = Instant::now();
+        let hello = self.hello(now);
+        let (Some(hellos), Some(hello)) = (&mut self.hellos, hello) else { return vec![] };
+        hellos.greetings(&hello, now)
     }
 
     /// Copies, for the peers, of what has passed the uplink.
@@ -208,16 +230,26 @@ impl Site {
             let copy = Copy { subnet: lan.hello.subnet, source, port, payload: &payload };
             post.extend(others.iter().filter_map(|to| Some((*to, hellos.seal_copy(*to, &copy)?))));
         }
-        self.counts.sent += post.len() as u64;
         post
+    }
+
+    /// So many copies have left, and so many have not.
+    pub(super) fn count(&mut self, sent: usize, unsent: usize) {
+        self.counts.sent += sent as u64;
+        if unsent > 0 {
+            *self.counts.refused.entry(Refusal::Unsent).or_default() += unsent as u64;
+        }
     }
 
     /// Takes what a peer, or somebody else, has sent. Returns what to answer.
     pub(super) fn hear(&mut self, from: SocketAddrV4, datagram: &[u8]) -> Option<Vec<u8>> {
-        let hellos = self.hellos.as_mut()?;
-        let outcome = match hellos.hear(from, datagram, Instant::now()) {
+        let now = Instant::now();
+        let outcome = match self.hellos.as_mut()?.hear(from, datagram, now) {
             Ok(Heard::Hello) => Ok(()),
-            Ok(Heard::Greet(session)) => return hellos.greet(session, &self.lan.as_ref()?.hello),
+            Ok(Heard::Greet(session)) => {
+                let hello = self.hello(now)?;
+                return self.hellos.as_mut()?.greet(session, &hello);
+            }
             Ok(Heard::Copy(message)) => match Message::read(&message) {
                 Some(Message::Copy(copy)) => self.say(&copy),
                 _ => Err(Refusal::Malformed),
@@ -241,12 +273,12 @@ impl Site {
         let lan = self.lan.as_ref().ok_or(Refusal::Unsent)?;
         let host = *copy.source.ip();
         if !copy.subnet.is_in(&self.domain.lan)
-            || !copy.subnet.contains(host)
+            || !copy.subnet.has_host(host)
             || lan.rules.subnet.contains(host)
         {
             return Err(Refusal::OffLan);
         }
-        let (port, kind) = lan.rules.welcome(copy.port, copy.payload)?;
+        let (port, kind) = lan.rules.welcome(copy.port, host, copy.payload)?;
         if !self.limits[1].admit(kind, host, nanoseconds(self.began)) {
             return Err(Refusal::Limited);
         }
@@ -299,11 +331,13 @@ impl Site {
     ) -> PeerReport {
         let hello = peer.hello(now);
         let said = peer.heard.as_ref().map(|(_, hello)| hello);
+        let is_recent = |then: Instant| now.saturating_duration_since(then) < NOTICE;
         PeerReport {
             address: at.to_string(),
             node: said.map(|hello| hello.node.clone()),
             subnet: said.map(|hello| hello.subnet.to_string()),
             leads: hello.is_some_and(|hello| hello.able && leads(hello.address)),
+            claims: hello.is_some_and(|hello| hello.leads),
             heard_ms: peer
                 .heard
                 .as_ref()
@@ -311,8 +345,8 @@ impl Site {
             state: match hello {
                 Some(hello) if hello.able => State::Heard,
                 Some(_) => State::Unable,
-                None if peer.wrong_key.is_some() => State::WrongKey,
-                None if peer.heard.is_none() && self.began.elapsed() < NOTICE => State::Expected,
+                None if peer.wrong_key.is_some_and(is_recent) => State::WrongKey,
+                None if peer.heard.is_none() && is_recent(self.began) => State::Expected,
                 None => State::Silent,
             },
             on_lan: said.is_none_or(|hello| self.knows(hello.subnet)),
@@ -352,7 +386,48 @@ impl Counts {
     }
 }
 
+/// Whether a tap can watch so many ports.
+fn check_number(ports: usize) -> Result<(), String> {
+    match ports {
+        0 => Err("none of the domain's protocols crosses".into()),
+        1..=Whose::PORTS => Ok(()),
+        _ => Err(format!("{ports} ports are too many: at most {} can cross", Whose::PORTS)),
+    }
+}
+
 /// Since `began`; never 0, which stands for "never" in a limit.
 fn nanoseconds(began: Instant) -> u64 {
     began.elapsed().as_nanos() as u64 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_needs_ports_that_cross() {
+        for (ports, expected) in
+            [(0, "none of"), (1, ""), (Whose::PORTS, ""), (Whose::PORTS + 1, "201 ports are too many")]
+        {
+            let found = check_number(ports).err().unwrap_or_default();
+            assert!(
+                found.starts_with(expected) && found.is_empty() == expected.is_empty(),
+                "{ports}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_its_key_a_domain_has_no_peers() {
+        let text =
+            "[domain.a]\nuplink = \"no-such-uplink\"\nsubnets = { peers = [\"a\"], key = \"/nowhere/key\" }";
+        let domain = crate::config::Config::parse(text).unwrap().domains.remove(0);
+        let settings = domain.subnets.clone().unwrap();
+        let mut site = Site::new(domain, settings, "node".into());
+        site.hellos = Some(Hellos::new(Key::new("a", "0123456789abcdef0123456789abcdef"), 1));
+        site.look(&[], &vec![], None);
+        let report = site.report();
+        assert!(site.hellos.is_none() && site.lan.is_none());
+        assert!(report.problem.is_some_and(|problem| problem.contains("/nowhere/key")));
+    }
 }

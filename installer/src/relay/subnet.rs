@@ -34,6 +34,12 @@ impl Subnet {
         network(host, self.prefix) == self.address
     }
 
+    /// Whether `host` is in it, and a host's address: not its first one, nor that of its broadcasts.
+    pub(crate) fn has_host(self, host: Ipv4Addr) -> bool {
+        let last = u32::from(self.address) | u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        self.contains(host) && (self.prefix > 30 || host != self.address && u32::from(host) != last)
+    }
+
     /// Whether all of it is in one of `networks`.
     pub(crate) fn is_in(self, networks: &[Network]) -> bool {
         let this = Network { address: self.address.octets(), prefix: self.prefix };
@@ -64,5 +70,24 @@ mod tests {
                 && !subnet.is_in(&[network(1, 25), network(2, 24)])
         );
         assert!(Subnet::of(Ipv4Addr::LOCALHOST, 33).is_none());
+    }
+
+    #[test]
+    fn a_network_and_its_broadcasts_are_no_hosts() {
+        for (prefix, last, expected) in [
+            (24, 1, true),
+            (24, 254, true),
+            (24, 0, false),
+            (24, 255, false),
+            (25, 127, false),
+            (25, 128, false),
+            (31, 0, true),
+            (31, 1, true),
+            (32, 0, true),
+            (0, 0, true),
+        ] {
+            let subnet = Subnet::of(Ipv4Addr::new(172, 23, 1, 0), prefix).unwrap();
+            assert_eq!(subnet.has_host(Ipv4Addr::new(172, 23, 1, last)), expected, "{last} of {subnet}");
+        }
     }
 }

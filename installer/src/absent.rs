@@ -32,7 +32,7 @@ const SOCKETS: [&str; 5] = [
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Runtime {
     /// CRI socket of the container runtime, to find pods that ask for a domain and are no members [default: where
-    /// containerd, CRI-O or k3s has it; else what podman runs].
+    /// containerd, CRI-O or k3s has it]; what podman runs is looked at, too.
     #[arg(long, value_name = "SOCKET")]
     cri: Option<PathBuf>,
 }
@@ -49,10 +49,10 @@ impl Runtime {
         self.cri.clone().or_else(usual)
     }
 
-    /// Where it is asked; `None` if there is none to be found.
-    fn place(&self) -> Option<Place> {
-        let podman = || Path::new(podman::RECORDS).exists().then_some(Place::Podman);
-        self.socket().map(Place::Cri).or_else(podman)
+    /// Where runtimes are asked.
+    fn places(&self) -> Vec<Place> {
+        let podman = Path::new(podman::RECORDS).exists().then_some(Place::Podman);
+        self.socket().map(Place::Cri).into_iter().chain(podman).collect()
     }
 }
 
@@ -67,11 +67,26 @@ pub(crate) struct Absent {
 
 /// All of them; none if no runtime is known.
 pub(crate) fn look(runtime: &Runtime, state: &State) -> Result<Vec<Absent>, Error> {
-    let Some(place) = runtime.place() else { return Ok(vec![]) };
-    let runtime = runtime::Runtime::open(&place)?;
-    let sandboxes = runtime.sandboxes()?;
-    let members: Vec<_> = state.attachments()?.into_iter().map(|(key, _)| key).collect();
-    let absent = adopt::absent(&sandboxes, &members).into_iter().map(|sandbox| Absent {
+    of_all(runtime, |place| absent_at(place, state))
+}
+
+/// What all runtimes say. One that does not answer is no fault beside another: Docker's containerd is asked, too, on a laptop with podman.
+fn of_all<T>(runtime: &Runtime, ask: impl Fn(&Place) -> Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
+    let (answers, mut faults): (Vec<_>, Vec<_>) = runtime.places().iter().map(ask).partition(Result::is_ok);
+    match faults.pop() {
+        Some(fault) if answers.is_empty() => Err(fault.err().unwrap_or(Error::LongId)),
+        _ => Ok(answers.into_iter().flatten().flatten().collect()),
+    }
+}
+
+fn absent_at(place: &Place, state: &State) -> Result<Vec<Absent>, Error> {
+    let runtime = runtime::Runtime::open(place)?;
+    let (sandboxes, recorded) = (runtime.sandboxes()?, state.attachments()?);
+    let (members, held): (Vec<_>, _) =
+        (recorded.iter().map(|(key, _)| *key).collect(), adopt::held(&sandboxes, &recorded));
+    let is_alone =
+        |sandbox: &&Sandbox| pod(&runtime, sandbox).is_none_or(|pod| !held.contains(&pod.veth.index));
+    let absent = adopt::absent(&sandboxes, &members).into_iter().filter(is_alone).map(|sandbox| Absent {
         namespace: sandbox.namespace.clone(),
         pod: sandbox.name.clone(),
         domain: sandbox.domain.clone().unwrap_or_default(),
@@ -95,8 +110,11 @@ pub(crate) struct Unjoined {
 
 /// All pods that run and are no members; none if no runtime is known.
 pub(crate) fn unjoined(runtime: &Runtime, state: &State) -> Result<Vec<Unjoined>, Error> {
-    let Some(place) = runtime.place() else { return Ok(vec![]) };
-    let runtime = runtime::Runtime::open(&place)?;
+    of_all(runtime, |place| unjoined_at(place, state))
+}
+
+fn unjoined_at(place: &Place, state: &State) -> Result<Vec<Unjoined>, Error> {
+    let runtime = runtime::Runtime::open(place)?;
     let members: Vec<_> = state.attachments()?.into_iter().map(|(key, _)| key).collect();
     let sandboxes = runtime.sandboxes()?;
     let others = sandboxes.iter().filter(|sandbox| sandbox.ready && !adopt::is_member(sandbox, &members));
@@ -110,8 +128,12 @@ pub(crate) fn unjoined(runtime: &Runtime, state: &State) -> Result<Vec<Unjoined>
 }
 
 fn address(runtime: &runtime::Runtime, sandbox: &Sandbox) -> Option<Ipv4Addr> {
+    pod(runtime, sandbox).map(|pod| pod.address.address)
+}
+
+fn pod(runtime: &runtime::Runtime, sandbox: &Sandbox) -> Option<Pod> {
     let netns = runtime.netns(&sandbox.id).ok()??;
-    Some(Pod::find(&Netns::open(&netns).ok()?, INTERFACE).ok()?.address.address)
+    Pod::find(&Netns::open(&netns).ok()?, INTERFACE).ok()
 }
 
 /// Why a pod is no member: what keeps it from joining, or that nobody tried.

@@ -4,6 +4,7 @@
 //! The runtime is queried on a separate thread: a runtime that hangs must not keep the agent from following its uplinks.
 
 use std::{
+    collections::HashSet,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
@@ -73,6 +74,13 @@ pub(crate) fn absent<'a>(sandboxes: &'a [Sandbox], attachments: &[AttachmentKey]
     let is_absent =
         |sandbox: &&Sandbox| sandbox.ready && sandbox.domain.is_some() && !is_member(sandbox, attachments);
     sandboxes.iter().filter(is_absent).collect()
+}
+
+/// The interfaces of members that the runtime still knows: another container with that network, as in a pod of podman, is a
+/// member with them.
+pub(crate) fn held(sandboxes: &[Sandbox], recorded: &[(AttachmentKey, Attachment)]) -> HashSet<u32> {
+    let is_known = |key: &AttachmentKey| sandboxes.iter().any(|sandbox| sandbox.id == text(&key.container));
+    recorded.iter().filter(|(key, _)| is_known(key)).map(|(_, held)| held.member).collect()
 }
 
 /// Whether one of these attachments is the pod's.
@@ -163,8 +171,9 @@ impl Adopter {
             recorded.iter().filter(|(_, held)| self.place.knows(held)).map(|(key, _)| *key).collect();
         let Actions { adopt, collect, unknown } = decide(&sandboxes, &keys, &self.unknown, Instant::now());
         self.unknown = unknown;
+        let held = held(&sandboxes, &recorded);
         for sandbox in adopt {
-            match self.adopt(&runtime, &mut state, sandbox, problems) {
+            match self.adopt((&runtime, &held), &mut state, sandbox, problems) {
                 Ok(adopted) => self.adopted += u64::from(adopted),
                 Err(error) => {
                     self.failed += 1;
@@ -187,11 +196,11 @@ impl Adopter {
         Ok(())
     }
 
-    /// Does what the plugin does for a new pod, without its address if that is refused. False if the pod uses the node's
-    /// network and needs nothing.
+    /// Does what the plugin does for a new pod, without its address if that is refused. False if the pod needs nothing: it uses the
+    /// node's network, or that of a member whose interface is `held`.
     fn adopt(
         &self,
-        runtime: &Runtime,
+        (runtime, held): (&Runtime, &HashSet<u32>),
         state: &mut State,
         sandbox: &Sandbox,
         problems: &mut Vec<String>,
@@ -199,6 +208,9 @@ impl Adopter {
         let Some(netns) = runtime.netns(&sandbox.id)? else { return Ok(false) };
         let key = member::key(&sandbox.id, INTERFACE).ok_or(Error::LongId)?;
         let found = Pod::find(&Netns::open(&netns)?, INTERFACE)?;
+        if held.contains(&found.veth.index) {
+            return Ok(false);
+        }
         let (pins, prefixes) = (pins::parse(&sandbox.ports)?, sandbox.prefixes()?);
         let domain = sandbox.domain.as_deref().unwrap_or_default();
         let admission = Admission::new(state, domain, &pins)?;

@@ -7,7 +7,7 @@ use std::{
 
 use membership::{
     annotation,
-    podman::{NAMESPACE, name},
+    podman::{NAMESPACE, name, parent},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -49,7 +49,7 @@ fn container(record: &Path) -> Option<Sandbox> {
     let annotation = |key: &str| config["annotations"][key].as_str().map(str::to_owned);
     Some(Sandbox {
         namespace: NAMESPACE.into(),
-        name: name(&id, pid),
+        name: name(&id, parent(pid)?), // the process itself is the container's, and may call itself what it likes
         ready: true,
         domain: annotation(annotation::DOMAIN),
         ports: annotation(annotation::PORTS).unwrap_or_default(),

@@ -56,6 +56,11 @@ pub(crate) fn style() -> Style {
     Style::of(&stdout())
 }
 
+/// Columns of a list that programs search, too: what is no terminal gets all of a name.
+pub(crate) fn width() -> usize {
+    if is_terminal() { style().width } else { usize::MAX }
+}
+
 /// Columns and lines of the terminal; `None` if it is none.
 pub(crate) fn size() -> Option<(usize, usize)> {
     terminal::size(&stdout())

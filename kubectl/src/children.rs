@@ -97,7 +97,10 @@ impl Running {
             sleep(PAUSE);
             status = lock(&self.0).try_wait()?;
             if began.elapsed() > SILENCE {
-                said += err.lines_after(said).inspect(|lines| say(lines)).map_or(0, |lines| lines.len());
+                said += err
+                    .lines_after(said)
+                    .inspect(|lines| say(&String::from_utf8_lossy(lines)))
+                    .map_or(0, |lines| lines.len());
             }
         }
         drop(self);
@@ -135,11 +138,11 @@ impl Reading {
     }
 
     /// Whole lines after the first `said` bytes.
-    fn lines_after(&self, said: usize) -> Option<String> {
+    fn lines_after(&self, said: usize) -> Option<Vec<u8>> {
         let read = lock(&self.read);
         let new = read.get(said..)?;
         let end = new.iter().rposition(|byte| *byte == b'\n')?;
-        String::from_utf8(new[..=end].to_vec()).ok()
+        Some(new[..=end].to_vec())
     }
 
     /// What came. Not all of it, if the program has ended and left the pipe to another one, such as one that asks for a password.

@@ -51,6 +51,11 @@ pub(crate) fn show(answer: &impl Answer, as_json: bool) -> io::Result<()> {
     }
 }
 
+/// Columns of a list that programs search, too: what is no terminal gets all of a name.
+pub(crate) fn width() -> usize {
+    if is_terminal() { style().width } else { usize::MAX }
+}
+
 /// Prints an object on a line of its own.
 pub(crate) fn print_object(object: &impl Serialize) -> io::Result<()> {
     print_live(&(json(&serde_json::to_string(object)?) + "\n"))
@@ -87,7 +92,7 @@ pub(crate) fn is_terminal() -> bool {
 }
 
 /// How the terminal wants text; 80 columns if it is none.
-pub(crate) fn style() -> Style {
+fn style() -> Style {
     Style::of(&stdout())
 }
 

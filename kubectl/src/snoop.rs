@@ -13,7 +13,7 @@ use crate::{
     agents,
     kubectl::Request,
     live::{Event, Watch, is_closed},
-    say::{complain, complain_about, is_terminal, print, print_line, print_object, style},
+    say::{complain, complain_about, is_terminal, print, print_line, print_object, width},
 };
 
 /// How long a line is held back for earlier ones of other nodes.
@@ -142,7 +142,7 @@ fn list(request: &Request, mut watch: Watch) -> io::Result<u8> {
     if request.json {
         rows.iter().try_for_each(print_object)?;
     } else {
-        print(&table(&rows, style().width))?;
+        print(&table(&rows, width()))?;
     }
     let (silent, code) = watch.finish();
     complain_about(&silent);

@@ -21,10 +21,15 @@ fn conmons_name(id: &str, mut process: u32) -> Option<String> {
         if let Some(name) = name_in(&String::from_utf8_lossy(&line), id) {
             return Some(name);
         }
-        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-        process = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())?;
+        process = parent(process)?;
     }
     None
+}
+
+/// The process that started `process`, or has taken its place.
+pub fn parent(process: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
 /// The name in a command line of conmon for the container `id`; its words end in zeros.

@@ -118,3 +118,10 @@ fn loaded(bpffs: &Path) -> Result<State, Error> {
         sleep(PAUSE);
     }
 }
+
+/// Counts an ADD that failed, for the agent's metrics; if it cannot be, the runtime is told all the same.
+pub(crate) fn count(bpffs: &Path, error: &CniError) {
+    if let Ok(mut state) = State::open(bpffs) {
+        let _ = state.count_refused(error.reason());
+    }
+}

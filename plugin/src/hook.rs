@@ -46,7 +46,10 @@ pub(crate) fn run(input: &str) -> Result<(), CniError> {
             "the state of the container on stdin is not valid: {error}; an OCI runtime passes it"
         ))
     })?;
-    if container.status == "stopped" { container.leave() } else { container.join() }
+    if container.status == "stopped" {
+        return container.leave();
+    }
+    container.join().inspect_err(|error| add::count(Path::new(BPFFS), error))
 }
 
 impl Container {

@@ -17,11 +17,10 @@ mod request;
 
 use std::{
     io::{IsTerminal, Read, Write, stderr, stdin, stdout},
-    path::Path,
     process::ExitCode,
 };
 
-use datapath::{State, printable, printable::json};
+use datapath::{printable, printable::json};
 use error::CniError;
 use request::{Environment, Request, VERSIONS, Verb};
 
@@ -61,7 +60,6 @@ fn hook() -> ExitCode {
     match read().and_then(|input| hook::run(&input)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            count(Path::new(datapath::BPFFS), &error);
             let message = format!("iocast: {}", printable(&error.message));
             let _ = writeln!(stderr(), "{message}"); // which runc passes on
             hook::log(&message);
@@ -94,20 +92,13 @@ fn run(input: &str) -> Result<String, CniError> {
     let request = Request::parse(input, &environment)?;
     match environment.verb {
         Verb::Add => add::run(&environment, &request)
-            .inspect_err(|error| _ = request.bpffs().map(|bpffs| count(&bpffs, error))),
+            .inspect_err(|error| _ = request.bpffs().map(|bpffs| add::count(&bpffs, error))),
         Verb::Del => del::run(&environment, &request),
         Verb::Check => check::run(&environment, &request),
         Verb::Gc => gc::run(&request),
         // Pods without the annotation work whatever is broken here, and an error would make the whole node NotReady.
         Verb::Status => Ok(String::new()),
         Verb::Version => Ok(version(&request)),
-    }
-}
-
-/// Counts an ADD that failed, for the agent's metrics; if it cannot be, the runtime is told all the same.
-fn count(bpffs: &Path, error: &CniError) {
-    if let Ok(mut state) = State::open(bpffs) {
-        let _ = state.count_refused(error.reason());
     }
 }
 

@@ -93,8 +93,11 @@ fn each_switch_makes_its_objects_and_no_others() {
 
 #[test]
 fn only_the_policy_and_the_role_stay_while_iocast_is_uninstalled() {
-    let objects = release("kubeadm", &joined(all_on(), json!({"uninstall": true}))).unwrap();
+    let on_delete = json!({"uninstall": true, "updateStrategy": {"type": "OnDelete"}});
+    let objects = release("kubeadm", &joined(all_on(), on_delete)).unwrap();
     fits(&objects, "uninstall");
+    let strategy = &find(&objects, "DaemonSet")["spec"]["updateStrategy"];
+    assert_eq!(strategy["type"], "RollingUpdate", "or no agent would be replaced by the uninstaller");
     let left = SWITCHES[5].1.iter().chain(SWITCHES[6].1).chain(&ALWAYS).map(ToString::to_string);
     assert_eq!(names(&objects), left.collect());
 }
@@ -354,7 +357,7 @@ fn the_notes_say_the_next_commands() {
         [
             "kubectl -n iocast rollout status daemonset/lan",
             "kubectl -n iocast exec daemonset/lan -- /iocast-node doctor",
-            "helm -n iocast test iocast --logs",
+            "helm -n iocast test iocast",
             "kubectl iocast -n iocast -l app.kubernetes.io/name=lan doctor",
         ]
     );

@@ -47,7 +47,7 @@ fn helm_test_reads_a_pv_from_its_ioc_by_the_domain_of_the_values() -> Result<()>
     let code = cluster.exit_code(0, &id)?;
     let log = cluster.log(&client, "client");
     assert!(code == 0 && log.contains("iocast-test:COUNT"), "{code}: {log}");
-    assert_eq!(cluster.lab.epics_output(WORKSTATION, "caget -t -w 5 iocast-test:COUNT", &[])?, "1\n");
+    assert_eq!(cluster.lab.epics_output(WORKSTATION, "caget -t -w 20 iocast-test:COUNT", &[])?, "1\n");
     cluster.delete(&client)?;
     cluster.delete(&ioc)
 }
@@ -134,7 +134,7 @@ fn each_ioc_of_the_example_is_read_from_the_lan_in_the_way_it_is_for() -> Result
         let objects = kustomize(variant);
         let (pod, _) = cluster.workload(0, &format!("{name}-0"), template(&objects, name), &objects)?;
         cluster.wait_for_log(&pod, "ioc", |log| log.contains(SERVING))?;
-        let value = cluster.lab.epics_output(WORKSTATION, &format!("caget -t -w 10 {pv}"), &variables)?;
+        let value = cluster.lab.epics_output(WORKSTATION, &format!("caget -t -w 20 {pv}"), &variables)?;
         assert!(value.trim().parse::<f64>().is_ok(), "{variant}: {value}");
         cluster.delete(&pod)?;
     }

@@ -177,11 +177,11 @@ fn unicast_goes_where_it_says(cluster: &Cluster, found: &Value) -> Result<()> {
             (&json!(5064), Some(4)),
             "{held}"
         );
-        let wait = if held["unicast"] == "all" { 5 } else { 1 };
+        let wait = if held["unicast"] == "all" { 20 } else { 1 };
         let read =
             cluster.lab.epics(WORKSTATION, &format!("caget -t -w {wait} {pv}:NAME"), &list)?.finish()?;
         assert_eq!(read.status.success(), held["unicast"] == "all", "{pod}: {held}: {}", read.output);
-        let all = cluster.lab.epics_output(WORKSTATION, &format!("caget -t -w 5 {pv}:NAME"), &[])?;
+        let all = cluster.lab.epics_output(WORKSTATION, &format!("caget -t -w 20 {pv}:NAME"), &[])?;
         assert_eq!(all, format!("{pv}\n"), "by broadcast");
     }
     Ok(())

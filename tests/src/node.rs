@@ -48,8 +48,10 @@ pub const NODE3: &str = "node3";
 
 /// The namespace of the router, where there are several LANs.
 pub const ROUTER: &str = "router";
-/// All nodes that a lab can have.
-const ALL_NODES: [&str; 4] = [NODE, NODE2, NODE3, "node4"];
+/// The most nodes that a lab can have.
+const MOST: usize = 8;
+/// All of them.
+const ALL_NODES: [&str; MOST] = [NODE, NODE2, NODE3, "node4", "node5", "node6", "node7", "node8"];
 /// The nodes of a cluster: their namespaces, which are their names.
 pub const NODES: [&str; 3] = [NODE, NODE2, NODE3];
 /// The domain that the lab's node has.
@@ -57,7 +59,16 @@ pub const DOMAIN: &str = "lab";
 /// The LAN addresses that its pods may have.
 pub(crate) const ADDRESSES: &str = "172.23.0.32-172.23.0.127";
 /// Where each node's datapath is pinned: file systems of the sandbox's own.
-pub(crate) const BPFFS: [&str; 4] = ["/sys/fs/bpf", "/run/bpf-node2", "/run/bpf-node3", "/run/bpf-node4"];
+pub(crate) const BPFFS: [&str; MOST] = [
+    "/sys/fs/bpf",
+    "/run/bpf-node2",
+    "/run/bpf-node3",
+    "/run/bpf-node4",
+    "/run/bpf-node5",
+    "/run/bpf-node6",
+    "/run/bpf-node7",
+    "/run/bpf-node8",
+];
 /// The CRI capability by which annotations reach plugins.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
@@ -102,10 +113,10 @@ pub struct Options {
     pub pins: Option<(u16, u16)>,
     /// The CNI version of the conflist.
     pub cni_version: &'static str,
-    /// How many nodes there are, one to four.
+    /// How many nodes there are, one to eight.
     pub nodes: usize,
     /// The number of the LAN that each node is on.
-    pub lans: [usize; 4],
+    pub lans: [usize; MOST],
     /// Whether veths leave checksums to the (absent) hardware.
     pub checksum_offload: bool,
     /// The MTU of pods, and of the LAN.
@@ -118,6 +129,13 @@ impl Options {
         Self { pins: Some((15000, 15999)), ..Self::new(topology) }
     }
 
+    /// A lab with a node on each of these LANs.
+    pub fn on_lans(topology: Topology, lans: &[usize]) -> Self {
+        let mut all = [0; MOST];
+        all[..lans.len()].copy_from_slice(lans);
+        Self { nodes: lans.len(), lans: all, ..Self::new(topology) }
+    }
+
     /// A plain lab.
     pub fn new(topology: Topology) -> Self {
         Self {
@@ -126,7 +144,7 @@ impl Options {
             pins: None,
             cni_version: "1.0.0",
             nodes: 1,
-            lans: [0; 4],
+            lans: [0; MOST],
             checksum_offload: true,
             mtu: 1500,
         }

@@ -37,7 +37,7 @@ use self::{
     questions::Questions,
 };
 use crate::{
-    say::{complain, style},
+    say::{complain, width},
     signals::stop_signals,
 };
 
@@ -241,7 +241,7 @@ impl<'a> Watcher<'a> {
         if self.options.json {
             rows.iter().try_for_each(|row| self.print_json(row))?;
         } else {
-            write!(self.out, "{}", view::snoop::table(&rows, style().width))?;
+            write!(self.out, "{}", view::snoop::table(&rows, width()))?;
         }
         Ok(self.out.flush()?)
     }

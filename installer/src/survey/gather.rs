@@ -25,6 +25,8 @@ use crate::{
     uplink,
 };
 
+/// Programs, settings and devices of a pod that are kept, of each kind.
+const KEPT: usize = 64;
 /// Stands for a domain that is not configured yet.
 const DOMAIN: &str = "DOMAIN";
 
@@ -138,14 +140,16 @@ fn empty(sandbox: &Sandbox) -> Holder {
 
 /// Adds what a process of a pod has.
 fn add((holder, inodes): &mut Found, process: Process) {
-    holder.programs.insert(process.name());
+    if holder.programs.len() < KEPT {
+        holder.programs.insert(process.name());
+    }
     holder.capabilities |= process.capabilities();
     let looked = process.open().and_then(|open| Ok((open, process.settings()?)));
     match looked {
         Ok((Open { sockets, devices }, settings)) => {
             inodes.extend(sockets);
-            holder.devices.extend(devices);
-            holder.settings.extend(settings);
+            holder.devices.extend(devices.into_iter().take(KEPT.saturating_sub(holder.devices.len())));
+            holder.settings.extend(settings.into_iter().take(KEPT.saturating_sub(holder.settings.len())));
         }
         Err(error) if is_gone(&error) => {}
         Err(error) => {

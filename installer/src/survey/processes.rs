@@ -13,6 +13,8 @@ use super::settings;
 /// Processes that are looked at, at most, and file descriptors of each.
 const MOST: usize = 32_768;
 const DESCRIPTORS: usize = 65_536;
+/// Devices of a process that are kept.
+const DEVICES: usize = 32;
 /// Bytes of a file that are read: as many as Linux takes for a process' environment.
 const LONGEST: u64 = 2 * 1024 * 1024;
 /// Bytes that are kept of a setting.
@@ -39,7 +41,11 @@ pub(super) struct Open {
 pub(super) fn all() -> io::Result<Vec<Process>> {
     let own = std::process::id();
     let names = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    Ok(names.filter(|id| *id != own).take(MOST).map(Process).collect())
+    let found: Vec<_> = names.filter(|id| *id != own).take(MOST + 1).map(Process).collect();
+    match found.len() {
+        ..=MOST => Ok(found),
+        _ => Err(io::Error::other(format!("more than {MOST} processes: not all can be looked at"))),
+    }
 }
 
 /// The container that this process is in.
@@ -120,7 +126,8 @@ impl Open {
         let device = link.strip_prefix("/dev/");
         let is_own =
             |name: &&str| !COMMON.contains(name) && !name.starts_with("pts/") && !name.starts_with("shm/");
-        self.devices.extend(device.filter(is_own).map(|_| link.to_owned()));
+        let device = device.filter(|name| is_own(name) && self.devices.len() < DEVICES);
+        self.devices.extend(device.map(|_| link.to_owned()));
     }
 }
 
@@ -137,8 +144,10 @@ fn settings_in(environment: impl BufRead) -> io::Result<Vec<(String, String)>> {
     let mut rest = environment.take(LONGEST);
     while rest.read_until(0, &mut entry)? > 0 {
         let text = String::from_utf8_lossy(entry.strip_suffix(&[0]).unwrap_or(&entry));
-        let setting = text.split_once('=').filter(|(name, _)| settings::is_known(name));
-        found.extend(setting.map(|(name, value)| (name.to_owned(), value.chars().take(SETTING).collect())));
+        let is_new = |name: &str| found.iter().all(|(known, _): &(String, String)| known != name); // as getenv takes it
+        let setting = text.split_once('=').filter(|(name, _)| settings::is_known(name) && is_new(name));
+        let setting = setting.map(|(name, value)| (name.to_owned(), value.chars().take(SETTING).collect()));
+        found.extend(setting);
         entry.clear();
     }
     Ok(found)
@@ -180,7 +189,7 @@ mod tests {
     fn nothing_of_an_environment_is_kept_but_addresses_and_ports_of_epics() {
         let environment =
             b"PASSWORD=secret\0EPICS_CA_ADDR_LIST=10.0.0.1 10.0.0.2\0EPICS_PVA_TLS_KEYCHAIN=/key;secret\0\
-            =secret\0secret\0EPICS_CAS_SERVER_PORT=5066\0XEPICS_CA_ADDR_LIST=secret";
+            =secret\0secret\0EPICS_CAS_SERVER_PORT=5066\0EPICS_CAS_SERVER_PORT=5067\0XEPICS_CA_ADDR_LIST=secret";
         let found = settings_in(&environment[..]).unwrap();
         let expected = [("EPICS_CA_ADDR_LIST", "10.0.0.1 10.0.0.2"), ("EPICS_CAS_SERVER_PORT", "5066")];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));

@@ -58,8 +58,10 @@ const VARIABLES: &[(&str, Use)] = &[
 enum Place {
     Loopback,
     Node,
-    /// The LAN's broadcast address, or that of any network.
-    Everybody,
+    /// All addresses: of a server; of a client that sends there, itself.
+    Any,
+    /// The LAN's broadcast address, or that of any network, and the port if that is not relayed.
+    Everybody(Option<u16>),
     /// The broadcast address of another interface.
     Elsewhere(String),
     Group(SocketAddrV4),
@@ -102,19 +104,16 @@ pub(super) fn judge(holder: &Holder, facts: &Facts, lan: &Lan) -> Vec<Setting> {
 /// The entries of a value.
 fn entries(used: Use, value: &str) -> Vec<String> {
     match used {
-        Use::Searches | Use::Beacons | Use::NameServers | Use::Listens => value
-            .split([' ', '\t', ','])
-            .filter(|entry| !entry.is_empty())
-            .take(ENTRIES)
-            .map(str::to_owned)
-            .collect(),
+        Use::Searches | Use::Beacons | Use::NameServers | Use::Listens => {
+            value.split_whitespace().take(ENTRIES).map(str::to_owned).collect()
+        }
         Use::Adds(_) | Use::SearchPort(..) | Use::Port(_) => vec![value.trim().to_owned()],
     }
 }
 
 /// What is shown of an entry: what is no address may be something that was written there by mistake.
 fn shown(entry: &str) -> String {
-    let is_address = |c: char| c.is_ascii_alphanumeric() || ".:-_[]@".contains(c);
+    let is_address = |c: char| c.is_ascii_alphanumeric() || ".:-_[]@,".contains(c);
     if entry.len() <= SHOWN && entry.chars().all(is_address) { entry.into() } else { "(no address)".into() }
 }
 
@@ -124,7 +123,7 @@ fn becomes(used: Use, entry: &str, holder: &Holder, facts: &Facts, lan: &Lan) ->
     match used {
         Use::Searches | Use::Beacons => list_entry(used == Use::Searches, &place(entry, facts, lan), lan),
         Use::NameServers => match place(entry, facts, lan) {
-            Place::Loopback => {
+            Place::Loopback | Place::Any => {
                 said(false, "is the pod itself then; name the server's own address, or remove it")
             }
             Place::Node => said(
@@ -140,6 +139,7 @@ fn becomes(used: Use, entry: &str, holder: &Holder, facts: &Facts, lan: &Lan) ->
             }
             Place::Name => said(false, "is not looked up here; remove it: a pod has one address"),
             Place::Group(_) => list_entry(false, &place(entry, facts, lan), lan),
+            Place::Any => None,
             _ => said(false, "is no address of the pod's, so the server would not start; remove it"),
         },
         Use::Adds(list) => adds(list, entry, holder, facts, lan),
@@ -163,7 +163,7 @@ fn becomes(used: Use, entry: &str, holder: &Holder, facts: &Facts, lan: &Lan) ->
 /// What becomes of an entry in a list of those to whom something is sent.
 fn list_entry(searches: bool, place: &Place, lan: &Lan) -> Option<(bool, String)> {
     let (works, text): (bool, String) = match place {
-        Place::Loopback if searches => {
+        Place::Loopback | Place::Any if searches => {
             (false, "is the pod alone then; remove it: broadcasts find the node's IOCs and the pods".into())
         }
         Place::Node if searches => (
@@ -171,8 +171,16 @@ fn list_entry(searches: bool, place: &Place, lan: &Lan) -> Option<(bool, String)
             "is this node: it finds those on the node's network, and no pod; remove it: broadcasts find both"
                 .into(),
         ),
-        Place::Loopback | Place::Node => (false, "reaches no client on the LAN; remove it".into()),
-        Place::Everybody => (true, "works as before".into()),
+        Place::Loopback | Place::Any | Place::Node => {
+            (false, "reaches no client on the LAN; remove it".into())
+        }
+        Place::Everybody(None) => (true, "works as before".into()),
+        Place::Everybody(Some(port)) => (
+            false,
+            format!(
+                "is not relayed at port {port}: remove it, or list the port in the domain's search_ports"
+            ),
+        ),
         Place::Elsewhere(interface) => (
             false,
             format!("is the network of {interface}, which the pod is not on; remove it, or let the pod stay"),
@@ -206,17 +214,20 @@ fn adds(list: &str, entry: &str, holder: &Holder, facts: &Facts, lan: &Lan) -> O
 
 /// What an entry of a list is: an address or a name, with a port or not; of PV Access with `,TTL@INTERFACE`.
 fn place(entry: &str, facts: &Facts, lan: &Lan) -> Place {
-    let entry = entry.split('@').next().unwrap_or_default();
+    let entry = entry.split([',', '@']).next().unwrap_or_default();
     let (host, port) = entry.split_once(':').unwrap_or((entry, ""));
     let Ok(address) = host.parse::<Ipv4Addr>() else {
         return if host.eq_ignore_ascii_case("localhost") { Place::Loopback } else { Place::Name };
     };
     match facts.interface_of(address) {
         _ if address.is_loopback() => Place::Loopback,
+        _ if address.is_unspecified() => Place::Any,
         _ if address.is_multicast() => {
             Place::Group(SocketAddrV4::new(address, port.parse().unwrap_or(PVA_SEARCH)))
         }
-        _ if address == lan.broadcast || address.is_broadcast() => Place::Everybody,
+        _ if address == lan.broadcast || address.is_broadcast() => {
+            Place::Everybody(port.parse().ok().filter(|port| !lan.ports.contains_key(port)))
+        }
         Some(own) if own.address.address != address => Place::Elsewhere(own.interface.clone()),
         Some(_) => Place::Node,
         None => Place::Host,
@@ -240,6 +251,9 @@ mod tests {
         for (variable, entry, works, says) in [
             ("EPICS_CA_ADDR_LIST", "172.23.0.255", true, "as before"),
             ("EPICS_CA_ADDR_LIST", "255.255.255.255", true, "as before"),
+            ("EPICS_CA_ADDR_LIST", "172.23.0.255:9064", false, "is not relayed at port 9064"),
+            ("EPICS_CA_ADDR_LIST", "255.255.255.255:9064", false, "is not relayed at port 9064"),
+            ("EPICS_CA_ADDR_LIST", "172.23.0.255:5064", true, "as before"),
             ("EPICS_CA_ADDR_LIST", "172.23.0.3", true, "as before"),
             ("EPICS_CA_ADDR_LIST", "172.23.0.3:5066", true, "as before"),
             ("EPICS_CA_ADDR_LIST", "10.9.9.9", true, "as before"),
@@ -251,6 +265,7 @@ mod tests {
             ("EPICS_CA_ADDR_LIST", "127.0.0.1", false, "the pod alone"),
             ("EPICS_CA_ADDR_LIST", "ioc-host.example", true, "not looked up"),
             ("EPICS_PVA_ADDR_LIST", "224.0.2.3@eth0", false, "groups = { 5076 = \"224.0.2.3\" }"),
+            ("EPICS_PVA_ADDR_LIST", "224.0.2.3,1@eth0", false, "groups = { 5076 = \"224.0.2.3\" }"),
             ("EPICS_PVA_ADDR_LIST", "224.0.5.5:5076", true, "is relayed"),
             ("EPICS_CAS_BEACON_ADDR_LIST", "172.23.0.255", true, "as before"),
             ("EPICS_CAS_BEACON_ADDR_LIST", "127.0.0.1", false, "no client"),
@@ -276,6 +291,7 @@ mod tests {
             ("EPICS_CAS_SERVER_PORT", "5064"),
             ("EPICS_CA_AUTO_ADDR_LIST", "YES"),
             ("EPICS_CA_ADDR_LIST", " "),
+            ("EPICS_CAS_INTF_ADDR_LIST", "0.0.0.0"),
         ] {
             assert_eq!(judged(&[(variable, value)]), [], "{variable}");
         }
@@ -285,7 +301,7 @@ mod tests {
     fn a_list_keeps_its_only_entry_if_that_works() {
         let no = ("EPICS_CA_AUTO_ADDR_LIST", "NO");
         assert_eq!(judged(&[no, ("EPICS_CA_ADDR_LIST", "127.0.0.1 172.23.0.255")]).len(), 2);
-        assert_eq!(judged(&[no, ("EPICS_CA_ADDR_LIST", "127.0.0.1, 172.23.0.10")]).len(), 3);
+        assert_eq!(judged(&[no, ("EPICS_CA_ADDR_LIST", "127.0.0.1\n172.23.0.10")]).len(), 3);
     }
 
     #[test]

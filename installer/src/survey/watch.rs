@@ -9,10 +9,10 @@ use std::{
 
 use datapath::{Result, Tap, Whose, link};
 
-use crate::{ask::wait::wait, uplink, why::frame};
+use crate::{ask::wait::wait, say::complain, uplink, why::frame};
 
 /// Kinds of datagrams that are told apart, at most.
-const MOST: usize = 4096;
+const MOST: usize = 65_536;
 
 /// From where to where each was sent in this time.
 pub(super) fn watch(time: Duration) -> Result<BTreeSet<(SocketAddrV4, SocketAddrV4)>> {
@@ -34,6 +34,11 @@ pub(super) fn watch(time: Duration) -> Result<BTreeSet<(SocketAddrV4, SocketAddr
                 break;
             }
         }
+    }
+    if found.len() >= MOST {
+        complain(format!(
+            "more than {MOST} kinds of datagrams were sent: not all peers of unconnected sockets are known"
+        ));
     }
     Ok(found)
 }

@@ -49,8 +49,7 @@ pub(crate) fn rows(_: &World, settings: Settings) -> Result<Vec<Row<'_>>> {
 
 impl Scene {
     fn up() -> Result<Self> {
-        let options = Options { nodes: 2, lans: [0, 1, 0, 0], ..Options::new(Topology::Bridge) };
-        let mut lab = Lab::without_agent(options)?;
+        let mut lab = Lab::without_agent(Options::on_lans(Topology::Bridge, &[0, 1]))?;
         lab.sandbox.write("/run/iocast/key", KEY)?;
         lab.start_agent_with(CONFIGURATION)?;
         let start = Instant::now();

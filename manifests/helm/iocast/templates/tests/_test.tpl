@@ -15,8 +15,11 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 automountServiceAccountToken: false
 # Programs of EPICS do not handle SIGTERM, so as process 1 of its own namespace an IOC would not end when it is asked to.
 shareProcessNamespace: true
-{{- with .pull }}
+{{- with .values.imagePullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
 {{- end }}
 nodeSelector: {{ toYaml .selector | nindent 2 }}
 securityContext:

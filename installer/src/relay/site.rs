@@ -417,13 +417,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn without_its_key_a_domain_has_no_peers() {
+    fn site() -> Site {
         let text =
             "[domain.a]\nuplink = \"no-such-uplink\"\nsubnets = { peers = [\"a\"], key = \"/nowhere/key\" }";
         let domain = crate::config::Config::parse(text).unwrap().domains.remove(0);
         let settings = domain.subnets.clone().unwrap();
-        let mut site = Site::new(domain, settings, "node".into());
+        Site::new(domain, settings, "node".into())
+    }
+
+    #[test]
+    fn another_key_is_believed_for_a_while() {
+        let (site, at) = (site(), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5077));
+        let mut peer = Peer::default();
+        peer.wrong_key = Some(site.began);
+        for (seconds, expected) in [(0, State::WrongKey), (9, State::WrongKey), (11, State::Silent)] {
+            let now = site.began + Duration::from_secs(seconds);
+            assert_eq!(site.peer(at, &peer, now, |_| false).state, expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn without_its_key_a_domain_has_no_peers() {
+        let mut site = site();
         site.hellos = Some(Hellos::new(Key::new("a", "0123456789abcdef0123456789abcdef"), 1));
         site.look(&[], &vec![], None);
         let report = site.report();

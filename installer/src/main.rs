@@ -18,6 +18,7 @@ mod doctor;
 mod duplicates;
 mod error;
 mod exhausted;
+mod frame;
 mod groups;
 mod log;
 mod members;

@@ -56,9 +56,9 @@ pub(crate) fn style() -> Style {
     Style::of(&stdout())
 }
 
-/// Columns of a list that programs search, too: what is no terminal gets all of a name.
+/// Columns of a list that programs search, too.
 pub(crate) fn width() -> usize {
-    if is_terminal() { style().width } else { usize::MAX }
+    terminal::columns(&stdout())
 }
 
 /// Columns and lines of the terminal; `None` if it is none.

@@ -51,9 +51,9 @@ pub(crate) fn show(answer: &impl Answer, as_json: bool) -> io::Result<()> {
     }
 }
 
-/// Columns of a list that programs search, too: what is no terminal gets all of a name.
+/// Columns of a list that programs search, too.
 pub(crate) fn width() -> usize {
-    if is_terminal() { style().width } else { usize::MAX }
+    terminal::columns(&stdout())
 }
 
 /// Prints an object on a line of its own.

@@ -22,6 +22,11 @@ pub fn size(out: &impl AsFd) -> Option<(usize, usize)> {
     (columns > 0 && lines > 0).then_some((columns, lines))
 }
 
+/// Columns of a list that programs search, too: what is no terminal gets all of a name.
+pub fn columns(out: &(impl AsFd + IsTerminal)) -> usize {
+    if out.is_terminal() { Style::of(out).width } else { usize::MAX }
+}
+
 fn is_coloured(out: &impl IsTerminal) -> bool {
     out.is_terminal() && env::var_os("NO_COLOR").is_none_or(|wanted| wanted.is_empty())
 }

@@ -21,6 +21,7 @@ use super::subnet::Subnet;
 use crate::{
     bounded::make_room,
     config::{DomainConfig, Network, Relayed},
+    frame,
     plan::limit,
     protocol::DomainProtocol,
 };
@@ -227,21 +228,8 @@ impl Rules {
 
     /// The frame that says a datagram from `source` to everybody on the LAN, at `port` there.
     pub(super) fn frame(&self, source: SocketAddrV4, port: u16, payload: &[u8]) -> Vec<u8> {
-        let length = (UDP + payload.len()) as u16;
-        let mut ip = [0x45, 0, 0, 0, 0, 0, 0x40, 0, LAST_HOP, IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        ip[2..4].copy_from_slice(&(IP as u16 + length).to_be_bytes());
-        ip[12..16].copy_from_slice(&source.ip().octets());
-        ip[16..].copy_from_slice(&self.broadcast.octets());
-        let sum = checksum(&[&ip]);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        let mut udp = [source.port(), port, length, 0].map(u16::to_be_bytes).concat();
-        let pseudo = [&ip[12..], &[0, IPPROTO_UDP], &length.to_be_bytes()].concat();
-        let sum = match checksum(&[&pseudo, &udp, payload]) {
-            0 => u16::MAX,
-            sum => sum,
-        };
-        udp[6..].copy_from_slice(&sum.to_be_bytes());
-        [&[0xff; 6][..], &self.mac, &[8, 0], &ip, &udp, payload].concat()
+        let to = SocketAddrV4::new(self.broadcast, port);
+        frame::udp_by((frame::EVERYBODY, self.mac), LAST_HOP, (source, to), payload)
     }
 }
 
@@ -354,15 +342,6 @@ impl<'a> Datagram<'a> {
             payload: payload.get(..length),
         })
     }
-}
-
-/// The Internet checksum (RFC 1071) of these parts, all of which but the last have an even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let sum =
-        words.fold(0u32, |sum, word| sum + u32::from(word[0]) * 256 + u32::from(*word.get(1).unwrap_or(&0)));
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded + (folded >> 16)) as u16)
 }
 
 /// How much crosses: as much as is relayed to pods.
@@ -593,9 +572,9 @@ mod tests {
         for payload in [&b"odd"[..], b"even"] {
             let frame = rules("").frame(SocketAddrV4::new(ELSEWHERE, 40000), 5064, payload);
             let (ip, udp) = frame[ETHERNET..].split_at(IP);
-            assert_eq!(checksum(&[ip]), 0);
+            assert_eq!(frame::internet_checksum(ip), 0);
             let pseudo = [&ip[12..], &[0, IPPROTO_UDP], &udp[4..6]].concat();
-            assert_eq!(checksum(&[&pseudo, udp]), 0);
+            assert_eq!(frame::internet_checksum(&[&pseudo, udp].concat()), 0);
             assert_eq!(&udp[8..], payload);
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use datapath::{Result, Tap, Whose, link};
 
-use crate::{ask::wait::wait, say::complain, uplink, why::frame};
+use crate::{ask::wait::wait, frame, say::complain, uplink};
 
 /// Kinds of datagrams that are told apart, at most.
 const MOST: usize = 65_536;

@@ -10,11 +10,11 @@ use std::{
 
 use datapath::{Arrival, Result, Tap, Whose, link::Link};
 
-use super::{
-    facts::Outcome,
+use super::facts::Outcome;
+use crate::{
+    ask::wait::wait,
     frame::{self, ACK, Passed, RST, SYN},
 };
-use crate::ask::wait::wait;
 
 /// How long an answer is waited for, and after which part of it the request is sent again.
 const PATIENCE: Duration = Duration::from_millis(800);

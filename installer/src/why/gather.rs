@@ -16,7 +16,6 @@ use datapath::{Arrival, FAN_DEVICE, Hook, State, Tap, Whose, firewall, link::Lin
 use super::{
     connect,
     facts::{Connection, Ear, Facts, Hearing, Passing, Place, Server, Sort},
-    frame::{self, Passed, SYN},
     near,
     options::Options,
     pods,
@@ -32,6 +31,7 @@ use crate::{
     },
     config::Config,
     doctor,
+    frame::{self, Passed, SYN},
 };
 
 /// How long a client is waited for.

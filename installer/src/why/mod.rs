@@ -3,7 +3,6 @@
 
 mod connect;
 mod facts;
-pub(crate) mod frame;
 mod gather;
 mod ladder;
 mod near;

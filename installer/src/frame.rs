@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use abi::{TCP, UDP};
 
 /// To everybody.
-pub(super) const EVERYBODY: [u8; 6] = [0xff; 6];
+pub(crate) const EVERYBODY: [u8; 6] = [0xff; 6];
 /// A MAC address that no host has.
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// How far a packet may go, as Linux has it.
+const HOPS: u8 = 64;
 const IPV4: [u8; 2] = [8, 0];
 const ARP: [u8; 2] = [8, 6];
 /// Bytes of an Ethernet and of an IPv4 header.
@@ -15,13 +17,13 @@ const ETHERNET: usize = 14;
 const IP: usize = 20;
 
 /// TCP flags.
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const ACK: u8 = 0x10;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
 
 /// A frame that has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Passed {
+pub(crate) enum Passed {
     /// ARP from this address.
     Arp(Ipv4Addr),
     /// A datagram.
@@ -33,31 +35,40 @@ pub(super) enum Passed {
 }
 
 /// A datagram in a frame to `mac`.
-pub(super) fn udp(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    udp_by((mac, NOBODY), HOPS, (from, to), payload)
+}
+
+/// The same from another MAC address, after the one to which it is, that may go so many hops.
+pub(crate) fn udp_by(
+    macs: ([u8; 6], [u8; 6]),
+    hops: u8,
+    (from, to): (SocketAddrV4, SocketAddrV4),
+    payload: &[u8],
+) -> Vec<u8> {
     let length = (payload.len() + 8) as u16;
     let header = [from.port(), to.port(), length, 0].map(u16::to_be_bytes).concat();
-    packet(mac, from, to, UDP, &[&header, payload].concat(), 6)
+    packet(macs, hops, (from, to), (UDP, 6), &[&header, payload].concat())
 }
 
 /// A segment without data in a frame to `mac`.
-pub(super) fn tcp(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4, flags: u8, sequence: u32) -> Vec<u8> {
+pub(crate) fn tcp(mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4, flags: u8, sequence: u32) -> Vec<u8> {
     let ports = [from.port(), to.port()].map(u16::to_be_bytes).concat();
     let rest: [&[u8]; 4] = [&sequence.to_be_bytes(), &[0; 4], &[0x50, flags, 0xfa, 0xf0], &[0; 4]];
-    packet(mac, from, to, TCP, &[&ports, &rest.concat()[..]].concat(), 16)
+    packet((mac, NOBODY), HOPS, (from, to), (TCP, 16), &[&ports, &rest.concat()[..]].concat())
 }
 
 /// A frame with this segment or datagram, whose checksum, at `checksum`, is still zero.
 fn packet(
-    mac: [u8; 6],
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    protocol: u8,
+    (to_mac, from_mac): ([u8; 6], [u8; 6]),
+    hops: u8,
+    (from, to): (SocketAddrV4, SocketAddrV4),
+    (protocol, checksum): (u8, usize),
     body: &[u8],
-    checksum: usize,
 ) -> Vec<u8> {
     let total = ((IP + body.len()) as u16).to_be_bytes();
     let addresses = [from.ip().octets(), to.ip().octets()].concat();
-    let mut ip = [&[0x45, 0][..], &total, &[0, 0, 0x40, 0, 64, protocol, 0, 0], &addresses].concat();
+    let mut ip = [&[0x45, 0][..], &total, &[0, 0, 0x40, 0, hops, protocol, 0, 0], &addresses].concat();
     let sum = internet_checksum(&ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     let length = (body.len() as u16).to_be_bytes();
@@ -68,11 +79,11 @@ fn packet(
     };
     let mut body = body.to_vec();
     body[checksum..checksum + 2].copy_from_slice(&sum.to_be_bytes());
-    [&mac[..], &NOBODY, &IPV4, &ip, &body].concat()
+    [&to_mac[..], &from_mac, &IPV4, &ip, &body].concat()
 }
 
 /// RFC 1071.
-fn internet_checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
     let words =
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from));
     let mut sum: u32 = words.sum();
@@ -83,7 +94,7 @@ fn internet_checksum(bytes: &[u8]) -> u16 {
 }
 
 /// What a frame says; `None` if it is cut short, or a fragment that has no ports.
-pub(super) fn read(frame: &[u8]) -> Option<Passed> {
+pub(crate) fn read(frame: &[u8]) -> Option<Passed> {
     let (header, packet) = frame.split_at_checked(ETHERNET)?;
     let address = |bytes: &[u8], at: usize| Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?));
     match [header[12], header[13]] {

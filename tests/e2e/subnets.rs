@@ -80,6 +80,11 @@ fn is_shown(output: &str, value: &str) -> bool {
     output.split_whitespace().any(|word| word.trim_matches('\'') == value)
 }
 
+/// What a client prints of each PV: of several at once pvAccessCPP's threads print into each other's lines.
+fn each(pvs: &[String], get: impl Fn(&str) -> Result<String>) -> Result<String> {
+    pvs.iter().map(|pv| get(pv)).collect()
+}
+
 fn everybody_finds_everybody_in_another_subnet(topology: Topology) -> Result<()> {
     let lab = up(topology, &[0, 1])?;
     let (pod, far_pod) = (lab.pod_on(0, "ioc")?, lab.pod_on(1, "far-ioc")?);

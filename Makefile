@@ -87,6 +87,10 @@ bench: lab-tools build ## compare with the alternatives, and write docs/bench.md
 soak: lab-tools lab ## make trouble under the eyes of clients, and write docs/soak.md | 60 min | MINUTES TOPOLOGY
 	@$(LAB) soak --minutes $(MINUTES) --topology $(TOPOLOGY) --report docs/soak.md
 
+upgrade: export EBPF_BUILD = 1
+upgrade: lab-tools lab ## upgrade from the release before under the eyes of clients | 5 min
+	@tests/upgrade.sh
+
 kernels: lab-tools lab ## boot other kernels and test there, and write docs/kernels.md | 15 min | KERNELS
 	@tests/kernels/run.sh $(KERNELS)
 
@@ -107,4 +111,4 @@ demo-tools: ## install what the demo needs
 lab-tools: ## install what all tests need
 	@tests/tools.sh all
 
-.PHONY: help demo lab-up lab-down lint test object build deny site matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools
+.PHONY: help demo lab-up lab-down lint test object build deny site matrix bench soak upgrade kernels fuzz lab toolchain demo-tools lab-tools

@@ -51,7 +51,8 @@ pub(crate) fn reconcile(
     let ranges: Vec<Ports> = config.domains.iter().flat_map(DomainConfig::ranges).collect();
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
     let fan = ensure_fan()?;
-    pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle })?;
+    let before = pass.state.config()?;
+    pass.state.set_config(abi::Config { fan: fan.index, circuit_idle: config.circuit_idle, ..before })?;
     pass.attach(&fan, &[Hook::Fan]);
     let plan = pass.follow_uplinks(config)?;
     pass.problems.extend(groups::follow(&plan.joins)?);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use abi::text;
-use datapath::{Held, Pins, State, load, pin_directory};
+use datapath::{Former, Held, Pins, State, Taken, load, pin_directory};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -88,7 +88,10 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let stop = stop_signals()?;
     let shared = SharedProgress::new();
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
+    let former = Former::find(bpffs)?;
     let mut state = load(bpffs)?;
+    let idle = live.config.circuit_idle;
+    let taken = former.as_ref().map(|former| former.hand_over(&mut state, idle)).transpose()?;
     if let Err(error) = page::start(&options.page, bpffs, &options.config, options.cri.as_deref()) {
         error!(target: PAGE, "{error}"); // the node does not depend on it
     }
@@ -96,6 +99,11 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let mut conflicts = Conflicts::new();
     let mut addresses = Addresses::new(bpffs)?;
     let mut problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
+    if let (Some(former), Some(mut taken)) = (former, taken) {
+        taken += former.finish(&mut state, idle)?;
+        let Taken { members, ports, circuits } = taken;
+        info!(target: DATAPATH, "took over {members} members, {ports} external ports and {circuits} circuits from an earlier version");
+    }
     problems.extend(addresses.pass(&mut state)?);
     problems.extend_from_slice(conflicts.pass(&state));
     let held = Held::open(bpffs)?; // what has just been attached, too

@@ -279,8 +279,8 @@ fn a_range_that_changed_gives_pods_ports_of_the_new_one() -> Result<()> {
 fn a_datapath_that_was_loaded_half_is_made_whole() -> Result<()> {
     let mut lab = Lab::up(Options::new(Topology::Bridge))?;
     lab.stop_agent();
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v3/maps/SEARCHERS")).ok();
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v3/maps/CIRCUIT_COUNTS")).ok();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v4/maps/SEARCHERS")).ok();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v4/maps/CIRCUIT_COUNTS")).ok();
     let error = lab.pod("ioc-a").map_err(|error| error.to_string()).err().unwrap_or_default();
     assert!(error.contains("code 11") && error.contains("maps/CIRCUIT_COUNTS is missing"), "{error}");
     lab.start_agent()?;

@@ -348,7 +348,7 @@ fn an_add_that_fails_half_way_leaves_nothing(topology: Topology) -> Result<()> {
     assert_eq!(lab.leftovers()?, NOTHING);
     assert_eq!(addresses(&pod)?, before, "the pod is as it was");
 
-    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v3/programs/from_pod")).unwrap();
+    lab.sandbox.run(|| std::fs::remove_file("/sys/fs/bpf/iocast/v4/programs/from_pod")).unwrap();
     let (success, stdout) = add()?;
     assert!(
         !success && stdout.contains(r#""code":11"#) && stdout.contains("programs/from_pod is missing"),
@@ -422,7 +422,7 @@ fn a_pod_that_another_plugin_filters_joins_all_the_same(topology: Topology) -> R
     let theirs = lab.sandbox.sh(NODE, &format!("tc filter show dev {veth} ingress"))?;
     assert!(theirs.contains("u32"), "{theirs}");
     let pins =
-        lab.sandbox.run(|| std::fs::read_dir("/sys/fs/bpf/iocast/v3/links").unwrap().flatten().count());
+        lab.sandbox.run(|| std::fs::read_dir("/sys/fs/bpf/iocast/v4/links").unwrap().flatten().count());
     assert_eq!(pins, 3, "fan, from_lan and to_lan");
     Ok(())
 }

@@ -21,10 +21,10 @@ const LISTENING: &str = "run --no-cni --config /run/iocast/config.toml --listen 
 /// What others may do to the pins of a node that works.
 const LOSSES: [(&str, &[&str]); 5] = [
     ("the pin directory is removed", &["rm -r /sys/fs/bpf/iocast"]),
-    ("the maps are removed", &["rm -r /sys/fs/bpf/iocast/v3/maps"]),
+    ("the maps are removed", &["rm -r /sys/fs/bpf/iocast/v4/maps"]),
     (
         "some pins are removed",
-        &["rm /sys/fs/bpf/iocast/v3/maps/CIRCUITS /sys/fs/bpf/iocast/v3/programs/from_lan"],
+        &["rm /sys/fs/bpf/iocast/v4/maps/CIRCUITS /sys/fs/bpf/iocast/v4/programs/from_lan"],
     ),
     ("bpffs is mounted anew", &[UNMOUNT, MOUNT]),
     ("another bpffs is mounted over it", &[MOUNT]),

@@ -58,4 +58,5 @@ mod subnets;
 mod survey;
 mod tap;
 mod timed;
+mod upgrade;
 mod why;

@@ -9,7 +9,7 @@ use std::{
 use lab::{Lab, NODE, Options, Result, Topology};
 
 const PARENT: &str = "/sys/fs/bpf/iocast";
-const PINS: &str = "/sys/fs/bpf/iocast/v3";
+const PINS: &str = "/sys/fs/bpf/iocast/v4";
 const NOBODY: u32 = 65534;
 const RUN_ONCE: &str = "run --no-cni --once --config /run/iocast/config.toml";
 
@@ -30,7 +30,7 @@ fn refused(lab: &Lab, line: &str) -> Result<String> {
 
 fn modes(lab: &Lab) -> Vec<(String, u32)> {
     lab.sandbox.run(|| {
-        let parts = ["", "/v3", "/v3/maps", "/v3/programs", "/v3/links"].map(|part| PARENT.to_owned() + part);
+        let parts = ["", "/v4", "/v4/maps", "/v4/programs", "/v4/links"].map(|part| PARENT.to_owned() + part);
         parts.map(|path| (path.clone(), fs::metadata(path).unwrap().permissions().mode() & 0o7777)).into()
     })
 }
@@ -46,7 +46,7 @@ fn nobody_but_root_can_list_lock_link_or_rename_the_pins() -> Result<()> {
         format!("ln {PINS}/maps/MEMBERS /sys/fs/bpf/mine"),
         format!("mv {PARENT} /sys/fs/bpf/mine"),
         format!("mv {PINS} /sys/fs/bpf/mine"),
-        format!("mkdir {PARENT}/v3"),
+        format!("mkdir {PARENT}/v4"),
         format!("rmdir {PINS}/links"),
         format!("chmod 777 {PARENT}"),
     ] {
@@ -62,7 +62,7 @@ fn pins_that_everybody_could_open_are_closed_by_the_next_agent() -> Result<()> {
     let lab = lab()?;
     lab.agent_command(RUN_ONCE)?.finish()?.success()?;
     lab.sandbox.run(|| {
-        for path in [PARENT, PINS, "/sys/fs/bpf/iocast/v3/maps"] {
+        for path in [PARENT, PINS, "/sys/fs/bpf/iocast/v4/maps"] {
             fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         }
     });
@@ -86,7 +86,7 @@ fn what_somebody_else_put_in_the_place_of_the_pins_is_refused_and_named() -> Res
         ),
         (
             || fs::create_dir_all(PINS).and_then(|()| chown(PINS, Some(NOBODY), None)),
-            "/sys/fs/bpf/iocast/v3 belongs to user 65534",
+            "/sys/fs/bpf/iocast/v4 belongs to user 65534",
         ),
     ] {
         let lab = lab()?;
@@ -109,7 +109,7 @@ fn who_keeps_the_pins_locked_is_named() -> Result<()> {
     std::thread::sleep(std::time::Duration::from_millis(300)); // it has the lock by now
     let error = lab.pod("ioc-a").map(drop).unwrap_err().to_string();
     assert!(
-        error.contains("code 11") && error.contains("(flock) keeps /sys/fs/bpf/iocast/v3 locked"),
+        error.contains("code 11") && error.contains("(flock) keeps /sys/fs/bpf/iocast/v4 locked"),
         "{error}"
     );
     drop(hung);

@@ -61,6 +61,11 @@ impl Executor {
         Self { conflist, path, results: HashMap::new() }
     }
 
+    /// Looks for plugins in `path` from now on.
+    pub fn set_path(&mut self, path: Vec<String>) {
+        self.path = path;
+    }
+
     /// Replaces the network configuration, as an installer does under a running node.
     pub fn set_conflist(&mut self, conflist: Conflist) {
         self.conflist = conflist;

@@ -119,12 +119,12 @@ pub fn assert_golden(name: &str, found: &str) -> Result<()> {
 /// Makes a test of each function, once in each topology. A function takes the [`Topology`] and returns a [`Result`].
 #[macro_export]
 macro_rules! in_both_topologies {
-    ($($name:ident)*) => {
+    ($($(#[$meta:meta])* $name:ident)*) => {
         mod bridge {
-            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::Topology::Bridge) })*
+            $(#[test] $(#[$meta])* fn $name() -> lab::Result<()> { super::$name(lab::Topology::Bridge) })*
         }
         mod routed {
-            $(#[test] fn $name() -> lab::Result<()> { super::$name(lab::Topology::Routed) })*
+            $(#[test] $(#[$meta])* fn $name() -> lab::Result<()> { super::$name(lab::Topology::Routed) })*
         }
     };
 }

@@ -160,6 +160,8 @@ pub struct Lab {
     pub options: Options,
     agents: Vec<Process>,
     executors: Vec<Mutex<Executor>>,
+    /// Where iocast's programs are; beside this one if nothing else was said.
+    programs: Option<PathBuf>,
 }
 
 /// A pod of the lab.
@@ -197,13 +199,25 @@ impl Lab {
             make_router(&sandbox, netns, node, &options)?;
             executors.push(Mutex::new(Executor::new(conflist(&options, node), plugin_path()?.into())));
         }
-        let lab = Self { sandbox, options, agents: vec![], executors };
+        let lab = Self { sandbox, options, agents: vec![], executors, programs: None };
         lab.set_lan_mtu(lab.options.mtu)?;
         for host in hosts.iter().filter(|host| host.name != ROUTER) {
             lab.set_offload(&host.name, "eth0")?;
             lab.set_offload(&switch(host.lan), &host.name)?;
         }
         Ok(lab)
+    }
+
+    /// Takes iocast's programs from this directory from now on, as of another version; from beside this program if it is `None`.
+    pub fn take_programs_from(&mut self, directory: Option<&Path>) -> Result<()> {
+        let [debian, lab, ours] = plugin_path()?;
+        let ours = directory.map_or(ours, |directory| directory.display().to_string());
+        for executor in &mut self.executors {
+            let executor = executor.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            executor.set_path([&debian, &lab, &ours].map(Clone::clone).into());
+        }
+        self.programs = directory.map(Path::to_owned);
+        Ok(())
     }
 
     /// Starts iocast-node on every node and waits until it is ready.
@@ -295,7 +309,10 @@ impl Lab {
 
     /// Starts iocast-node on a node with a command line of its own.
     pub fn agent_command_on(&self, node: usize, line: &str) -> Result<Process> {
-        let mut command = Command::new(binary("iocast-node")?);
+        let mut command = Command::new(match &self.programs {
+            Some(directory) => directory.join("iocast-node"),
+            None => binary("iocast-node")?,
+        });
         if node > 0 {
             command.args(["--bpffs", BPFFS[node]]); // the first has the default
         }

@@ -30,7 +30,7 @@ pub use protocol::{
 use wire::{circuit::Stream, data::Descriptor};
 
 /// Version of everything in this crate; part of the pin directory's name.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 /// Broadcast domains on one node.
 pub const DOMAINS: u32 = 16;
 /// Member pods of one domain on one node.
@@ -174,6 +174,8 @@ plain! {
         pub fan: u32,
         /// Seconds without a segment after which the place of a circuit may be given to another.
         pub circuit_idle: u32,
+        /// Not 0 while the agent takes over from maps of another layout: what is not known yet may be known in a moment.
+        pub taking_over: u32,
     }
 
     /// A rate limit for relayed datagrams: a token bucket.

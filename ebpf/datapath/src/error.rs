@@ -64,6 +64,16 @@ pub enum Error {
         /// What aya found.
         reason: String,
     },
+    /// A later version of iocast has pinned its own maps: this one cannot know what is in them.
+    #[error(
+        "{path} is from a later version of iocast, whose members this one cannot take over. What that version has loaded goes on \
+         working; install it again. To go back to this one, run that version's `iocast-node uninstall`, which ends its \
+         members' connections, and delete these pods"
+    )]
+    LaterVersion {
+        /// The pin directory.
+        path: PathBuf,
+    },
     /// All slots of a domain are taken.
     #[error("domain `{domain}` is full: it has {limit} members on this node, the maximum")]
     DomainFull {

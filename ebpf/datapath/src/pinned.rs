@@ -16,5 +16,10 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// Where everything of this schema is pinned, under the BPF file system at `bpffs`.
 pub fn pin_directory(bpffs: &Path) -> PathBuf {
-    bpffs.join(PARENT).join(format!("v{}", abi::SCHEMA))
+    directory_of(bpffs, abi::SCHEMA)
+}
+
+/// The same of any schema.
+pub(crate) fn directory_of(bpffs: &Path, schema: u32) -> PathBuf {
+    bpffs.join(PARENT).join(format!("v{schema}"))
 }

@@ -12,9 +12,11 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
-    Error, Hook, Result, detach, groups, link,
+    Error, Hook, Result, detach,
+    former::schemas,
+    groups, link,
     load::FAN,
-    pinned::{PARENT, pin_directory},
+    pinned::{PARENT, directory_of},
     route,
 };
 
@@ -44,16 +46,22 @@ fn release(bpffs: &Path, name: &str) -> Result<()> {
     Hook::ALL.iter().try_for_each(|hook| detach(bpffs, *hook, device.index))
 }
 
-/// Removes the pins. Takes the directory's lock first, so that a plugin called earlier can finish.
+/// Removes the pins, of all versions.
 fn unpin(bpffs: &Path) -> Result<()> {
-    let directory = pin_directory(bpffs);
+    for schema in schemas(bpffs)? {
+        unpin_one(&directory_of(bpffs, schema))?;
+    }
+    let _ = fs::remove_dir(bpffs.join(PARENT)); // stays if it has something else
+    Ok(())
+}
+
+/// Removes a pin directory. Takes its lock first, so that a plugin called earlier can finish.
+fn unpin_one(directory: &Path) -> Result<()> {
     let fault = |error: io::Error| Error::kernel(format!("cannot remove {}", directory.display()), error);
-    let _lock = match File::open(&directory) {
+    let _lock = match File::open(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         file => Flock::lock(file.map_err(fault)?, FlockArg::LockExclusive)
             .map_err(|(_, error)| fault(error.into()))?,
     };
-    fs::remove_dir_all(&directory).map_err(fault)?;
-    let _ = fs::remove_dir(bpffs.join(PARENT)); // stays if another version uses it
-    Ok(())
+    fs::remove_dir_all(directory).map_err(fault)
 }

@@ -16,7 +16,7 @@ use crate::{
     groups, icmp, lan_address, limit,
     maps::{
         ARRIVING, EXTERNAL_PORTS, EXTERNALS, FROM_LAN, LAN_ADDRESSES, LAN_RELAYS, POD_RELAYS, RELAYED_PORTS,
-        UPLINKS, contains, has_port, lookup,
+        UPLINKS, contains, has_port, is_taking_over, lookup,
     },
     packet::Packet,
     peers, ports,
@@ -51,6 +51,9 @@ pub fn run(context: &TcContext) -> i32 {
             && to_relayed_port(context, &packet, &uplink, interface);
     if may_be_external && !done {
         count_other(uplink.domain, Verdict::Unowned);
+    }
+    if may_be_external && matches!(external, None | Some(Verdict::Unrelated)) && is_taking_over() {
+        return DROP; // it is sent again; a reset would end what the former programs know
     }
     if of_a_pod {
         return lan_address::arrive(skb, packet.source.address, to.address);

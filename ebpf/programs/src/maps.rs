@@ -215,6 +215,12 @@ pub fn has_port(map: &Array<u64>, port: u16) -> bool {
     map.get(port as u32 / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
 }
 
+/// Whether the agent takes over from maps of another layout, in which more may be known than here.
+#[inline(always)]
+pub fn is_taking_over() -> bool {
+    CONFIG.get(0).is_some_and(|config| config.taking_over != 0)
+}
+
 /// Whether `key` has an entry.
 #[inline(always)]
 pub fn contains<K, V>(map: &impl Entries<K, V>, key: K) -> bool {

@@ -12,10 +12,10 @@ use crate::{
     count::{count, count_other},
     event::{Seen, emit},
     format, groups, icmp,
-    maps::{LAN_RELAYS, RELAYED_PORTS, UPLINKS, has_port, lookup},
+    maps::{LAN_RELAYS, RELAYED_PORTS, UPLINKS, has_port, is_taking_over, lookup},
     packet::Packet,
     peers,
-    skb::{NEXT, Skb},
+    skb::{DROP, NEXT, Skb},
 };
 
 #[inline(always)]
@@ -33,7 +33,7 @@ pub fn run(skb: Skb) -> i32 {
     let Some(uplink) = lookup(&UPLINKS, interface) else { return NEXT };
     let of_the_node = packet.source.address == uplink.address;
     match (packet.is_udp(), of_the_node) {
-        (false, false) => restore_external(&mut packet),
+        (false, false) => return restore_external(&mut packet),
         (true, true) if is_group(to.address) || peers::is_broadcast_of_lan(to.address, &uplink) => {
             relay_to_pods(&mut packet, interface);
         }
@@ -44,11 +44,13 @@ pub fn run(skb: Skb) -> i32 {
 
 /// Gives a segment from a pod the external source that its peer knows.
 #[inline(always)]
-fn restore_external(packet: &mut Packet) {
-    if let Some((external, domain)) = circuits::depart(packet) {
-        packet.set_source(external);
-        count_other(domain, Verdict::TranslatedOut);
-    }
+fn restore_external(packet: &mut Packet) -> i32 {
+    let Some((external, domain)) = circuits::depart(packet) else {
+        return if is_taking_over() { DROP } else { NEXT }; // under the pod's own address its peer would reset it
+    };
+    packet.set_source(external);
+    count_other(domain, Verdict::TranslatedOut);
+    NEXT
 }
 
 /// Relays a broadcast from the node's address to the members.

@@ -111,7 +111,7 @@ fn datapath(facts: &Facts) -> Finding {
         Ok(()) if !facts.other_schemas.is_empty() => warn(
             "datapath",
             format!("schema {} is loaded next to {}", abi::SCHEMA, facts.other_schemas.join(", ")),
-            "pods that joined under another version leave it when they are recreated",
+            "recreate the pods that joined under the other one",
         ),
         Ok(()) => ok("datapath", format!("schema {} is loaded", abi::SCHEMA)),
     }

@@ -8,6 +8,7 @@ use super::{
     frame::{BROADCAST, Frame, SYN, icmp, tcp, udp},
     groups, icmp, lan_address, owners,
     rig::{POD_BROADCAST, POD_MACS, UPLINK_MAC},
+    taking_over,
 };
 
 /// `TC_ACT_UNSPEC`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (linux/pkt_cls.h).
@@ -88,6 +89,8 @@ pub(crate) struct Setup {
     pub(crate) direct: bool,
     /// How the names of each pod's PVs begin, as the pods say.
     pub(crate) pvs: [&'static [&'static str]; 2],
+    /// Whether the agent is taking over from maps of another layout.
+    pub(crate) taking_over: bool,
 }
 
 /// One case. Both pods listen on 5064 and 5076, on 7064 `pod-a` at its own address and `pod-b` at its broadcast address; `pod-a` is the IOC, and has the first place in the roster.
@@ -146,6 +149,7 @@ impl Case {
             standing: None,
             direct: false,
             pvs: [&[]; 2],
+            taking_over: false,
         };
         let becomes = run.packet.clone();
         Self { name, setup, before: vec![], run, verdict: NEXT, becomes, copies: vec![], counts: vec![] }
@@ -228,6 +232,7 @@ pub(crate) fn cases() -> Vec<Case> {
         cameras(),
         to_the_lan(),
         circuits::cases(),
+        taking_over::cases(),
         circuits::of_name_servers(),
         icmp::cases(),
         lan_address::cases(),

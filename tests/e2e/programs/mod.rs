@@ -11,6 +11,7 @@ mod lan_address;
 mod owners;
 mod pieces;
 pub(crate) mod rig;
+mod taking_over;
 mod times;
 
 use abi::Verdict;

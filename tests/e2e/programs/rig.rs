@@ -131,12 +131,12 @@ impl Rig {
             let mut state = State::open(Path::new(BPFFS)).unwrap();
             fill(&mut state, &setup);
             let socket = setup.node_listens.map(|address| UdpSocket::bind(address).unwrap());
-            set_fan(&mut state, NOWHERE); // copies of what came before would come late
+            set_fan(&mut state, NOWHERE, false); // copies of what came before would come late
             for run in before {
                 test_run(&run);
             }
             age_circuits(setup.silence);
-            set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE });
+            set_fan(&mut state, if setup.fan { index("iocast-fan") } else { NOWHERE }, setup.taking_over);
             let counted = count(&state);
             let tap = Tap::new();
             let (verdict, mark, mut packet) = test_run(&run);
@@ -171,7 +171,7 @@ impl Rig {
         self.sandbox.run_in(NODE, move || {
             let mut state = State::open(Path::new(BPFFS)).unwrap();
             fill(&mut state, &setup);
-            set_fan(&mut state, NOWHERE);
+            set_fan(&mut state, NOWHERE, false);
             for run in before {
                 test_run(&run);
             }
@@ -277,8 +277,9 @@ fn anything() -> Described {
     Described { descriptor, name: abi::field("mdns").unwrap() }
 }
 
-fn set_fan(state: &mut State, fan: u32) {
-    state.set_config(Config { fan, circuit_idle: 180 * 60 }).unwrap();
+fn set_fan(state: &mut State, fan: u32, taking_over: bool) {
+    let taking_over = u32::from(taking_over);
+    state.set_config(Config { fan, circuit_idle: 180 * 60, taking_over }).unwrap();
 }
 
 /// Gives the first pod its LAN address.

@@ -38,7 +38,7 @@ fn fill(lab: &Lab, count: u32) -> Result<()> {
 
 /// Microseconds that `from_pod` and what it calls take for a datagram while `work` sends some.
 fn cost(lab: &Lab, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let program = lab.sandbox.run(|| bpf::open("/sys/fs/bpf/iocast/v3/programs/from_pod".as_ref()).unwrap());
+    let program = lab.sandbox.run(|| bpf::open("/sys/fs/bpf/iocast/v4/programs/from_pod".as_ref()).unwrap());
     let _statistics = bpf::enable_statistics().unwrap();
     let (time, count) = bpf::runs(&program).unwrap();
     work()?;

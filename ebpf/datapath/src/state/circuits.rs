@@ -5,7 +5,7 @@ use aya::maps::{HashMap, Map};
 
 use super::State;
 use crate::{
-    Error, Result, kernel_clock,
+    Result, kernel_clock,
     maps::{all, typed},
     pinned::MAPS,
 };
@@ -15,7 +15,7 @@ impl State {
     /// milliseconds.
     pub fn established(&self) -> Result<Vec<(FlowKey, Circuit)>> {
         let map: HashMap<_, FlowKey, Circuit> = typed(&self.directory.join(MAPS), "CIRCUITS", Map::HashMap)?;
-        let config = self.config.get(&0, 0).map_err(|error| Error::bpf("cannot read CONFIG", &error))?;
+        let config = self.config()?;
         let now = kernel_clock()?.as_secs() as u32; // as the programs count
         let mut found = all("CIRCUITS", &map)?;
         found.retain(|(_, circuit)| !circuit.has_ended() && !circuit.is_over(now, config.circuit_idle));

@@ -13,6 +13,11 @@ use crate::{
 };
 
 impl State {
+    /// The settings for all programs.
+    pub fn config(&self) -> Result<Config> {
+        self.config.get(&0, 0).map_err(|error| Error::bpf("cannot read CONFIG", &error))
+    }
+
     /// Sets the settings for all programs.
     pub fn set_config(&mut self, config: Config) -> Result<()> {
         wrote("CONFIG", self.config.set(0, config, 0))

@@ -328,7 +328,7 @@ impl State {
         range("EXTERNAL_PORTS", &self.external_ports, 0, self.external_ports.len())
     }
 
-    fn change_port_word(&mut self, index: u32, change: impl Fn(u64) -> u64) -> Result<()> {
+    pub(super) fn change_port_word(&mut self, index: u32, change: impl Fn(u64) -> u64) -> Result<()> {
         let read = self.external_ports.get(&index, 0);
         let old = read.map_err(|error| Error::bpf("cannot read EXTERNAL_PORTS", &error))?;
         if change(old) == old {

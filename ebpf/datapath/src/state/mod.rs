@@ -9,6 +9,7 @@ mod configured;
 mod counters;
 mod externals;
 mod groups;
+mod inherited;
 mod members;
 mod owners;
 
@@ -134,14 +135,21 @@ impl State {
 
     /// Takes the lock for changing several maps at once; waits a few seconds at most.
     pub fn lock(&self) -> Result<Lock> {
-        let what = || format!("cannot lock {}", self.directory.display());
-        let mut file = File::open(&self.directory).map_err(|error| Error::kernel(what(), error))?;
+        Lock::take(&self.directory)
+    }
+}
+
+impl Lock {
+    /// Takes the one of a pin directory.
+    pub(crate) fn take(directory: &Path) -> Result<Self> {
+        let what = || format!("cannot lock {}", directory.display());
+        let mut file = File::open(directory).map_err(|error| Error::kernel(what(), error))?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(directory) => return Ok(Lock { _directory: directory }),
+                Ok(directory) => return Ok(Self { _directory: directory }),
                 Err((file, Errno::EWOULDBLOCK)) if Instant::now() > deadline => {
-                    return Err(Error::Busy { path: self.directory.clone(), holder: holder(&file) });
+                    return Err(Error::Busy { path: directory.into(), holder: holder(&file) });
                 }
                 Err((back, Errno::EWOULDBLOCK)) => file = back,
                 Err((_, error)) => return Err(Error::kernel(what(), error)),

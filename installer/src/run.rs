@@ -22,6 +22,7 @@ use crate::{
     addresses::Addresses,
     adopt::Adoption,
     cni::{self, Keeper},
+    config::Config,
     conflicts::Conflicts,
     duplicates,
     exhausted::Exhausted,
@@ -90,20 +91,16 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
     let former = Former::find(bpffs)?;
     let mut state = load(bpffs)?;
-    let idle = live.config.circuit_idle;
-    let taken = former.as_ref().map(|former| former.hand_over(&mut state, idle)).transpose()?;
     if let Err(error) = page::start(&options.page, bpffs, &options.config, options.cri.as_deref()) {
         error!(target: PAGE, "{error}"); // the node does not depend on it
     }
     let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
     let mut addresses = Addresses::new(bpffs)?;
-    let mut problems = reconcile(bpffs, &mut state, &live.config, Programs::Replace)?;
-    if let (Some(former), Some(mut taken)) = (former, taken) {
-        taken += former.finish(&mut state, idle)?;
-        let Taken { members, ports, circuits } = taken;
-        info!(target: DATAPATH, "took over {members} members, {ports} external ports and {circuits} circuits from an earlier version");
-    }
+    let mut problems = match former {
+        Some(former) => take_over(bpffs, &mut state, &live.config, former)?,
+        None => reconcile(bpffs, &mut state, &live.config, Programs::Replace)?,
+    };
     problems.extend(addresses.pass(&mut state)?);
     problems.extend_from_slice(conflicts.pass(&state));
     let held = Held::open(bpffs)?; // what has just been attached, too
@@ -135,6 +132,26 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     agent.chain(if options.once { Keeper::pass_until_settled } else { Keeper::pass });
     info!(target: AGENT, "{}", agent.readiness()?);
     if options.once { Ok(()) } else { agent.keep(&stop) }
+}
+
+/// The first pass, in which the members of an earlier version become ours.
+fn take_over(
+    bpffs: &Path,
+    state: &mut State,
+    config: &Config,
+    former: Former,
+) -> Result<Vec<String>, Box<dyn Error>> {
+    let (begun, idle) = (Instant::now(), config.circuit_idle);
+    let mut taken = former.hand_over(state, idle)?;
+    let problems = reconcile(bpffs, state, config, Programs::Replace)?;
+    taken += former.finish(state, idle)?;
+    let Taken { members, ports, circuits } = taken;
+    let took = begun.elapsed().as_secs_f64();
+    info!(
+        target: DATAPATH,
+        "took over {members} members, {ports} external ports and {circuits} circuits of an earlier version, in {took:.2} s"
+    );
+    Ok(problems)
 }
 
 /// The state of the agent's loop.

@@ -19,7 +19,7 @@ use lab::{
     DOMAIN, Error, Lab, NATIVE, NODE, NOTHING, Options, Pod, Process, Result, Topology, WORKSTATION,
     epics::{Server, shows},
     monitors::{CLIENTS, Monitor, assert_unbroken, begin, wait_for_values},
-    tcp,
+    tcp, turn,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -65,6 +65,7 @@ struct Scene {
 impl Scene {
     /// Raises it, and waits until everybody has values.
     fn raise(topology: Topology) -> Result<Self> {
+        turn::take(turn::Kind::Alone); // clients of cameras have to keep up
         let mut lab = Lab::without_agent(Options::with_pins(topology))?;
         lab.take_programs_from(Some(&former()?))?;
         lab.start_agent_with(&format!("[domain.{DOMAIN}]\n{CONFIGURATION}"))?;

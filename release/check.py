@@ -102,7 +102,7 @@ def manifests(name):
     """Manifests fit the schemas of Kubernetes, and their containers are of the image."""
     for path in sorted(directory.glob("*.yaml")):
         for item in yaml.safe_load_all(path.read_text()):
-            if path.name.startswith("krew-") or item["kind"] in FOREIGN:
+            if path.name == "iocast.yaml" or item["kind"] in FOREIGN:
                 continue
             for version in VERSIONS:
                 try:
@@ -116,7 +116,7 @@ def manifests(name):
 
 
 def krew(held):
-    plugin = yaml.safe_load(only("krew-*.yaml").read_text())
+    plugin = yaml.safe_load(only("iocast.yaml").read_text())
     for platform in plugin["spec"]["platforms"]:
         archive = platform["uri"].rsplit("/", 1)[1]
         expect(platform["sha256"] == sha256((directory / archive).read_bytes()), "Krew has another sum for", archive)
@@ -144,6 +144,8 @@ def parts(held, name):
         expect(sums["iocast-node-image"] == name.rsplit(":", 1)[1], path.name, "has another digest of the image")
 
 
+listed = {line.split()[1] for line in (directory / "SHA256SUMS").read_text().splitlines()} | {"SHA256SUMS"}
+expect(listed == {path.name for path in directory.iterdir()}, "SHA256SUMS does not list every file")
 held = objects()
 name = image(held)
 manifests(name)

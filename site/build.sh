@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 MDBOOK_VERSION=0.5.4
 
+tests/apt.sh python3
 mdbook=target/tools/bin/mdbook
 if ! $mdbook --version 2>/dev/null | grep -q "v$MDBOOK_VERSION"; then
     echo "building mdbook $MDBOOK_VERSION (once, a few minutes)" >&2

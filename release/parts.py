@@ -16,6 +16,7 @@ import sys
 import tomllib
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import quote
 
 # Cargo's package of each binary; those that hold the eBPF object; those in the image.
 BINARIES = {"iocast": "iocast", "iocast-node": "iocast-node", "kubectl-iocast": "iocast-kubectl"}
@@ -23,7 +24,6 @@ LOADERS, IMAGE = ["iocast-node"], ["iocast", "iocast-node"]
 OBJECT = Path("ebpf/object/iocast.o")
 PROGRAMS = ("--manifest-path", "ebpf/programs/Cargo.toml")
 DOCUMENT = "SPDXRef-DOCUMENT"
-LIBC = {"amd64": "libc6-dev", "arm64": "libc6-dev-arm64-cross"}
 LICENSE_FILES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|unlicense)")
 
 
@@ -138,16 +138,18 @@ def spdx(architecture, target, directory, image, digest):
 
     compiler = run("readelf", "--string-dump=.comment", f"{directory}/iocast")
     rust = re.search(r"rustc version (\S+)", compiler)[1]
-    libc = run("dpkg-query", "--show", "--showformat", "${source:Upstream-Version}", LIBC[architecture])
-    for library in [
+    native = run("dpkg", "--print-architecture").strip() == architecture
+    library = "libc6-dev" if native else f"libc6-dev-{architecture}-cross"
+    libc = run("dpkg-query", "--show", "--showformat", "${Version}", library)
+    for part in [
         package("rust-std", rust, "MIT OR Apache-2.0", purl=f"pkg:generic/rust@{rust}"),
-        package("glibc", libc, "LGPL-2.1-or-later", purl=f"pkg:generic/glibc@{libc}"),
+        package("glibc", libc, "LGPL-2.1-or-later", purl=f"pkg:deb/debian/{library}@{quote(libc, '')}"),
     ]:
-        document.add(library, *((id, "STATIC_LINK") for id in ids.values()))
+        document.add(part, *((id, "STATIC_LINK") for id in ids.values()))
 
     name = image.rsplit("/", 1)[1]
     where = f"arch={architecture}&repository_url={image}&tag={version}"
-    purl = f"pkg:oci/{name}@{digest.replace(':', '%3A')}?{where}"
+    purl = f"pkg:oci/{name}@{quote(digest, '')}?{where}"
     made = package(f"{name}-image", version, own["license"], "CONTAINER", purl=purl, digest=digest, **ours)
     container = document.add(made, (DOCUMENT, "DESCRIBES"))
     for inside in IMAGE:

@@ -8,7 +8,10 @@ umask 022
 export LC_ALL=C TZ=UTC
 ARCHITECTURES="amd64 arm64" BINARIES="iocast iocast-node kubectl-iocast"
 PLACEHOLDER=registry.example/iocast-node
+# Ours, the eBPF object's, the C library's. LICENSES-OF-OTHERS has the rest, which is permissive (deny.toml).
+LICENSES="Apache-2.0 AND (MIT OR GPL-2.0-only) AND LGPL-2.1-or-later"
 to=target/release-part work=target/release-work
+tree=$work/tree/iocast
 
 say() { echo "release: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -29,7 +32,7 @@ annotations() {
     printf '{"org.opencontainers.image.%s":"%s"' title "$1"
     printf ',"org.opencontainers.image.%s":"%s"' description "Broadcast for Kubernetes pods, without hostNetwork" \
         version "$version" revision "$REVISION" source "$repository" url "$repository" \
-        documentation "$repository/blob/v$version/docs/admin.md" licenses "Apache-2.0 AND (MIT OR GPL-2.0-only)"
+        documentation "$repository/blob/v$version/docs/admin.md" licenses "$LICENSES"
     echo '}'
 }
 
@@ -41,6 +44,7 @@ changes() {
 
 binaries() {
     for architecture in $ARCHITECTURES; do
+        say "binaries for $architecture (minutes, the first time)"
         built=$(release/binaries.sh "$(triple "$architecture")")
         mkdir "$work/$architecture"
         for name in $BINARIES; do
@@ -62,7 +66,7 @@ built_with() {
     sed -n '/^# from/q; 2,$ s/^# /  /p' ebpf/object/provenance
     echo "  SHA256 $(digest ebpf/object/iocast.o)"
     echo "tools"
-    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev libc6-dev-arm64-cross tar 2>/dev/null
+    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev 'libc6-dev-a*64-cross' tar | awk 'NF == 2'
     sed -n 's/^\(KUBECTL\|HELM\)_VERSION=\([^ ]*\).*/  \1 \2/p' tests/tools.sh
 }
 
@@ -113,9 +117,9 @@ parts() {
 
 # The manifests with the image by tag and digest: rendered, where users apply them as they are, and all of them for kustomizations.
 manifests() {
-    mkdir $work/tree
-    cp -a LICENSE manifests $work/tree/
-    grep -rl $PLACEHOLDER $work/tree/manifests |
+    mkdir -p $tree
+    cp -a LICENSE manifests $tree/
+    grep -rl $PLACEHOLDER $tree/manifests |
         xargs sed -i "s,$PLACEHOLDER:$version\$,&@$image_digest,; s,$PLACEHOLDER,$image,"
     for overlay in manifests/overlays/*; do
         name=${overlay##*/}
@@ -127,12 +131,12 @@ manifests() {
 }
 rendered() {
     echo "# iocast $version"
-    target/lab/kubernetes/bin/kubectl kustomize "$work/tree/manifests/$1"
+    target/lab/kubernetes/bin/kubectl kustomize "$tree/manifests/$1"
 }
 
 # Helm's archive, which has the times of the files. Prints the digest of the chart in a registry.
 chart() {
-    cp -rL $work/tree/manifests/helm/iocast $work/chart
+    cp -rL $tree/manifests/helm/iocast $work/chart
     find $work/chart -exec touch --date "@$SOURCE_DATE_EPOCH" {} +
     python tests/kubernetes.py package $work/chart $to >$work/log
     ANNOTATIONS=$(annotations iocast) python release/oci.py chart $work/oci "$chart:$version" "$to/iocast-$version.tgz"
@@ -175,7 +179,6 @@ mkdir -p $to $work
 changes >$work/changes
 [ -s $work/changes ] || [ $kind = trial ] || fail "CHANGELOG.md says nothing of $version"
 tests/tools.sh release
-say "binaries (minutes)"
 binaries
 built_with >$to/built-with
 licenses

@@ -5,7 +5,11 @@ set -eu
 suite=$1 architecture=$2 tool=$3
 shift 3
 state=$(cd "$(dirname "$0")/.." && pwd)/target/apt/$suite-$architecture
-mirror() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 "/$1/*\$" || echo "http://deb.debian.org/$1"; }
+# The machine's own mirror of $1.
+mirror() {
+    # shellcheck disable=SC2016 # apt's own variable
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 "/$1/*\$" || echo "http://deb.debian.org/$1"
+}
 source_of() { echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror "$1") $2 main"; }
 
 mkdir -p "$state/lists/partial" "$state/archives/partial"

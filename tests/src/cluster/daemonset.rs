@@ -43,21 +43,16 @@ pub struct Set {
 
 impl Set {
     /// The agents.
-    pub const AGENT: Self = Self {
-        name: "iocast",
-        manifest: "manifests/base/daemonset.yaml",
-        released: "install-kubeadm.yaml",
-    };
+    pub const AGENT: Self =
+        Self { name: "iocast", manifest: "manifests/base/daemonset.yaml", released: "install-kubeadm.yaml" };
     /// Those that survey nodes.
-    pub const SURVEY: Self = Self {
-        name: "iocast-survey",
-        manifest: "manifests/survey/daemonset.yaml",
-        released: "survey.yaml",
-    };
+    pub const SURVEY: Self =
+        Self { name: "iocast-survey", manifest: "manifests/survey/daemonset.yaml", released: "survey.yaml" };
 
     /// The template of its pods, as `kubectl` would send it.
     fn spec(self) -> Result<Value> {
-        let file = release().map_or_else(|| project().join(self.manifest), |release| release.join(self.released));
+        let file =
+            release().map_or_else(|| project().join(self.manifest), |release| release.join(self.released));
         Ok(manifest(&file)?["spec"]["template"]["spec"].clone())
     }
 }

@@ -443,7 +443,7 @@ fn the_uninstaller_replaces_the_agent_with_the_same_rights_on_the_same_files() {
 }
 
 #[test]
-fn the_kustomization_of_the_docs_sets_a_sites_image_and_configuration() {
+fn the_kustomization_of_the_docs_sets_a_sites_configuration() {
     let document = text("docs/admin.md");
     let example = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
     let site = tempfile::tempdir().unwrap();
@@ -456,7 +456,7 @@ fn the_kustomization_of_the_docs_sets_a_sites_image_and_configuration() {
     {
         fs::write(site.path().join("kustomization.yaml"), format!("{example}{more}")).unwrap();
         let rendered = parse(&run("kubectl", &["kustomize", site.path().to_str().unwrap()], "").unwrap());
-        let image = format!("REGISTRY/iocast-node:{}", env!("CARGO_PKG_VERSION"));
+        let image = format!("registry.example/iocast-node:{}", env!("CARGO_PKG_VERSION"));
         assert_eq!(pod(&rendered)[role][0]["image"], image);
         let config = find(&rendered, "ConfigMap");
         assert!(config["data"]["config.toml"].as_str().unwrap().contains("bl99"));

@@ -211,13 +211,20 @@ fn variables(container: &Value, node: &str) -> Vec<Variable> {
     variables.iter().map(variable).collect()
 }
 
+/// The name by which kubelet has a container made, once the runtime has found its image: beside a digest a tag says nothing.
+fn found(image: &str) -> String {
+    let Some((tagged, digest)) = image.split_once('@') else { return image.into() };
+    let name = tagged.rsplit_once(':').map_or(tagged, |(name, _)| name);
+    format!("{name}@{digest}")
+}
+
 /// What kubelet makes of the only container of a pod's `spec` on a node.
 pub(super) fn container(spec: &Value, node: &str) -> Result<ContainerConfig> {
     let container = &spec["containers"][0];
     let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: text(&container["name"]) }),
-        image: Some(Image { image: text(&container["image"]) }),
+        image: Some(Image { image: found(&text(&container["image"])) }),
         command: texts(&container["command"]),
         arguments: texts(&container["args"]),
         variables: variables(container, node),

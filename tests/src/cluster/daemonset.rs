@@ -62,12 +62,13 @@ fn release() -> Option<PathBuf> {
     Some(project().join(env::var_os("RELEASE")?))
 }
 
-/// Gives a node's runtime the released image under the names that it has in a registry: `NAME:VERSION`, `NAME@DIGEST`.
-fn import(release: &Path, image: &str) -> String {
+/// What gives a node's runtime the released image under the names that it has in a registry: by its tag, and by its digest.
+fn import(release: &Path, image: &str) -> [String; 2] {
     let tagged = image.split('@').next().unwrap_or_default();
-    let (name, version) = tagged.rsplit_once(':').unwrap_or_default();
+    let (_, version) = tagged.rsplit_once(':').unwrap_or_default();
     let archive = release.join(format!("iocast-node-{version}.oci.tar"));
-    format!("ctr --namespace k8s.io images import --digests --base-name {name} {}", archive.display())
+    [format!("import {}", archive.display()), format!("tag {tagged} {}", found(image))]
+        .map(|line| format!("ctr --namespace k8s.io images {line}"))
 }
 
 impl Cluster {
@@ -76,7 +77,7 @@ impl Cluster {
     pub fn load_daemonset_image(&self, node: usize) -> Result<()> {
         let image = text(&Set::AGENT.spec()?["containers"][0]["image"]);
         if let Some(release) = release() {
-            return self.exec(node, &import(&release, &image)).map(drop);
+            return import(&release, &image).iter().try_for_each(|line| self.exec(node, line).map(drop));
         }
         if !Path::new("/usr/bin/buildah").exists() {
             return Err(Error::Missing("there is no /usr/bin/buildah: run `make lab-tools`".into()));

@@ -62,12 +62,13 @@ fn release() -> Option<PathBuf> {
     Some(project().join(env::var_os("RELEASE")?))
 }
 
-/// Gives a node's runtime the released image under the names that it has in a registry: `NAME:VERSION`, `NAME@DIGEST`.
-fn import(release: &Path, image: &str) -> String {
+/// What gives a node's runtime the released image under the names that it has in a registry: by its tag, and by its digest.
+fn import(release: &Path, image: &str) -> [String; 2] {
     let tagged = image.split('@').next().unwrap_or_default();
-    let (name, version) = tagged.rsplit_once(':').unwrap_or_default();
+    let (_, version) = tagged.rsplit_once(':').unwrap_or_default();
     let archive = release.join(format!("iocast-node-{version}.oci.tar"));
-    format!("ctr --namespace k8s.io images import --digests --base-name {name} {}", archive.display())
+    [format!("import {}", archive.display()), format!("tag {tagged} {}", found(image))]
+        .map(|line| format!("ctr --namespace k8s.io images {line}"))
 }
 
 impl Cluster {
@@ -76,7 +77,7 @@ impl Cluster {
     pub fn load_daemonset_image(&self, node: usize) -> Result<()> {
         let image = text(&Set::AGENT.spec()?["containers"][0]["image"]);
         if let Some(release) = release() {
-            return self.exec(node, &import(&release, &image)).map(drop);
+            return import(&release, &image).iter().try_for_each(|line| self.exec(node, line).map(drop));
         }
         if !Path::new("/usr/bin/buildah").exists() {
             return Err(Error::Missing("there is no /usr/bin/buildah: run `make lab-tools`".into()));
@@ -211,13 +212,20 @@ fn variables(container: &Value, node: &str) -> Vec<Variable> {
     variables.iter().map(variable).collect()
 }
 
+/// The name by which kubelet has a container made, once the runtime has found its image: beside a digest a tag says nothing.
+fn found(image: &str) -> String {
+    let Some((tagged, digest)) = image.split_once('@') else { return image.into() };
+    let name = tagged.rsplit_once(':').map_or(tagged, |(name, _)| name);
+    format!("{name}@{digest}")
+}
+
 /// What kubelet makes of the only container of a pod's `spec` on a node.
 pub(super) fn container(spec: &Value, node: &str) -> Result<ContainerConfig> {
     let container = &spec["containers"][0];
     let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: text(&container["name"]) }),
-        image: Some(Image { image: text(&container["image"]) }),
+        image: Some(Image { image: found(&text(&container["image"])) }),
         command: texts(&container["command"]),
         arguments: texts(&container["args"]),
         variables: variables(container, node),

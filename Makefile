@@ -12,7 +12,7 @@ NAME ?= lab
 MINUTES ?= 60
 ## seconds for each fuzz target
 TIME ?= 600
-## Debian suites to boot: "bookworm trixie sid" if there is none
+## kernels to boot, as "bookworm trixie-arm64" or "arm64": all six if there is none
 KERNELS ?=
 ## 1: take fewer measurements
 QUICK ?=
@@ -109,7 +109,7 @@ upgrade: export EBPF_BUILD = 1
 upgrade: lab-tools lab ## upgrade from the release before under the eyes of clients | 5 min
 	@tests/upgrade.sh
 
-kernels: lab-tools lab ## boot other kernels and test there, and write docs/kernels.md | 15 min | KERNELS
+kernels: lab-tools ## boot other kernels, of arm64, too, and test there, and write docs/kernels.md | 60 min | KERNELS
 	@tests/kernels/run.sh $(KERNELS)
 
 fuzz: toolchain ## fuzz the parsers | 80 min | TIME

@@ -8,6 +8,7 @@ mod agent;
 mod arguments;
 mod beside;
 mod calls;
+mod caproto;
 mod chain;
 mod channel_access;
 mod chart;

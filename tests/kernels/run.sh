@@ -1,96 +1,132 @@
 #!/bin/sh
-# Boots the kernels of the Debian suites named, each in a virtual machine, and runs there the tests listed in `cases`;
-# writes docs/kernels.md if no suite was named, which means all. Fails if a test does.
+# run.sh [KERNEL | ARCHITECTURE]...: boots kernels of Debian suites, each in a virtual machine, and runs there the tests listed
+# in `cases`; writes docs/kernels.md if none was named, which means all. Fails if a test does.
 #
 # The machine's root is this one's, read-only (9p), below a layer in memory: nothing that happens there stays, and the
-# tests find all they need. qemu translates every instruction: slow, but it works wherever qemu does.
+# tests find all they need. A machine of arm64 has Debian's programs of arm64 above that root, and finds no others that it can
+# run. qemu translates every instruction: slow, but it works wherever qemu does.
 set -eu
 cd "$(dirname "$0")/../.."
 WORK=$PWD/target/kernels
-ALL="bookworm trixie sid"
+SUITES="bookworm trixie sid"
 # For the longest time that one kernel may take, in seconds.
-PATIENCE=1800
+PATIENCE=2400
+# What tests run on arm64, of the suite that this root is of.
+PROGRAMS="bash busybox-static containernetworking-plugins coreutils dash ethtool findutils grep iproute2 iptables kmod mawk \
+mount nftables procps python3 python3-netifaces sed util-linux"
 PATH=$PATH:/usr/sbin:/sbin
 
 say() { echo "kernels: $*" >&2; }
 
-# A tool of apt ($2) on a Debian suite ($1), with lists and settings of its own.
-apt() {
-    state=$WORK/apt-$1 sources="deb http://deb.debian.org/debian $1 main" tool=$2
-    shift 2
-    mkdir -p "$state/lists/partial" "$state/archives/partial"
-    echo "$sources" >"$state/sources.list"
-    "$tool" -qq -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none \
-        -o Dir::State="$state" -o Dir::State::status=/dev/null -o Dir::Cache="$state" \
-        -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/nonexistent "$@"
+# All kernels of architecture $1: the suite, and the architecture if it is not this one.
+kernels_of() { for suite in $SUITES; do [ "$1" = amd64 ] && echo "$suite" || echo "$suite-$1"; done; }
+
+# Says what kernel $1 is, and the machine for it.
+machine() {
+    kernel=$1 suite=${1%-arm64} directory=$WORK/$1
+    case $1 in
+        *-arm64)
+            architecture=arm64 target=aarch64-unknown-linux-gnu above=$WORK/arm64 slowness=12
+            qemu="qemu-system-aarch64 -machine virt -cpu max,pauth-impdef=on"
+            console=ttyAMA0 results=ttyS0 stdio="-chardev stdio,id=results -device pci-serial,chardev=results"
+            ;;
+        *)
+            architecture=amd64 target=x86_64-unknown-linux-gnu above='' slowness=6
+            qemu="qemu-system-x86_64 -cpu max"
+            console=ttyS0 results=ttyS1 stdio="-serial stdio"
+            ;;
+    esac
 }
 
-# What package $2 of suite $1 depends on.
-depends() { apt "$1" apt-cache depends "$2" | sed -n 's/^ *|\{0,1\}\(Pre\)\{0,1\}Depends: //p'; }
+# A tool of apt for the kernel.
+apt() { tests/apt-of.sh "$suite" $architecture "$@"; }
 
-# Makes sure that target/kernels/$1 holds the newest kernel of suite $1.
+# What a package depends on.
+depends() { apt apt-cache depends "$1" | sed -n 's/^ *|\{0,1\}\(Pre\)\{0,1\}Depends: //p'; }
+
+# Makes sure that the directory holds the suite's newest kernel.
 unpack() {
-    directory=$WORK/$1
-    apt "$1" apt-get update
-    image=$(depends "$1" linux-image-amd64 | grep '^linux-image-[0-9]')
+    apt apt-get update
+    image=$(depends linux-image-$architecture | grep '^linux-image-[0-9]')
     release=${image#linux-image-}
-    [ "$(cat "$directory/release" 2>/dev/null)" != "$release" ] || return 0
-    say "unpacking $image of $1"
-    rm -rf "$directory"
-    mkdir -p "$directory"
     # Newer ones have their modules in packages of their own.
-    parts=$(depends "$1" "$image" | grep -e "-$release\$" || true)
+    parts=$(depends "$image" | grep -e "-$release\$" || true)
     # shellcheck disable=SC2086 # a list of names
-    (cd "$directory" && apt "$1" apt-get download "$image" $parts)
-    for package in "$directory"/*.deb; do
-        dpkg-deb --extract "$package" "$directory"
-        rm "$package"
-    done
-    depmod -b "$(base "$1")" "$release"
-    echo "$release" >"$directory/release"
+    tests/cluster/debian.sh "$directory" "$suite:$architecture" "$image" $parts
+    base=$directory
+    [ ! -d "$base/usr/lib/modules" ] || base=$base/usr
+    [ -e "$base/lib/modules/$release/modules.dep.bin" ] || depmod -b "$base" "$release"
 }
 
-# Where suite $1's kernel has its lib/modules.
-base() { if [ -d "$WORK/$1/usr/lib/modules" ]; then echo "$WORK/$1/usr"; else echo "$WORK/$1"; fi; }
+# Makes sure that the programs of the architecture are there, all below usr, as they are on this root.
+programs() {
+    [ -n "$above" ] || return 0
+    # shellcheck disable=SC2086 # a list of names
+    tests/cluster/debian.sh "$above" "bookworm:$architecture" --all $PROGRAMS
+    for part in bin lib sbin; do
+        [ ! -d "$above/$part" ] || { cp -a "$above/$part/." "$above/usr/$part/" && rm -r "${above:?}/$part"; }
+    done
+    ln -sf mawk "$above/usr/bin/awk"
+}
 
-# The first file system of suite $1's kernel, which finds this machine's.
+# Builds the tests, and what they try.
+build() {
+    log=$WORK/build-$architecture
+    release/cargo.sh $target build --locked --quiet -p iocast -p iocast-node
+    release/cargo.sh $target test --locked -p iocast-tests --no-run >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+    executable=$(sed -n 's|^ *Executable e2e/main.rs (\(.*\))$|\1|p' "$log")
+}
+
+# The first file system, which finds this machine's.
 initramfs() {
-    into=$WORK/$1/initramfs release=$(cat "$WORK/$1/release")
+    into=$directory/initramfs
     rm -rf "$into"
     mkdir -p "$into/bin" "$into/modules"
-    cp /bin/busybox "$into/bin/"
+    cp "$above/usr/bin/busybox" "$into/bin/"
     cp tests/kernels/init "$into/init"
-    modprobe -d "$(base "$1")" -S "$release" --show-depends --all virtio_pci 9pnet_virtio 9p overlay |
+    modprobe -d "$base" -S "$release" --show-depends --all virtio_pci 9pnet_virtio 9p overlay |
         sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r module; do
         name=$(basename "$module" .xz)
         case $module in *.xz) xz -dc "$module" ;; *) cat "$module" ;; esac >"$into/modules/$name"
         echo "$name" >>"$into/modules/order"
     done
-    printf 'ROOT=%s\nMODULES=%s\n' "$PWD" "$(base "$1")/lib/modules" >"$into/variables"
+    cat >"$into/variables" <<END
+ROOT=$PWD
+MODULES=$base/lib/modules
+SHARES="host${above:+ above}"
+LOWER=${above:+/above:}/host
+CONSOLE=/dev/$console
+RESULTS=/dev/$results
+EXECUTABLE=$executable
+LAB_SLOWNESS=$slowness
+END
     (cd "$into" && find . | cpio --quiet -o -H newc | gzip -1)
 }
 
-# Runs the cases on suite $1's kernel; shows and keeps its results.
+# What gives the machine directory $1 by the name $2.
+share() { echo "-virtfs local,path=$1,mount_tag=$2,security_model=none,readonly=on,multidevs=remap"; }
+
+# Runs the cases on the kernel; shows and keeps its results.
 boot() {
-    directory=$WORK/$1
-    say "booting $(cat "$directory/release")"
-    initramfs "$1" >"$directory/initramfs.gz"
-    image=$(find "$directory/boot" "$(base "$1")/lib/modules" -maxdepth 2 -name 'vmlinuz*' 2>/dev/null | head -n 1)
+    say "booting $release"
+    initramfs >"$directory/initramfs.gz"
+    image=$(find "$directory/boot" "$base/lib/modules" -maxdepth 2 -name 'vmlinuz*' 2>/dev/null | head -n 1)
     # The machine ends with this script, however that does.
-    setpriv --pdeathsig TERM timeout --foreground "$PATIENCE" qemu-system-x86_64 \
-        -accel tcg -cpu max -smp 2 -m 1024 -nodefaults -no-reboot -display none \
-        -kernel "$image" -initrd "$directory/initramfs.gz" -append "console=ttyS0 quiet panic=-1 mitigations=off" \
-        -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
-        -serial "file:$directory/log" -serial stdio </dev/null | tee "$directory/results"
+    # shellcheck disable=SC2046,SC2086 # words
+    setpriv --pdeathsig TERM timeout --foreground "$PATIENCE" $qemu \
+        -accel tcg -smp 2 -m 1024 -nodefaults -no-reboot -display none \
+        -kernel "$image" -initrd "$directory/initramfs.gz" -append "console=$console quiet panic=-1 mitigations=off" \
+        $(share / host) ${above:+$(share "$above" above)} \
+        -serial "file:$directory/log" $stdio </dev/null | tee "$directory/results"
 }
 
-# Whether all cases passed on suite $1's kernel; says where to look if not.
+# Whether all cases passed; says where to look if not.
 judge() {
     wanted=$(grep -c '^[a-z]' tests/kernels/cases)
-    passed=$(grep -c -e '^ok' -e '^skipped' "$WORK/$1/results" || true)
+    passed=$(grep -c -e '^ok' -e '^skipped' "$directory/results" || true)
     [ "$passed" != "$wanted" ] || return 0
-    say "$1: $passed of $wanted passed; $WORK/$1/log ends:"
-    tail -n 30 "$WORK/$1/log" >&2
+    say "$kernel: $passed of $wanted passed; $directory/log ends:"
+    tail -n 30 "$directory/log" >&2
     return 1
 }
 
@@ -99,8 +135,9 @@ table() {
     cat <<'END'
 # Which kernels
 
-Generated by `make kernels`, which boots Debian's kernels in virtual machines and runs these tests of `tests/e2e` there
-(`tests/kernels/cases`).
+Generated by `make kernels`, which boots Debian's kernels of amd64 and arm64 in virtual machines and runs these tests of `tests/e2e`
+there (`tests/kernels/cases`). EPICS's programs are there for amd64 only; on arm64 Channel Access and PV Access are spoken by
+caproto, which is Python.
 
 END
     awk '
@@ -108,7 +145,7 @@ END
         $1 == "ok" || $1 == "FAILED" || $1 == "skipped" {
             if (!(($4, $5) in row)) { row[$4, $5] = ++rows; suite[rows] = $4; test[rows] = $5 }
             note = ""; for (word = 6; word <= NF; word++) note = note " " $word
-            cell[row[$4, $5], kernels] = ($1 == "ok" ? "yes" : $1 == "skipped" ? "no" : "**no**") (note ? "," note : "")
+            cell[row[$4, $5], kernels] = ($1 == "ok" ? "yes" : $1 == "skipped" ? "not run" : "**no**") (note ? "," note : "")
         }
         END {
             printf "| suite | test |"; for (k = 1; k <= kernels; k++) printf " %s |", head[k]
@@ -117,23 +154,29 @@ END
                 pods = test[r] ~ /^bridge::/ ? ", bridge" : test[r] ~ /^routed::/ ? ", routed" : ""
                 sub(/.*::/, "", test[r]); gsub("_", " ", test[r])
                 printf "\n| %s%s | %s |", suite[r], pods, test[r]
-                for (k = 1; k <= kernels; k++) printf " %s |", cell[r, k] ? cell[r, k] : "**no**"
+                for (k = 1; k <= kernels; k++) printf " %s |", cell[r, k] ? cell[r, k] : "not run"
             }
             print ""
         }' "$@"
 }
 
 mkdir -p "$WORK"
-tests/apt.sh busybox-static cpio debian-archive-keyring kmod qemu-system-x86 util-linux xz-utils
-cargo test --locked -p iocast-tests --no-run >"$WORK/build" 2>&1 || { cat "$WORK/build" >&2; exit 1; }
-sed -n 's|^ *Executable e2e/main.rs (\(.*\))$|\1|p' "$WORK/build" >"$WORK/executable"
-failed=0 results=
-for suite in ${*:-$ALL}; do
-    unpack "$suite"
-    boot "$suite"
-    judge "$suite" || failed=1
-    results="$results $WORK/$suite/results"
+tests/apt.sh busybox-static cpio debian-archive-keyring kmod qemu-system-x86 qemu-system-arm util-linux xz-utils
+names=
+# shellcheck disable=SC2048 # words
+for name in ${*:-amd64 arm64}; do
+    case $name in amd64 | arm64) names="$names $(kernels_of "$name")" ;; *) names="$names $name" ;; esac
+done
+failed=0 tables=
+for name in $names; do
+    machine "$name"
+    unpack
+    programs
+    build
+    boot
+    judge || failed=1
+    tables="$tables $directory/results"
 done
 # shellcheck disable=SC2086 # a list of names
-[ $# -gt 0 ] || table $results >docs/kernels.md
+[ $# -gt 0 ] || table $tables >docs/kernels.md
 exit $failed

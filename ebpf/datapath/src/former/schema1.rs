@@ -249,6 +249,8 @@ impl OldCircuit {
 
 #[cfg(test)]
 mod tests {
+    use abi::UDP;
+
     use super::*;
 
     #[test]
@@ -266,12 +268,12 @@ mod tests {
         assert_eq!((member.domain, member.generation, member.mtu), (5, 77, 1500));
         let (ca, gvsp) = (Protocol::Ca as u8, Protocol::Gvsp as u8);
         for (protocol, transport, pinned, is_relayed, expected) in [
-            (ca, abi::TCP, 0, false, hold::SERVER),
-            (ca, abi::UDP, 0, true, hold::SERVER),
-            (ca, abi::UDP, 0, false, hold::CLIENT),
-            (gvsp, abi::UDP, 0, true, hold::CLIENT),
-            (ca, abi::TCP, 1, false, hold::PINNED),
-            (ca, abi::UDP, 1, true, hold::PINNED),
+            (ca, TCP, 0, false, hold::SERVER),
+            (ca, UDP, 0, true, hold::SERVER),
+            (ca, UDP, 0, false, hold::CLIENT),
+            (gvsp, UDP, 0, true, hold::CLIENT),
+            (ca, TCP, 1, false, hold::PINNED),
+            (ca, UDP, 1, true, hold::PINNED),
         ] {
             let pod = Endpoint { address: member.address, port: 5064, protocol: transport.into() };
             let peer = [172, 23, 0, 3];

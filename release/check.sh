@@ -13,6 +13,8 @@ release=$PWD/target/$kind-$version
 tests/tools.sh check
 work=$(mktemp -d /var/tmp/iocast-release.XXXXXX)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 say "sums, contents"
 (cd "$release" && sha256sum --check --quiet SHA256SUMS)

@@ -11,9 +11,11 @@ log: {level: error, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: "127.0.0.1:5000"}
 END
-$tools/docker-registry serve "$work/registry.yml" >"$work/log" 2>&1 &
+setpriv --pdeathsig TERM $tools/docker-registry serve "$work/registry.yml" >"$work/log" 2>&1 &
 registry=$!
 trap 'kill $registry' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 for _ in $(seq 100); do
     ! curl --silent --fail http://127.0.0.1:5000/v2/ >/dev/null || break
     sleep 0.1

@@ -175,6 +175,8 @@ grep -q "image: $PLACEHOLDER:$version\$" manifests/base/daemonset.yaml || fail "
 
 rm -rf $to $work
 trap 'rm -rf $to $work' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 mkdir -p $to $work
 changes >$work/changes
 [ -s $work/changes ] || [ $kind = trial ] || fail "CHANGELOG.md says nothing of $version"

@@ -13,6 +13,8 @@ shift
 apt_get=$(cd "$(dirname "$0")/.." && pwd)/apt-of.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 apt_get() { "$apt_get" "$suite" "$architecture" apt-get "$@"; }
 fetch() {
     apt_get update

@@ -4,6 +4,8 @@
 set -eu
 epics=$1 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 mkdir -p "$work/image" "$work/root/ioc"
 for directory in dev etc proc run sys tmp; do mkdir "$work/root/$directory"; done
 cp -a "$epics/dbd" "$epics/usr" "$work/root/"

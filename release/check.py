@@ -2,6 +2,7 @@
 target/lab/spdx."""
 
 import hashlib
+import io
 import json
 import re
 import sys
@@ -39,8 +40,8 @@ def only(pattern):
 
 
 def files(archive):
-    """Names and contents of the files in an archive."""
-    with tarfile.open(archive) as packed:
+    """Names and contents of the files in an archive, which is given by its bytes."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         return {entry.name: packed.extractfile(entry).read() for entry in packed if entry.isfile()}
 
 
@@ -48,7 +49,7 @@ def binaries():
     """The names of the archives of binaries, and what they hold."""
     held = {}
     for archive in sorted(directory.glob("*-linux-*.tar.gz")):
-        held[archive.name] = files(archive)
+        held[archive.name] = files(archive.read_bytes())
         named = HOLDS["kubectl-iocast" if archive.name.startswith("kubectl") else "iocast"]
         expect(set(held[archive.name]) == named | LICENSES, archive.name, "holds", sorted(held[archive.name]))
     expect(len(held) == 4, "four archives of binaries expected:", *held)
@@ -57,7 +58,7 @@ def binaries():
 
 def layout(archive):
     """The only thing in an OCI layout, what its descriptor is, and a reader of other blobs, which fails for wrong bytes."""
-    blobs = files(archive)
+    blobs = files(archive.read_bytes())
 
     def blob(descriptor):
         content = blobs["blobs/" + descriptor["digest"].replace(":", "/")]
@@ -80,8 +81,8 @@ def image(held):
         expect(runs == [["/iocast-node"], ["run"]], "the image for", architecture, "runs", runs)
         expect(config["architecture"] == architecture, "the image for", architecture, "is for", config["architecture"])
         [layer] = manifest["layers"]
-        Path("target/layer.tar.gz").write_bytes(blob(layer))
-        inside, [packed] = files("target/layer.tar.gz"), [held[name] for name in held if re.match(f"iocast.*{architecture}", name)]
+        inside = files(blob(layer))
+        [packed] = [held[name] for name in held if re.match(f"iocast.*{architecture}", name)]
         for name in ["iocast", "iocast-node"]:
             expect(inside.get(name) == packed[name], f"/{name} in the image for", architecture, "is not what is packed")
         expect({f"licenses/{name}" for name in LICENSES} <= set(inside), "the image has no licences:", *inside)
@@ -124,12 +125,19 @@ def krew(held):
     expect(len(plugin["spec"]["platforms"]) == 2, "Krew's manifest has not two platforms")
 
 
-def chart():
+def chart(name):
+    """Helm's archive is what the layout has, and names the image."""
     manifest, _, blob = layout(only("iocast-chart-*.oci.tar"))
     [layer] = manifest["layers"]
     packed = only("iocast-[0-9]*.tgz")
     expect(blob(layer) == packed.read_bytes(), "the chart's layout is not of", packed.name)
     expect(json.loads(blob(manifest["config"]))["name"] == "iocast", "the chart's configuration has another name")
+    inside = {path: content.decode() for path, content in files(packed.read_bytes()).items()}
+    named = yaml.safe_load(inside["iocast/values.yaml"])["image"]
+    repository, digest = re.fullmatch("(.*):[^:]*@(.*)", name).groups()
+    expect((named["repository"], named["digest"]) == (repository, digest), "the chart names", named, "instead of", name)
+    for value in (repository, digest):
+        expect(f'"{value}"' in inside["iocast/README.md"], "the chart's page has not the default", value)
 
 
 def parts(held, name):
@@ -150,6 +158,6 @@ held = objects()
 name = image(held)
 manifests(name)
 krew(held)
-chart()
+chart(name)
 parts(held, name)
 sys.exit("\n".join(faults) or None)

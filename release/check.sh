@@ -25,7 +25,9 @@ unshare --net release/registry.sh "$release" "$version" "$work"
 
 say "the DaemonSet runs from the image"
 make --no-print-directory lab
-RELEASE=$release cargo test --locked -p iocast-tests --test e2e the_daemonset_needs_no_more
+RELEASE=$release cargo test --locked -p iocast-tests --test e2e the_daemonset_needs_no_more >"$work/tested" ||
+    { cat "$work/tested"; exit 1; }
+grep -q ' [1-9][0-9]* passed' "$work/tested" || { say "no such test was run"; exit 1; }
 
 [ "$kind" = release ] || exit 0
 say "the same bytes from another directory"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # release.sh VERSION: makes everything that is published of a version, target/release-VERSION. The same commit, compilers and
-# tools give the same bytes in any directory (release/check.sh tries that). With TRIAL=1 it also takes a tree with changes, into
-# target/trial-VERSION. REGISTRY is where image and chart will be: the repository owner's on ghcr.io, if nothing else is said.
+# tools give the same bytes in any directory (release/check.sh tries that). TRIAL=1 makes target/trial-VERSION, also of a tree with
+# changes. REGISTRY is where image and chart will be: the repository owner's on ghcr.io, if nothing else is said.
 set -eu
 cd "$(dirname "$0")/.."
 umask 022
@@ -115,12 +115,16 @@ parts() {
     done
 }
 
-# The manifests with the image by tag and digest: rendered, where users apply them as they are, and all of them for kustomizations.
+# The manifests with the image by tag and digest, the chart with its digest: rendered, where users apply them as they are, and all of
+# them for kustomizations.
 manifests() {
     mkdir -p $tree
     cp -a LICENSE manifests $tree/
+    rm -r $tree/manifests/krew
     grep -rl $PLACEHOLDER $tree/manifests |
         xargs sed -i "s,$PLACEHOLDER:$version\$,&@$image_digest,; s,$PLACEHOLDER,$image,"
+    sed -i "s,^  digest: \"\"\$,  digest: $image_digest," $tree/manifests/helm/iocast/values.yaml
+    sed -i "s,^\(| .image.digest. | .\)\"\",\1\"$image_digest\"," $tree/manifests/helm/iocast/README.md
     for overlay in manifests/overlays/*; do
         name=${overlay##*/}
         rendered "overlays/$name" >"$to/install-$name.yaml"
@@ -150,8 +154,9 @@ krew() {
     done | sed -f - -e '/^#/d' -e "s/VERSION/$version/" manifests/krew/iocast.yaml
 }
 
+# Links lead to this version's files, wherever the notes are read.
 notes() {
-    cat $work/changes
+    sed -E "s,\]\(([^:)]+)\),](${repository}/blob/v$version/\1),g" $work/changes
     echo
     echo "Image: \`$image:$version@$image_digest\`"
     echo
@@ -162,9 +167,10 @@ version=${1:-} present=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
 [ -n "$version" ] || fail "which version? make release VERSION=$present"
 [ "$version" = "$present" ] || fail "VERSION is $version, but Cargo.toml has $present"
 kind=release REVISION=$(git rev-parse HEAD)
+[ "${TRIAL:-}" != 1 ] || kind=trial
 if [ -n "$(git status --porcelain)" ]; then
-    [ "${TRIAL:-}" = 1 ] || fail "there are changes that are not committed; TRIAL=1 makes a trial with them"
-    kind=trial REVISION=$REVISION-changed
+    [ $kind = trial ] || fail "there are changes that are not committed; TRIAL=1 makes a trial with them"
+    REVISION=$REVISION-changed
 fi
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export REVISION SOURCE_DATE_EPOCH
@@ -173,6 +179,9 @@ registry=${REGISTRY:-$(echo "${repository%/*}" | sed 's,https://github.com,ghcr.
 image=$registry/iocast-node chart=$registry/charts/iocast
 grep -q "image: $PLACEHOLDER:$version\$" manifests/base/daemonset.yaml || fail "manifests/base names no image of $version"
 
+mkdir -p target
+exec 9>target/release.lock
+flock --nonblock 9 || fail "another release is being made in this directory"
 rm -rf $to $work
 trap 'rm -rf $to $work' EXIT
 trap 'exit 130' INT

@@ -6,12 +6,14 @@ cd "$(dirname "$0")/.."
 target=$1
 directory=$PWD/target/release-build
 
-# From a path of this machine to what stands for it in messages of a panic.
+# From a path of this machine to what stands for it in messages of a panic. The library's sources are there or not.
 sources=${CARGO_HOME:-$HOME/.cargo}/registry/src
-flags="--remap-path-prefix=$PWD=. --remap-path-prefix=$sources=registry"
+library=$(rustc --print sysroot)/lib/rustlib/src/rust hash=$(rustc -vV | sed -n 's/^commit-hash: //p')
+flags="--remap-path-prefix=$PWD=. --remap-path-prefix=$sources=registry --remap-path-prefix=$library=/rustc/$hash"
 variable=CARGO_TARGET_$(echo "$target" | tr '[:lower:]-' '[:upper:]_')_RUSTFLAGS
 
-env -u RUSTFLAGS CARGO_INCREMENTAL=0 "$variable=$flags" \
+env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS -u RUSTC_WRAPPER -u CFLAGS -u TARGET_CFLAGS \
+    CARGO_INCREMENTAL=0 "$variable=$flags" \
     release/cargo.sh "$target" build --quiet --locked --release --target-dir "$directory" \
     -p iocast -p iocast-node -p iocast-kubectl >&2
 echo "$directory/$target/release"

@@ -96,6 +96,8 @@ def objects():
     held = binaries()
     nodes = [content["iocast-node"] for name, content in held.items() if name.startswith("iocast-")]
     expect(all(recorded in binary for binary in nodes), "an iocast-node without the recorded eBPF object")
+    libraries = {found for binary in nodes for found in re.findall(rb"GNU C Library \([^)]*\)", binary)}
+    expect(len(libraries) < 2, "binaries with different C libraries:", *libraries)
     return held
 
 

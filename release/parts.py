@@ -138,12 +138,12 @@ def spdx(architecture, target, directory, image, digest):
 
     compiler = run("readelf", "--string-dump=.comment", f"{directory}/iocast")
     rust = re.search(r"rustc version (\S+)", compiler)[1]
-    native = run("dpkg", "--print-architecture").strip() == architecture
-    library = "libc6-dev" if native else f"libc6-dev-{architecture}-cross"
-    libc = run("dpkg-query", "--show", "--showformat", "${Version}", library)
+    # The host's version for every target (release/cargo.sh).
+    host = run("dpkg", "--print-architecture").strip()
+    libc = run("dpkg-query", "--show", "--showformat", "${Version}", f"libc6-dev:{host}")
     for part in [
         package("rust-std", rust, "MIT OR Apache-2.0", purl=f"pkg:generic/rust@{rust}"),
-        package("glibc", libc, "LGPL-2.1-or-later", purl=f"pkg:deb/debian/{library}@{quote(libc, '')}"),
+        package("glibc", libc, "LGPL-2.1-or-later", purl=f"pkg:deb/debian/libc6-dev@{quote(libc, '')}?arch={architecture}"),
     ]:
         document.add(part, *((id, "STATIC_LINK") for id in ids.values()))
 

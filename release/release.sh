@@ -56,17 +56,18 @@ binaries() {
     done
 }
 
-# The compilers as the binaries name them, and what else the bytes depend on.
+# The compilers and the C library as the binaries name them, and what else the bytes depend on.
 built_with() {
     for architecture in $ARCHITECTURES; do
         echo "linux-$architecture"
         readelf --string-dump .comment "$work/$architecture/iocast-node" | sed -n 's/^ *\[ *[0-9a-f]*\] */  /p'
+        grep -aoE 'GNU C Library \([^)]*\)' "$work/$architecture/iocast-node" | sed 's/^/  /'
     done
     echo "eBPF object, the same in both"
     sed -n '/^# from/q; 2,$ s/^# /  /p' ebpf/object/provenance
     echo "  SHA256 $(digest ebpf/object/iocast.o)"
     echo "tools"
-    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev 'libc6-dev-a*64-cross' tar | awk 'NF == 2'
+    dpkg-query --show --showformat '  ${Package} ${Version}\n' gzip libc6-dev tar
     sed -n 's/^\(KUBECTL\|HELM\)_VERSION=\([^ ]*\).*/  \1 \2/p' tests/tools.sh
 }
 

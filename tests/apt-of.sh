@@ -15,7 +15,7 @@ source_of() { echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gp
 mkdir -p "$state/lists/partial" "$state/archives/partial"
 {
     source_of debian "$suite"
-    [ "$suite" = sid ] || source_of debian-security "$suite-security"
+    [ "$suite" = sid ] || { source_of debian "$suite-updates" && source_of debian-security "$suite-security"; }
 } >"$state/sources.list"
 exec "$tool" -qq -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" -o APT::Sandbox::User=root \
     -o Acquire::Languages=none -o Dir::State="$state" -o Dir::State::status=/dev/null -o Dir::Cache="$state" \

@@ -335,6 +335,11 @@ fn the_version_is_the_same_everywhere() {
         let right = content.split(before).skip(1).filter(ends).count();
         assert_eq!(right, times, "{file}: {VERSION} after `{before}`: run `release/version.sh {VERSION}`");
     }
+    let images =
+        ["grep", "-hoE", r"iocast-node:[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?", "--", ":!CHANGELOG.md"];
+    let found = lab::program("git", &images).unwrap().current_dir(root()).output().unwrap().stdout;
+    let found: BTreeSet<_> = std::str::from_utf8(&found).unwrap().lines().collect();
+    assert_eq!(found, BTreeSet::from([&*format!("iocast-node:{VERSION}")]), "all images that the tree names");
 }
 
 #[test]

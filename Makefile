@@ -22,7 +22,7 @@ ROWS ?=
 VERSION ?=
 ## where a release's image and chart will be: the owner's on ghcr.io if there is none
 REGISTRY ?=
-## 1: make a release for a trial, from a tree with changes
+## 1: make a release for a trial, also from a tree with changes
 TRIAL ?=
 ## 1: build the eBPF programs, as test and lint do, even where the recorded object would do
 # EBPF_BUILD ?=

@@ -31,23 +31,31 @@ pub(crate) enum Programs {
     Keep,
 }
 
+/// What came of a pass.
+pub(crate) struct Reconciled {
+    /// What could not be done, each with what to do about it.
+    pub(crate) problems: Vec<String>,
+    /// What the next pass does: programs of an earlier process may be left where one could not be attached.
+    pub(crate) next: Programs,
+}
+
 /// One pass, with its problems so far.
 pub(crate) struct Pass<'a> {
     bpffs: &'a Path,
     state: &'a mut State,
     programs: Programs,
+    next: Programs,
     problems: Vec<String>,
 }
 
-/// Reconciles the node with `config`. Returns what could not be done, each with what to do about it; an error if the pass
-/// could not be completed.
+/// Reconciles the node with `config`. An error if the pass could not be completed.
 pub(crate) fn reconcile(
     bpffs: &Path,
     state: &mut State,
     config: &Config,
     programs: Programs,
-) -> Result<Vec<String>, Error> {
-    let mut pass = Pass { bpffs, state, programs, problems: vec![] };
+) -> Result<Reconciled, Error> {
+    let mut pass = Pass { bpffs, state, programs, next: Programs::Keep, problems: vec![] };
     let ranges: Vec<Ports> = config.domains.iter().flat_map(DomainConfig::ranges).collect();
     pass.problems.extend(reserve(&ranges).err().map(|error| error.to_string()));
     let fan = ensure_fan()?;
@@ -59,7 +67,7 @@ pub(crate) fn reconcile(
     pass.follow_members()?;
     pass.tend_ports(&plan)?;
     pass.look_at_streams()?;
-    Ok(pass.problems)
+    Ok(Reconciled { problems: pass.problems, next: pass.next })
 }
 
 impl Pass<'_> {
@@ -199,7 +207,10 @@ impl Pass<'_> {
 
     fn attach(&mut self, device: &Link, hooks: &[Hook]) {
         for hook in hooks {
-            self.problems.extend(self.attach_one(device, *hook).err().map(|error| error.to_string()));
+            if let Err(error) = self.attach_one(device, *hook) {
+                self.next = self.programs;
+                self.problems.push(error.to_string());
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
     log::{self, ADOPT, AGENT, CHAIN, CONFIG, DATAPATH, DUPLICATES, PAGE, RELAY, event},
     metrics::{Chain, Progress},
     page,
-    reconcile::{Programs, reconcile},
+    reconcile::{Programs, Reconciled, reconcile},
     relay::{Relay, Report},
     reload::Live,
     runtime::Place,
@@ -89,15 +89,15 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
     let stop = stop_signals()?;
     let shared = SharedProgress::new();
     options.listen.map(|address| serve::start(address, bpffs, &shared)).transpose()?;
-    let former = Former::find(bpffs)?;
     let mut state = load(bpffs)?;
+    let former = Former::find(bpffs)?;
     if let Err(error) = page::start(&options.page, bpffs, &options.config, options.cri.as_deref()) {
         error!(target: PAGE, "{error}"); // the node does not depend on it
     }
     let exhausted = Exhausted::new(&state)?;
     let mut conflicts = Conflicts::new();
     let mut addresses = Addresses::new(bpffs)?;
-    let mut problems = match former {
+    let Reconciled { mut problems, next } = match former {
         Some(former) => take_over(bpffs, &mut state, &live.config, former)?,
         None => reconcile(bpffs, &mut state, &live.config, Programs::Replace)?,
     };
@@ -113,6 +113,7 @@ fn try_run(bpffs: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
         state,
         held,
         failing: None,
+        programs: next,
         keeper,
         adoption,
         duplicates: (!options.once).then(|| duplicates::Watch::start(bpffs)).transpose()?,
@@ -140,10 +141,10 @@ fn take_over(
     state: &mut State,
     config: &Config,
     former: Former,
-) -> Result<Vec<String>, Box<dyn Error>> {
+) -> Result<Reconciled, Box<dyn Error>> {
     let (begun, idle) = (Instant::now(), config.circuit_idle);
     let mut taken = former.hand_over(state, idle)?;
-    let problems = reconcile(bpffs, state, config, Programs::Replace)?;
+    let reconciled = reconcile(bpffs, state, config, Programs::Replace)?;
     taken += former.finish(state, idle)?;
     let Taken { members, ports, circuits } = taken;
     let took = begun.elapsed().as_secs_f64();
@@ -151,7 +152,7 @@ fn take_over(
         target: DATAPATH,
         "took over {members} members, {ports} external ports and {circuits} circuits of an earlier version, in {took:.2} s"
     );
-    Ok(problems)
+    Ok(reconciled)
 }
 
 /// The state of the agent's loop.
@@ -160,6 +161,8 @@ struct Agent<'a> {
     live: Live,
     state: State,
     held: Held,
+    /// What the next pass does about programs that are attached.
+    programs: Programs,
     /// Why passes fail, and since when.
     failing: Option<(Instant, String)>,
     keeper: Option<Keeper>,
@@ -242,9 +245,10 @@ impl Agent<'_> {
     }
 
     fn reconcile(&mut self) -> Vec<String> {
-        let passed = reconcile(self.bpffs, &mut self.state, &self.live.config, Programs::Keep);
-        match passed.and_then(|problems| Ok((problems, self.addresses.pass(&mut self.state)?))) {
-            Ok((mut problems, of_addresses)) => {
+        let passed = reconcile(self.bpffs, &mut self.state, &self.live.config, self.programs);
+        match passed.and_then(|passed| Ok((passed, self.addresses.pass(&mut self.state)?))) {
+            Ok((Reconciled { mut problems, next }, of_addresses)) => {
+                self.programs = next;
                 problems.extend(of_addresses);
                 self.failing = None;
                 problems.extend_from_slice(self.conflicts.pass(&self.state));

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -32,13 +32,18 @@ lab::in_both_topologies! {
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a connection is listened to that may have been lost.
+const LISTENING: Duration = Duration::from_secs(3);
 const PINS: &str = "/sys/fs/bpf/iocast";
 /// As both releases understand it.
 const CONFIGURATION: &str = "uplink = \"eth0\"\nports = \"61000-64999\"\npins = \"15000-15999\"\n\
                              protocols = [\"ca\", \"pva\", \"gvcp\"]\n";
 const RUN: &str = "run --no-cni --config /run/iocast/config.toml";
-/// What is pinned for the pod that echoes.
+/// What is pinned for the pod that echoes, and that greets whoever connects.
 const ECHO: &str = "172.23.0.10:15777";
+const GREETER: &str = "172.23.0.10:15778";
+/// What it says.
+const GREETING: &[u8] = b"hello";
 
 /// Where the programs of the release before are.
 fn former() -> Result<PathBuf> {
@@ -74,7 +79,7 @@ impl Scene {
         let pods = vec![
             lab.pod("ioc-a")?,
             lab.pod_with("ioc-b", &pinned("tcp/5064=15064"))?,
-            lab.pod_with("echo", &pinned("tcp/7777=15777"))?,
+            lab.pod_with("echo", &pinned("tcp/7777=15777, tcp/7778=15778"))?,
             lab.pod("camera")?,
             lab.pod("viewer")?,
         ];
@@ -88,6 +93,7 @@ impl Scene {
             camera(NATIVE, "LAN")?,
         ];
         tcp::echo(&lab.sandbox, &pods[2].netns, "0.0.0.0:7777")?;
+        greet(&lab, &pods[2].netns)?;
         let mut watched = vec![];
         for pv in ["A:COUNT", "B:COUNT"] {
             watched.extend(CLIENTS.map(|client| Watched::Pv(client, pv)));
@@ -102,7 +108,9 @@ impl Scene {
     fn ports(&self) -> Result<BTreeMap<(String, &'static str, u16), u16>> {
         let mut found = BTreeMap::new();
         for pod in &self.pods {
-            for (protocol, port) in [("tcp", 5064), ("tcp", 5075), ("tcp", 7777), ("udp", 3956)] {
+            for (protocol, port) in
+                [("tcp", 5064), ("tcp", 5075), ("tcp", 7777), ("tcp", 7778), ("udp", 3956)]
+            {
                 let external = self.lab.external_port(&pod.name, protocol, port)?;
                 found.extend(external.map(|external| ((pod.name.clone(), protocol, port), external)));
             }
@@ -146,6 +154,18 @@ fn watch(lab: &Lab, watched: Watched) -> Result<Monitor> {
     }
 }
 
+/// Lets whoever connects to port 7778 in `netns` be greeted.
+fn greet(lab: &Lab, netns: &str) -> Result<()> {
+    let listen = lab.sandbox.run_in(netns, || TcpListener::bind("0.0.0.0:7778"))?;
+    let listener = lab::tried("listen", listen)?;
+    thread::spawn(move || {
+        let greeted =
+            listener.incoming().flatten().map(|mut client| client.write_all(GREETING).map(|()| client));
+        greeted.collect::<Vec<_>>() // they stay open
+    });
+    Ok(())
+}
+
 /// What is pinned: the directories of layouts.
 fn pinned(lab: &Lab) -> Result<Vec<String>> {
     let listed = lab.sandbox.sh(NODE, &format!("ls {PINS}"))?;
@@ -157,16 +177,18 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// How many of the last connections say something each time.
 const TALKING: usize = 50;
 /// More connections than come about.
-const MOST: usize = 8000;
+const MOST: usize = 3000;
 
 /// A host that connects again and again, talks for a while, and keeps what it has.
 struct Newcomers {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<TcpStream>>,
+    /// What has to be possible in the end.
+    last: fn(&TcpStream) -> io::Result<()>,
 }
 
 impl Newcomers {
-    fn start(lab: &Lab) -> Result<Self> {
+    fn start(lab: &Lab, at: &'static str) -> Result<Self> {
         tcp::raise_descriptors()?;
         // A socket is of the namespace in which it was made, wherever it is connected.
         let make = || {
@@ -174,8 +196,7 @@ impl Newcomers {
         };
         let sockets = lab::tried("make sockets", lab.sandbox.run_in(WORKSTATION, make)?)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (until, to) =
-            (stop.clone(), ECHO.parse::<SocketAddr>().unwrap_or_else(|error| panic!("{error}")));
+        let (until, to) = (stop.clone(), at.parse::<SocketAddr>().unwrap_or_else(|error| panic!("{error}")));
         let connect = move |socket: Socket| {
             socket.connect_timeout(&to.into(), PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
             TcpStream::from(socket)
@@ -184,30 +205,41 @@ impl Newcomers {
             let mut streams: Vec<TcpStream> = vec![];
             for socket in sockets.into_iter().take_while(|_| !until.load(Ordering::Relaxed)) {
                 streams.push(connect(socket));
-                for stream in streams.iter_mut().rev().take(TALKING) {
+                for stream in streams.iter_mut().rev().take(if at == ECHO { TALKING } else { 0 }) {
                     let _ = stream.write_all(b"ping"); // whose connection is lost is not heard of in the end
                 }
                 sleep(PAUSE);
             }
             streams
         });
-        Ok(Self { stop, thread })
+        let last = if at == ECHO { finish } else { be_greeted };
+        Ok(Self { stop, thread, last })
     }
 
     /// Ends it; how many connections there are, all of which have to work.
     fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let streams = self.thread.join().unwrap_or_else(|_| panic!("a connection was refused"));
-        let lost = streams.iter().filter(|stream| finish(stream).is_err()).count();
-        assert_eq!(lost, 0, "of {} connections", streams.len());
+        let lost: Vec<_> = (0..)
+            .zip(&streams)
+            .filter(|(_, stream)| (self.last)(stream).is_err())
+            .map(|(number, _)| number)
+            .collect();
+        assert_eq!(lost, [0; 0], "of {} connections", streams.len());
         streams.len()
     }
+}
+
+/// Reads the greeting.
+fn be_greeted(mut stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(LISTENING))?;
+    stream.read_exact(&mut [0; GREETING.len()])
 }
 
 /// Says a last word, and reads up to its echo: what came before may have been echoed although the connection is lost since.
 fn finish(mut stream: &TcpStream) -> io::Result<()> {
     let (mut heard, mut part) = (vec![], [0; 4096]);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(LISTENING))?;
     stream.write_all(b"over")?;
     while !heard.ends_with(b"over") {
         match stream.read(&mut part)? {
@@ -218,18 +250,23 @@ fn finish(mut stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Ends both; how many connections there are.
+fn end(newcomers: [Result<Newcomers>; 2]) -> Result<usize> {
+    newcomers.into_iter().map(|newcomers| Ok(newcomers?.end())).sum()
+}
+
 fn clients_of_the_release_before_notice_nothing(topology: Topology) -> Result<()> {
     let mut scene = Scene::raise(topology)?;
     let ports = scene.ports()?;
     assert!(ports.len() >= 6, "{ports:?}");
-    let newcomers = Newcomers::start(&scene.lab)?;
+    let newcomers = [ECHO, GREETER].map(|at| Newcomers::start(&scene.lab, at));
     sleep(Duration::from_secs(1));
     scene.lab.terminate_agent()?;
     scene.lab.take_programs_from(None)?;
     scene.lab.start_agent_by(RUN)?;
     sleep(Duration::from_secs(1));
-    let connections = newcomers.end();
     let said = scene.lab.agent_output();
+    let connections = end(newcomers)?;
     let took = said.lines().find(|line| line.contains("took over")).unwrap_or_default();
     assert!(took.contains("took over 5 members"), "{said}");
     lab::report(
@@ -247,7 +284,7 @@ fn an_agent_that_is_killed_while_it_takes_over_is_followed_by_one_that_completes
 ) -> Result<()> {
     let mut scene = Scene::raise(topology)?;
     let ports = scene.ports()?;
-    let newcomers = Newcomers::start(&scene.lab)?;
+    let newcomers = [ECHO, GREETER].map(|at| Newcomers::start(&scene.lab, at));
     scene.lab.terminate_agent()?;
     scene.lab.take_programs_from(None)?;
     let begun = Instant::now();
@@ -265,7 +302,7 @@ fn an_agent_that_is_killed_while_it_takes_over_is_followed_by_one_that_completes
     assert!(killed > 1, "killed {killed} times");
     scene.lab.start_agent_by(RUN)?;
     sleep(Duration::from_secs(1));
-    newcomers.end();
+    end(newcomers)?;
     scene.assert_taken_over(&ports)
 }
 

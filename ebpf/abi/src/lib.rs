@@ -174,7 +174,8 @@ plain! {
         pub fan: u32,
         /// Seconds without a segment after which the place of a circuit may be given to another.
         pub circuit_idle: u32,
-        /// Not 0 while the agent takes over from maps of another layout: what is not known yet may be known in a moment.
+        /// While the agent takes over from maps of another layout, what is not known yet may be known in a moment: until when it may
+        /// take at most, in seconds of the kernel's monotonic clock; 0 if it does not.
         pub taking_over: u32,
     }
 
@@ -462,7 +463,7 @@ plain! {
         pub member: u32,
         /// The [`Member::generation`] of the pod.
         pub generation: u32,
-        /// The sequence number after the pod's SYN/ACK.
+        /// The sequence number after the pod's SYN/ACK; 0 if it is not known, of a circuit that was taken over.
         pub first: u32,
         /// When a segment was seen last, in seconds of the kernel's monotonic clock.
         pub seen: u32,

@@ -23,6 +23,7 @@ use nix::{
 
 use crate::{
     Error, Hook, Result, State,
+    former::refuse_later,
     link::{self, Link},
     pinned::{LINKS, MAPS, PARENT, PROGRAMS, pin_directory},
 };
@@ -120,6 +121,9 @@ fn fill_program_array(object: &mut Ebpf, map: &str, programs: &[(&str, u32)]) ->
 /// Checks the preconditions, and creates the pin directories.
 fn prepare(bpffs: &Path) -> Result<PathBuf> {
     check_kernel()?;
+    check_bpffs(bpffs)?;
+    make_private(&bpffs.join(PARENT))?;
+    refuse_later(bpffs)?;
     let directory = make_directories(bpffs)?;
     // aya accepts a pinned map of any layout, so check first; it creates those that are missing.
     match State::open(bpffs) {

@@ -1,7 +1,8 @@
 //! Small programs of our own that run once, when they are asked to, and are attached nowhere: one looks for a socket in the
-//! namespace of a pod as the programs of the datapath do, one makes a frame arrive at an interface as if it came over the wire.
+//! namespace of a pod as the programs of the datapath do, one for a connection, and one makes a frame arrive at an interface as if it
+//! came over the wire.
 //!
-//! Both need CAP_BPF and CAP_NET_ADMIN, and neither enters a namespace.
+//! All need CAP_BPF and CAP_NET_ADMIN, and neither enters a namespace.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -22,9 +23,11 @@ const SKB_LOAD_BYTES: i32 = 26;
 const SK_LOOKUP_TCP: i32 = 84;
 const SK_LOOKUP_UDP: i32 = 85;
 const SK_RELEASE: i32 = 86;
+const SKC_LOOKUP_TCP: i32 = 99;
 const F_INGRESS: i32 = 1;
 /// Offsets in `struct bpf_sock`.
 const SRC_IP4: i16 = 24;
+const DST_PORT: i16 = 48;
 /// What the kernel demands of a frame that it is given.
 const ETHERNET: usize = 14;
 /// An `EtherType` for experiments, so that the kernel looks no further into a frame that only carries a question.
@@ -110,21 +113,68 @@ impl Lookup {
         from: SocketAddrV4,
         to: SocketAddrV4,
     ) -> Result<Option<Ipv4Addr>> {
-        let mut frame = [0; ETHERNET + QUESTION];
-        frame[ETHERNET - 2..ETHERNET].copy_from_slice(&EXPERIMENTAL);
-        let parts: [&[u8]; 6] = [
-            &from.ip().octets(),
-            &to.ip().octets(),
-            &from.port().to_be_bytes(),
-            &to.port().to_be_bytes(),
-            &netns.to_ne_bytes(),
-            &u32::from(protocol == TCP).to_ne_bytes(),
-        ];
-        frame[ETHERNET..].copy_from_slice(&parts.concat());
+        let mut frame = asking(netns, protocol, from, to);
         let found = self.0.run(&mut frame)? == 1;
         let address = || [frame[ETHERNET], frame[ETHERNET + 1], frame[ETHERNET + 2], frame[ETHERNET + 3]];
         Ok(found.then(|| address().into()))
     }
+}
+
+/// Looks for connections in any namespace that has an id here.
+#[derive(Debug)]
+pub(crate) struct Connections(Program);
+
+impl Connections {
+    /// Loads the program.
+    pub(crate) fn new() -> Result<Self> {
+        let question = -(QUESTION as i16) - 4;
+        let code = [
+            copy(6, 1),
+            set(2, ETHERNET as i32),
+            copy(3, 10),
+            add(3, question.into()),
+            set(4, QUESTION as i32),
+            call(SKB_LOAD_BYTES),
+            unless_zero(0, 0), // to the end, as below
+            copy(1, 6),
+            copy(2, 10),
+            add(2, question.into()),
+            set(3, 12),
+            load_word(4, 10, question + 12),
+            set(5, 0),
+            call(SKC_LOOKUP_TCP),
+            if_zero(0, 0),
+            load_word(7, 0, DST_PORT), // a listener has none
+            copy(1, 0),
+            call(SK_RELEASE),
+            copy(0, 7),
+            EXIT,
+            set(0, 0),
+            EXIT,
+        ];
+        Program::load(&patched(code, &[6, 14], 20)).map(Self)
+    }
+
+    /// Whether `netns` has a connection between a peer and a port of its own, established, being opened or ending.
+    pub(crate) fn has(&self, netns: i32, peer: SocketAddrV4, own: SocketAddrV4) -> Result<bool> {
+        Ok(self.0.run(&mut asking(netns, TCP, peer, own))? != 0)
+    }
+}
+
+/// A frame that carries a question.
+fn asking(netns: i32, protocol: u8, from: SocketAddrV4, to: SocketAddrV4) -> [u8; ETHERNET + QUESTION] {
+    let mut frame = [0; ETHERNET + QUESTION];
+    frame[ETHERNET - 2..ETHERNET].copy_from_slice(&EXPERIMENTAL);
+    let parts: [&[u8]; 6] = [
+        &from.ip().octets(),
+        &to.ip().octets(),
+        &from.port().to_be_bytes(),
+        &to.port().to_be_bytes(),
+        &netns.to_ne_bytes(),
+        &u32::from(protocol == TCP).to_ne_bytes(),
+    ];
+    frame[ETHERNET..].copy_from_slice(&parts.concat());
+    frame
 }
 
 /// Makes frames arrive at an interface.

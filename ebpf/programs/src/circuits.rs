@@ -71,9 +71,12 @@ pub fn depart(packet: &Packet) -> Option<(Endpoint, u16)> {
     let segment = packet.segment()?;
     // SAFETY: as in `arrive`.
     let circuit = unsafe { &mut *circuit };
-    if segment.begins() && !(segment.answers() && segment.next() == circuit.first) {
-        remove(&key, circuit.place);
-        return answer(packet, &key);
+    if segment.begins() {
+        if !segment.answers() || segment.next() != circuit.first && circuit.first != 0 {
+            remove(&key, circuit.place);
+            return answer(packet, &key);
+        }
+        circuit.first = segment.next();
     }
     if is_past(circuit) || segment.resets() && !exists(circuit) {
         return answer(packet, &key);

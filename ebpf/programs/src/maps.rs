@@ -14,6 +14,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
+use crate::skb::seconds;
+
 /// One entry: settings for all programs.
 #[map]
 pub static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -218,7 +220,7 @@ pub fn has_port(map: &Array<u64>, port: u16) -> bool {
 /// Whether the agent takes over from maps of another layout, in which more may be known than here.
 #[inline(always)]
 pub fn is_taking_over() -> bool {
-    CONFIG.get(0).is_some_and(|config| config.taking_over != 0)
+    CONFIG.get(0).is_some_and(|config| config.taking_over != 0 && seconds() < config.taking_over)
 }
 
 /// Whether `key` has an entry.

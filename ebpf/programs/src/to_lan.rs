@@ -46,7 +46,8 @@ pub fn run(skb: Skb) -> i32 {
 #[inline(always)]
 fn restore_external(packet: &mut Packet) -> i32 {
     let Some((external, domain)) = circuits::depart(packet) else {
-        return if is_taking_over() { DROP } else { NEXT }; // under the pod's own address its peer would reset it
+        let opens = packet.segment().is_some_and(|segment| segment.opens());
+        return if !opens && is_taking_over() { DROP } else { NEXT }; // its peer would reset it under the pod's address
     };
     packet.set_source(external);
     count_other(domain, Verdict::TranslatedOut);

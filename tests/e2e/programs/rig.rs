@@ -278,7 +278,7 @@ fn anything() -> Described {
 }
 
 fn set_fan(state: &mut State, fan: u32, taking_over: bool) {
-    let taking_over = u32::from(taking_over);
+    let taking_over = if taking_over { u32::MAX } else { 0 };
     state.set_config(Config { fan, circuit_idle: 180 * 60, taking_over }).unwrap();
 }
 

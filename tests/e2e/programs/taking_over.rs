@@ -33,6 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
             .denied()
             .other(&[Unrelated]),
         Case::new("a pod's segment of no circuit yet", to_lan(from_ioc(IOC))).after(told()).denied(),
+        Case::new("a connection that a pod opens", to_lan(tcp(IOC, CLIENT, SYN, 1, &[]))),
         Case::new("a client's segment of a circuit", from_lan(from_client(EXTERNAL)))
             .after(established())
             .becomes(NEXT, from_client(IOC))

@@ -15,19 +15,27 @@ use std::{
     collections::BTreeMap,
     fs,
     io::ErrorKind,
+    net::SocketAddrV4,
     ops::AddAssign,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use abi::{
-    Address, Attachment, Circuit, Claim, Endpoint, FlowKey, Identity, Protocol, UDP, hold, identity, text,
+    Address, Attachment, Circuit, Endpoint, FlowKey, Identity, Protocol, UDP, Uplink, hold, identity, text,
 };
 
 use crate::{
-    Error, Result, State, bpf, kernel_clock,
+    Error, External, Result, State, bpf, kernel_clock,
     pinned::{LINKS, MAPS, PARENT, directory_of, pin_directory},
+    probe::Connections,
     state::Lock,
 };
+
+/// The UDP port of cameras: GigE Vision's control protocol.
+const CAMERA: u16 = 3956;
+/// How long it may take, at most, until the caller has replaced all programs.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What an earlier version has pinned.
 pub struct Former {
@@ -45,7 +53,7 @@ pub struct Taken {
     pub members: usize,
     /// External ports.
     pub ports: usize,
-    /// Circuits, of which some may have ended before.
+    /// Circuits.
     pub circuits: usize,
 }
 
@@ -69,14 +77,18 @@ pub(crate) fn schemas(bpffs: &Path) -> Result<Vec<u32>> {
     Ok(entries.flatten().filter_map(schema).collect())
 }
 
+/// An error if a later version has pinned something.
+pub(crate) fn refuse_later(bpffs: &Path) -> Result<()> {
+    match schemas(bpffs)?.into_iter().find(|schema| *schema > abi::SCHEMA) {
+        Some(later) => Err(Error::LaterVersion { path: directory_of(bpffs, later) }),
+        None => Ok(()),
+    }
+}
+
 impl Former {
-    /// What an earlier version has pinned, if it can be taken over, and locks it. An error if a later one has pinned something.
+    /// What an earlier version has pinned, if it can be taken over, and locks it.
     pub fn find(bpffs: &Path) -> Result<Option<Self>> {
-        let present = schemas(bpffs)?;
-        if let Some(later) = present.iter().find(|schema| **schema > abi::SCHEMA) {
-            return Err(Error::LaterVersion { path: directory_of(bpffs, *later) });
-        }
-        if !present.contains(&schema1::SCHEMA) {
+        if !schemas(bpffs)?.contains(&schema1::SCHEMA) {
             return Ok(None);
         }
         let directory = directory_of(bpffs, schema1::SCHEMA);
@@ -89,10 +101,9 @@ impl Former {
         }
     }
 
-    /// Copies its state into `state`, and pins its links beside the new programs. A circuit that is silent for `idle` seconds is over;
-    /// those that are taken over have to show sooner that they are not.
+    /// Copies its state into `state`, and pins its links beside the new programs. A circuit that is silent for `idle` seconds is over.
     pub fn hand_over(&self, state: &mut State, idle: u32) -> Result<Taken> {
-        state.set_taking_over(true)?;
+        state.set_taking_over(Some(PATIENCE))?;
         let taken = self.copy(state, idle)?;
         self.pin_links()?;
         Ok(taken)
@@ -101,24 +112,28 @@ impl Former {
     /// Copies what has been learned since, ends the taking over, and removes the former pins.
     pub fn finish(self, state: &mut State, idle: u32) -> Result<Taken> {
         let taken = self.copy(state, idle)?;
-        state.set_taking_over(false)?;
+        state.set_taking_over(None)?;
         remove(&self.directory)?;
         Ok(taken)
     }
 
     fn copy(&self, state: &mut State, idle: u32) -> Result<Taken> {
         let _lock = state.lock()?;
-        let members = self.copy_members(state)?;
+        let numbers = self.copy_domains(state)?;
+        for (interface, uplink) in self.maps.uplinks()? {
+            let domain = numbers.get(&uplink.domain).copied().unwrap_or(uplink.domain);
+            state.inherit_uplink(interface, Uplink { domain, ..uplink })?;
+        }
+        let members = self.copy_members(state, &numbers)?;
         state.allow_external_ports(&self.maps.ports()?)?;
         let ports = self.copy_claims(state)?;
-        self.copy_receivers(state)?;
-        let circuits = state.inherit_circuits(self.circuits(state, idle)?)?;
+        self.copy_receivers(state, &numbers)?;
+        let circuits = state.inherit_circuits(self.circuits(state)?, idle)?;
         Ok(Taken { members, ports, circuits })
     }
 
     /// Makes its members ours. Their generation tells them from those that had their interface indexes earlier.
-    fn copy_members(&self, state: &mut State) -> Result<usize> {
-        let numbers = self.copy_domains(state)?;
+    fn copy_members(&self, state: &mut State, numbers: &BTreeMap<u16, u16>) -> Result<usize> {
         let (mut taken, generation) = (0, kernel_clock()?.as_millis() as u32);
         for (key, former, member) in self.maps.attachments()? {
             let Some(domain) = numbers.get(&former.domain) else { continue };
@@ -164,42 +179,69 @@ impl Former {
     }
 
     fn copy_claims(&self, state: &mut State) -> Result<usize> {
-        let mut taken = 0;
+        let (mut taken, described) = (0, self.copy_described(state)?);
         for (external, former, is_known) in self.maps.claims()? {
             let Some(member) = state.member(former.member)? else { continue };
             if member.address != former.pod.address {
                 continue; // an earlier member's
             }
+            let place = former.protocol.checked_sub(schema1::DESCRIBED).map(usize::from);
+            let described = place.map(|place| described.get(place).copied().unwrap_or(Protocol::Other as u8));
             let udp = former.pod.protocol == u16::from(UDP);
             let is_relayed = udp && self.maps.is_relayed(former.domain, former.pod.port);
-            let claim = former.renewed(&member, is_relayed);
+            let claim = former.renewed(&member, described.unwrap_or(former.protocol), is_relayed);
             taken += usize::from(state.inherit_claim(external, claim, is_known)?);
         }
         Ok(taken)
     }
 
-    /// Its circuits, as they are now; of those that a member has.
-    fn circuits(&self, state: &State, idle: u32) -> Result<Vec<(FlowKey, Circuit)>> {
-        let externals = state.externals()?.into_iter();
-        let claims: BTreeMap<_, _> = externals.map(|entry| (at(&entry.external), entry.claim)).collect();
-        let now = kernel_clock()?.as_secs() as u32;
-        let seen = now.wrapping_sub(idle.saturating_sub(Circuit::DOUBT));
-        let renew = |(key, former): (FlowKey, schema1::OldCircuit)| {
-            let claim = claims.get(&at(&former.external))?;
-            let is_its = (claim.pod.address, claim.pod.port) == (key.pod, key.pod_port);
-            is_its.then(|| (key, former.renewed(claim, seen)))
+    /// Lets the protocols that its configuration describes keep their order: their present numbers, in that.
+    fn copy_described(&self, state: &mut State) -> Result<Vec<u8>> {
+        let (former, present) = (self.maps.described()?, state.described()?);
+        if present.iter().all(|described| described.name[0] == 0) {
+            state.set_described(&former)?;
+        }
+        let present = state.described()?;
+        let number = |name: [u8; 32]| {
+            let place = present.iter().position(|described| described.name == name && name[0] != 0);
+            place.map_or(Protocol::Other as u8, |place| (abi::DESCRIBED as usize + place) as u8)
         };
-        Ok(self.maps.circuits()?.into_iter().filter_map(renew).collect())
+        Ok(former.iter().map(|described| number(described.name)).collect())
     }
 
-    /// Its cameras in pods go on streaming.
-    fn copy_receivers(&self, state: &mut State) -> Result<()> {
-        let externals = state.externals()?;
+    /// Its circuits as they are now, if the pod still has the connection: the former programs remember many that are over.
+    fn circuits(&self, state: &State) -> Result<Vec<(FlowKey, Circuit)>> {
+        let externals = state.externals()?.into_iter();
+        let claims: BTreeMap<_, _> = externals.map(|entry| (at(&entry.external), entry.claim)).collect();
+        let members: BTreeMap<_, _> = state.members()?.into_iter().collect();
+        let (now, connections) = (kernel_clock()?.as_secs() as u32, Connections::new()?);
+        let mut found = vec![];
+        for (key, former) in self.maps.circuits()? {
+            let claim = claims.get(&at(&former.external));
+            let claim = claim.filter(|claim| (claim.pod.address, claim.pod.port) == (key.pod, key.pod_port));
+            let Some((claim, member)) = claim.and_then(|claim| Some((claim, members.get(&claim.member)?)))
+            else {
+                continue;
+            };
+            let peer = SocketAddrV4::new(key.peer.into(), key.peer_port);
+            if connections.has(member.netns, peer, SocketAddrV4::new(key.pod.into(), key.pod_port))? {
+                found.push((key, former.renewed(claim, now)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Its cameras in pods go on streaming. The one that clients find has the port that all cameras have.
+    fn copy_receivers(&self, state: &mut State, numbers: &BTreeMap<u16, u16>) -> Result<()> {
+        let is_camera = |entry: &External| {
+            entry.claim.hold == hold::PINNED && entry.claim.protocol == Protocol::Gvcp as u8
+        };
+        let mut cameras: Vec<_> = state.externals()?.into_iter().filter(is_camera).collect();
+        cameras.sort_by_key(|entry| entry.external.port != CAMERA);
         for receiver in self.maps.receivers()? {
-            let is_camera =
-                |claim: &Claim| claim.hold == hold::PINNED && claim.protocol == Protocol::Gvcp as u8;
-            if let Some(camera) = externals.iter().map(|entry| entry.claim).find(is_camera) {
-                state.inherit_receiver(receiver, &camera)?;
+            let domain = numbers.get(&receiver.domain);
+            if let Some(camera) = cameras.iter().find(|entry| Some(&entry.claim.domain) == domain) {
+                state.inherit_receiver(receiver, &camera.claim)?;
             }
         }
         Ok(())
@@ -209,7 +251,11 @@ impl Former {
     fn pin_links(&self) -> Result<()> {
         let links = self.directory.join(LINKS);
         let fault = |path: &Path, error| Error::kernel(format!("cannot take over {}", path.display()), error);
-        for entry in fs::read_dir(&links).map_err(|error| fault(&links, error))?.flatten() {
+        let entries = match fs::read_dir(&links) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()), // removing was interrupted
+            entries => entries.map_err(|error| fault(&links, error))?,
+        };
+        for entry in entries.flatten() {
             let pin = pin_directory(&self.bpffs).join(LINKS).join(entry.file_name());
             if !pin.exists() {
                 let link = bpf::open(&entry.path()).map_err(|error| fault(&entry.path(), error))?;
@@ -230,7 +276,11 @@ fn name(namespace: &[u8], pod: &[u8]) -> Identity {
     identity(text(namespace), text(pod))
 }
 
+/// Removes a pin directory, the maps first: without them there is nothing to take over.
 fn remove(directory: &Path) -> Result<()> {
-    fs::remove_dir_all(directory)
-        .map_err(|error| Error::kernel(format!("cannot remove {}", directory.display()), error))
+    let removed = match fs::remove_dir_all(directory.join(MAPS)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => fs::remove_dir_all(directory),
+    };
+    removed.map_err(|error| Error::kernel(format!("cannot remove {}", directory.display()), error))
 }

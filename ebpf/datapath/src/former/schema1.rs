@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use abi::{
-    Address, AttachmentKey, Circuit, Claim, Domain, Endpoint, FlowKey, Identity, Limit, Member, NO_ADDRESS,
-    Protocol, RelayKey, SearcherKey, TCP, hold, limited, reset,
+    Address, AttachmentKey, Circuit, Claim, Described, Domain, Endpoint, FlowKey, Identity, Limit, Member,
+    NO_ADDRESS, Protocol, RelayKey, SearcherKey, TCP, Uplink, hold, limited, reset,
 };
 use aya::{
     Pod,
@@ -22,6 +22,8 @@ use crate::{
 pub(super) const SCHEMA: u32 = 1;
 /// Domains on one node.
 const DOMAINS: u32 = 16;
+/// Number of the first protocol that the configuration describes.
+pub(super) const DESCRIBED: u8 = 5;
 
 /// A value of a map: C layout, no padding.
 macro_rules! plain {
@@ -108,6 +110,8 @@ pub(super) struct Maps {
     ports: Array<MapData, u64>,
     flows: HashMap<MapData, FlowKey, OldCircuit>,
     searchers: HashMap<MapData, SearcherKey, OldSearcher>,
+    uplinks: HashMap<MapData, u32, Uplink>,
+    descriptors: Array<MapData, Described>,
 }
 
 impl Maps {
@@ -123,6 +127,8 @@ impl Maps {
             ports: array(maps, "EXTERNAL_PORTS")?,
             flows: typed(maps, "FLOWS", Map::LruHashMap)?,
             searchers: typed(maps, "SEARCHERS", Map::LruHashMap)?,
+            uplinks: hash(maps, "UPLINKS")?,
+            descriptors: array(maps, "DESCRIPTORS")?,
         })
     }
 
@@ -130,6 +136,16 @@ impl Maps {
     pub(super) fn domains(&self) -> Result<Vec<(u16, OldDomain)>> {
         let domains = (0..).zip(range("DOMAINS", &self.domains, 0, DOMAINS)?);
         Ok(domains.filter(|(_, domain)| domain.name[0] != 0).collect())
+    }
+
+    /// The uplinks, by interface index.
+    pub(super) fn uplinks(&self) -> Result<Vec<(u32, Uplink)>> {
+        all("UPLINKS", &self.uplinks)
+    }
+
+    /// What the configuration describes, in the order of the numbers from [`DESCRIBED`] on.
+    pub(super) fn described(&self) -> Result<Vec<Described>> {
+        range("DESCRIPTORS", &self.descriptors, 0, self.descriptors.len())
     }
 
     /// The attachments, with their members.
@@ -204,9 +220,9 @@ impl OldMember {
 }
 
 impl OldClaim {
-    /// As it is now, of a member with the interface index [`OldClaim::member`].
-    pub(super) fn renewed(&self, member: &Member, is_relayed: bool) -> Claim {
-        let Self { pod, peer, trouble, protocol, .. } = *self;
+    /// As it is now, of a member with the interface index [`OldClaim::member`], with the present number of its protocol.
+    pub(super) fn renewed(&self, member: &Member, protocol: u8, is_relayed: bool) -> Claim {
+        let Self { pod, peer, trouble, .. } = *self;
         let lasts = pod.protocol == u16::from(TCP) || is_relayed && protocol != Protocol::Gvsp as u8;
         let hold = match (self.pinned, lasts) {
             (0, true) => hold::SERVER,
@@ -229,7 +245,7 @@ impl OldClaim {
 }
 
 impl OldCircuit {
-    /// As it is now, of a member, and last seen at `seen`; without its place.
+    /// As it is now, of who holds its external port, and last seen at `seen`; without its place.
     pub(super) fn renewed(&self, claim: &Claim, seen: u32) -> Circuit {
         Circuit {
             external: self.external,
@@ -278,7 +294,7 @@ mod tests {
             let pod = Endpoint { address: member.address, port: 5064, protocol: transport.into() };
             let peer = [172, 23, 0, 3];
             let claim = OldClaim { pod, member: 9, domain: 0, protocol, pinned, peer, trouble: 2 };
-            let claim = claim.renewed(&member, is_relayed);
+            let claim = claim.renewed(&member, protocol, is_relayed);
             assert_eq!(claim.hold, expected, "{protocol} {transport} {pinned} {is_relayed}");
             assert_eq!((claim.member, claim.generation, claim.domain), (9, 77, 5));
             assert_eq!((claim.peer, claim.trouble, claim.vacant), (peer, 2, 0));

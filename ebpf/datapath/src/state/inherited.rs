@@ -1,9 +1,9 @@
 //! What is taken over from maps of another layout is put where there is nothing yet, while the programs run. Maps `CONFIG`,
-//! `EXTERNALS`, `INTERNALS`, `EXTERNAL_PORTS`, `RECEIVERS`, `CIRCUITS`, `PLACES`, `CIRCUIT_COUNTS`, `SHARES`.
+//! `UPLINKS`, `EXTERNALS`, `INTERNALS`, `EXTERNAL_PORTS`, `RECEIVERS`, `CIRCUITS`, `PLACES`, `CIRCUIT_COUNTS`, `SHARES`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use abi::{BucketKey, Circuit, Claim, Config, Endpoint, FlowKey, SearcherKey, limited};
+use abi::{BucketKey, Circuit, Claim, Config, Endpoint, FlowKey, SearcherKey, Uplink, limited};
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError},
@@ -11,16 +11,22 @@ use aya::{
 
 use super::State;
 use crate::{
-    Error, Result,
+    Error, Result, kernel_clock,
     maps::{BPF_NOEXIST, absent_is_none, array, range, typed, wrote},
     pinned::MAPS,
 };
 
 impl State {
-    /// Lets the programs drop what they do not know yet, or no longer.
-    pub(crate) fn set_taking_over(&mut self, taking_over: bool) -> Result<()> {
-        let config = self.config()?;
-        self.set_config(Config { taking_over: u32::from(taking_over), ..config })
+    /// Lets the programs drop what they do not know yet, for `time` at most; no longer if that is `None`.
+    pub(crate) fn set_taking_over(&mut self, time: Option<Duration>) -> Result<()> {
+        let (config, now) = (self.config()?, kernel_clock()?);
+        let taking_over = time.map_or(0, |time| (now + time).as_secs() as u32);
+        self.set_config(Config { taking_over, ..config })
+    }
+
+    /// Knows an uplink as it was, if it is not known: it may have no address at the moment.
+    pub(crate) fn inherit_uplink(&mut self, interface: u32, uplink: Uplink) -> Result<()> {
+        put("UPLINKS", &mut self.uplinks, interface, uplink).map(|_| ())
     }
 
     /// Lets these ports be external, too, 64 in a word.
@@ -28,12 +34,17 @@ impl State {
         (0..).zip(words).try_for_each(|(index, word)| self.change_port_word(index, |now| now | word))
     }
 
-    /// Gives a claim its external port, unless somebody has it; whether it was given. `is_known` if the pod's port is known by it.
+    /// Gives a claim its external port, unless a member has it; whether it was given. `is_known` if the pod's port is known by it.
     pub(crate) fn inherit_claim(&mut self, external: Endpoint, claim: Claim, is_known: bool) -> Result<bool> {
-        if is_known {
-            put("INTERNALS", &mut self.internals, claim.owner(), external)?;
+        let present = absent_is_none("EXTERNALS", self.externals.get(&external, 0))?;
+        if present.map(|present| self.is_current(&present)).transpose()? == Some(true) {
+            return Ok(false);
         }
-        put("EXTERNALS", &mut self.externals, external, claim)
+        wrote("EXTERNALS", self.externals.insert(external, claim, 0))?;
+        if is_known {
+            wrote("INTERNALS", self.internals.insert(claim.owner(), external, 0))?;
+        }
+        Ok(true)
     }
 
     /// Lets the member that holds `camera` stream to a LAN socket.
@@ -43,20 +54,25 @@ impl State {
         put("RECEIVERS", &mut map, receiver, camera.member).map(|_| ())
     }
 
-    /// Puts circuits where there are none, each in a place of its own; how many were put. The last places are taken first: the
-    /// programs begin with the first ones.
-    pub(crate) fn inherit_circuits(&mut self, circuits: Vec<(FlowKey, Circuit)>) -> Result<usize> {
+    /// Puts circuits where there are none, or only others that are over, each in a place of its own; how many were put. The last
+    /// places are taken first: the programs begin with the first ones.
+    pub(crate) fn inherit_circuits(&mut self, circuits: Vec<(FlowKey, Circuit)>, idle: u32) -> Result<usize> {
         let mut map: HashMap<_, _, Circuit> = self.map("CIRCUITS", Map::HashMap)?;
         let mut places: Array<_, FlowKey> = array(&self.directory.join(MAPS), "PLACES")?;
         let all = range("PLACES", &places, 0, abi::PLACES)?;
         let mut free = (0..abi::PLACES).rev().filter(|place| all[*place as usize].pod_port == 0);
         let mut taken = vec![];
         for (key, circuit) in circuits {
-            let Some(place) = free.next() else { break };
-            if put("CIRCUITS", &mut map, key, Circuit { place, ..circuit })? {
-                wrote("PLACES", places.set(place, key, 0))?;
-                taken.push((key, circuit));
+            let present = absent_is_none("CIRCUITS", map.get(&key, 0))?;
+            if present.is_some_and(|known| {
+                known.is_through(&circuit.external, circuit.generation) && !known.is_over(circuit.seen, idle)
+            }) {
+                continue;
             }
+            let Some(place) = present.map(|known| known.place).or_else(|| free.next()) else { break };
+            wrote("CIRCUITS", map.insert(key, Circuit { place, ..circuit }, 0))?;
+            wrote("PLACES", places.set(place, key, 0))?;
+            taken.extend(present.is_none().then_some((key, circuit)));
         }
         self.count_circuits(&taken)?;
         Ok(taken.len())

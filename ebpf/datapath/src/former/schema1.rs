@@ -191,23 +191,20 @@ impl OldDomain {
     /// As it is now, as far as it is known; the rest comes with the configuration.
     pub(super) fn renewed(&self) -> Domain {
         let Self { uplink, first_port, last_port, first_pin, last_pin, ports_per_pod, limits, name } = *self;
-        let unknown = Domain { ports: 0, circuits: 0, direct: 0, ..Self::EMPTY };
-        Domain { uplink, first_port, last_port, first_pin, last_pin, ports_per_pod, limits, name, ..unknown }
+        Domain {
+            uplink,
+            first_port,
+            last_port,
+            first_pin,
+            last_pin,
+            ports_per_pod,
+            ports: 0,
+            circuits: 0,
+            direct: 0,
+            limits,
+            name,
+        }
     }
-
-    const EMPTY: Domain = Domain {
-        uplink: 0,
-        first_port: 0,
-        last_port: 0,
-        first_pin: 0,
-        last_pin: 0,
-        ports_per_pod: 0,
-        ports: 0,
-        circuits: 0,
-        direct: 0,
-        limits: [Limit { interval: 0, burst: 0 }; limited::KINDS],
-        name: [0; 64],
-    };
 }
 
 impl OldMember {

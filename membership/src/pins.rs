@@ -41,7 +41,7 @@ pub fn parse(text: &str) -> Result<Vec<Pin>, Error> {
     let (mut inside, mut outside) = (BTreeSet::new(), BTreeSet::new());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let pin = parse_one(entry).ok_or_else(|| {
-            fault(format!("`{entry}` is not a port mapping; write tcp/5064=15064 or udp/5064=15064"))
+            fault(format!("`{entry}` is not a port mapping; write tcp/5064=65064 or udp/5064=65064"))
         })?;
         if !inside.insert((pin.protocol, pin.pod)) || !outside.insert((pin.protocol, pin.external)) {
             return Err(fault(format!("`{entry}` uses a port twice")));

@@ -119,7 +119,7 @@ fn help() -> ExitCode {
          podman runs it as `iocast hook`, with the container's state on stdin, once it is told so, as root:\n\n    \
          iocast hook --print >/usr/share/containers/oci/hooks.d/iocast.json\n\n\
          A pod joins a domain with the annotation {}: <domain>. It may request external ports with\n\
-         {}: tcp/5064=15064, udp/5064=15064, and an address of its own on the LAN with\n\
+         {}: tcp/5064=65064, udp/5064=65064, and an address of its own on the LAN with\n\
          {}: 172.23.0.50, or a range of which each pod of a StatefulSet takes the one at its ordinal.\n\
          With {}: BL07I-EA-, BL07I-DI- it gets searches only for names that begin so.\n",
         env!("CARGO_PKG_VERSION"),

@@ -73,7 +73,7 @@ fn a_port_that_is_not_the_domains_to_give_is_refused(topology: Topology) -> Resu
         ("udp/5064=5064", "UDP searches to this port go to all pods"),
         ("udp/7000=7000", "does not relay UDP port 7000 of pods"),
         ("tcp/5064=15064", "a process on the node listens there"),
-        ("tcp/5064", "write tcp/5064=15064"),
+        ("tcp/5064", "write tcp/5064=65064"),
     ] {
         let refused = refusal(&lab, ports);
         assert!(refused.contains(why) && refused.contains("iocast.io/ports"), "{ports}: {refused}");

@@ -118,6 +118,11 @@ impl Scene {
         Ok(found)
     }
 
+    /// Whether there is something to take over: the release before may have the present layout.
+    fn layouts_differ(&self) -> Result<bool> {
+        Ok(pinned(&self.lab)? != [format!("v{}", abi::SCHEMA)])
+    }
+
     /// Asserts that nobody has noticed anything, that all goes on, and that nothing of the release before is left.
     fn assert_taken_over(mut self, ports: &BTreeMap<(String, &'static str, u16), u16>) -> Result<()> {
         wait_for_values(&mut self.monitors, PATIENCE)?;
@@ -259,6 +264,7 @@ fn clients_of_the_release_before_notice_nothing(topology: Topology) -> Result<()
     let mut scene = Scene::raise(topology)?;
     let ports = scene.ports()?;
     assert!(ports.len() >= 6, "{ports:?}");
+    let layouts_differ = scene.layouts_differ()?;
     let newcomers = [ECHO, GREETER].map(|at| Newcomers::start(&scene.lab, at));
     sleep(Duration::from_secs(1));
     scene.lab.terminate_agent()?;
@@ -268,12 +274,12 @@ fn clients_of_the_release_before_notice_nothing(topology: Topology) -> Result<()
     let said = scene.lab.agent_output();
     let connections = end(newcomers)?;
     let took = said.lines().find(|line| line.contains("took over")).unwrap_or_default();
-    assert!(took.contains("took over 5 members"), "{said}");
+    assert_eq!(took.contains("took over 5 members"), layouts_differ, "{said}");
     lab::report(
         &format!("from the release before, {topology:?}"),
         &format!(
             "{}; {connections} connections that were opened meanwhile all work",
-            took.trim_start_matches("iocast-node: ")
+            if layouts_differ { took.trim_start_matches("iocast-node: ") } else { "the same layout" }
         ),
     );
     scene.assert_taken_over(&ports)
@@ -283,7 +289,7 @@ fn an_agent_that_is_killed_while_it_takes_over_is_followed_by_one_that_completes
     topology: Topology,
 ) -> Result<()> {
     let mut scene = Scene::raise(topology)?;
-    let ports = scene.ports()?;
+    let (ports, layouts_differ) = (scene.ports()?, scene.layouts_differ()?);
     let newcomers = [ECHO, GREETER].map(|at| Newcomers::start(&scene.lab, at));
     scene.lab.terminate_agent()?;
     scene.lab.take_programs_from(None)?;
@@ -299,7 +305,7 @@ fn an_agent_that_is_killed_while_it_takes_over_is_followed_by_one_that_completes
         }
         killed += 1;
     }
-    assert!(killed > 1, "killed {killed} times");
+    assert!(killed > 1 || !layouts_differ, "killed {killed} times");
     scene.lab.start_agent_by(RUN)?;
     sleep(Duration::from_secs(1));
     end(newcomers)?;

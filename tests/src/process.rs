@@ -37,7 +37,7 @@ pub fn output_of(command: &mut Command) -> std::io::Result<Output> {
     start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
 }
 
-/// Waits until no child has a copy any more of what this thread has closed: only then is a port free.
+/// Waits until no child begins that has a copy of what this thread has closed: only then, or a moment later, is a port free.
 pub fn settle() {
     drop(STARTING.write());
 }

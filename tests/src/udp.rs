@@ -2,16 +2,20 @@
 //! can be IOCs.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
 use socket2::SockRef;
 
 use crate::{Result, Sandbox, settle, tried};
+
+/// Longer than a child takes to release what it has copies of, also on a busy machine.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// A datagram socket in a namespace of the lab. When it is dropped, its port is free.
 #[derive(Debug)]
@@ -27,12 +31,26 @@ impl Drop for Closed {
     }
 }
 
+/// Binds a socket, if need be once a child that begins has released its copy of another that this process has closed: the kernel
+/// does so at the end of `execve`, after it has let the parent go on.
+fn bind_when_free(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let begin = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < RELEASE => {
+                sleep(Duration::from_millis(1));
+            }
+            bound => return bound,
+        }
+    }
+}
+
 impl Socket {
     /// A socket in `netns`, bound to `address` (port 0: any), shared with others like it, and allowed to broadcast.
     pub fn bind(sandbox: &Sandbox, netns: &str, address: &str) -> Result<Self> {
         let wanted: SocketAddrV4 =
             address.parse().map_err(|_| crate::Error::Missing(format!("{address}: not IP:PORT")))?;
-        let socket = sandbox.run_in(netns, move || UdpSocket::bind(wanted))?;
+        let socket = sandbox.run_in(netns, move || bind_when_free(wanted))?;
         let socket = tried(format!("bind {address} in {netns}"), socket)?;
         tried("SO_BROADCAST", socket.set_broadcast(true))?;
         // More than the bursts of the tests; the default is passed over by root's privilege.
@@ -65,7 +83,7 @@ impl Socket {
     /// Sends the same datagram many times by one system call, so that they arrive as close together as they can.
     pub fn send_burst(&self, bytes: &[u8], to: &str, count: usize) -> Result<()> {
         let to: SocketAddrV4 = to.parse().map_err(|_| crate::Error::Missing(format!("{to}: not IP:PORT")))?;
-        let part = [std::io::IoSlice::new(bytes)];
+        let part = [io::IoSlice::new(bytes)];
         let parts = vec![part; count];
         let targets = vec![Some(SockaddrIn::from(to)); count];
         let mut headers = MultiHeaders::preallocate(count, None);

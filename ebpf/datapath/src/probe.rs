@@ -34,6 +34,8 @@ const ETHERNET: usize = 14;
 const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
 /// Bytes of a question: a `bpf_sock_tuple`, a namespace's id, and whether TCP is meant.
 const QUESTION: usize = 20;
+/// Where a program has the question: below the frame pointer, aligned to 8.
+const ASKED: i16 = -(QUESTION as i16) - 4;
 
 /// A program that runs when it is told to.
 #[derive(Debug)]
@@ -59,49 +61,29 @@ pub struct Lookup(Program);
 impl Lookup {
     /// Loads the program.
     pub fn new() -> Result<Self> {
-        let question = -(QUESTION as i16) - 4; // below the frame pointer, aligned to 8
-        let (netns, is_tcp) = (question + 12, question + 16);
-        let code = [
-            copy(6, 1),
-            // The question, from behind the Ethernet header.
-            set(2, ETHERNET as i32),
-            copy(3, 10),
-            add(3, question.into()),
-            set(4, QUESTION as i32),
-            call(SKB_LOAD_BYTES),
-            unless_zero(0, 0), // to the end: nothing found; `patched` says how far
-            copy(1, 6),
-            copy(2, 10),
-            add(2, question.into()),
-            set(3, 12),
-            load_word(4, 10, netns),
-            set(5, 0),
-            load_word(7, 10, is_tcp),
+        let found = [
+            load_word(7, 10, ASKED + 16), // whether TCP is meant
             unless_zero(7, 2),
             call(SK_LOOKUP_UDP),
             jump(1),
             call(SK_LOOKUP_TCP),
-            if_zero(0, 0), // likewise
+            if_zero(0, 0), // to the end: nothing found; `looking` says how far
             load_word(7, 0, SRC_IP4),
-            store_word(10, question, 7),
+            store_word(10, ASKED, 7),
             copy(1, 0),
             call(SK_RELEASE),
             // The address that it is bound to, in the place of the question.
             copy(1, 6),
             set(2, ETHERNET as i32),
             copy(3, 10),
-            add(3, question.into()),
+            add(3, ASKED.into()),
             set(4, 4),
             set(5, 0),
             call(SKB_STORE_BYTES),
             set(0, 1),
             EXIT,
-            set(0, 0),
-            EXIT,
         ];
-        // Both jumps to the end lead to the last but one instruction.
-        let code = patched(code, &[6, 18], 32);
-        Program::load(&code).map(Self)
+        Program::load(&looking(&found, 5)).map(Self)
     }
 
     /// The address that the socket in `netns` is bound to, zeros for any, that would receive a datagram, or with protocol
@@ -127,38 +109,49 @@ pub(crate) struct Connections(Program);
 impl Connections {
     /// Loads the program.
     pub(crate) fn new() -> Result<Self> {
-        let question = -(QUESTION as i16) - 4;
-        let code = [
-            copy(6, 1),
-            set(2, ETHERNET as i32),
-            copy(3, 10),
-            add(3, question.into()),
-            set(4, QUESTION as i32),
-            call(SKB_LOAD_BYTES),
-            unless_zero(0, 0), // to the end, as below
-            copy(1, 6),
-            copy(2, 10),
-            add(2, question.into()),
-            set(3, 12),
-            load_word(4, 10, question + 12),
-            set(5, 0),
+        let found = [
             call(SKC_LOOKUP_TCP),
-            if_zero(0, 0),
+            if_zero(0, 0),             // as above
             load_word(7, 0, DST_PORT), // a listener has none
             copy(1, 0),
             call(SK_RELEASE),
             copy(0, 7),
             EXIT,
-            set(0, 0),
-            EXIT,
         ];
-        Program::load(&patched(code, &[6, 14], 20)).map(Self)
+        Program::load(&looking(&found, 1)).map(Self)
     }
 
     /// Whether `netns` has a connection between a peer and a port of its own, established, being opened or ending.
     pub(crate) fn has(&self, netns: i32, peer: SocketAddrV4, own: SocketAddrV4) -> Result<bool> {
         Ok(self.0.run(&mut asking(netns, TCP, peer, own))? != 0)
     }
+}
+
+/// A program that looks for a socket: it takes the question from behind the Ethernet header, makes a lookup's arguments of it, and goes
+/// on with `rest`. It ends with 0 if there is no question, and where the jump at `nothing` in `rest` leads.
+fn looking(rest: &[u64], nothing: usize) -> Vec<u64> {
+    let begin = [
+        copy(6, 1),
+        set(2, ETHERNET as i32),
+        copy(3, 10),
+        add(3, ASKED.into()),
+        set(4, QUESTION as i32),
+        call(SKB_LOAD_BYTES),
+        unless_zero(0, 0), // to the end
+        copy(1, 6),
+        copy(2, 10),
+        add(2, ASKED.into()),
+        set(3, 12),
+        load_word(4, 10, ASKED + 12), // the namespace
+        set(5, 0),
+    ];
+    let end = [set(0, 0), EXIT];
+    let mut code = [&begin, rest, &end].concat();
+    let target = code.len() - end.len();
+    for place in [6, begin.len() + nothing] {
+        code[place] |= ((target - place - 1) as u64) << 16; // the offset, which was 0
+    }
+    code
 }
 
 /// A frame that carries a question.
@@ -224,13 +217,4 @@ const fn load_word(to: u64, from: u64, offset: i16) -> u64 {
 
 const fn store_word(to: u64, offset: i16, from: u64) -> u64 {
     instruction(0x63, to, from, offset, 0)
-}
-
-/// The code with the jumps at these places leading to `target`.
-fn patched<const N: usize>(mut code: [u64; N], jumps: &[usize], target: usize) -> [u64; N] {
-    for place in jumps {
-        let offset = (target - place - 1) as u64;
-        code[*place] = code[*place] & !(0xffff << 16) | offset << 16;
-    }
-    code
 }
